@@ -46,9 +46,9 @@ def test_a_small_share_of_few_digits_has_all_of_them(data_dir):
     few = _digits(data_dir, train_split="train[:200]", share=0.05)
     assert sorted(few.train.labels.tolist()) == list(range(10))
     whole = _digits(data_dir, train_split="train[:200]")
-    places = few.train.examples.places
+    places = few.train.examples.indices
     np.testing.assert_array_equal(few.train.images, whole.train.images[places])
-    assert few.summary.lines == ("share: 10 of 200 training images are used, 1 of a class",)
+    assert few.summary.lines == ("share: 10 of 200 training images are used, 1 per class",)
     assert few.summary.figures["images"] == {"train": 10, "test": 797}
 
 
@@ -69,17 +69,17 @@ def test_a_share_is_taken_before_the_long_tail_and_noise_is_of_what_is_left(data
 def test_so_many_images_of_each_class_are_used_or_all_that_there_are(data_dir):
     found = _digits(data_dir, per_class=10)
     assert found.summary.figures["degraded"]["images of each class"] == [10] * 10
-    assert "100 of 1,000 training images are used, 10 of a class" in found.summary.lines[0]
+    assert "100 of 1,000 training images are used, 10 per class" in found.summary.lines[0]
     assert not any("per_class" in text for text in found.summary.warnings)
-    places = set(found.train.examples.places.tolist())
-    assert places > set(_digits(data_dir, per_class=3).train.examples.places.tolist())
-    assert places != set(_digits(data_dir, per_class=10, noise_seed=1).train.examples.places)
+    places = set(found.train.examples.indices.tolist())
+    assert places > set(_digits(data_dir, per_class=3).train.examples.indices.tolist())
+    assert places != set(_digits(data_dir, per_class=10, noise_seed=1).train.examples.indices)
     found = _digits(data_dir, per_class=101)
     (said,) = (text for text in found.summary.warnings if "per_class" in text)
     counts = found.summary.figures["degraded"]["images of each class"]
     least = int(np.argmin(counts))
     assert max(counts) == 101
-    assert said.endswith(f"all are used: {counts[least]} of class {least} ('{least}')")
+    assert f"such as class {least} ('{least}') with {counts[least]}; all" in said
 
 
 @pytest.mark.xdist_group("workers")
@@ -156,14 +156,14 @@ def test_impossible_long_tails_are_refused_and_longer_ones_warned_of():
             "data.per_class is 5, data.share 0.5 and data.imbal",
         ),
         ({"per_class": 5, "imbalance": 2.0}, "data.share 1 and data.imbalance 2"),
-        ({"imbalance": 30.0}, "20 training images of class 0 there would be none of class 3: at"),
-        ({"imbalance": 2.0, "train_split": "train[:3]"}, "no training images of class 3: a long"),
+        ({"imbalance": 30.0}, "20 training images of class 0 no images of class 3 remain; set"),
+        ({"imbalance": 2.0, "train_split": "train[:3]"}, "no training images of class 3; a long"),
     ):
         with pytest.raises(errors.InputError, match=words) as caught:
             _arrays(**fields)
         assert "\n" not in str(caught.value)
     (said,) = (text for text in _arrays(imbalance=12.0).summary.warnings if "imbalance" in text)
-    assert "imbalance is 12, but the classes are so small that it becomes 20 to 1" in said
+    assert "imbalance is 12, but the ratio becomes 20 to 1: counts are rounded down" in said
     assert not any("imbalance" in text for text in _arrays(imbalance=10.0).summary.warnings)
 
 

@@ -133,13 +133,13 @@ def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys, monkeypatch):
     lines = capsys.readouterr().err.strip().split("\n")
     assert len(lines) == 1
     assert "image 'n01_4.JPEG' (example 4)" in lines[0]
-    assert "taken as black" in lines[0]
+    assert "using a black image" in lines[0]
 
 
 def test_many_images_that_cannot_be_decoded_end_the_run(monkeypatch):
     monkeypatch.setattr(transforms, "_damage", transforms._Damage())
     black = [{"image": b"gibber", "label": 0, "file_name": b"n01_4.JPEG"}] * 20
-    with pytest.raises(errors.InputError, match="10 of the first 10 images.*'n01_4.JPEG'.*Repair"):
+    with pytest.raises(errors.InputError, match="10 of the first 10 images.*'n01_4.JPEG'.*repair"):
         feed.Resident(black, 8, 3).labels  # noqa: B018
 
 

@@ -35,7 +35,7 @@ def _streamed(mode, share=0.5, **fields):
     return feed.Streamed(
         _Read(examples),
         **{"size": 24, "channels": 3, "resize": 26, "threads": 1} | fields,
-        keep=keep,
+        cache_options=keep,
     )
 
 
@@ -62,7 +62,7 @@ def test_a_set_that_fits_is_read_once_and_gives_the_same_batches(fields, capsys)
     assert split.examples.read == looked_at + _COUNT
     _assert_same(_batches(split, start=5), kept[5:])
     assert split.examples.read == looked_at + _COUNT
-    assert capsys.readouterr().out.startswith("kept in memory: 11 training images")
+    assert capsys.readouterr().out.startswith("image cache: 11 training images")
 
 
 def test_a_set_that_does_not_fit_is_not_kept_and_that_is_said(monkeypatch, capsys):
@@ -70,7 +70,7 @@ def test_a_set_that_does_not_fit_is_not_kept_and_that_is_said(monkeypatch, capsy
     split = _streamed("auto")
     _assert_same(_batches(split), _batches(_streamed("off")))
     said = capsys.readouterr().out
-    assert said.startswith("not kept in memory: 11 training images")
+    assert said.startswith("image cache: off, 11 training images")
     assert "prepare --resize=256" in said
     assert split._cache is None
 
@@ -85,7 +85,7 @@ def test_as_many_as_fit_are_kept_on_demand(share, monkeypatch, capsys):
 
 
 def test_no_more_is_kept_once_others_take_the_memory(monkeypatch):
-    monkeypatch.setattr(image_cache, "_STEP", 3 * _HEIGHT * _WIDTH * 3)
+    monkeypatch.setattr(image_cache, "_CHECK_INTERVAL", 3 * _HEIGHT * _WIDTH * 3)
     split = _streamed("auto")
     assert split._cache is not None
     _free(monkeypatch, 0)

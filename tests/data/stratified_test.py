@@ -18,7 +18,7 @@ def _counts(labels):
 @pytest.mark.parametrize("noise", ["symmetric", "asymmetric"])
 def test_exactly_the_share_of_labels_that_was_asked_for_is_wrong_in_each_class(noise):
     for part in (0.0, 0.001, 0.333, 0.999):
-        noisy = stratified.noisy(_LABELS, part, 7, noise, seed=3)
+        noisy = stratified.corrupt_labels(_LABELS, part, 7, noise, seed=3)
         wrong = noisy != _LABELS
         assert wrong.sum() == round(part * 500)
         assert (abs(_counts(_LABELS[wrong]) - part * _counts(_LABELS)) < 1).all()
@@ -31,25 +31,25 @@ _KINDS = st.sampled_from(["symmetric", "asymmetric"])
 @fuzz.settings(150)
 @given(_SPLITS, st.floats(0, 1, exclude_max=True), st.integers(0, 2**31 - 1), _KINDS)
 def test_any_labels_get_as_much_noise_as_asked_for(labels, part, seed, noise):
-    noisy = stratified.noisy(labels, part, 6, noise, seed)
+    noisy = stratified.corrupt_labels(labels, part, 6, noise, seed)
     assert (noisy != labels).sum() == round(part * len(labels))
     assert ((noisy >= 0) & (noisy < 6)).all()
 
 
 def test_symmetric_noise_is_any_other_class_as_likely_and_asymmetric_the_next():
     labels = np.arange(60_000) % 4
-    symmetric = stratified.noisy(labels, 0.5, 4, "symmetric")
+    symmetric = stratified.corrupt_labels(labels, 0.5, 4, "symmetric")
     steps = np.bincount((symmetric - labels) % 4, minlength=4)
     assert steps[0] == 30_000
     np.testing.assert_allclose(steps[1:], 10_000, rtol=0.05)
-    asymmetric = stratified.noisy(labels, 0.5, 4, "asymmetric")
+    asymmetric = stratified.corrupt_labels(labels, 0.5, 4, "asymmetric")
     assert np.bincount((asymmetric - labels) % 4, minlength=4).tolist() == [30_000, 30_000, 0, 0]
 
 
 def test_which_labels_are_wrong_follows_from_the_seed_alone_and_more_noise_keeps_them():
-    fifth, third = (stratified.noisy(_LABELS, part, 7, seed=1) for part in (0.2, 0.35))
-    np.testing.assert_array_equal(fifth, stratified.noisy(_LABELS, 0.2, 7, seed=1))
-    other = stratified.noisy(_LABELS, 0.2, 7, seed=2)
+    fifth, third = (stratified.corrupt_labels(_LABELS, part, 7, seed=1) for part in (0.2, 0.35))
+    np.testing.assert_array_equal(fifth, stratified.corrupt_labels(_LABELS, 0.2, 7, seed=1))
+    other = stratified.corrupt_labels(_LABELS, 0.2, 7, seed=2)
     assert ((other != _LABELS) != (fifth != _LABELS)).sum() > 50
     wrong = fifth != _LABELS
     np.testing.assert_array_equal(third[wrong], fifth[wrong])
@@ -57,15 +57,15 @@ def test_which_labels_are_wrong_follows_from_the_seed_alone_and_more_noise_keeps
 
 def test_a_share_has_all_classes_in_their_proportions_and_is_a_part_of_a_larger_one():
     for part, wanted in ((0.001, 7), (0.01, 7), (0.05, 25), (0.5, 250), (1, 500)):
-        places = stratified.share(_LABELS, part, seed=0)
+        places = stratified.draw_share(_LABELS, part, seed=0)
         assert len(set(places.tolist())) == len(places) == wanted
         assert (np.diff(places) > 0).all()
         counts = _counts(_LABELS[places])
         assert counts.min() >= 1
         assert (abs(counts - wanted / 500 * _counts(_LABELS)) < 1).all()
-    small, large = (set(stratified.share(_LABELS, part, 5).tolist()) for part in (0.1, 0.3))
+    small, large = (set(stratified.draw_share(_LABELS, part, 5).tolist()) for part in (0.1, 0.3))
     assert small < large
-    assert not set(stratified.share(_LABELS, 0.1, 6).tolist()) <= large
+    assert not set(stratified.draw_share(_LABELS, 0.1, 6).tolist()) <= large
 
 
 # As Cui et al. (arXiv 1901.05555) and those after them have it: images of long-tailed CIFAR-10 and
@@ -99,9 +99,9 @@ def test_a_long_tail_of_unequal_classes_is_as_long_as_the_scarcest_allows():
 
 def test_images_of_each_class_are_drawn_by_the_seed():
     counts = np.array([50, 40, 30, 20, 10, 5, 1])
-    places = [stratified.of_each_class(_LABELS, counts, seed) for seed in range(20)]
+    places = [stratified.draw_per_class(_LABELS, counts, seed) for seed in range(20)]
     np.testing.assert_array_equal(_counts(_LABELS[places[0]]), counts)
-    np.testing.assert_array_equal(places[0], stratified.of_each_class(_LABELS, counts, seed=0))
+    np.testing.assert_array_equal(places[0], stratified.draw_per_class(_LABELS, counts, seed=0))
     first = np.flatnonzero(_LABELS == 6)[0]
     assert sum(first in kept for kept in places) < 5  # not simply the first ones
 

@@ -139,7 +139,7 @@ def test_images_are_read_in_the_colours_of_the_run(tmp_path):
     grey, coloured = (_open(tmp_path / "images", tmp_path, channels=c) for c in (1, 3))
     weights = np.array([0.299, 0.587, 0.114])
     assert grey.train.images.shape[-1] == 1
-    assert "they become grey" in grey.summary.warnings[-1]
+    assert "converted to grayscale" in grey.summary.warnings[-1]
     assert not any("channels" in text for text in coloured.summary.warnings)
     expected = coloured.train.images @ weights
     np.testing.assert_allclose(grey.train.images[..., 0], expected, atol=1.5)
@@ -171,12 +171,15 @@ def test_a_set_of_hugging_face_judges_with_its_own_test_split(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("./nowhere", r"eval\.labelled is '\./nowhere': that is not there; name a folder"),
+        (
+            "./nowhere",
+            r"eval\.labelled is '\./nowhere': the folder does not exist; name a data set",
+        ),
         ("nowhere", r"eval\.labelled is 'nowhere': unknown data set 'nowhere'"),
-        ("hf:nowhere", r"eval\.labelled is 'hf:nowhere': .*there is no "),
+        ("hf:nowhere", r"eval\.labelled is 'hf:nowhere': .* does not exist"),
         ("{}/flat", "none in the folder of a class"),
-        ("{}/flat/0.jpg", r"that is a file, and hf:PATH names one of Parquet"),
-        ("{}/one", "has one class, 'cat'"),
+        ("{}/flat/0.jpg", r"the path is a file, not a folder; for a Parquet file"),
+        ("{}/one", "has only one class, 'cat'"),
         ("{}/untested", "has no images for split 'test'"),
     ],
 )
@@ -208,6 +211,6 @@ def test_a_run_with_labels_may_be_judged_by_others_and_by_a_set_of_a_name(
     launch.run(config, tmp_path)
     said = "".join(capsys.readouterr()).replace("\n", " ")
     assert "eval.knn (eval.labelled sets the images)" in said
-    assert "10 images of 10 classes, and 797 test images, of digits/" in said
+    assert "10 images of 10 classes, 797 test images, from digits/" in said
     assert "k-NN with k = 20, 100, 200 skipped: number of labelled images is 10" in said
     assert {"proof/knn_10", "proof/probe"} <= launch.rows(tmp_path)[-1].keys()

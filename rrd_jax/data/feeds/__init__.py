@@ -1,1 +1,1 @@
-"""Batches for training and evaluation, in device memory or decoded as they are used."""
+"""Batches for training and evaluation, from device memory or decoded on demand."""

@@ -1,7 +1,7 @@
-"""Two ways to feed training: a split that lies on the device, or batches decoded as they are used.
+"""Feeds for training: a split in device memory, or batches decoded on demand.
 
-The order is a function of (seed, step) alone, so a restart needs no state. Epoch e visits a
-permutation drawn from (seed, e), and its last partial batch is dropped.
+The order depends only on (seed, step), so a resumed run needs no state. Epoch e visits a
+permutation drawn from (seed, e), and the last partial batch is dropped.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from rrd_jax.data.images import transforms
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, batch_size: int, examples: int) -> np.ndarray:
-    """[steps, batch_size] int32 indices of the examples that the steps of an epoch see."""
+    """Returns int32 [steps, batch_size], the indices of the examples in each step of an epoch."""
     steps = examples // batch_size
     index = np.random.default_rng((seed, epoch)).permutation(examples)[: steps * batch_size]
     return index.reshape(steps, batch_size).astype(np.int32)
@@ -28,12 +28,12 @@ def epoch_order(seed: int, epoch: int, batch_size: int, examples: int) -> np.nda
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """A split that is decoded into memory at its first use; for training, that of every device.
+    """A split that is decoded on first use; training copies the images to every device.
 
     Attributes:
       examples: random access to examples with `image` (encoded or array) and `label`.
-      size: height and width that the networks see.
-      channels: 1 or 3; images stored otherwise are converted.
+      size: height and width of the networks' images.
+      channels: 1 or 3; images with other channels are converted.
     """
 
     examples: Any
@@ -46,19 +46,20 @@ class Resident:
 
     @property
     def images(self) -> np.ndarray:
-        """[N, size, size, channels] uint8."""
+        """Decoded images, uint8 [N, size, size, channels]."""
         return self._decoded[0]
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] int32."""
+        """Labels, int32 [N]."""
         return self._decoded[1]
 
-    @functools.cached_property  # a job that evaluates, or is finished, never asks for all splits
+    # A property, because an evaluation or a finished job does not use all splits.
+    @functools.cached_property
     def _decoded(self) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
         labels = np.empty(len(self), np.int32)
-        # Not in threads: a small image is decoded faster than it is handed from thread to thread.
+        # Decoding a small image takes less time than passing the image between threads.
         for i in range(len(self)):
             example = self.examples[i]
             image = transforms.decode_or_black(example, i, self.channels, self.size)
@@ -69,51 +70,51 @@ class Resident:
     def images_at(
         self, index: np.ndarray, batch_size: int, process_share: tuple[int, int] = (0, 1)
     ) -> Iterator[np.ndarray]:
-        """Batches of images [b, size, size, channels] uint8, without a view of them.
+        """Yields batches of unaugmented images, uint8 [b, size, size, channels].
 
         Args:
-          index: [N] of images, a multiple of `batch_size`.
-          batch_size: images a batch, over all processes.
-          process_share: (i, n) for what process i of n feeds: its share of each batch.
+          index: [N], indices of images; N is a multiple of `batch_size`.
+          batch_size: images per batch, over all processes.
+          process_share: (i, n) for the share of each batch that process i of n loads.
         """
-        places = np.asarray(_places(batch_size, process_share))
+        positions = np.asarray(_process_positions(batch_size, process_share))
         for batch in index.reshape(-1, batch_size):
-            yield self.images[batch[places]]
+            yield self.images[batch[positions]]
 
     def test_batches(
         self, batch_size: int, process_share: tuple[int, int] = (0, 1)
     ) -> Iterator[HostBatch]:
-        """All examples in order, and black ones after the last to fill its batch.
+        """Yields all examples in order; black images fill the last batch.
 
         Args:
-          batch_size: images a batch, over all processes.
-          process_share: (i, n) for what process i of n feeds: its share of each batch.
+          batch_size: images per batch, over all processes.
+          process_share: (i, n) for the share of each batch that process i of n loads.
         """
-        places = _places(batch_size, process_share)
+        positions = _process_positions(batch_size, process_share)
         for first in range(0, len(self), batch_size):
-            rows = slice(first + places.start, first + places.stop)
+            rows = slice(first + positions.start, first + positions.stop)
             labels = self.labels[rows]
-            fill = (0, len(places) - len(labels))
+            fill = (0, len(positions) - len(labels))
             image = np.pad(self.images[rows], (fill, (0, 0), (0, 0), (0, 0)))
             yield {"image": image, "label": np.pad(labels, fill)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Streamed:
-    """A split that is read and decoded as it is used.
+    """A split that is read and decoded on demand.
 
     Attributes:
       examples: random access to examples with `image` (encoded or array) and `label`.
-      size: height and width that the networks see.
-      channels: 1 or 3; images stored otherwise are converted.
+      size: height and width of the networks' images.
+      channels: 1 or 3; images with other channels are converted.
       resize: short side before the central crop at test time, with random-resized crops for
-        training; None to pad or resize images as Resident does, for a crop in the step.
-      workers: processes that decode; 0 for threads of this one.
-      threads: that decode where there are no workers; 0 for two a core.
-      area: the smallest part of an image that a random-resized crop is, in (0, 1].
-      views: of which random-resized crops are parts.
-      by_parts: whether no more of a JPEG is decoded than such a crop, to the same pixels.
-      keep: which decoded images are cached in memory during training.
+        training; None to pad or resize images as Resident does, with augmentation in the step.
+      workers: number of decoding processes; 0 for threads of this process.
+      threads: number of decoding threads without workers; 0 for two per core.
+      area: smallest area of a random-resized crop relative to the image, in (0, 1].
+      views: views that determine the random-resized crops.
+      decode_crop_only: whether only the crop of a JPEG is decoded; the pixels are equal.
+      cache_options: selection of decoded training images that are cached in memory.
     """
 
     examples: Any
@@ -124,8 +125,8 @@ class Streamed:
     threads: int = 0
     area: float = 0.08
     views: Views = FRESH
-    by_parts: bool = False
-    keep: image_cache.CacheOptions = image_cache.NO_CACHE
+    decode_crop_only: bool = False
+    cache_options: image_cache.CacheOptions = image_cache.NO_CACHE
     on_device: ClassVar[bool] = False
 
     def __len__(self) -> int:
@@ -133,9 +134,9 @@ class Streamed:
 
     @functools.cached_property
     def _cache(self) -> image_cache.ImageCache | None:
-        """Created once images are used again; then one process decodes them, in threads."""
+        """Cache for runs of more than one epoch, for which threads of this process decode."""
         size = None if self.resize else self.size
-        return image_cache.make_cache(self.keep, self.examples, size, self.channels)
+        return image_cache.make_cache(self.cache_options, self.examples, size, self.channels)
 
     def train_batches(
         self,
@@ -145,40 +146,42 @@ class Streamed:
         stop: int,
         process_share: tuple[int, int] = (0, 1),
     ) -> Iterator[HostBatch]:
-        """Batches of the steps start..stop-1: `image`, `label`, and `index` in the split.
+        """Yields the batches of steps start..stop-1 with `image`, `label` and `index` in the split.
 
-        Random-resized crops and flips are drawn from (seed, epoch, index), or where there are
-        `views`, from the view, which is in `view` then.
+        Random-resized crops and flips are drawn from (seed, epoch, index). If `views` is set, they
+        are drawn from the view, and batches have `view` as well.
 
         Args:
-          batch_size: images a step, over all processes.
-          seed: of order and crops.
-          start: the first step.
-          stop: the step after the last.
-          process_share: (i, n) for what process i of n feeds: its share of each batch.
+          batch_size: images per step, over all processes.
+          seed: seed of order and crops.
+          start: first step.
+          stop: end of the steps (exclusive).
+          process_share: (i, n) for the share of each batch that process i of n loads.
         """
         cache = self._cache if stop - start > len(self) // batch_size else None
 
-        def load(step: int, place: int) -> HostBatch:
+        def load(step: int, position: int) -> HostBatch:
             epoch, row = divmod(step, len(self) // batch_size)
-            index = int(epoch_order(seed, epoch, batch_size, len(self))[row, place])
-            known, key = {"index": np.int32(index)}, (seed, epoch, index)
+            index = int(epoch_order(seed, epoch, batch_size, len(self))[row, position])
+            extra, key = {"index": np.int32(index)}, (seed, epoch, index)
             if self.views.count:
-                known["view"] = self.views.of_epoch(seed, epoch, len(self))[index]
-                key = self.views.key(index, int(known["view"]))
+                extra["view"] = self.views.of_epoch(seed, epoch, len(self))[index]
+                key = self.views.key(index, int(extra["view"]))
             image, label = self._train_image(index, key, cache)
-            return {"image": image, "label": label, **known}
+            return {"image": image, "label": label, **extra}
 
         workers = self.workers if cache is None else 0
-        return self._batches(load, start, stop, _places(batch_size, process_share), workers)
+        return self._batches(
+            load, start, stop, _process_positions(batch_size, process_share), workers
+        )
 
     def test_batches(
         self, batch_size: int, process_share: tuple[int, int] = (0, 1)
     ) -> Iterator[HostBatch]:
-        """As Resident's, scaled and cropped."""
+        """Yields all examples in order, scaled and cropped; see `Resident.test_batches`."""
 
-        def load(step: int, place: int) -> HostBatch:
-            index = step * batch_size + place
+        def load(step: int, position: int) -> HostBatch:
+            index = step * batch_size + position
             if index >= len(self):
                 black = np.zeros((self.size, self.size, self.channels), np.uint8)
                 return {"image": black, "label": np.int32(0)}
@@ -188,24 +191,29 @@ class Streamed:
             return {"image": image, "label": label}
 
         steps = -(-len(self) // batch_size)
-        return self._batches(load, 0, steps, _places(batch_size, process_share), self.workers)
+        return self._batches(
+            load, 0, steps, _process_positions(batch_size, process_share), self.workers
+        )
 
     def images_at(
         self, index: np.ndarray, batch_size: int, process_share: tuple[int, int] = (0, 1)
     ) -> Iterator[np.ndarray]:
-        """As Resident's; of random-resized crops, all views: [b, views, size, size, channels]."""
+        """Yields batches of images; see `Resident.images_at`.
 
-        def load(step: int, place: int) -> HostBatch:
-            which = int(index[step * batch_size + place])
-            image, _ = self._read(which)
+        With random-resized crops, batches hold all views: [b, views, size, size, channels].
+        """
+
+        def load(step: int, position: int) -> HostBatch:
+            i = int(index[step * batch_size + position])
+            image, _ = self._read(i)
             if not self.resize:
                 return {"image": image}
-            keys = [self.views.key(which, view) for view in range(self.views.count)]
-            return {"image": np.stack([self._cut(image, key) for key in keys])}
+            keys = [self.views.key(i, view) for view in range(self.views.count)]
+            return {"image": np.stack([self._random_crop(image, key) for key in keys])}
 
         steps = len(index) // batch_size
-        places = _places(batch_size, process_share)
-        batches = self._batches(load, 0, steps, places, self.workers)
+        positions = _process_positions(batch_size, process_share)
+        batches = self._batches(load, 0, steps, positions, self.workers)
         with contextlib.closing(batches):
             for batch in batches:
                 yield batch["image"]
@@ -213,10 +221,12 @@ class Streamed:
     def _train_image(
         self, index: int, key: tuple[int, ...], cache: image_cache.ImageCache | None
     ) -> tuple[np.ndarray, np.int32]:
-        """What the host makes of an image, a function of the index and the key, and its label."""
+        """Returns a training image as a function of index and key, and the image's label."""
         if cache is not None or not self.resize:
-            image, label = self._read(index) if cache is None else cache.get(index, self._read)
-            return (self._cut(image, key) if self.resize else image), label
+            image, label = (
+                self._read(index) if cache is None else cache.get_or_read(index, self._read)
+            )
+            return (self._random_crop(image, key) if self.resize else image), label
         example = self.examples[index]
         image = transforms.random_crop_or_black(
             example,
@@ -225,17 +235,17 @@ class Streamed:
             self.size,
             self.area,
             functools.partial(np.random.default_rng, key),
-            by_parts=self.by_parts,
+            decode_crop_only=self.decode_crop_only,
         )
         return image, np.int32(example["label"])
 
-    def _cut(self, image: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+    def _random_crop(self, image: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
         return transforms.random_resized_crop(
             np.random.default_rng(key), image, self.size, self.area
         )
 
     def _read(self, index: int) -> tuple[np.ndarray, np.int32]:
-        """An image, in the networks' size where it is the step that crops, and its label."""
+        """Returns an image, in the networks' size unless the host crops, and the image's label."""
         example = self.examples[index]
         image = transforms.decode_or_black(example, index, self.channels, self.size)
         if not self.resize:
@@ -247,18 +257,18 @@ class Streamed:
         load: Callable[[int, int], HostBatch],
         start: int,
         stop: int,
-        places: range,
+        positions: range,
         workers: int,
     ) -> Iterator[HostBatch]:
-        """Batches of load(step, place) for the given places of the steps start..stop-1."""
-        size = len(places)
+        """Yields batches of load(step, position) for all positions in steps start..stop-1."""
+        size = len(positions)
 
-        def load_position(position: int) -> HostBatch:
-            step, place = divmod(position, size)
-            return load(step, places[place])
+        def load_at(offset: int) -> HostBatch:
+            step, position = divmod(offset, size)
+            return load(step, positions[position])
 
         return batch_loading.batches(
-            load_position,
+            load_at,
             start * size,
             stop * size,
             size,
@@ -268,27 +278,27 @@ class Streamed:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Some(Sequence):
-    """Examples at some places of others."""
+class _Selection(Sequence):
+    """A selection of examples by index."""
 
     examples: Any
-    places: np.ndarray
+    indices: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, i: int) -> Any:
-        return self.examples[int(self.places[i])]
+        return self.examples[int(self.indices[i])]
 
 
-def some(split: Resident | Streamed, places: np.ndarray) -> Resident | Streamed:
-    """The split of the examples at these places, or the split itself where these are all."""
-    if len(places) == len(split):
+def select(split: Resident | Streamed, indices: np.ndarray) -> Resident | Streamed:
+    """Returns a split of the examples at `indices`, or the split itself if all are selected."""
+    if len(indices) == len(split):
         return split
-    return dataclasses.replace(split, examples=_Some(split.examples, places))
+    return dataclasses.replace(split, examples=_Selection(split.examples, indices))
 
 
-def _places(batch_size: int, process_share: tuple[int, int]) -> range:
-    """The places in a batch that process i of n feeds."""
+def _process_positions(batch_size: int, process_share: tuple[int, int]) -> range:
+    """Returns the positions in a batch that process i of n loads."""
     i, n = process_share
     return range(batch_size * i // n, batch_size * (i + 1) // n)

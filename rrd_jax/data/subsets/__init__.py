@@ -1,1 +1,1 @@
-"""Parts of a data set: shares of it, long tails, noisy labels, a few labelled images."""
+"""Subsets of data sets: shares, long tails, noisy labels, and labelled images for evaluation."""

@@ -1,4 +1,4 @@
-"""Opens a few images with labels, separate from a run's data, by which embeddings are judged."""
+"""Opens labelled images, separate from a run's data, for the evaluation of embeddings."""
 
 import dataclasses
 import os
@@ -11,32 +11,39 @@ from rrd_jax.data.feeds import feed
 from rrd_jax.data.source import Source
 from rrd_jax.data.subsets import degraded, stratified
 
-_SEED = 0  # of the choice of images: each run is judged by the same ones
+# The selection of images is the same for every run.
+_SEED = 0
 
 
-def open_labelled_subset(where: str, per_class: int, source: Source, like: Dataset) -> Dataset:
-    """Opens labelled images in the form of a run's test images.
+def open_labelled_subset(
+    location: str, per_class: int, source: Source, run_data: Dataset
+) -> Dataset:
+    """Opens labelled images, preprocessed like a run's test images.
 
-    The splits are train and test, or validation if there is no test; those of the run if it is the
-    run's own data set. Of folders of classes alone a tenth is split test, by a hash of names.
+    The splits are train and test, or validation without a split test. For the run's own data set,
+    the splits are those of the run. In a folder that holds only classes, split test is a tenth of
+    the images by a hash of their names.
 
     Args:
-      where: a folder with a folder of images for each class, or any name of a data set.
-      per_class: images of each class in split train; 0 for all.
-      source: the run's source, for the size and form of its images.
-      like: the run's data, for their channels.
+      location: a folder with one folder of images per class, or the name of a data set.
+      per_class: images per class in split train; 0 for all.
+      source: the run's source, which defines the preprocessing.
+      run_data: the run's data set, which defines the number of channels.
 
     Raises:
-      InputError: there is no such set, or it has no labels, one class, or no test images.
+      InputError: the data set does not exist, or has no labels, only one class or no test images.
     """
     try:
-        dataset = _load(_source(where, source))
+        dataset = _load(_source(location, source))
     except errors.InputError as error:
-        raise errors.InputError(f"eval.labelled is '{where}': {error}") from error
-    channels, stored, summary = like.image_shape[-1], dataset.image_shape[-1], dataset.summary
+        raise errors.InputError(f"eval.labelled is '{location}': {error}") from error
+    channels, stored, summary = run_data.image_shape[-1], dataset.image_shape[-1], dataset.summary
     if channels != stored:
-        change = "become grey" if channels == 1 else "get the same values in each channel"
-        text = f"its images have {stored} channels and the run's {channels}: they {change}"
+        change = "to grayscale" if channels == 1 else "by repeating the channel"
+        text = (
+            f"eval.labelled has images of {stored} channels, the run of {channels}: images are"
+            f" converted {change}"
+        )
         summary = dataclasses.replace(summary, warnings=(*summary.warnings, text))
     train, test = (
         dataclasses.replace(split, channels=channels) for split in (dataset.train, dataset.test)
@@ -44,22 +51,22 @@ def open_labelled_subset(where: str, per_class: int, source: Source, like: Datas
     if per_class:
         labels = degraded.labels_of(train.examples)
         counts = np.full(dataset.num_classes, per_class)
-        train = feed.some(train, stratified.of_each_class(labels, counts, _SEED))
+        train = feed.select(train, stratified.draw_per_class(labels, counts, _SEED))
     shape = (*dataset.image_shape[:2], channels)
     return dataclasses.replace(dataset, image_shape=shape, train=train, test=test, summary=summary)
 
 
 def describe(subset: Dataset) -> str:
-    """Returns a line about the labelled images."""
+    """Returns a log line about the labelled images."""
     return (
-        f"eval.labelled: {len(subset.train):,} images of {subset.num_classes:,} classes, and"
-        f" {len(subset.test):,} test images, of {subset.version}"
+        f"eval.labelled: {len(subset.train):,} images of {subset.num_classes:,} classes,"
+        f" {len(subset.test):,} test images, from {subset.version}"
     )
 
 
-def _source(where: str, source: Source) -> Source:
-    """Returns the source of the images: all of them, with labels, in the form of a run's images."""
-    plain = dataclasses.replace(
+def _source(location: str, source: Source) -> Source:
+    """Returns a source of all images with labels, preprocessed like a run's images."""
+    full_source = dataclasses.replace(
         source,
         mock_examples=0,
         per_class=0,
@@ -69,23 +76,25 @@ def _source(where: str, source: Source) -> Source:
         use_labels=True,
         max_images=None,
     )
-    folder = os.path.expanduser(where)
-    if where == source.name and not os.path.isdir(folder):
-        return plain
+    folder = os.path.expanduser(location)
+    if location == source.name and not os.path.isdir(folder):
+        return full_source
     splits = {"train_split": "train", "test_split": "test", "options": (), "class_names": ""}
     if os.path.isdir(folder):
-        return dataclasses.replace(plain, name="image_folder", manual_dir=folder, **splits)
-    if where.startswith((".", "~", os.sep)) or where.endswith(os.sep):
-        kind = "a file, and hf:PATH names one of Parquet" if os.path.exists(folder) else "not there"
+        return dataclasses.replace(full_source, name="image_folder", manual_dir=folder, **splits)
+    if location.startswith((".", "~", os.sep)) or location.endswith(os.sep):
+        problem = "the folder does not exist"
+        if os.path.exists(folder):
+            problem = "the path is a file, not a folder; for a Parquet file, write hf:PATH"
         raise errors.InputError(
-            f"that is {kind}; name a folder that holds a folder of images for each class, or train"
-            " and test with such folders, or a data set"
+            f"{problem}; name a data set, or a folder that holds one folder of images per class, or"
+            " train and test with such folders"
         )
-    return dataclasses.replace(plain, name=where, manual_dir="", **splits)
+    return dataclasses.replace(full_source, name=location, manual_dir="", **splits)
 
 
 def _load(source: Source) -> Dataset:
-    """Loads a data set; if it has no split test, with split validation in its place."""
+    """Loads a data set, with split validation if split test does not exist."""
     try:
         return load(source)
     except errors.InputError as first:

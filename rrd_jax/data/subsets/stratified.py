@@ -1,86 +1,90 @@
-"""Choices of images and labels from all classes: a share, so many of each, labels made wrong."""
+"""Random selections that preserve class proportions: shares, counts per class, label noise."""
 
 import numpy as np
 
-# What is drawn, so that no two draws of a seed are the same.
+# Identifiers that make the random numbers of the three functions independent for one seed.
 _SHARE, _COUNTS, _NOISE = range(3)
 
 
-def share(labels: np.ndarray, part: float, seed: int) -> np.ndarray:
-    """Places of a share of the examples, ascending; it has all classes, in their proportions.
+def draw_share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Returns the indices of a share of the examples, ascending, in the proportions of the classes.
 
-    round(part * N) of them, or one of each class where that is more. A smaller share of the same
-    seed is a part of a larger one.
+    The share has round(fraction * N) examples, but at least one per class. For one seed, smaller
+    shares are subsets of larger ones.
 
     Args:
-      labels: [N].
-      part: of the examples, in (0, 1].
-      seed: of the choice.
+      labels: [N], class ids.
+      fraction: fraction of the examples, in (0, 1].
+      seed: seed of the selection.
     """
     rng = np.random.default_rng((seed, _SHARE))
     ranks, sizes = _ranks(labels, rng), np.bincount(labels)
     order = _in_proportion(labels, ranks, rng)
-    order = order[np.argsort(ranks[order] > 0, kind="stable")]  # the first of each class
-    return np.sort(order[: max(round(part * len(labels)), np.count_nonzero(sizes))])
+    # The first example of each class comes first.
+    order = order[np.argsort(ranks[order] > 0, kind="stable")]
+    return np.sort(order[: max(round(fraction * len(labels)), np.count_nonzero(sizes))])
 
 
-def of_each_class(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Places of `counts` [C] random examples of each class, ascending; all where it has fewer.
+def draw_per_class(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the indices of `counts` [C] random examples per class, ascending.
 
-    Smaller counts of the same seed are a part of larger ones.
+    Classes with fewer examples are used completely. For one seed, the examples for smaller counts
+    are a subset of those for larger counts.
     """
     ranks = _ranks(labels, np.random.default_rng((seed, _COUNTS)))
     return np.flatnonzero(ranks < counts[labels])
 
 
 def tail_counts(sizes: np.ndarray, imbalance: float) -> np.ndarray:
-    """[C] images of each class in a long tail: floor(n_0 * imbalance^(-i / (C - 1))).
+    """Returns [C], images per class in a long tail: floor(n_0 * imbalance^(-i / (C - 1))).
 
-    n_0, of the first class, is as large as all classes have images for. Of CIFAR's equal classes
-    that is all of them, and the counts are those of the long-tailed CIFARs (arXiv 1901.05555).
+    The count n_0 of the first class is the largest for which all classes have enough images. For
+    the equal classes of CIFAR, n_0 is the size of a class, and the counts are those of long-tailed
+    CIFAR (arXiv 1901.05555).
 
     Args:
-      sizes: [C] images that there are of each class.
-      imbalance: the first class's images over the last one's, before rounding; 1 or more.
+      sizes: [C], available images per class.
+      imbalance: ratio of the first to the last count before rounding; 1 or more.
 
     Examples:
       >>> tail_counts(np.full(10, 5000), 100.0).tolist()
       [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
     shape = float(imbalance) ** (-np.arange(len(sizes)) / (len(sizes) - 1))
-    rounding = 1e-9  # so that 300 / 3 is 100
+    # The tolerance makes 300 / 3 equal to 100.
+    rounding = 1e-9
     first = int(np.ceil(((sizes + 1) / shape).min() * (1 - rounding))) - 1
     return np.minimum(np.floor(first * shape + rounding * first), sizes).astype(int)
 
 
-def noisy(
-    labels: np.ndarray, part: float, num_classes: int, noise: str = "symmetric", seed: int = 0
+def corrupt_labels(
+    labels: np.ndarray, fraction: float, num_classes: int, noise: str = "symmetric", seed: int = 0
 ) -> np.ndarray:
-    """Labels of which exactly round(part * N) are wrong, in each class the same share of them.
+    """Returns labels of which exactly round(fraction * N) are wrong, in equal shares per class.
 
-    With a larger part of the same seed the same labels are wrong, and others.
+    For one seed, the labels that are wrong at a smaller fraction are also wrong at a larger one.
 
     Args:
-      labels: [N], in 0..C-1.
-      part: that is wrong, in [0, 1).
+      labels: [N], class ids in 0..C-1.
+      fraction: fraction of wrong labels, in [0, 1).
       num_classes: C, 2 or more.
-      noise: as arXiv 1804.06872 has them, "symmetric" for any of the C - 1 other classes, each as
-        likely; "asymmetric" for the next class, the first one after the last: its pair flip.
-      seed: of the choice.
+      noise: type of noise, as in arXiv 1804.06872. "symmetric" draws one of the other C - 1 classes
+        uniformly; "asymmetric" (pair flip) takes the next class, or the first after the last.
+      seed: seed of the selection.
     """
     rng = np.random.default_rng((seed, _NOISE))
     order = _in_proportion(labels, _ranks(labels, rng), rng)
     steps = rng.integers(1, num_classes, len(labels))
     if noise == "asymmetric":
         steps = np.ones_like(steps)
-    wrong = order[: round(part * len(labels))]
+    wrong = order[: round(fraction * len(labels))]
     changed = labels.copy()
     changed[wrong] = (labels[wrong] + steps[wrong]) % num_classes
     return changed
 
 
 def _ranks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[N] places of the examples in a random order of their class, from 0."""
+    """Returns [N], the rank of each example in a random order of its class, from 0."""
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     sizes = np.bincount(labels)
@@ -90,10 +94,9 @@ def _ranks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _in_proportion(labels: np.ndarray, ranks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An order of the examples whose every beginning has the classes in their proportions.
+    """Returns an order of the examples in which every prefix preserves the class proportions.
 
-    That is how Sainte-Lague's method gives parties their seats. Which of equal classes comes first
-    is random.
+    The order follows the Sainte-Lague method; ties between classes are broken at random.
     """
     sizes = np.bincount(labels)
     turns = rng.permutation(len(sizes))
