@@ -1,7 +1,7 @@
-"""Data sets: of TFDS without TensorFlow, by import path, of Hugging Face, or of arrays.
+"""Data sets from TFDS (without TensorFlow), import paths, Hugging Face, image folders and arrays.
 
-`load(Source(name="cifar100"))` opens one by name, `from_sources(train, test)` one that a program
-has. Nothing of TFDS, Grain or OpenCV is imported before.
+`load(Source(name="cifar100"))` opens a data set by name; `from_sources(train, test)` uses sources
+or arrays of a program. TFDS, Grain and OpenCV are imported on first use.
 """
 
 import importlib
@@ -24,12 +24,12 @@ _MODULES = {
     "load": "dataset",
     "origin": "subsets.degraded",
 }
-# Public modules of `augment`, which are attributes of this package too.
+# Public modules of `augment`, which are also attributes of this package.
 _AUGMENT = ("colours", "erasing", "operators", "policies")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is heavy when it is first asked for."""
+    """Imports a public name on first use."""
     if name in _AUGMENT:
         return importlib.import_module(f"{__name__}.augment.{name}")
     if name not in _MODULES:

@@ -1,4 +1,4 @@
-"""Names of classes from a file, in place of the data's own."""
+"""Reads class names from a file, which replace the names of the data set."""
 
 import json
 import pathlib
@@ -9,18 +9,19 @@ from rrd_jax import errors
 
 
 def read(path: pathlib.Path, num_classes: int, field: str) -> tuple[str, ...]:
-    """The names in a file, in the order of labels.
+    """Returns the names in a file, in the order of labels.
 
-    It is text with a name a line; or JSON: a list of names, or names by label, {"0": "tench"}. In
-    place of a name JSON may have a list that ends with it, as ImageNet's ["n01440764", "tench"].
+    The file is text with one name per line, or JSON: a list of names, or a dict of names by label,
+    {"0": "tench"}. A name in JSON may be a list that ends with the name, as in ImageNet's
+    ["n01440764", "tench"].
 
     Args:
-      path: of the file.
+      path: path of the file.
       num_classes: C.
-      field: that names the file, for messages.
+      field: config field or argument that names the file, for messages.
 
     Raises:
-      InputError: it cannot be read, or does not name each class.
+      InputError: the file cannot be read, or does not have C names.
     """
     subject = f"{field} is '{path}'"
     try:
@@ -29,11 +30,11 @@ def read(path: pathlib.Path, num_classes: int, field: str) -> tuple[str, ...]:
     except OSError as error:
         raise errors.InputError(f"{subject}, which cannot be read: {error.strerror}") from error
     except (RecursionError, ValueError) as error:
-        raise errors.InputError(f"{subject}, which does not hold names: {error}") from error
+        raise errors.InputError(f"{subject}, which has no valid class names: {error}") from error
     if len(names) != num_classes:
         raise errors.InputError(
-            f"{subject}, which holds {len(names):,} names, but there are {num_classes:,} classes: a"
-            " name for each is wanted, in the order of labels"
+            f"{subject}, which has {len(names):,} names, but there are {num_classes:,} classes:"
+            " list one name per class, in the order of labels"
         )
     return names
 
@@ -43,10 +44,11 @@ def _names(text: str) -> tuple[str, ...]:
         return tuple(line.strip() for line in text.rstrip().splitlines())
     content = json.loads(text)
     if isinstance(content, Mapping):
-        content = content.get("id2label", content)  # as Hugging Face's config.json has it
+        # The key of Hugging Face's config.json.
+        content = content.get("id2label", content)
         labels = sorted(content, key=int)
         if [int(label) for label in labels] != list(range(len(labels))):
-            raise ValueError(f"its labels are {', '.join(labels[:4])} ..., and not 0, 1, 2 ...")
+            raise ValueError(f"the labels are {', '.join(labels[:4])} ..., not 0, 1, 2 ...")
         content = [content[label] for label in labels]
     return tuple(map(_name, content))
 
@@ -55,5 +57,5 @@ def _name(value: Any) -> str:
     if isinstance(value, list) and value:
         value = value[-1]
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{str(value)[:40]!r} is no name")
+        raise ValueError(f"{str(value)[:40]!r} is not a name")
     return value.strip()

@@ -1,4 +1,4 @@
-"""Opens a data set: its training and test split, ready to feed the networks."""
+"""Opens data sets, with feeds of the training and test split."""
 
 import dataclasses
 import importlib
@@ -19,9 +19,9 @@ from rrd_jax.data.subsets import degraded
 from rrd_jax.terminal import console
 
 _RESIDENT_BYTES = 4e9
-# With fewer test images, a top-1 of 90 % has a standard error above 1.3 points.
-_FEW = 500
-# By kind of name: the module whose `open_source` opens such a set, imported for those alone.
+# With fewer test images, a top-1 of 90 percent has a standard error above 1.3 points.
+_MIN_TEST_IMAGES = 500
+# Modules with a function `open_source` by kind of data set, imported on use.
 _MODULES = {
     "tfds": "sources.prepared",
     "folder": "folder",
@@ -32,22 +32,22 @@ _MODULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What training needs of a data set.
+    """An opened data set.
 
     Attributes:
-      version: name and version as TFDS writes them; of an image folder a digest of names and
-        contents; of other sources a digest of labels and of a few examples. Of training data that
-        are made worse on purpose it says how, with a digest.
-      num_classes: C; without labels 0, or as many as the teacher has where its logits are compared.
-      image_shape: (H, W, channels) as the networks see them.
+      version: name and version in TFDS; a digest of names and contents for image folders, and of
+        labels and a few examples for other sources. The version of degraded training data also has
+        the degradation and a digest.
+      num_classes: C; without labels 0, or the teacher's number of classes if its logits are
+        compared.
+      image_shape: (H, W, channels) of the networks' images.
       train: the training split.
       test: the test split.
-      class_names: as the data name them, or a file does, in the order of labels; () where they are
-        not known.
-      summary: what to say of them before training.
-      reopen: the same data read by another source, as that of a teacher who sees others of them.
-      labelled: whether a student learns from their labels; if not, the feeds' labels mean nothing.
-      labelled_subset: other images with labels, on which embeddings are evaluated; None for none.
+      class_names: names of the data set or of a file, in the order of labels; () if unknown.
+      summary: lines and warnings that are logged before training, and figures for data.json.
+      reopen: opens the data with another source, as for a teacher with other training images.
+      labelled: whether the student learns from labels; if False, labels of the feeds are invalid.
+      labelled_subset: other labelled images for the evaluation of embeddings; None for none.
     """
 
     version: str
@@ -63,24 +63,23 @@ class Dataset:
 
     @property
     def resize(self) -> int | None:
-        """The short side that test images are scaled to before their centre is cut out.
+        """Short side that test images are scaled to before their central crop.
 
-        None where smaller ones are centred on black and larger ones scaled.
+        None if smaller images are padded with black and larger images are scaled.
         """
         return getattr(self.test, "resize", None)
 
 
 def load(source: Source) -> Dataset:
-    """Opens a data set by name, preparing it first where its source is on the machine.
+    """Opens a data set by name, and prepares it first if its source files are on the machine.
 
     Raises:
-      InputError: unknown name or split, a set that is not prepared, with what to do, or data that
-        are not as they must be.
+      InputError: the name or split is unknown, the data set is not prepared, or the data are
+        invalid; the message says what to do.
     """
     if not source.name:
         raise errors.InputError(
-            "there are no images: data.name is empty; name a data set, or pass train= and test= in"
-            " Python"
+            "no data set: data.name is empty; name a data set, or pass train= and test= in Python"
         )
     module = importlib.import_module(f"rrd_jax.data.{_MODULES[source.kind]}")
     return _dataset(source, module.open_source(source), load)
@@ -89,20 +88,21 @@ def load(source: Source) -> Dataset:
 def from_sources(
     train: Any, test: Any = None, source: Source | None = None, *, num_classes: int | None = None
 ) -> Dataset:
-    """A data set of what a program has: random-access sources, or arrays.
+    """Builds a data set from random-access sources or arrays.
 
     Args:
-      train: a source, with `__len__` and `__getitem__`, which gives mappings with `image` and
-        `label`, or pairs of them; or a pair of arrays, images [N, H, W, channels] uint8 and
-        labels [N]. Images may be encoded, PIL images, arrays of uint8, or of floats in [0, 1],
-        then with their channels first or last.
-      test: likewise; None where `source` names parts of `train`, as test_split="train[90%:]".
-      source: the form to read images in, by fields other than `name`; of the splits "train" and
-        "test" it may take parts. None for its defaults.
-      num_classes: C; None to find it, as for a source by import path.
+      train: a source with `__len__` and `__getitem__`, which returns mappings with `image` and
+        `label`, or pairs (image, label); or a pair of arrays, images uint8 [N, H, W, channels] and
+        labels [N]. Images of a source may be encoded bytes, PIL images, uint8 arrays, or float
+        arrays in [0, 1] with channels first or last.
+      test: the test split in one of these forms; None if `source` uses parts of `train`, such as
+        test_split="train[90%:]".
+      source: preprocessing and split expressions of "train" and "test"; the name is ignored. None
+        for the defaults.
+      num_classes: C; None to infer the number from the source.
 
     Raises:
-      InputError: an example that is not as it must be; it says what was found.
+      InputError: an example is invalid; the message describes the example.
 
     Examples:
       >>> import numpy as np
@@ -111,7 +111,8 @@ def from_sources(
       >>> dataset.num_classes, dataset.image_shape, len(dataset.train)
       (10, (8, 8, 1), 20)
     """
-    from rrd_jax.data.sources import imported  # it needs PIL, which `load` may do without
+    # The import needs PIL, which `load` may not need.
+    from rrd_jax.data.sources import imported
 
     source = source or Source()
     splits = {"train": train} if test is None else {"train": train, "test": test}
@@ -128,8 +129,8 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
         splits = splits.without_labels()
     elif splits.num_classes < 2:
         raise errors.InputError(
-            f"data set '{source.name or 'data'}' has {splits.num_classes} class, and nothing to"
-            " tell it from: networks need two or more"
+            f"data set '{source.name or 'data'}' has {splits.num_classes} class, but training needs"
+            " at least two; use other data, or set data.use_labels=False"
         )
     if source.class_names and source.use_labels:
         class_names = class_names_file.read(
@@ -152,7 +153,7 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
 
 
 def _summarize(source: Source, splits: Splits) -> Summary:
-    """Returns what is reported about open splits, in addition to what their source reports."""
+    """Returns the summary of the source, extended by figures and warnings about the splits."""
     figures = {
         "version": splits.version,
         "classes": list(splits.class_names) or splits.num_classes,
@@ -162,14 +163,14 @@ def _summarize(source: Source, splits: Splits) -> Summary:
     if splits.shared:
         warnings.append(
             f"{splits.shared:,} examples are both in data.train_split '{source.train_split}' and in"
-            f" data.test_split '{source.test_split}': the figures will be too good"
+            f" data.test_split '{source.test_split}': test results will be too good"
         )
-    if source.use_labels and not source.mock_examples and images < _FEW:
+    if source.use_labels and not source.mock_examples and images < _MIN_TEST_IMAGES:
         at_90, at_50 = (100 * math.sqrt(p * (1 - p) / images) for p in (0.9, 0.5))
         warnings.append(
-            f"{images:,} test images: a top-1 of 90 % has a standard error of {at_90:.1f} points,"
-            f" one of 50 % of {at_50:.1f}; differences below about {2 * at_90:.0f} to"
-            f" {2 * at_50:.0f} points mean nothing"
+            f"only {images:,} test images: the standard error of top-1 is {at_90:.1f} points at"
+            f" 90 % and {at_50:.1f} points at 50 %; differences below about {2 * at_90:.0f} to"
+            f" {2 * at_50:.0f} points are not significant"
         )
     return Summary(figures=figures) + splits.summary + Summary(warnings=tuple(warnings))
 
@@ -191,19 +192,19 @@ def _feeds(
         area=source.crop_area,
         views=Views(source.views, source.views_seed),
     )
-    # The test split keeps threads: processes would be started anew for every test.
+    # The test split is loaded by threads: worker processes would restart for every evaluation.
     train = dataclasses.replace(
         test,
         examples=splits[0],
         workers=source.workers,
-        by_parts=_decodes_by_parts(source),
-        keep=CacheOptions(source.keep, source.keep_share),
+        decode_crop_only=_decodes_crops_only(source),
+        cache_options=CacheOptions(source.keep, source.keep_share),
     )
     return [train, test]
 
 
-def _decodes_by_parts(source: Source) -> bool:
-    """Returns True if no more of a JPEG is decoded than its crop."""
+def _decodes_crops_only(source: Source) -> bool:
+    """Returns True if only the crop of a JPEG is decoded."""
     if not source.crops_on_host or source.decoder == "cv2":
         return False
     if source.decoder == "auto" and not partial_decoding.is_installed():

@@ -1,4 +1,4 @@
-"""What a network with weights says of itself: classes, images, and where it comes from."""
+"""Metadata of trained networks: classes, preprocessing and origin."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ _SCALED = "area where the image shrinks, else bilinear"
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes what a network sees.
+    """The preprocessing of a network's images.
 
     Attributes:
-      image_size: height and width that the network sees.
-      channels: 1 for grey, 3 for red, green and blue.
-      mean: of each channel, in [0, 1] units, which is taken from it.
-      std: of each channel, which it is then divided by.
-      resize: the short side that an image is scaled to before its centre is cut out; None where
-        smaller images are centred on black and larger ones scaled to image_size.
-      interpolation: "bilinear" or "bicubic", by which images are scaled that reach a frozen network
-        in another size. Whole images are read by areas, whatever it is.
+      image_size: height and width of the network's images.
+      channels: 1 for grayscale, 3 for RGB.
+      mean: mean per channel in [0, 1] units, which is subtracted.
+      std: standard deviation per channel in [0, 1] units, by which the difference is divided.
+      resize: short side that an image is scaled to before its central crop; None if smaller images
+        are padded with black and larger images are scaled to image_size.
+      interpolation: "bilinear" or "bicubic", the method for scaling images of another size for a
+        frozen network. Reading image files always uses area averaging.
     """
 
     image_size: int
@@ -37,7 +37,7 @@ class Preprocessing:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise errors.InputError(
-                    f"{name} is {values}, but must be {self.channels} numbers, one a channel"
+                    f"{name} is {values}, but must be {self.channels} numbers, one per channel"
                 )
 
     @property
@@ -46,7 +46,7 @@ class Preprocessing:
         return (self.image_size, self.image_size, self.channels)
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields, and in words what readers other than this program need to know."""
+        """Returns the fields and a description in words for readers outside this package."""
         fit = "centred on black where smaller, scaled to image_size where larger"
         if self.resize:
             fit = "short side scaled to resize, then the centre cut out"
@@ -63,18 +63,18 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a network and its weights.
+    """The metadata of a network and its weights.
 
     Attributes:
-      model: a name of `networks.MODELS`, an import path, or what a program called it.
-      num_classes: C; 0 of weights without a classifier.
-      options: of a network by import path.
-      class_names: in the order of labels; () where they are not known.
-      preprocessing: of its images; None where it is not known.
-      classifier: the objective that classifies in the network's place; "" for none.
-      training: where the weights come from, as JSON: data set, objectives, epochs, teachers, the
-        command and the versions of its start.
-      metrics: of the checkpoint, as JSON, such as top1 and agreement in per cent.
+      model: a name of `networks.MODELS`, an import path, or a name chosen by the program.
+      num_classes: C; 0 for weights without a classifier.
+      options: options of a network by import path.
+      class_names: names in the order of labels; () if unknown.
+      preprocessing: preprocessing of the images; None if unknown.
+      classifier: the objective whose head classifies instead of the network; "" for none.
+      training: origin of the weights as JSON: data set, objectives, epochs, teachers, command and
+        package versions.
+      metrics: metrics of the checkpoint as JSON, such as top1 and agreement in percent.
     """
 
     model: str
@@ -87,11 +87,11 @@ class ModelInfo:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def class_name(self, label: int) -> str:
-        """Of a label; its number where classes have no names."""
+        """Returns the name of a class, or the label as text if classes have no names."""
         return self.class_names[label] if self.class_names else str(label)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON that `from_json` reads."""
+        """Returns a JSON value for `from_json`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return fields | {
             "options": dict(self.options),
@@ -103,33 +103,38 @@ class ModelInfo:
 
 
 def from_json(content: Any, where: str) -> ModelInfo:
-    """The About of `About.to_json`; raises an InputError for anything else.
+    """Returns the metadata from the result of `ModelInfo.to_json`.
 
     Args:
-      content: JSON.
-      where: it is from, for messages.
+      content: JSON value.
+      where: description of the file, for messages.
+
+    Raises:
+      InputError: the content is invalid.
     """
     try:
-        known = {f.name for f in dataclasses.fields(ModelInfo)}
-        fields = {name: value for name, value in content.items() if name in known}
+        names = {f.name for f in dataclasses.fields(ModelInfo)}
+        fields = {name: value for name, value in content.items() if name in names}
         if fields.get("preprocessing"):
             fields["preprocessing"] = _preprocessing(fields["preprocessing"])
         fields["class_names"] = tuple(map(str, fields.get("class_names") or ()))
-        about = ModelInfo(**fields)
-        if about.num_classes != 0:
-            errors.check_counts(num_classes=about.num_classes)
-        if len(about.class_names) not in (0, about.num_classes):
+        info = ModelInfo(**fields)
+        if info.num_classes != 0:
+            errors.check_counts(num_classes=info.num_classes)
+        if len(info.class_names) not in (0, info.num_classes):
             raise ValueError(
-                f"it names {len(about.class_names)} classes of {about.num_classes}",
+                f"{len(info.class_names)} class names for {info.num_classes} classes",
             )
-        return about
+        return info
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise errors.InputError(f"what {where} says of its network is damaged ({error})") from error
+        raise errors.InputError(
+            f"the metadata of the network in {where} is damaged ({error})"
+        ) from error
 
 
 def _preprocessing(content: Mapping[str, Any]) -> Preprocessing:
-    known = {f.name for f in dataclasses.fields(Preprocessing)}
-    fields = {name: value for name, value in content.items() if name in known}
+    names = {f.name for f in dataclasses.fields(Preprocessing)}
+    fields = {name: value for name, value in content.items() if name in names}
     if fields.get("interpolation") == _SCALED:
         del fields["interpolation"]
     moments = {name: tuple(map(float, fields[name])) for name in ("mean", "std")}

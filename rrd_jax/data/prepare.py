@@ -1,13 +1,13 @@
-"""Writes a data set as ArrayRecord, once, from what its authors publish.
+"""Prepares a data set: converts the published archives to ArrayRecord once.
 
     python -m rrd_jax.data.prepare --name=cifar100 --manual_dir=FOLDER
 
-FOLDER holds the archives as they are published; which ones, the error says when one is missing. A
-set that is not ours is left to TFDS, with TensorFlow, and then downloaded if it is not in FOLDER.
-A folder of images needs no preparing: --name=image_folder looks at the images in FOLDER and lists
-all that cannot be read. With --resize=256 the images of ImageNet, or of a folder, are stored with a
-shorter side of 256 pixels, and take less time to read. The exit code is 0 when the set is prepared,
-1 for a bad flag, 2 for bad input, 74 for a full disk, 130 after Ctrl-C.
+FOLDER holds the published archives; if an archive is missing, the error names the file. Data sets
+without a builder in this package are prepared by TFDS with TensorFlow, and downloaded unless they
+are in FOLDER. A folder of images needs no preparation: --name=image_folder checks the images in
+FOLDER and lists all files that cannot be read. With --resize=256, the images of ImageNet or of a
+folder are stored with a shorter side of 256 pixels, which makes reading faster. The exit code is 0
+on success, 1 for an invalid flag, 2 for invalid input, 74 for a full disk, and 130 after Ctrl-C.
 """
 
 import pathlib
@@ -23,36 +23,42 @@ from rrd_jax.data.builders import registry, resized
 from rrd_jax.data.source import Source
 from rrd_jax.terminal import cli, console
 
-_NAME = flags.DEFINE_string("name", None, f"{', '.join(registry.DATASETS)}, or any set of TFDS.")
+_NAME = flags.DEFINE_string(
+    "name", None, f"{', '.join(registry.DATASETS)}, or any data set of TFDS."
+)
 _MANUAL_DIR = flags.DEFINE_string(
     "manual_dir",
     "",
-    "Where the source files are. Default: downloads/manual in --data_dir; for"
-    " fashion_mnist, Debian's folder.",
+    "Folder of the source files. Default: downloads/manual in --data_dir; for fashion_mnist,"
+    " Debian's folder.",
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", "", "Where prepared sets go. Default: TFDS_DATA_DIR or ~/tensorflow_datasets."
+    "data_dir",
+    "",
+    "Folder of prepared data sets. Default: TFDS_DATA_DIR or ~/tensorflow_datasets.",
 )
 _NO_VERIFY = flags.DEFINE_bool(
-    "no_verify", False, "Take archives whose checksum is not the published one."
+    "no_verify", False, "Accept archives whose checksum differs from the published checksum."
 )
 _RESIZE = flags.DEFINE_integer(
     "resize",
     0,
-    "Shorter side that larger images of imagenet2012 or image_folder are scaled to; 0: none is.",
+    "Shorter side that larger images of imagenet2012 or image_folder are scaled to; 0 for no"
+    " scaling.",
     lower_bound=0,
 )
-_QUALITY = flags.DEFINE_integer("quality", 95, "Quality of the JPEGs that --resize makes.", 1, 100)
+_QUALITY = flags.DEFINE_integer("quality", 95, "Quality of the JPEGs that --resize writes.", 1, 100)
 
 
 def main(argv: list[str]) -> None:
-    """Prepares the set."""
+    """Prepares the data set."""
     del argv
     if not _NAME.value:
         cli.stop(
-            1, f"--name is missing; known: {', '.join(registry.DATASETS)} and every set of TFDS"
+            1,
+            f"--name is missing; known: {', '.join(registry.DATASETS)} and every data set of TFDS",
         )
-    # A scheduler's SIGTERM, too, removes what is half written.
+    # An exit on SIGTERM removes partially written files, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     cli.guard(
         lambda: _prepare(
@@ -62,7 +68,7 @@ def main(argv: list[str]) -> None:
             verify=not _NO_VERIFY.value,
             resize=resized.Resize(_RESIZE.value, _QUALITY.value) if _RESIZE.value else None,
         ),
-        stopped="stopped; nothing is prepared, the same command starts anew",
+        stopped="stopped; nothing is prepared; run the same command to start again",
     )
 
 
@@ -71,10 +77,10 @@ def _prepare(
 ) -> None:
     kind = Source(name).kind
     if kind == "folder" and not resize:
-        _look(data_dir, manual_dir)
+        _inspect_folder(data_dir, manual_dir)
         return
     if kind not in ("folder", "tfds"):
-        raise errors.InputError(f"'{name}' is read as it is: there is nothing to prepare")
+        raise errors.InputError(f"data set '{name}' needs no preparation; train with it directly")
     with registry.quiet():
         if kind == "folder":
             splits, classes = folder.splits(data_dir, manual_dir)
@@ -84,19 +90,19 @@ def _prepare(
         _write(builder.name if kind == "folder" else name, builder, resize, verify=verify)
     if kind == "folder":
         place = f" --config.data.dir={data_dir}" if data_dir else ""
-        print(f"it is used with --config.data.name={builder.name}{place}")
+        print(f"to train with it, use --config.data.name={builder.name}{place}")
 
 
 def _write(name: str, builder: Any, resize: resized.Resize | None, *, verify: bool) -> None:
     if builder.is_prepared():
         resized.check_same(name, builder.data_dir, resize)
-        print(f"{name} is prepared under {builder.data_dir} already")
+        print(f"{name} is already prepared under {builder.data_dir}")
         return
     path = pathlib.Path(builder.data_dir)
     for remains in sorted(path.parent.glob(f"incomplete.*_{path.name}")):
-        _say(f"note: {remains} is left of a preparation that was killed; remove it")
+        _say(f"note: {remains} is left over from an interrupted preparation; remove it")
     if not verify:
-        _say("warning: archives are taken as they are, --no_verify is set")
+        _say("warning: checksums of archives are not verified, because --no_verify is set")
     if resize:
         resized.check_possible(name, builder, resize)
         builder.change = lambda examples: resized.examples(examples, resize)
@@ -109,10 +115,10 @@ def _write(name: str, builder: Any, resize: resized.Resize | None, *, verify: bo
     print(f"{name} is prepared under {builder.data_dir}{size}: {counts}")
 
 
-def _look(data_dir: str, manual_dir: str) -> None:
-    """Lists the files of a folder of images that cannot be read."""
+def _inspect_folder(data_dir: str, manual_dir: str) -> None:
+    """Prints the files of a folder of images that cannot be read, and a summary."""
     problems = folder.problems(data_dir, manual_dir)
-    print("image_folder is read as it is: there is nothing to prepare")
+    print("image_folder needs no preparation: images are read in place")
     for path, reason in problems.items():
         print(f"{path}: {reason}")
     dataset = data.load(Source("image_folder", dir=data_dir, manual_dir=manual_dir))

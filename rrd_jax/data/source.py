@@ -1,4 +1,4 @@
-"""The images that a job reads, and how: names and numbers, checked before a file is opened."""
+"""The config of a data set, validated before any file is opened."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ from rrd_jax.settings import field, kinds, unless
 FEEDS = ("auto", "resident", "streamed")
 KEEPS = ("auto", "on", "off")
 DECODERS = ("auto", "cv2", "nvimgcodec")
-# Augmentations that the compiled step makes, and those that the host makes as it decodes an image.
+# Augmentations in the compiled step, and augmentations on the host during decoding.
 DEVICE_AUGMENTATIONS = ("none", "crop_flip", "resized_crop")
 HOST_AUGMENTATIONS = ("random_resized",)
 NOISES = ("symmetric", "asymmetric")
@@ -26,7 +26,7 @@ def _without_import_path(values: settings.Values) -> str:
 
 
 def _all(name: str, values: settings.Values) -> list[Any]:
-    """Returns a field of the data, and of every teacher that has a network."""
+    """Returns the values of a field for the data and for every teacher with a network."""
     return [values[f"data.{name}"], *(v[f"teacher.{name}"] for v in values.with_models())]
 
 
@@ -42,70 +42,71 @@ def _without_choice(values: settings.Values) -> str:
     )
     if is_thinned or not _without_noise(values):
         return ""
-    return "there is neither label noise, nor are images left out"
+    return "there is no label noise, and no images are left out"
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set and the form that its images are read in.
+    """A data set and the preprocessing of its images.
 
     The mapping `options` becomes a tuple of pairs.
 
     Attributes:
       name: digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012,
-        image_folder, any TFDS set of labelled images, an import path such as my_data:source of
-        random-access sources, or hf:PATH for a Hugging Face data set on disk.
-      dir: Where prepared sets are; '' for TFDS_DATA_DIR or ~/tensorflow_datasets.
-      manual_dir: The folder of images of image_folder, which is read in place; or that of
-        fashion_mnist's files, where '' is Debian's folder.
-      train_split: TFDS split expressions, such as train[:90%].
-      test_split: validation for imagenet2012 and tiny_imagenet. Where a folder of images has no
-        test, test is its val.
-      image_size: Height and width; smaller images are centred on black, larger ones scaled.
-      resize: random_resized only: short side that test images are scaled to before their central
-        crop.
-      crop_area: random_resized and resized_crop only: the smallest part of an image; MoCo-v2's is
-        0.2.
-      views: Above 0: that many views of each image, whatever the augmentation, so that a teacher
-        can be remembered (teacher.cache): an image shows each once in so many epochs. 0: fresh ones
-        for ever.
-      views_seed: Which views these are, whatever the seed of the run: runs share what a teacher
-        says of them.
-      augment: crop_flip and resized_crop in the step; random_resized on the host, which cuts stored
-        images of any size. The latter two scale a random part.
-      feed: resident: on the device; streamed: decoded as used; auto: by size, 4 GB.
-      workers: Processes that decode streamed images; 0 for threads of one process.
-      decoder: random_resized only: what decodes JPEGs. cv2: all of an image; nvimgcodec: its crop
-        alone, to the same pixels (`pip install 'rrd_jax[nvimgcodec]'`); auto: nvimgcodec where it
-        is installed.
-      keep: Which streamed training images stay decoded in the host's memory. auto: all of a set
-        that fits; on: as many as fit; off: none.
-      keep_share: Part of the host's free memory that data.keep takes at most, in each process.
-      mock_examples: Above 0: that many random images stand in for each split; for a set by import
-        path or hf, its own first ones.
-      options: Of a set by import path: the arguments of its function beside the split. Of hf:PATH:
-        the columns, if there are several, data.options.image and data.options.label.
-      class_names: A file of class names, in place of the data's own: text with a name on each line;
-        or JSON, a list or {"0": name}; '' for the data's own.
-      share: Below 1: the part of data.train_split that is used, in the proportions of the classes,
-        with an image of each at least.
-      per_class: Above 0: the number of random training images of each class; all where it has
-        fewer.
-      imbalance: Above 1: how many times as many images the first class has as the last one. Images
-        are left out until the classes, in the order of labels, are a long tail (arXiv 1901.05555).
-      label_noise: The share of training labels that are made wrong, exactly so many in each class.
-      noise: How labels are made wrong. symmetric: any other class, each as likely; asymmetric: the
-        next class, also called pair flip.
-      noise_seed: Chooses the images that data.share, data.per_class and data.imbalance leave, and
-        the labels that are made wrong; independent of seed.
-      use_labels: False: labels are not read, whatever the data have: the student learns from the
-        teacher alone. Objectives that need labels are left out or refused, and image_folder takes
-        images wherever they lie in it.
-      max_images: image_folder without labels only: how many of its images are used, for a try;
-        None: all.
+        image_folder, any TFDS data set of labelled images, an import path of random-access sources
+        such as my_data:source, or hf:PATH for a Hugging Face data set on disk.
+      dir: Folder of prepared data sets; '' for TFDS_DATA_DIR or ~/tensorflow_datasets.
+      manual_dir: Folder of images for image_folder, read in place; or folder of fashion_mnist's
+        files, where '' is Debian's folder.
+      train_split: TFDS split expression of the training images, such as train[:90%].
+      test_split: TFDS split expression of the test images; validation for imagenet2012 and
+        tiny_imagenet. In an image folder without test, test means val.
+      image_size: Height and width; smaller images are padded with black, larger ones scaled.
+      resize: Short side that test images are scaled to before their central crop; for
+        random_resized only.
+      crop_area: Smallest area of a random crop relative to the image, such as 0.2 for MoCo-v2; for
+        random_resized and resized_crop only.
+      views: Number of fixed views per image for any augmentation, which makes a teacher's outputs
+        cacheable (teacher.cache): each view is used once in this number of epochs. 0 for new views
+        in every epoch.
+      views_seed: Seed of the views, independent of the seed of the run, so that runs share a
+        teacher cache.
+      augment: crop_flip and resized_crop run in the compiled step; random_resized runs on the host
+        and crops stored images of any size. The latter two scale a random crop.
+      feed: resident keeps images in device memory; streamed decodes on demand; auto chooses by
+        size, with a limit of 4 GB.
+      workers: Number of processes that decode streamed images; 0 for threads of one process.
+      decoder: Decoder of JPEGs, for random_resized only. cv2 decodes whole images; nvimgcodec
+        decodes only the crop, to the same pixels (`pip install 'rrd_jax[nvimgcodec]'`); auto
+        selects nvimgcodec if installed.
+      keep: Cache of decoded streamed training images in host memory. auto: all images if they fit;
+        on: as many as fit; off: none.
+      keep_share: Largest share of the host's free memory for data.keep, per process.
+      mock_examples: Number of random images that replace each split, or of first examples for an
+        import path or hf; 0 for the real data.
+      options: Arguments of the function of an import path, in addition to the split; or the columns
+        of hf:PATH if several fit, data.options.image and data.options.label.
+      class_names: File of class names that replace those of the data set: text with one name per
+        line, or JSON with a list or {"0": name}; '' for the names of the data set.
+      share: Share of data.train_split that is used, in the proportions of the classes, with at
+        least one image per class.
+      per_class: Number of random training images per class, or all of a smaller class; 0 for no
+        limit.
+      imbalance: Ratio of the image counts of the first and the last class. Above 1, images are left
+        out so that the classes, in the order of labels, form a long tail (arXiv 1901.05555).
+      label_noise: Share of wrong training labels, exact in each class.
+      noise: Type of label noise. symmetric: any other class, uniformly; asymmetric: the next class,
+        also called pair flip.
+      noise_seed: Seed of the images selected by data.share, data.per_class and data.imbalance, and
+        of label noise; independent of seed.
+      use_labels: False to ignore labels, so that the student learns only from the teacher.
+        Objectives that need labels are left out or refused, and image_folder reads images at any
+        depth.
+      max_images: Largest number of images of image_folder without labels, for quick trials; None
+        for all.
 
     Raises:
-      InputError: a value out of range, or two that exclude each other.
+      InputError: a value is out of range, or two values exclude each other.
     """
 
     name: str = field("data.name", "", kinds.Text())
@@ -168,44 +169,45 @@ class Source:
         settings.check(self)
         if self.crops_on_host and self.resize < self.image_size:
             raise errors.InputError(
-                f"data.resize is {self.resize}, less than data.image_size {self.image_size}, which"
-                " is cut out of it"
+                f"data.resize is {self.resize}, less than data.image_size {self.image_size}, the"
+                " size of the crop; set data.resize to at least data.image_size"
             )
         if self.feed == "resident" and self.crops_on_host:
             raise errors.InputError(
-                f"data.feed is resident, but data.augment '{self.augment}' cuts images of any size:"
-                " stream them, or choose crop_flip"
+                f"data.feed is resident, but data.augment '{self.augment}' crops on the host: set"
+                " data.feed=streamed, or data.augment=crop_flip"
             )
         if self.per_class and (self.share < 1 or self.imbalance > 1):
             raise errors.InputError(
                 f"data.per_class is {self.per_class}, data.share {self.share:g} and data.imbalance"
-                f" {self.imbalance:g}: each says how many images of a class are used; with"
-                " data.per_class set the others to 1, or set it to 0"
+                f" {self.imbalance:g}, but they exclude each other: set data.share and"
+                " data.imbalance to 1, or data.per_class to 0"
             )
 
     @property
     def kind(self) -> str:
-        """Who keeps the data: "tfds", "folder", "hf" or "import path"."""
+        """Kind of storage: "tfds", "folder", "hf" or "import path"."""
         if self.name == "image_folder":
             return "folder"
         prefix, colon, rest = self.name.partition(":")
-        if not colon or re.match(r"[\d*]", rest):  # TFDS writes NAME:VERSION
+        # TFDS names may be NAME:VERSION.
+        if not colon or re.match(r"[\d*]", rest):
             return "tfds"
         return "hf" if prefix == "hf" else "import path"
 
     @property
     def is_degraded(self) -> bool:
-        """Whether training data are made worse on purpose."""
+        """True if training images are left out or labels are noisy on purpose."""
         return self.is_thinned or self.label_noise > 0
 
     @property
     def is_thinned(self) -> bool:
-        """Whether training images are left out on purpose."""
+        """True if training images are left out on purpose."""
         return self.share < 1 or self.per_class > 0 or self.imbalance > 1
 
     @property
     def crops_on_host(self) -> bool:
-        """Whether images are cut as they are decoded."""
+        """True if the host crops images during decoding."""
         return self.augment in HOST_AUGMENTATIONS
 
 

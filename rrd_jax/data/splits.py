@@ -1,4 +1,4 @@
-"""The two splits of an opened data set, and what is reported about them."""
+"""The two splits of an opened data set, and their summary."""
 
 import dataclasses
 import operator
@@ -9,9 +9,9 @@ import numpy as np
 
 
 class Examples(Sequence):
-    """Random access to examples: mappings with `image`, `label` and, if known, `file_name`.
+    """Random access to examples: mappings with `image`, `label` and optionally `file_name`.
 
-    Images are encoded, or uint8 [H, W, channels].
+    Images are encoded bytes, or uint8 [H, W, channels].
     """
 
     def read(self, i: int) -> dict[str, Any]:
@@ -27,10 +27,10 @@ class Examples(Sequence):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unlabelled(Examples):
-    """The examples of a split with label 0, which feeds carry and no one reads.
+    """The examples of a split with label 0, a placeholder that training ignores.
 
     Attributes:
-      examples: the split as it is stored; its labels are not read.
+      examples: the split, whose labels are not read.
     """
 
     examples: Sequence[dict[str, Any]]
@@ -44,18 +44,18 @@ class Unlabelled(Examples):
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] zeros."""
+        """Zeros, int32 [N]."""
         return np.zeros(len(self), np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A data set in words and figures.
+    """A summary of a data set.
 
     Attributes:
-      lines: for the console.
-      warnings: doubtful findings.
-      figures: JSON values.
+      lines: log lines for the console.
+      warnings: likely mistakes in the data.
+      figures: JSON values for data.json.
     """
 
     lines: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Summary:
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __add__(self, other: "Summary") -> "Summary":
-        """Joins two summaries; figures of the second replace those of the first."""
+        """Joins two summaries; figures of the second take precedence."""
         return Summary(
             (*self.lines, *other.lines),
             (*self.warnings, *other.warnings),
@@ -73,16 +73,16 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Two splits, and the properties that all their examples share.
+    """Two splits and their common properties.
 
     Attributes:
-      version: name, and a part that tells changed data apart.
+      version: name of the data set, with a version number or a digest.
       num_classes: C; 0 without labels.
       channels: channels of the images, 1 or 3.
-      train: random access to examples, as `Examples` describes them.
-      test: likewise.
-      class_names: names in the order of labels; () if the data do not name them.
-      summary: what the source reports about the data.
+      train: training examples in the form of `Examples`.
+      test: test examples in the form of `Examples`.
+      class_names: names in the order of labels; () if unknown.
+      summary: summary of the data by their source.
       shared: number of examples that are in both splits.
     """
 
@@ -96,7 +96,7 @@ class Splits:
     shared: int = 0
 
     def without_labels(self) -> "Splits":
-        """Returns the same images without labels and classes."""
+        """Returns the splits without labels and classes."""
         return dataclasses.replace(
             self,
             num_classes=0,

@@ -29,10 +29,10 @@ def test_text_and_json_are_read(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nb", "holds 2 names, but there are 3 classes"),
-        ('{"0": "a", "2": "b", "3": "c"}', "its labels are 0, 2, 3 ..., and not 0, 1, 2"),
-        ('["a", 3, "c"]', "'3' is no name"),
-        ("[", "does not hold names"),
+        ("a\nb", "has 2 names, but there are 3 classes"),
+        ('{"0": "a", "2": "b", "3": "c"}', "the labels are 0, 2, 3 ..., not 0, 1, 2"),
+        ('["a", 3, "c"]', "'3' is not a name"),
+        ("[", "no valid class names"),
         (None, "cannot be read: No such file"),
     ],
 )

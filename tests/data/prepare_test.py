@@ -240,7 +240,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
         _load("cifar100", dir=f"{cifar100}/d", **_OPTIONS)
     code, out, err = run(*_flags(cifar100), "--no_verify")
     assert code == 0
-    assert "left of a preparation that was killed; remove it" in err
+    assert "left over from an interrupted preparation; remove it" in err
     assert "train 30" in out
 
 

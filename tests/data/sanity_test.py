@@ -21,11 +21,11 @@ _FLAT = np.broadcast_to(_RNG.integers(0, 256, (40, 1, 1, 3), dtype=np.uint8), _P
         (_PHOTOS, _MEAN, _STD, []),
         (_PHOTOS, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), []),
         (_PHOTOS // 200, _MEAN, _STD, ["no pixel is above 1 of 255"]),
-        (255 - _PHOTOS // 8, _MEAN, _STD, ["of other images; these have mean (0.9"]),
-        (_PHOTOS, (0.5, 0.5, 127.0), _STD, ["data.mean and data.std are of other images"]),
-        (_PHOTOS, _MEAN, (0.29, 0.29, 74.0), ["deviation (0.993, 0.987, 0.004"]),
-        (_PHOTOS[:1].repeat(8, axis=0), _MEAN, _STD, ["first 8 training images are all the same"]),
-        (_FLAT, _MEAN, _STD, ["40 of the first 40 training images have one colour each"]),
+        (255 - _PHOTOS // 8, _MEAN, _STD, ["do not match the images, which have mean (0.9"]),
+        (_PHOTOS, (0.5, 0.5, 127.0), _STD, ["data.mean and data.std do not match the images"]),
+        (_PHOTOS, _MEAN, (0.29, 0.29, 74.0), ["standard deviation (0.993, 0.987, 0.004"]),
+        (_PHOTOS[:1].repeat(8, axis=0), _MEAN, _STD, ["first 8 training images are identical"]),
+        (_FLAT, _MEAN, _STD, ["40 of the first 40 training images have a uniform color"]),
     ],
 )
 def test_first_images_are_doubtful_where_a_network_would_not_see_them_as_meant(
@@ -78,5 +78,5 @@ def test_a_run_says_each_doubt_once_and_those_of_data_before_the_first_step(tmp_
     fields |= {"train.epochs": 4, "optimizer.learning_rate": 1e-30}
     launch.run(launch.digits("smoke,tiny,ce", **fields), tmp_path)
     said = capsys.readouterr().out
-    assert said.count("test images are put into class") == 1
+    assert said.count("test images are classified as class") == 1
     assert 0 < said.find("near 0 and 1") < said.find("epoch   1/4")

@@ -45,7 +45,7 @@ _WRONG = [
     ({"student": Small}, "student is a class or a factory"),
     ({"student": 3}, "network 'int' is of type int"),
     ({"student": "resnet21"}, "unknown model 'resnet21'; did you mean"),
-    ({"train": None, "test": None}, "there are no images: data.name is empty"),
+    ({"train": None, "test": None}, "no data set: data.name is empty"),
     ({"train": (_IMAGES, None)}, "32 images for split 'train', but labels None"),
     ({"train": (_IMAGES, np.arange(20))}, "32 images for split 'train', but 20 labels"),
     ({"num_classes": 4.0}, "num_classes is 4.0, but must be a whole number"),
