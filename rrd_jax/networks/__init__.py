@@ -1,7 +1,8 @@
-"""The networks, by name.
+"""Networks by name.
 
-A new network is a line in `CIFAR` or `IMAGENET` of its family's file. A new family is a file with
-such tables, and its name in the tables here. A user's network comes by import path or as an object.
+To add a network, add an entry to `CIFAR` or `IMAGENET` in the module of its family. To add a
+family, add a module with such tables, and include them in the tables of this module. Custom
+networks are given by import path or as objects.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,7 +56,7 @@ from rrd_jax.networks.weight_checks import check_values, check_weights, invalid_
 
 Factory = Callable[..., nn.Module]
 
-# Published for images of 32 pixels.
+# Networks published for images of 32x32 pixels.
 CIFAR: dict[str, Factory] = {
     **resnet.CIFAR,
     **wrn.CIFAR,
@@ -65,7 +66,7 @@ CIFAR: dict[str, Factory] = {
     **vit.CIFAR,
     **convmixer.CIFAR,
 }
-# Published for images of ImageNet.
+# Networks published for ImageNet.
 IMAGENET: dict[str, Factory] = {
     **resnet.IMAGENET,
     **mobilenet.IMAGENET,
@@ -77,10 +78,10 @@ IMAGENET: dict[str, Factory] = {
     **vit.IMAGENET,
     **convmixer.IMAGENET,
 }
-# Pixels of a side of these, where it is not 224.
+# Image sizes of networks that were not published for 224 pixels.
 _SIDES = {**inverted.SIDES, **vit.SIDES}
 MODELS = CIFAR | IMAGENET
-# What other libraries call networks that compute the same: torchvision, and timm the last one.
+# Names of the same networks in torchvision and, for mobilenetv2_100, in timm.
 ALIASES = {
     **{
         f"vit_{size[0]}_{patch}": f"vit_{size}_patch{patch}_224"
@@ -106,27 +107,26 @@ def create(
     prefix: str = "",
     drop_path: float = 0.0,
 ) -> Network:
-    """The network of that name, without weights.
+    """Creates a network by name, without weights.
 
     Args:
       name: a key of MODELS or ALIASES, or an import path MODULE:NAME; see
         `networks.custom.create`.
-      num_classes: number of logits; 0 for one of MODELS without a classifier, whose logits are ().
-      dtype: what convolutions compute in. Parameters, statistics, embedding and logits are always
-        float32.
-      space_to_depth: whether the 7x7 convolution on images is computed as one on squares of 2x2
-        pixels; the same parameters give the same results, but for rounding.
-      options: of a network by import path.
-      prefix: of their names in messages, such as "student.options.".
-      drop_path: share of images, in [0, 1), for which the last block is left out in training; of
-        the others in proportion to their place (arXiv 1603.09382).
+      num_classes: number of logits; 0 for no classifier (only networks of MODELS), with logits ().
+      dtype: type of convolutions. Parameters, statistics, embedding and logits are always float32.
+      space_to_depth: whether the first 7x7 convolution is computed on blocks of 2x2 pixels, with
+        the same parameters; results differ by rounding.
+      options: options of a network given by import path.
+      prefix: prefix of the options' names in messages, such as "student.options.".
+      drop_path: drop-path rate of the last block, in [0, 1); the rates of earlier blocks are
+        proportional to their depth (arXiv 1603.09382).
 
     Returns:
       A Network for images [B, H, W, channels].
 
     Raises:
-      InputError: the name or an option is unknown, num_classes is no count, there is no 7x7
-        convolution to compute from space to depth, or the network leaves out no blocks.
+      InputError: the name or an option is unknown, num_classes is invalid, or the network does not
+        support space_to_depth or drop_path.
 
     Examples:
       >>> network = create("resnet8", num_classes=10)
@@ -148,19 +148,20 @@ def create(
         return network
     if not getattr(network, "imagenet_stem", False):
         raise errors.InputError(
-            f"space_to_depth is for networks that start with a 7x7 convolution, not for '{name}'"
+            f"space_to_depth is True, but '{name}' does not start with a 7x7 convolution; set it to"
+            " False"
         )
     return network.clone(space_to_depth=True)
 
 
 def check_drop_path(network: Network, rate: float, name: str, prefix: str = "") -> None:
-    """Raises an InputError for a rate above 0 of a network of ours that leaves out no blocks.
+    """Raises an InputError for a drop-path rate above 0 if the network does not support drop path.
 
     Args:
-      network: as it is made.
-      rate: as `create` has it.
-      name: of the network.
-      prefix: of its options in messages, such as "student.options.".
+      network: the network.
+      rate: the drop-path rate; see `create`.
+      name: the network's name in messages.
+      prefix: prefix of the options' names in messages, such as "student.options.".
     """
     if not rate or (isinstance(network, nn.Module) and hasattr(network, "drop_path")):
         return
@@ -168,49 +169,49 @@ def check_drop_path(network: Network, rate: float, name: str, prefix: str = "") 
     raise errors.InputError(
         f"{prefix.removesuffix('options.')}drop_path is {rate}, but '{name}' "
         + (
-            "is a network of your own, which leaves out blocks by itself: set it to 0"
+            "is a custom network; set it to 0 and implement drop path in the network"
             if is_custom
-            else "leaves out no blocks; transformers, ConvNeXt, EfficientNet, MobileNetV3 and V4,"
-            " and RegNetY do: set it to 0"
+            else "does not support drop path; set it to 0 (supported: transformers, ConvNeXt,"
+            " EfficientNet, MobileNetV3 and V4, and RegNetY)"
         )
     )
 
 
 def canonical(name: str) -> str:
-    """The name of MODELS for one of ALIASES; any other as it is."""
+    """Returns the name in MODELS of an alias; returns any other name unchanged."""
     return ALIASES.get(name, name)
 
 
 def aliases(name: str) -> list[str]:
-    """The other names of a network of MODELS."""
-    return [alias for alias, ours in ALIASES.items() if ours == name]
+    """Returns the aliases of a network of MODELS."""
+    return [alias for alias, model in ALIASES.items() if model == name]
 
 
 def factory(name: str) -> Factory:
-    """What makes the network of a name or alias; raises an InputError for any other name."""
-    others = {alias: MODELS[ours] for alias, ours in ALIASES.items() if ours in MODELS}
-    return errors.lookup("model", name, MODELS | others)
+    """Returns the factory of a name or alias; raises an InputError for an unknown name."""
+    by_alias = {alias: MODELS[model] for alias, model in ALIASES.items() if model in MODELS}
+    return errors.lookup("model", name, MODELS | by_alias)
 
 
 def image_size(name: str) -> int:
-    """Height and width of the images that network `name` was published for."""
+    """Returns the height and width of images for which the network `name` was published."""
     name = canonical(name)
     return 32 if name in CIFAR else _SIDES.get(name, 224)
 
 
 def patch(name: str) -> int:
-    """Pixels of a side of the squares that network `name` cuts images into; 1 for none."""
+    """Returns the side of the network's patches in pixels; 1 for a network without patches."""
     return getattr(MODELS.get(canonical(name)), "keywords", {}).get("patch", 1)
 
 
 def init(network: Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Fresh variables {"params", "batch_stats"} for images of [H, W, channels]."""
+    """Returns random variables {"params", "batch_stats"} for images [H, W, channels]."""
     variables = network.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
     return {"batch_stats": {}, **variables}
 
 
 def from_embedding(embedding: jax.Array, head: Any) -> Outputs:
-    """The Outputs, without maps, of a network with this head that computed this embedding.
+    """Computes Outputs without maps from an embedding and a head.
 
     Args:
       embedding: [B, D], of any float type.

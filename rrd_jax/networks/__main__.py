@@ -1,11 +1,11 @@
-"""Describes the networks: python -m rrd_jax.networks [--names=PATTERNS] [--model=NAME].
+"""Describes networks: python -m rrd_jax.networks [--names=PATTERNS] [--model=NAME].
 
-Without --model, a table of all that have a name, or of those that --names='vit_*,regnet*' names;
-behind a = stand other libraries' names of the same network.
-With it, one network, by name or import path: parameters, multiply-adds, what it returns and what
-its layers are, for --num_classes and --image_shape; the options of a network by import path are set
-with --option=width=64, as often as there are options. The exit code is 0, 1 for a bad flag, 2 for
-bad input.
+Without --model, prints a table of all networks, or of those that match --names='vit_*,regnet*';
+names in other libraries follow after a =.
+With --model, prints one network, given by name or import path: parameters, multiply-adds, outputs
+and maps, for --num_classes and --image_shape. Set the options of a network given by import path
+with one --option=width=64 per option. The exit code is 0, 1 for an invalid flag, 2 for invalid
+input.
 """
 
 import ast
@@ -23,34 +23,37 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """Not on import: tests import several programs, whose flags have the same names."""
-    flags.DEFINE_list("names", ["*"], "What the table has; * and ? stand for any characters.")
-    flags.DEFINE_string("model", "", "A name of the table, or MODULE:NAME.")
-    flags.DEFINE_integer("num_classes", 10, "Classes of --model.", lower_bound=1)
+    """Defines the flags; not at import, since tests import programs whose flags share names."""
+    flags.DEFINE_list("names", ["*"], "Names to list; patterns with * and ? are allowed.")
+    flags.DEFINE_string("model", "", "Network to describe: a name of the table, or MODULE:NAME.")
+    flags.DEFINE_integer("num_classes", 10, "Number of classes of --model.", lower_bound=1)
     flags.DEFINE_list(
-        "image_shape", None, "Height, width and channels. Default: as published, or 32,32,3."
+        "image_shape",
+        None,
+        "Height, width and channels. Default: the published size, or 32,32,3 for MODULE:NAME.",
     )
-    flags.DEFINE_multi_string("option", [], "NAME=VALUE of a network by import path.")
+    flags.DEFINE_multi_string("option", [], "NAME=VALUE, an option of a network MODULE:NAME.")
 
 
 def table(patterns: Sequence[str] = ("*",)) -> tables.Table:
-    """Header and rows: networks with 100 (CIFAR) or 1 000 (ImageNet) classes, for RGB images.
+    """Returns the table of networks with 100 (CIFAR) or 1 000 (ImageNet) classes for RGB images.
 
     Args:
-      patterns: names, or with * and ? for several.
+      patterns: names, or patterns with * and ?.
 
     Raises:
-      InputError: one names nothing.
+      InputError: a pattern matches no network.
     """
     header = ("name", "parameters", "MACs", "taps: channels@size", "embedding", "input size")
-    known = [*networks.MODELS, *networks.ALIASES]
-    named = {pattern: fnmatch.filter(known, pattern) for pattern in patterns}
-    for pattern, found in named.items():
-        if not found:
-            networks.factory(pattern)  # which raises
-    wanted = {networks.canonical(name) for found in named.values() for name in found}
+    names = [*networks.MODELS, *networks.ALIASES]
+    matches = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
+    for pattern, matching in matches.items():
+        if not matching:
+            # Raises the error for an unknown name.
+            networks.factory(pattern)
+    selected = {networks.canonical(name) for matching in matches.values() for name in matching}
     rows = []
-    for name in filter(wanted.__contains__, networks.MODELS):
+    for name in filter(selected.__contains__, networks.MODELS):
         size = networks.image_size(name)
         network = networks.create(name, 100 if name in networks.CIFAR else 1000)
         summary = networks.summarize(network, (size, size, 3))
@@ -65,16 +68,16 @@ def table(patterns: Sequence[str] = ("*",)) -> tables.Table:
 def description(
     name: str, num_classes: int, image_shape: tuple[int, int, int], options: dict[str, Any]
 ) -> str:
-    """What is known of one network, a line each.
+    """Returns a description of one network, with one property per line.
 
     Args:
       name: a key of `networks.MODELS` or `networks.ALIASES`, or an import path.
-      num_classes: C.
+      num_classes: number of classes C.
       image_shape: (H, W, channels).
-      options: of a network by import path.
+      options: options of a network given by import path.
 
     Raises:
-      InputError: there is no such network, or it is none.
+      InputError: the network is unknown or invalid.
     """
     network = networks.create(name, num_classes, options=options)
     networks.check(network, name, num_classes, image_shape)
@@ -85,12 +88,12 @@ def description(
         "network": _names(networks.canonical(name)),
         "images": "x".join(map(str, image_shape)),
         "parameters": f"{summary.parameters:,}",
-        "carried beside them": f"{sum(leaf.size for leaf in carried):,} numbers",
-        "multiply-adds": f"{summary.macs:,} an image",
+        "other variables": f"{sum(leaf.size for leaf in carried):,} numbers",
+        "multiply-adds": f"{summary.macs:,} per image",
         "logits": f"{num_classes}",
         "embedding": "none" if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[1],
         "maps": networks.describe_maps(outputs.maps),
-        "maps before their ReLU": networks.describe_maps(outputs.preactivations),
+        "maps before ReLU": networks.describe_maps(outputs.preactivations),
         "classifier": "/".join(summary.classifier) or ("yes" if outputs.head else "not reported"),
     }
     width = max(map(len, lines))
@@ -101,8 +104,8 @@ def _names(name: str) -> str:
     return " = ".join([name, *networks.aliases(name)])
 
 
-def _options(given: list[str]) -> dict[str, Any]:
-    pairs = dict(text.split("=", 1) if "=" in text else (text, "True") for text in given)
+def _options(texts: list[str]) -> dict[str, Any]:
+    pairs = dict(text.split("=", 1) if "=" in text else (text, "True") for text in texts)
     return {name: _literal(value) for name, value in pairs.items()}
 
 
@@ -121,8 +124,8 @@ def _image_shape(name: str) -> tuple[int, int, int]:
         height, width, channels = map(int, FLAGS.image_shape)
     except ValueError:
         raise errors.InputError(
-            f"--image_shape is {','.join(FLAGS.image_shape)}, but must be three whole numbers, such"
-            " as 32,32,3"
+            f"--image_shape is {','.join(FLAGS.image_shape)}, but must be three integers, such as"
+            " 32,32,3"
         ) from None
     errors.check_counts(height=height, width=width, channels=channels)
     return (height, width, channels)
@@ -137,7 +140,7 @@ def _run() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table, or one network."""
+    """Prints the table of networks, or the description of one."""
     del argv
     cli.guard(_run)
 

@@ -1,4 +1,4 @@
-"""What a network is, and what it returns."""
+"""The interface of networks and of their outputs."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -6,16 +6,16 @@ import jax
 
 
 class Outputs(NamedTuple):
-    """What a network computes from a batch of images.
+    """The outputs of a network for a batch of images.
 
     Attributes:
-      logits: [B, C] float32; () of a teacher without a classifier.
-      embedding: [B, D] float32, the pooled features that the classifier reads; () where a user's
-        network returns none.
-      maps: results of the stages [B, H, W, channels], the stem's first.
-      preactivations: the same maps before their last ReLU; the map itself where there is none.
+      logits: [B, C] float32; () for a teacher without a classifier.
+      embedding: [B, D] float32, the pooled features that the classifier reads; () if a custom
+        network returns no embedding.
+      maps: feature maps of the stem and of each stage [B, H, W, channels].
+      preactivations: the maps before their last ReLU, or the maps themselves without a ReLU.
       head: the classifier {"kernel": [D, C], "bias": [C]}, with logits = embedding @ kernel + bias;
-        () where there is none.
+        () for no such classifier.
     """
 
     logits: jax.Array
@@ -26,25 +26,28 @@ class Outputs(NamedTuple):
 
 
 class Network(Protocol):
-    """A network without weights: pure functions.
+    """A network without weights: pure functions of variables and images.
 
-    Its variables are {"params": what is trained, "batch_stats": running statistics, and whatever
-    else it carries from step to step}.
+    The variables are {"params": trained parameters, "batch_stats": running statistics and other
+    variables that are carried from step to step}.
+
+    Attributes:
+      dtype: type of the network's computation.
     """
 
-    dtype: Any  # what it computes in
+    dtype: Any
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
-        """Fresh variables for images like these.
+        """Returns random variables for images of this shape.
 
         Args:
           key: a typed PRNG key.
           images: [B, H, W, channels].
-          train: as `apply` has it.
+          train: see `apply`.
         """
 
     def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
-        """What `apply` computes from these images with fresh variables, and the variables."""
+        """Returns the outputs of `apply` with random variables, and the variables."""
 
     def apply(
         self,
@@ -55,15 +58,15 @@ class Network(Protocol):
         mutable: Any = False,
         rngs: jax.Array | None = None,
     ) -> Any:
-        """What the network computes from images.
+        """Computes the outputs for images.
 
         Args:
-          variables: as `init` makes them.
-          images: [B, H, W, channels], normalised.
-          train: whether batch norms use the statistics of this batch and update the running ones;
-            needs mutable=["batch_stats"].
+          variables: variables with the structure that `init` returns.
+          images: [B, H, W, channels], normalized.
+          train: whether batch norms use the statistics of the batch and update the running
+            statistics; requires mutable=["batch_stats"].
           mutable: collections of variables that the network may change, or False.
-          rngs: a typed PRNG key for what is random in training, such as dropout.
+          rngs: a typed PRNG key for randomness in training, such as dropout.
 
         Returns:
           Outputs; with `mutable` collections, (Outputs, {collection: its new variables}).

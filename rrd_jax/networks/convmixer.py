@@ -1,4 +1,4 @@
-"""ConvMixer (arXiv 2201.09792), with timm's names and modules; one for CIFAR as in the paper."""
+"""ConvMixer (arXiv 2201.09792) with timm's names and modules, and the paper's for CIFAR-10."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ _Conv = partial(layers.Conv, use_bias=True, kernel_init=layers.torch_default)
 
 
 class _Mixing(nn.Module):
-    """A depthwise convolution, its activation and a norm, added to what they were given."""
+    """A depthwise convolution, its activation and a norm, added to the input."""
 
     kernel: int
     activation: Callable
@@ -29,7 +29,7 @@ class _Mixing(nn.Module):
 
 
 class _Block(layers.Block):
-    """Mixes places, then channels."""
+    """A block that mixes positions, then channels."""
 
     kernel: int
     activation: Callable
@@ -37,26 +37,26 @@ class _Block(layers.Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        # PyTorch has these in a Sequential.
+        # The names are those of a PyTorch Sequential.
         x = _Mixing(self.kernel, self.activation, self.dtype, name="0")(x, train=train)
         x = _Conv(x.shape[-1], 1, dtype=self.dtype, name="1")(x)
         return layers.BatchNorm(name="3")(self.activation(x), train=train)
 
 
 class ConvMixer(nn.Module):
-    """Squares of an image, mixed at one resolution.
+    """A network that mixes the patches of an image at a single resolution.
 
-    Its maps are the results of four blocks that lie evenly; they end without a ReLU, so they are
+    The maps are the results of four evenly spaced blocks. They end without a ReLU, so they are
     their own preactivations.
 
     Attributes:
-      num_classes: C.
-      width: channels.
+      num_classes: number of classes C.
+      width: number of channels.
       depth: number of blocks.
-      kernel: of the depthwise convolutions.
-      patch: pixels of a square's side.
-      activation: of arrays.
-      dtype: what convolutions compute in; parameters and statistics are float32.
+      kernel: kernel size of the depthwise convolutions.
+      patch: side of a patch in pixels.
+      activation: the activation function.
+      dtype: type of convolutions; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -69,7 +69,7 @@ class ConvMixer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         x = _Conv(self.width, self.patch, self.patch, dtype=self.dtype, name="stem_0")(x)
         x = layers.BatchNorm(name="stem_2")(self.activation(x), train=train)
         maps, taps = [x], layers.even_taps(self.depth)
@@ -89,5 +89,5 @@ IMAGENET = {
     "convmixer_1024_20_ks9_p14": partial(ConvMixer, width=1024, depth=20, kernel=9, patch=14),
     "convmixer_1536_20": partial(ConvMixer, width=1536, depth=20, kernel=9, patch=7),
 }
-# The paper's for CIFAR-10: 0.7 million parameters.
+# The paper's network for CIFAR-10 has 0.7 million parameters.
 CIFAR = {"convmixer_256_8_cifar": partial(ConvMixer, width=256, depth=8, kernel=5, patch=2)}

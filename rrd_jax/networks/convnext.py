@@ -15,7 +15,7 @@ _Conv = partial(layers.Conv, use_bias=True, kernel_init=transformer.small_normal
 
 
 class _ResponseNorm(nn.Module):
-    """Global response normalisation: channels compete for their length over all places."""
+    """Global response normalization: channels compete by their norm over all positions."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -23,7 +23,7 @@ class _ResponseNorm(nn.Module):
             self.param(name, nn.initializers.zeros, (x.shape[-1],)) for name in ("scale", "bias")
         )
         wide = x.astype(jnp.float32)
-        # A length of 0 has no gradient of its own.
+        # The double `where` avoids a NaN in the gradient of a square root at 0.
         squares = jnp.sum(wide * wide, (1, 2), keepdims=True)
         length = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
         share = length / (length.mean(-1, keepdims=True) + 1e-6)
@@ -32,7 +32,7 @@ class _ResponseNorm(nn.Module):
 
 
 class _Mlp(nn.Module):
-    """Two linear layers; as convolutions of one pixel where PyTorch has them so."""
+    """An MLP of two linear layers, or of two 1x1 convolutions for weights of that form."""
 
     as_convolutions: bool
     response: bool
@@ -52,7 +52,7 @@ class _Mlp(nn.Module):
 
 
 class _Block(layers.Block):
-    """A depthwise 7x7 convolution, a norm and an MLP, added to what they were given."""
+    """A depthwise 7x7 convolution, a norm and an MLP, added to the input."""
 
     second: bool
     as_convolutions: bool
@@ -72,7 +72,7 @@ class _Block(layers.Block):
 
 
 class _Stage(nn.Module):
-    """Blocks of a width; before them, unless it is the first, a norm and a 2x2 convolution."""
+    """Blocks of one width, after a norm and a 2x2 convolution except in the first stage."""
 
     width: int
     first: bool
@@ -93,7 +93,7 @@ class _Stage(nn.Module):
 
 
 class _Head(nn.Module):
-    """Average over places, a norm, and the classifier."""
+    """An average over positions, a norm and the classifier."""
 
     num_classes: int
 
@@ -108,17 +108,18 @@ class _Head(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """A ConvNeXt. Its maps end without a ReLU, so they are their own preactivations.
+    """A ConvNeXt. The maps end without a ReLU, so they are their own preactivations.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes C.
       blocks: number of blocks in each stage.
       widths: channels of each stage.
-      second: whether it is V2: response norms in the MLPs instead of a scale behind them.
-      as_convolutions: whether PyTorch has the MLPs as convolutions.
-      drop_path: share of examples for which the last block is left out in training; of the others
-        in proportion to their place.
-      dtype: what convolutions and products compute in; parameters and norms are float32.
+      second: whether the network is V2, with response norms in the MLPs instead of a scale after
+        them.
+      as_convolutions: whether PyTorch's MLPs are convolutions.
+      drop_path: drop-path rate of the last block; the rates of earlier blocks are proportional to
+        their depth.
+      dtype: type of convolutions and matrix products; parameters and norms are float32.
     """
 
     num_classes: int
@@ -131,7 +132,7 @@ class ConvNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         x = _Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem_0")(x)
         x = transformer.LayerNorm(name="stem_1")(x)
         maps, drops = [x], transformer.drop_rates(self.drop_path, sum(self.blocks))
@@ -151,7 +152,7 @@ class ConvNeXt(nn.Module):
         return Outputs(logits, embedding, tuple(maps), tuple(maps), head)
 
 
-# Blocks of the stages, the first one's channels, and whether MLPs are convolutions.
+# Blocks of each stage, channels of the first stage, and whether MLPs are convolutions.
 _SHAPES = {
     "atto": ((2, 2, 6, 2), 40, True),
     "femto": ((2, 2, 6, 2), 48, True),

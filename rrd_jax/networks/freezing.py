@@ -1,4 +1,4 @@
-"""Networks of which some parts stay as they are: no gradient, no new statistics."""
+"""Networks with frozen parts, which have no gradient and keep their running statistics."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -20,17 +20,18 @@ def frozen_parts(
     head: Collection[str],
     field: str = "freeze",
 ) -> frozenset[str]:
-    """The parameters that a pattern names, by path, of a network that can stay so.
+    """Returns the paths of the parameters that match a pattern, if they can be frozen.
 
     Args:
-      network: of `networks.create`.
+      network: a network of `networks.create`.
       image_shape: (H, W, channels).
-      pattern: as `parts.matching` has it.
+      pattern: see `parts.matching`.
       head: the paths of the classifier.
-      field: what the pattern is called in messages.
+      field: the pattern's field in messages.
 
     Raises:
-      InputError: as `parts.matching`; or the parts carry more than a BatchNorm of Linen does.
+      InputError: see `parts.matching`; or the parts have carried variables other than those of
+        Linen's BatchNorm.
     """
     frozen = parts.matching(network, image_shape, pattern, frozenset(head), field)
     _check_statistics(network, image_shape, frozen, field)
@@ -38,7 +39,7 @@ def frozen_parts(
 
 
 class _Frozen(NamedTuple):
-    """A Network with the functions of another, of which parts stay as they are."""
+    """A Network with frozen parts, made of the functions of another Network."""
 
     init: Any
     init_with_output: Any
@@ -47,13 +48,13 @@ class _Frozen(NamedTuple):
 
 
 def freeze(network: Network, frozen: Collection[str]) -> Network:
-    """A network of the same variables, whose frozen parameters have no gradient.
+    """Returns a network with the same variables, whose frozen parameters have no gradient.
 
-    In training the batch norms among them use their running statistics, and leave them as they are.
+    In training, frozen batch norms use their running statistics and do not update them.
 
     Args:
-      network: of `networks.create` or `networks.remat`.
-      frozen: the paths of parameters.
+      network: a network of `networks.create` or `networks.remat`.
+      frozen: the paths of the frozen parameters.
     """
 
     def apply(variables, images, *, train=False, mutable=False, rngs=None):
@@ -64,26 +65,26 @@ def freeze(network: Network, frozen: Collection[str]) -> Network:
             lambda path, leaf: jax.lax.stop_gradient(leaf) if leaf_name(path) in frozen else leaf,
             variables["params"],
         )
-        still = _frozen_modules(variables["params"], frozen)
-        with nn.intercept_methods(_evaluating(still, set())):
+        modules = _frozen_modules(variables["params"], frozen)
+        with nn.intercept_methods(_evaluate_frozen(modules, set())):
             result = network.apply(variables | {"params": params}, images, **options)
         if not mutable:
             return result
         outputs, changed = result
-        return outputs, _with_statistics(changed, variables, still)
+        return outputs, _with_statistics(changed, variables, modules)
 
     return _Frozen(network.init, network.init_with_output, apply, network.dtype)
 
 
 def _frozen_modules(params: Any, frozen: Collection[str]) -> frozenset[str]:
-    """The paths of the modules all of whose parameters are frozen."""
-    held: dict[str, bool] = {}
+    """Returns the paths of the modules whose parameters are all frozen."""
+    is_frozen: dict[str, bool] = {}
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
         words = leaf_name(path).split("/")
         for i in range(1, len(words)):
             module = "/".join(words[:i])
-            held[module] = held.get(module, True) and "/".join(words) in frozen
-    return frozenset(module for module, is_frozen in held.items() if is_frozen)
+            is_frozen[module] = is_frozen.get(module, True) and "/".join(words) in frozen
+    return frozenset(module for module, value in is_frozen.items() if value)
 
 
 def _is_in(name: str, modules: Collection[str]) -> bool:
@@ -91,28 +92,33 @@ def _is_in(name: str, modules: Collection[str]) -> bool:
     return any("/".join(words[:i]) in modules for i in range(1, len(words) + 1))
 
 
-def _with_statistics(changed: Mapping[str, Any], before: Mapping[str, Any], still: Any) -> Any:
-    """What a network carries, as it was in modules that stay as they are."""
+def _with_statistics(changed: Mapping[str, Any], before: Mapping[str, Any], modules: Any) -> Any:
+    """Returns the changed collections with the previous statistics in frozen modules."""
 
     def keep(path, new, old):
-        return old if _is_in(_statistic(path), still) else new
+        return old if _is_in(_statistic_path(path), modules) else new
 
     stats = changed["batch_stats"], before["batch_stats"]
     return changed | {"batch_stats": jax.tree_util.tree_map_with_path(keep, *stats)}
 
 
-def _statistic(path: Any) -> str:
-    """The path of what a network carries, without the collection that some keep it in."""
+def _statistic_path(path: Any) -> str:
+    """Returns the path of a carried variable, without a nested collection batch_stats."""
     return leaf_name(path).removeprefix("batch_stats/")
 
 
-def _evaluating(still: Collection[str], reached: set[str]) -> Any:
-    """What intercepts the calls of batch norms in modules that stay as they are."""
+def _evaluate_frozen(modules: Collection[str], reached: set[str]) -> Any:
+    """Returns an interceptor that runs batch norms in frozen modules in evaluation mode.
+
+    Args:
+      modules: the paths of the frozen modules.
+      reached: receives the paths of the batch norms that were called.
+    """
 
     def intercept(call, args, kwargs, context):
         module = context.module
         name = "/".join(module.path)
-        if context.method_name != "__call__" or not _is_in(name, still):
+        if context.method_name != "__call__" or not _is_in(name, modules):
             return call(*args, **kwargs)
         if isinstance(module, layers.BatchNorm):
             reached.add(name)
@@ -120,7 +126,7 @@ def _evaluating(still: Collection[str], reached: set[str]) -> Any:
         if isinstance(module, nn.BatchNorm):
             reached.add(name)
             kwargs = {k: v for k, v in kwargs.items() if k != "use_running_average"}
-            # It takes the flag as a field or as an argument, not as both.
+            # The flag may be set as a field or as an argument, but not as both.
             before = module.use_running_average
             object.__setattr__(module, "use_running_average", True)
             try:
@@ -135,11 +141,13 @@ def _evaluating(still: Collection[str], reached: set[str]) -> Any:
 def _check_statistics(
     network: Network, image_shape: tuple[int, ...], frozen: frozenset[str], field: str
 ) -> None:
-    """Raises an InputError for frozen modules that carry more than a BatchNorm of Linen does."""
+    """Raises an InputError for carried variables in frozen modules that are not batch norms."""
     variables = summarize(network, image_shape).variables
-    still = _frozen_modules(variables["params"], frozen)
+    modules = _frozen_modules(variables["params"], frozen)
     leaves = jax.tree_util.tree_leaves_with_path(variables["batch_stats"])
-    carried = {_statistic(path) for path, _ in leaves if _is_in(_statistic(path), still)}
+    carried = {
+        _statistic_path(path) for path, _ in leaves if _is_in(_statistic_path(path), modules)
+    }
     if not carried:
         return
     reached: set[str] = set()
@@ -148,11 +156,11 @@ def _check_statistics(
         return network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=key)
 
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    with nn.intercept_methods(_evaluating(still, reached)):
+    with nn.intercept_methods(_evaluate_frozen(modules, reached)):
         jax.eval_shape(train, variables, images, jax.random.key(0))
     unknown = sorted(n for n in carried if not _is_in(n, reached))
     if unknown:
         raise errors.InputError(
-            f"{field} names parts that carry {unknown[0]}, and only a BatchNorm of Flax Linen is"
-            " known to leave what it carries as it is: freeze parts that carry nothing"
+            f"{field} matches parts that carry {unknown[0]}, but only the statistics of Flax"
+            " Linen's BatchNorm can be frozen; freeze parts without carried variables"
         )

@@ -1,9 +1,10 @@
 """Networks of inverted residuals: EfficientNet, MobileNetV3 and MobileNetV4.
 
-Names are timm's, and torchvision's where that computes something else. Modules are timm's.
+Names and modules are those of timm. Networks that compute something else in torchvision are
+included under torchvision's names.
 
-EfficientNet: arXiv 1905.11946, its second version: 2104.00298, MobileNetV3: 1905.02244,
-MobileNetV4: 2404.10518.
+EfficientNet: arXiv 1905.11946, EfficientNetV2: 2104.00298, MobileNetV3: 1905.02244, MobileNetV4:
+2404.10518.
 """
 
 import math
@@ -21,21 +22,22 @@ from rrd_jax.networks.contract import Outputs
 
 
 class Shape(NamedTuple):
-    """Blocks of one kind that follow each other.
+    """The shape of consecutive blocks of one kind.
 
     Attributes:
-      kind: "plain" convolution; "separable", a depthwise convolution and one of a pixel;
-        "inverted", with one that widens before them; "fused", where the first two are one;
-        "universal", where depthwise ones may stand at the beginning and in the middle.
-      count: of blocks.
-      kernel: of the depthwise convolution, in the middle; 0 for none there.
-      stride: of the first block.
-      expansion: how many times as wide a block is inside.
-      width: channels of the result.
-      start: kernel of the depthwise convolution at the beginning.
-      squeeze: share of channels through which they are weighted; 0 for no such weights.
-      relu: whether its activation is a ReLU, whatever the network's is.
-      skip: whether a plain convolution is added to what it was given.
+      kind: "plain", a convolution; "separable", a depthwise and a 1x1 convolution; "inverted", a
+        1x1 expansion, a depthwise and a 1x1 convolution; "fused", the same with a single
+        convolution for expansion and depthwise convolution; "universal", an inverted block with
+        optional depthwise convolutions at the start and in the middle.
+      count: number of blocks.
+      kernel: kernel size of the (middle depthwise) convolution; 0 for none.
+      stride: stride of the first block.
+      expansion: factor of the channels inside a block.
+      width: number of output channels.
+      start: kernel size of the depthwise convolution at the start; 0 for none.
+      squeeze: width of the squeeze and excitation as a share of the channels; 0 for none.
+      relu: whether the activation is a ReLU, instead of the network's activation.
+      skip: whether the input is added to the result of a plain convolution.
     """
 
     kind: str
@@ -51,13 +53,13 @@ class Shape(NamedTuple):
 
 
 def divisible(width: float) -> int:
-    """The multiple of 8 that is nearest, but not below nine tenths of the width."""
+    """Rounds a width to the nearest multiple of 8 that is at least nine tenths of the width."""
     nearest = max(8, int(width + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * width else nearest
 
 
 class _Block(layers.Block):
-    """A block of some kind; it is added to what it was given where the shapes are the same."""
+    """A block of any kind; its input is added to the result if the shapes are equal."""
 
     shape: Shape
     stride: int
@@ -86,7 +88,7 @@ class _Block(layers.Block):
         return layers.conv_norm(x, names, features, kernel, stride, **options)
 
     def _squeezed(self, x, before):
-        """Weighted channels, of a block that was given `before` channels."""
+        """Applies squeeze and excitation in a block with `before` input channels."""
         if not self.shape.squeeze:
             return x
         if self.squeeze_inside:
@@ -143,24 +145,25 @@ class _Block(layers.Block):
 class Inverted(nn.Module):
     """A network of inverted residuals.
 
-    Its maps are the stem, and the last result of each resolution; they are their own
-    preactivations, since a block's end has no activation.
+    The maps are the results of the stem and of the last block of each resolution. They are their
+    own preactivations, since blocks end without an activation.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes C.
       stem: channels of the first convolution.
-      stages: of shapes.
-      head: channels of the last convolution of a pixel.
-      activation: of arrays.
-      gate: of the weights of channels.
-      pooled_head: whether the last convolution reads the average over places (MobileNetV3 and V4).
-      norm_head: whether it has a batch norm, and no bias.
-      squeeze_inside: whether weights of channels count the channels inside a block.
-      epsilon: of the batch norms.
-      momentum: of the batch norms.
-      drop_path: share of examples for which a block behind the last would be left out in training;
-        of the blocks in proportion to their place.
-      dtype: what convolutions compute in; parameters and statistics are float32.
+      stages: the shapes of the blocks of each stage.
+      head: channels of the last 1x1 convolution.
+      activation: the activation function.
+      gate: the activation that computes channel weights.
+      pooled_head: whether the last convolution reads the average over positions (MobileNetV3 and
+        V4).
+      norm_head: whether the last convolution has a batch norm instead of a bias.
+      squeeze_inside: whether the width of squeeze and excitation is a share of the channels inside
+        a block, instead of its input channels.
+      epsilon: epsilon of the batch norms.
+      momentum: momentum of the batch norms.
+      drop_path: factor r of the drop-path rates: the rate of block i of n is r * i / n.
+      dtype: type of convolutions; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -179,7 +182,7 @@ class Inverted(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         norm = {"epsilon": self.epsilon, "momentum": self.momentum}
         options = {"train": train, "dtype": self.dtype, "norm": norm}
         x = self.activation(layers.conv_norm(x, ("conv_stem", "bn1"), self.stem, 3, 2, **options))
@@ -194,7 +197,8 @@ class Inverted(nn.Module):
                 self.squeeze_inside,
                 self.epsilon,
                 self.momentum,
-                self.drop_path * i / len(blocks),  # not in steps up to it, as elsewhere
+                # As in timm, the last block's rate is below `drop_path`, unlike in other families.
+                self.drop_path * i / len(blocks),
                 self.dtype,
                 name=name,
             )(x, train=train)
@@ -214,13 +218,13 @@ class Inverted(nn.Module):
         return layers.classify(self.activation(x), classifier, maps, maps)
 
     def blocks(self) -> Iterator[tuple[str, Shape, int]]:
-        """Name, shape and stride of each block."""
+        """Yields the name, shape and stride of each block."""
         for i, stage in enumerate(self.stages):
-            place = 0
+            position = 0
             for shape in stage:
                 for repeat in range(shape.count):
-                    yield f"blocks_{i}_{place}", shape, shape.stride if repeat == 0 else 1
-                    place += 1
+                    yield f"blocks_{i}_{position}", shape, shape.stride if repeat == 0 else 1
+                    position += 1
 
 
 def _efficientnet(width: float, depth: float, squeeze: float = 0.25, **more) -> partial:
@@ -290,7 +294,7 @@ _V3_LARGE = (
 
 
 def _universal(*blocks: tuple[int, ...]) -> tuple[Shape, ...]:
-    """Blocks of (count, kernel at the start, in the middle, stride, expansion, width)."""
+    """Returns shapes from (count, start kernel, middle kernel, stride, expansion, width)."""
     return tuple(
         Shape("universal", count, middle, stride, expansion, width, start)
         for count, start, middle, stride, expansion, width in blocks
@@ -346,7 +350,7 @@ _V3 = {
 _V3_NORM = {"epsilon": 1e-3, "momentum": 0.99}
 _V4 = {"stem": 32, "activation": functional.relu, "pooled_head": True, "head": 1280}
 
-# torchvision's, where it computes something else than timm's network of these entries.
+# Torchvision's networks that compute something else than timm's networks with the same parameters.
 TORCHVISION = {
     "efficientnet_v2_s": partial(Inverted, stem=24, stages=_V2_SMALL, head=1280, epsilon=1e-3),
     "mobilenet_v3_small": partial(Inverted, stages=_V3_SMALL, head=1024, **_V3, **_V3_NORM),
@@ -366,7 +370,7 @@ IMAGENET = {
     "mobilenetv4_conv_medium": partial(Inverted, stages=_V4_MEDIUM, **_V4),
     **TORCHVISION,
 }
-# Pixels of a side of the images that they were published for, where it is not 224.
+# Image sizes of networks that were not published for 224 pixels.
 SIDES = {
     "efficientnet_b1": 240,
     "efficientnet_b2": 260,

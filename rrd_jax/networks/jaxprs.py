@@ -1,10 +1,10 @@
-"""Programs of JAX, looked at equation by equation."""
+"""Helpers for traversing jaxprs."""
 
 from typing import Any
 
 
 def called(equation: Any) -> Any:
-    """The program that an equation such as jit or remat calls with its own operands, or None."""
+    """Returns the program that an equation such as jit calls with its operands, or None."""
     for value in equation.params.values():
         program = getattr(value, "jaxpr", value)
         if hasattr(program, "eqns") and len(program.invars) == len(equation.invars):

@@ -1,4 +1,4 @@
-"""Layers that the network families share; they compute as PyTorch's do."""
+"""Layers that the network families share, with the numerics of PyTorch."""
 
 import functools
 import math
@@ -21,36 +21,45 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Block(nn.Module):
-    """Marks a module that `networks.remat` may recompute: (x, **keywords) -> anything."""
+    """Base class of modules (x, **keywords) -> result that `networks.remat` may recompute."""
 
 
 Leaves = dict[tuple[str, ...], jax.Array]
 
 
 class Joined(Block):
-    """Marks a block whose branches are one convolution when it evaluates; `teacher.fold` asks.
+    """Base class of blocks whose branches `teacher.fold` merges into one convolution.
 
-    It then has what `join` gives for parameters.
+    After folding, the result of `join` replaces the parameters of the block.
     """
 
     @staticmethod
     def join(params: Leaves, stats: Leaves) -> Leaves:
-        """Parameters for evaluation, by their paths in the block, of those and its statistics."""
+        """Computes the parameters of the merged block.
+
+        Args:
+          params: parameters by their paths in the block.
+          stats: running statistics by their paths in the block.
+
+        Returns:
+          The parameters for evaluation by their paths in the block.
+        """
         raise NotImplementedError
 
 
 class Conv(nn.Module):
-    """Convolution with PyTorch's symmetric padding of (kernel - 1) / 2.
+    """A convolution with PyTorch's symmetric padding of (kernel - 1) / 2.
 
     Attributes:
-      features: channels of the result.
-      kernel: height and width of the kernel, odd, or as large as the stride, then without padding.
-      stride: of both axes.
-      dtype: what the convolution computes in; its parameters are float32.
+      features: number of output channels.
+      kernel: height and width of the kernel: odd, or equal to the stride, then without padding.
+      stride: stride of both axes.
+      dtype: type of the convolution; its parameters are float32.
       groups: number of groups into which the channels are split.
       use_bias: whether a bias is added.
       kernel_init: initializer of the kernel [kernel, kernel, channels / groups, features].
-      space_to_depth: computes a 7x7 convolution of stride 2 by `convolution.convolve_pairs`.
+      space_to_depth: whether `convolution.convolve_pairs` computes the convolution, which must be
+        7x7 of stride 2.
     """
 
     features: int
@@ -64,7 +73,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, channels] to [B, H / stride, W / stride, features]."""
+        """Maps [B, H, W, channels] to [B, H / stride, W / stride, features]."""
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
@@ -79,15 +88,15 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm with PyTorch's running variance: the unbiased one, where Flax keeps the biased.
+    """Batch norm with PyTorch's running variance, which is unbiased; that of Flax is biased.
 
     Statistics are float32 and span the whole (global) batch; the result has the input's dtype.
 
     Attributes:
-      momentum: share that the running statistics keep of themselves at each update.
-      epsilon: added to the variance.
-      follows: name of the convolution beside it, if only this batch norm reads its result; "" if
-        there is no such convolution. `teacher.fold` joins the two.
+      momentum: decay of the running statistics in each update.
+      epsilon: constant added to the variance.
+      follows: name of the convolution in the same module whose result only this batch norm reads;
+        "" for no such convolution. `teacher.fold` merges the two.
     """
 
     momentum: float = 0.9
@@ -96,29 +105,30 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[..., channels], normalised by the batch's statistics (train) or the running ones."""
+        """Normalizes [..., channels] by the batch's statistics (train) or the running ones."""
         features = x.shape[-1]
         bias = self.param("bias", nn.initializers.zeros, (features,))
         if not (train or self.is_initializing() or self.has_variable("params", "scale")):
-            # `teacher.fold` left nothing but the bias.
+            # `teacher.fold` removed all parameters except the bias.
             return (x + functional.per_channel(bias, x)).astype(x.dtype)
         scale = self.param("scale", nn.initializers.ones, (features,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if train:
-            # Mean and variance in one pass save one pass in the gradient too: these reductions are
-            # most of a small step. The running mean is near the batch's, as `moments` wants it.
+            # One pass for mean and variance saves one pass in the gradient, too; these reductions
+            # dominate small steps. The running mean is close to the batch mean, as `moments`
+            # requires.
             mean, var = functional.moments(x, running_mean.value)
             mean, var = checkpoint_name((mean, var), "statistics")
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1])
                 unbiased = var * (count / max(count - 1, 1))
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+                decay = self.momentum
+                running_mean.value = decay * running_mean.value + (1 - decay) * mean
+                running_var.value = decay * running_var.value + (1 - decay) * unbiased
         else:
             mean, var = running_mean.value, running_var.value
-        # XLA fuses one scale and shift, in float32.
+        # XLA fuses a single scale and shift, in float32.
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return functional.affine(x, factor, bias - mean * factor)
 
@@ -127,8 +137,8 @@ class GroupNorm(nn.Module):
     """Group norm (arXiv 1803.08494), in float32; the result has the input's dtype.
 
     Attributes:
-      groups: of channels, each normalised over its channels and all places.
-      epsilon: added to the variance.
+      groups: number of groups of channels, each normalized over its channels and all positions.
+      epsilon: constant added to the variance.
     """
 
     groups: int = 32
@@ -136,13 +146,13 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, channels], normalised."""
+        """Normalizes [B, H, W, channels]."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         wide = x.astype(jnp.float32).reshape(*x.shape[:3], self.groups, -1)
-        centred = wide - wide.mean((1, 2, 4), keepdims=True)
-        factor = jax.lax.rsqrt(jnp.mean(centred**2, (1, 2, 4), keepdims=True) + self.epsilon)
-        y = (centred * factor).reshape(x.shape)
+        centered = wide - wide.mean((1, 2, 4), keepdims=True)
+        factor = jax.lax.rsqrt(jnp.mean(centered**2, (1, 2, 4), keepdims=True) + self.epsilon)
+        y = (centered * factor).reshape(x.shape)
         y = y * functional.per_channel(scale, y) + functional.per_channel(bias, y)
         return y.astype(x.dtype)
 
@@ -159,16 +169,16 @@ def conv_norm(
     norm: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> jax.Array:
-    """A convolution and its norm, as submodules of the module that calls this.
+    """Applies a convolution and a norm, as submodules of the calling module.
 
     Args:
       x: [B, H, W, channels].
-      names: of the convolution and the norm.
-      features: channels of the result.
+      names: names of the convolution and the norm.
+      features: number of output channels.
       kernel: height and width of the kernel.
-      stride: of both axes.
-      train: as BatchNorm has it.
-      norm_groups: groups of a GroupNorm; 0 for a BatchNorm.
+      stride: stride of both axes.
+      train: see BatchNorm.
+      norm_groups: number of groups of a GroupNorm; 0 for a BatchNorm.
       norm: further attributes of BatchNorm.
       **options: further attributes of Conv.
     """
@@ -179,14 +189,14 @@ def conv_norm(
 
 
 class Squeeze(nn.Module):
-    """Weights channels by what they are on average (squeeze and excitation, arXiv 1709.01507).
+    """Squeeze and excitation (arXiv 1709.01507): channel weights computed from channel averages.
 
     Attributes:
-      width: channels between its two convolutions.
-      activation: between them.
-      gate: makes weights of what comes out.
-      names: of the convolutions.
-      dtype: what it computes in.
+      width: number of channels between the two convolutions.
+      activation: activation between the two convolutions.
+      gate: activation that converts the result of the second convolution to weights.
+      names: names of the convolutions.
+      dtype: type of the computation.
     """
 
     width: int
@@ -197,7 +207,7 @@ class Squeeze(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, channels], weighted."""
+        """Returns [B, H, W, channels] with weighted channels."""
         conv = functools.partial(Conv, kernel=1, use_bias=True, dtype=self.dtype)
         first, second = self.names
         mean = functional.wide(x).mean((1, 2), keepdims=True).astype(x.dtype)
@@ -206,14 +216,14 @@ class Squeeze(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution and its batch norm, as a module of their own.
+    """A module of a convolution and its batch norm.
 
     Attributes:
-      features: channels of the result.
+      features: number of output channels.
       kernel: height and width of the kernel.
-      stride: of both axes.
+      stride: stride of both axes.
       groups: number of groups into which the channels are split.
-      dtype: what the convolution computes in.
+      dtype: type of the convolution.
     """
 
     features: int
@@ -224,23 +234,23 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, channels] to [B, H / stride, W / stride, features]."""
+        """Maps [B, H, W, channels] to [B, H / stride, W / stride, features]."""
         options = {"train": train, "dtype": self.dtype, "groups": self.groups}
         return conv_norm(x, ("conv", "bn"), self.features, self.kernel, self.stride, **options)
 
 
 def numbered(i: int) -> tuple[str, str]:
-    """Names of a convolution and its batch norm that are attributes of a PyTorch module."""
+    """Returns the names of a convolution and its norm that are attributes of a PyTorch module."""
     return f"conv{i}", f"bn{i}"
 
 
 def in_sequence(name: str, i: int = 0) -> tuple[str, str]:
-    """Names of a convolution and its batch norm at places i and i + 1 of a PyTorch Sequential."""
+    """Returns the names of a convolution and its norm at i and i + 1 of a PyTorch Sequential."""
     return f"{name}_{i}", f"{name}_{i + 1}"
 
 
 class Classifier(nn.Module):
-    """Linear layer in float32, with the initial weights of PyTorch's Linear.
+    """A linear layer in float32, with the initial weights of PyTorch's Linear.
 
     Attributes:
       features: number of classes; 0 for a network without a classifier, which has no logits.
@@ -254,7 +264,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array | tuple[()]:
-        """[B, D] to [B, features]; to () for no features."""
+        """Maps [B, D] to [B, features], or to () if `features` is 0."""
         if not self.features:
             return ()
         bound = 0.0 if self.zero_bias else 1 / math.sqrt(x.shape[-1])
@@ -268,25 +278,25 @@ class Classifier(nn.Module):
 
     @property
     def head(self) -> Any:
-        """Its parameters, as Outputs have them, once it was called."""
+        """The `head` of Outputs: the parameters, available after the layer was called."""
         return dict(self.variables["params"]) if self.features else ()
 
 
 def even_taps(depth: int) -> set[int]:
-    """Of so many blocks four, the last among them, that lie evenly."""
+    """Returns the indices of four evenly spaced blocks, including the last."""
     return {-(-depth * (i + 1) // 4) - 1 for i in range(4)}
 
 
 def average(x: jax.Array) -> jax.Array:
-    """The average over places of maps [B, H, W, D]: [B, D] float32.
+    """Averages maps [B, H, W, D] over all positions, to [B, D] float32.
 
     Raises:
-      InputError: there are no places, because the images were too small.
+      InputError: the maps have no positions, since the images are too small.
     """
     if 0 in x.shape[1:3]:
         raise errors.InputError(
-            f"the images are too small for this network: {x.shape[1]}x{x.shape[2]} is left of them"
-            " before the last pooling; a larger data.image_size helps"
+            "the images are too small for this network: the maps before the last pooling are"
+            f" {x.shape[1]}x{x.shape[2]}; increase data.image_size"
         )
     return jnp.mean(convolutions.apart(x).astype(jnp.float32), axis=(1, 2))
 
@@ -297,10 +307,10 @@ def classify(
     maps: Sequence[jax.Array],
     preactivations: Sequence[jax.Array],
 ) -> Outputs:
-    """The Outputs of a network whose `classifier` reads the average of x [B, H, W, D] over places.
+    """Computes Outputs from the last map x [B, H, W, D], whose average is the embedding.
 
     Raises:
-      InputError: x has no places, because the images were too small.
+      InputError: x has no positions, since the images are too small.
     """
     embedding = average(x)
     logits = classifier(embedding)
@@ -308,10 +318,10 @@ def classify(
 
 
 class Head(nn.Module):
-    """What `classify` does as a module of its own, whose classifier is `fc`, as timm has it.
+    """A module that runs `classify` with a classifier named `fc`, as in timm.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes C.
     """
 
     num_classes: int
@@ -320,5 +330,5 @@ class Head(nn.Module):
     def __call__(
         self, x: jax.Array, maps: Sequence[jax.Array], preactivations: Sequence[jax.Array]
     ) -> Outputs:
-        """As `classify` has it."""
+        """Computes Outputs; see `classify`."""
         return classify(x, Classifier(self.num_classes, name="fc"), maps, preactivations)

@@ -14,11 +14,11 @@ from rrd_jax.networks.layers import in_sequence
 
 
 class MobileNetV1(nn.Module):
-    """Depthwise 3x3 and dense 1x1 convolutions in turn.
+    """Alternating depthwise 3x3 and dense 1x1 convolutions.
 
     Attributes:
-      num_classes: C.
-      dtype: what convolutions compute in; parameters and statistics are float32.
+      num_classes: number of classes C.
+      dtype: type of convolutions; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -26,7 +26,7 @@ class MobileNetV1(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         options = {"dtype": self.dtype, "kernel_init": layers.torch_default}
         conv_norm = partial(layers.conv_norm, train=train, **options)
         x = functional.relu(conv_norm(x, in_sequence("model_0"), 32, 3, 2))
@@ -40,22 +40,23 @@ class MobileNetV1(nn.Module):
             )
             before = conv_norm(x, in_sequence(names, 3), width, 1)
             x = functional.relu(before)
-            if i in (3, 5, 11, 13):  # the last of their resolution
+            # These blocks are the last of their resolution.
+            if i in (3, 5, 11, 13):
                 maps.append(x)
                 preactivations.append(before)
         classifier = layers.Classifier(self.num_classes, name="fc")
         return layers.classify(x, classifier, maps, preactivations)
 
 
-# What PyTorch calls (convolution, batch norm) of a block: in the CIFAR network; and in
-# torchvision's, which leaves out the first pair where nothing widens.
+# PyTorch's names of (convolution, batch norm) in a block: in the CIFAR network, and in torchvision,
+# where blocks without expansion have no first pair.
 _PLAIN = (in_sequence("conv"), in_sequence("conv", 3), in_sequence("conv", 6))
 _WIDENING = (in_sequence("conv_0"), in_sequence("conv_1"), in_sequence("conv", 2))
 _FLAT = (in_sequence("conv_0"), in_sequence("conv", 1))
 
 
 class _Inverted(layers.Block):
-    """Inverted residual: 1x1 that widens, depthwise 3x3, 1x1 that narrows, no ReLU at the end."""
+    """An inverted residual: 1x1 expansion, depthwise 3x3, and 1x1 projection without a ReLU."""
 
     features: int
     hidden: int
@@ -67,25 +68,28 @@ class _Inverted(layers.Block):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
-        *widen, depthwise, narrow = self.names
+        *expansion, depthwise, projection = self.names
         y = x
-        for names in widen:  # one, or none
+        # Blocks without expansion have no names for it.
+        for names in expansion:
             y = self.activation(conv_norm(y, names, self.hidden, 1))
         y = conv_norm(y, depthwise, self.hidden, 3, self.stride, groups=self.hidden)
-        y = conv_norm(self.activation(y), narrow, self.features, 1)
+        y = conv_norm(self.activation(y), projection, self.features, 1)
         return x + y if x.shape == y.shape else y
 
 
 class MobileNetV2(nn.Module):
-    """Inverted residuals. Its maps end without a ReLU, so they are their own preactivations.
+    """A network of inverted residuals.
+
+    The maps end without a ReLU, so they are their own preactivations.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes C.
       stem: channels of the first convolution.
-      stages: (expansion, channels, blocks, stride) of each.
-      torchvision: its names, ReLU6, and no widening to the same width; but no dropout before the
-        classifier, which torchvision has in training.
-      dtype: what convolutions compute in; parameters and statistics are float32.
+      stages: (expansion, channels, blocks, stride) of each stage.
+      torchvision: whether to use the names and ReLU6 of torchvision, and no convolution for an
+        expansion of 1. Torchvision's dropout before the classifier is left out.
+      dtype: type of convolutions; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -96,7 +100,7 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
         activation = nn.relu6 if self.torchvision else functional.relu
         name = "features_0" if self.torchvision else "conv1"
@@ -134,7 +138,7 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-# For CIFAR half as wide, and without the stride of the second stage.
+# The CIFAR network is half as wide, and has no stride in the second stage.
 _HALF = tuple(
     (expansion, width // 2, blocks, 1 if stage == 1 else stride)
     for stage, (expansion, width, blocks, stride) in enumerate(_STAGES)

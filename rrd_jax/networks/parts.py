@@ -1,4 +1,4 @@
-"""Parts of a network by name: its stem, its stages, and whatever a pattern names."""
+"""The parts of a network that `freeze` may name: stem, stages, backbone and patterns."""
 
 import functools
 import re
@@ -17,15 +17,16 @@ from rrd_jax.networks.summary import leaf_name, summarize
 def parts(
     network: Network, image_shape: tuple[int, ...], head: Collection[str]
 ) -> dict[str, frozenset[str]]:
-    """The parameters of each part, by paths such as layer1_0/conv1/kernel.
+    """Returns the parameters of each part, as paths such as layer1_0/conv1/kernel.
 
-    The stem is what the first map depends on, `stage1` what the second does beside it, and so on;
-    the backbone is all but the classifier. A network without maps has no stages.
+    The stem contains the parameters that the first map depends on, `stage1` the additional ones
+    that the second map depends on, and so on. The backbone contains all parameters except the
+    classifier. A network without maps has no stages.
 
     Args:
-      network: of `networks.create`.
+      network: a network of `networks.create`.
       image_shape: (H, W, channels).
-      head: the paths of the classifier; empty where it is not known, and so no backbone either.
+      head: the paths of the classifier; if empty, the result has no backbone.
     """
     variables = summarize(network, image_shape).variables
     leaves, structure = jax.tree_util.tree_flatten_with_path(variables["params"])
@@ -39,24 +40,30 @@ def parts(
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     jaxpr = jax.make_jaxpr(maps)([leaf for _, leaf in leaves], rest, images).jaxpr
     others = [0] * (len(jaxpr.invars) - len(leaves))
-    seen, found = 0, {}
+    earlier, stages = 0, {}
     for i, used in enumerate(_dependence(jaxpr, [*(1 << n for n in range(len(leaves))), *others])):
-        new = frozenset(name for n, name in enumerate(names) if (used & ~seen) >> n & 1)
-        seen |= used
+        new = frozenset(name for n, name in enumerate(names) if (used & ~earlier) >> n & 1)
+        earlier |= used
         if new:
-            found[f"stage{i}" if i else "stem"] = new
-    return found | ({"backbone": frozenset(names) - set(head)} if head else {})
+            stages[f"stage{i}" if i else "stem"] = new
+    return stages | ({"backbone": frozenset(names) - set(head)} if head else {})
 
 
 def _dependence(jaxpr: Any, inputs: list[int]) -> list[int]:
-    """Which inputs each output depends on, as the bits of a number."""
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
+    """Returns the inputs that each output depends on, as the bits of an integer.
 
-    def of(atom):  # a literal, or a constant, depends on none
-        return 0 if hasattr(atom, "val") else known.get(atom, 0)
+    Args:
+      jaxpr: the program.
+      inputs: the bits of each input.
+    """
+    dependence = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def bits(atom):
+        # Literals and constants depend on no input.
+        return 0 if hasattr(atom, "val") else dependence.get(atom, 0)
 
     for equation in jaxpr.eqns:
-        operands = [of(atom) for atom in equation.invars]
+        operands = [bits(atom) for atom in equation.invars]
         inner = jaxprs.called(equation)
         if inner is not None:
             results = _dependence(inner, operands)
@@ -65,11 +72,12 @@ def _dependence(jaxpr: Any, inputs: list[int]) -> list[int]:
             for operand in operands:
                 union |= operand
             results = [union] * len(equation.outvars)
-        known.update(zip(equation.outvars, results, strict=True))
-    return [of(atom) for atom in jaxpr.outvars]
+        dependence.update(zip(equation.outvars, results, strict=True))
+    return [bits(atom) for atom in jaxpr.outvars]
 
 
-@functools.cache  # it traces the network, and many ask
+# The cache avoids tracing the network again for each caller.
+@functools.cache
 def matching(
     network: Network,
     image_shape: tuple[int, ...],
@@ -77,44 +85,46 @@ def matching(
     head: frozenset[str],
     field: str = "freeze",
 ) -> frozenset[str]:
-    """The parameters that a pattern names, by path.
+    """Returns the paths of the parameters that match a pattern.
 
     Args:
-      network: of `networks.create`.
+      network: a network of `networks.create`.
       image_shape: (H, W, channels).
       pattern: names of `parts`, or regular expressions for whole paths of modules or parameters,
         separated by |.
       head: the paths of the classifier.
-      field: what the pattern is called in messages.
+      field: the pattern's field in messages.
 
     Raises:
-      InputError: it is no pattern; a part of it names nothing; or it names all there is.
+      InputError: the pattern is invalid, an alternative of it matches nothing, or the pattern
+        matches all parameters.
     """
-    known = parts(network, image_shape, head)
+    named_parts = parts(network, image_shape, head)
     variables = summarize(network, image_shape).variables
     names = [
         leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"])
     ]
-    named: set[str] = set()
+    selected: set[str] = set()
     for piece in _alternatives(pattern):
-        found = known.get(piece) or {n for n in names if _matches(piece, n, field)}
-        if not found:
+        matches = named_parts.get(piece) or {n for n in names if _matches(piece, n, field)}
+        if not matches:
             modules = dict.fromkeys(n.split("/")[0] for n in names)
             raise errors.InputError(
                 f"{field} is '{pattern}', but the network has no '{piece}';"
-                f" {errors.hint(piece, [*known, *modules])}known parts:"
-                f" {', '.join(known) or 'none'}; modules: {', '.join(modules)}"
+                f" {errors.hint(piece, [*named_parts, *modules])}known parts:"
+                f" {', '.join(named_parts) or 'none'}; modules: {', '.join(modules)}"
             )
-        named |= found
-    if named == set(names):
+        selected |= matches
+    if selected == set(names):
         raise errors.InputError(
-            f"{field} is '{pattern}', which is all of the network: nothing of it is left to train"
+            f"{field} is '{pattern}', which matches the whole network; leave at least one parameter"
+            " to train"
         )
-    return frozenset(named)
+    return frozenset(selected)
 
 
 def _alternatives(pattern: str) -> Iterator[str]:
-    """The pieces between those | that stand in no brackets."""
+    """Yields the pieces of a pattern, split at each | outside brackets."""
     depth, piece = 0, ""
     for character in pattern:
         depth += (character in "([") - (character in ")]")
@@ -127,12 +137,12 @@ def _alternatives(pattern: str) -> Iterator[str]:
 
 
 def _matches(piece: str, name: str, field: str) -> bool:
-    """Whether a regular expression is the path of a parameter, or of a module that it is in."""
+    """Returns True if a regular expression matches the path of a parameter or of its modules."""
     words = name.split("/")
     try:
         expression = re.compile(piece)
     except (re.error, OverflowError, RecursionError) as error:
         raise errors.InputError(
-            f"{field} has '{piece}', which is no regular expression ({error})"
+            f"{field} contains '{piece}', which is not a valid regular expression ({error})"
         ) from error
     return any(expression.fullmatch("/".join(words[:i])) for i in range(1, len(words) + 1))

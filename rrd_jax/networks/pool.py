@@ -1,4 +1,4 @@
-"""Max-pooling of the ImageNet stems: PyTorch's, with a gradient that costs little."""
+"""Max-pooling of the ImageNet stems, as in PyTorch, with a fast gradient."""
 
 from functools import partial
 
@@ -10,19 +10,25 @@ from rrd_jax import functional
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of 3x3 with stride 2 and padding 1: [B, H, W, C] to [B, H/2, W/2, C], rounded up.
+    """Computes the maximum over 3x3 windows with stride 2 and padding 1.
 
-    The gradient goes to the first of equals, as PyTorch's and XLA's does. XLA scatters it, pixel by
-    pixel; here each pixel collects it from the at most four windows that it is in, and the forward
-    pass leaves a byte a window for that in place of its input.
+    Among equal values, the gradient goes to the first, as in PyTorch and XLA. XLA scatters the
+    gradient pixel by pixel. Here, each pixel gathers the gradient from the at most four windows
+    that contain it, and the forward pass saves one byte per window instead of the input.
+
+    Args:
+      x: [B, H, W, C].
+
+    Returns:
+      [B, H/2, W/2, C], rounded up.
     """
-    # By the estimates of XLA's TPU compiler, there its own takes half of the cycles of this one.
-    collected = partial(_max_pool, x.shape[1:3])
+    gather = partial(_max_pool, x.shape[1:3])
 
     def on_cpu(x):
-        return collected(functional.wide(x)).astype(x.dtype)
+        return gather(functional.wide(x)).astype(x.dtype)
 
-    return jax.lax.platform_dependent(x, tpu=_plain, cpu=on_cpu, default=collected)
+    # According to the estimates of XLA's TPU compiler, its own gradient takes half as many cycles.
+    return jax.lax.platform_dependent(x, tpu=_plain, cpu=on_cpu, default=gather)
 
 
 def _plain(x):
@@ -39,33 +45,35 @@ def _forward(size, x):
     height, width = (-(-n // 2) for n in size)
     low = jnp.array(-jnp.inf, x.dtype)
     padded = jax.lax.pad(x, low, ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)))
-    for k in range(9):
-        row, column = divmod(k, 3)
+    for position in range(9):
+        row, column = divmod(position, 3)
         rows = slice(row, row + 2 * height - 1, 2)
         columns = slice(column, column + 2 * width - 1, 2)
         value = padded[:, rows, columns]
-        if k == 0:
-            y, best, place = value, value, jnp.zeros(value.shape, jnp.int8)
+        if position == 0:
+            y, best, argmax = value, value, jnp.zeros(value.shape, jnp.int8)
             continue
         keep = best >= value
-        best, place = jnp.where(keep, best, value), jnp.where(keep, place, jnp.int8(k))
-        y = jnp.maximum(y, value)  # unlike the best, it keeps a NaN
-    return y, place
+        best, argmax = jnp.where(keep, best, value), jnp.where(keep, argmax, jnp.int8(position))
+        # Unlike `best`, jnp.maximum propagates NaN.
+        y = jnp.maximum(y, value)
+    return y, argmax
 
 
-def _backward(size, place, gradient):
+def _backward(size, argmax, gradient):
     batch, height, width, channels = gradient.shape
-    more = ((0, 0), (0, 1), (0, 1), (0, 0))
-    place, gradient = jnp.pad(place, more), jnp.pad(gradient, more)
+    padding = ((0, 0), (0, 1), (0, 1), (0, 0))
+    argmax, gradient = jnp.pad(argmax, padding), jnp.pad(gradient, padding)
 
-    def of(k, below=0, right=0):
-        """What pixels get as place k of their own window, or the one below or to the right."""
+    def grad(position, below=0, right=0):
+        """Returns the gradient of pixels at a position of their window, or of a neighbour's."""
         windows = (slice(None), slice(below, below + height), slice(right, right + width))
-        return jnp.where(place[windows] == k, gradient[windows], 0)
+        return jnp.where(argmax[windows] == position, gradient[windows], 0)
 
-    # Window (i, j) is around pixel (2i, 2j), and reaches one pixel further on each side.
-    even = [of(4), of(5) + of(3, right=1)]
-    odd = [of(7) + of(1, below=1), of(8) + of(6, right=1) + of(2, below=1) + of(0, 1, 1)]
+    # Window (i, j) is centered on pixel (2i, 2j), and extends one pixel to each side.
+    even = [grad(4), grad(5) + grad(3, right=1)]
+    corners = grad(8) + grad(6, right=1) + grad(2, below=1) + grad(0, 1, 1)
+    odd = [grad(7) + grad(1, below=1), corners]
     pixels = jnp.stack([jnp.stack(even, axis=3), jnp.stack(odd, axis=3)], axis=2)
     pixels = pixels.reshape(batch, 2 * height, 2 * width, channels)
     return (pixels[:, : size[0], : size[1]],)

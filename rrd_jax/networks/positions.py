@@ -1,4 +1,4 @@
-"""Position embeddings of transformers, for images of another size than they were made for."""
+"""Position embeddings of transformers, resampled for images of another size."""
 
 import math
 from collections.abc import Mapping
@@ -14,30 +14,30 @@ NAME = "pos_embed"
 
 
 def fit(variables: Any, network: Network, image_shape: tuple[int, ...]) -> Any:
-    """Weights of a transformer, with position embeddings for images of this size.
+    """Returns a transformer's weights with position embeddings for images of this size.
 
-    They are resampled as timm does: bicubically, and averaged where there are fewer. Those of
-    tokens that are no squares of the image stay as they are.
+    Position embeddings are resampled as in timm: bicubically, with antialiasing. The embeddings of
+    tokens other than patches are not changed.
 
     Args:
-      variables: {"params": ...}, as a file holds them; others than a transformer's as they are.
-      network: of `networks.create`.
+      variables: {"params": ...}; weights of other networks are returned unchanged.
+      network: a network of `networks.create`.
       image_shape: (H, W, channels).
     """
     params = variables.get("params") if isinstance(variables, Mapping) else None
-    given = params.get(NAME) if isinstance(params, Mapping) else None
+    positions = params.get(NAME) if isinstance(params, Mapping) else None
     patch = getattr(network, "patch", 0)
-    if getattr(given, "ndim", 0) != 3 or not patch:
+    if getattr(positions, "ndim", 0) != 3 or not patch:
         return variables
     grid = tuple(side // patch for side in image_shape[:2])
-    wanted = summarize(network, tuple(image_shape)).variables["params"][NAME].shape
-    others = wanted[1] - math.prod(grid)
-    side = math.isqrt(max(given.shape[1] - others, 0))
-    if given.shape[1] == wanted[1] or side == 0 or side**2 + others != given.shape[1]:
+    count = summarize(network, tuple(image_shape)).variables["params"][NAME].shape[1]
+    others = count - math.prod(grid)
+    side = math.isqrt(max(positions.shape[1] - others, 0))
+    if positions.shape[1] == count or side == 0 or side**2 + others != positions.shape[1]:
         return variables
-    rest, squares = jnp.split(jnp.asarray(given, jnp.float32), [others], axis=1)
-    squares = squares.reshape(side, side, -1)
-    shape = (*grid, squares.shape[-1])
-    squares = jax.image.resize(squares, shape, "cubic", antialias=True).reshape(1, -1, shape[-1])
-    fitted = jnp.concatenate([rest, squares], axis=1)
+    rest, patches = jnp.split(jnp.asarray(positions, jnp.float32), [others], axis=1)
+    patches = patches.reshape(side, side, -1)
+    shape = (*grid, patches.shape[-1])
+    patches = jax.image.resize(patches, shape, "cubic", antialias=True).reshape(1, -1, shape[-1])
+    fitted = jnp.concatenate([rest, patches], axis=1)
     return {**variables, "params": {**params, NAME: fitted}}

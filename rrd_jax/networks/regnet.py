@@ -14,9 +14,9 @@ from rrd_jax.networks.contract import Outputs
 
 
 class _Block(layers.Block):
-    """1x1, grouped 3x3 and 1x1 convolutions; channels are weighted before the last.
+    """1x1, grouped 3x3 and 1x1 convolutions, with squeeze and excitation before the last.
 
-    Returns the result, and the same before its last ReLU.
+    Returns the result, and the result before its last ReLU.
     """
 
     width: int
@@ -46,7 +46,7 @@ class _Block(layers.Block):
 
 
 class _Stage(nn.Module):
-    """Blocks of a width."""
+    """Blocks of one width."""
 
     width: int
     group: int
@@ -64,20 +64,20 @@ class _Stage(nn.Module):
 
 
 class RegNetY(nn.Module):
-    """A RegNet whose widths grow by a rule, with weighted channels.
+    """A RegNet with squeeze and excitation, whose widths follow a rule.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes C.
       depth: number of blocks.
-      first: width that the rule starts with.
-      slope: by how much a block is wider than the one before, before widths are rounded.
-      factor: between widths of stages that follow each other.
-      group: channels of a group.
-      least: of a stage's width, what whole groups must leave of it; they then round halves up, as
-        torchvision does.
-      drop_path: share of examples for which the last block is left out in training; of the others
-        in proportion to their place.
-      dtype: what convolutions compute in; parameters and statistics are float32.
+      first: initial width of the rule.
+      slope: difference in width between consecutive blocks, before widths are rounded.
+      factor: ratio of the widths of consecutive stages.
+      group: number of channels per group.
+      least: minimum ratio of a stage's width after and before rounding to whole groups, as in
+        torchvision, which rounds halves up; 0 to round as in timm.
+      drop_path: drop-path rate of the last block; the rates of earlier blocks are proportional to
+        their depth.
+      dtype: type of convolutions; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -92,7 +92,7 @@ class RegNetY(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         stem = layers.ConvNorm(32, 3, 2, 1, self.dtype, name="stem")
         before = stem(x, train=train)
         x = functional.relu(before)
@@ -108,15 +108,15 @@ class RegNetY(nn.Module):
         return layers.Head(self.num_classes, name="head")(x, maps, preactivations)
 
     def stages(self) -> list[tuple[int, int]]:
-        """Width and number of blocks of each stage."""
+        """Returns the width and number of blocks of each stage."""
         rising = np.arange(self.depth, dtype=np.float32) * self.slope + self.first
         steps = np.round(np.log(rising / self.first) / np.log(self.factor))
         widths = np.round(self.first * self.factor**steps / 8) * 8
         counts = sorted(Counter(widths.astype(int).tolist()).items())
-        return [(self._whole(width), count) for width, count in counts]
+        return [(self._round_to_groups(width), count) for width, count in counts]
 
-    def _whole(self, width: int) -> int:
-        """The width of whole groups."""
+    def _round_to_groups(self, width: int) -> int:
+        """Rounds a width to a multiple of the group size."""
         if not self.least:
             return round(width / self.group) * self.group
         near = int(width + self.group / 2) // self.group * self.group

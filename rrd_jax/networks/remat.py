@@ -1,4 +1,4 @@
-"""Networks that compute parts twice in training, and so keep less for the backward pass."""
+"""Rematerialization: networks that recompute activations in the backward pass."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,12 +12,12 @@ from rrd_jax.networks import convnext, layers, mobilenet, vgg, vit
 from rrd_jax.networks.contract import Network
 from rrd_jax.networks.custom import CustomNetwork
 
-_KEPT = ("statistics", "convolution")
-_kept = jax.checkpoint_policies.save_only_these_names
+_SAVED = ("statistics", "convolution")
+_save_only = jax.checkpoint_policies.save_only_these_names
 
 
 class _Recomputed(NamedTuple):
-    """A Network with the functions of another, but for an `apply` that recomputes."""
+    """A Network with the functions of another Network, and an `apply` that recomputes."""
 
     init: Callable
     init_with_output: Callable
@@ -25,22 +25,23 @@ class _Recomputed(NamedTuple):
     dtype: Any
 
 
-def _keep_convolutions(
+def _save_convolutions(
     network: nn.Module, variables: Any, images: jax.Array, **options: Any
 ) -> Any:
     if isinstance(network, vit.VisionTransformer | convnext.ConvNeXt):
-        # What is computed again at once would need more than is saved: a block's input is little.
-        return _keep_blocks(network, variables, images, _KEPT, **options)
-    # One checkpoint around the whole network: one around each block would keep its input too.
-    apply = jax.checkpoint(partial(network.apply, **options), policy=_kept(*_KEPT))
+        # Recomputing the whole network at once would need more memory than it saves; the inputs of
+        # blocks are small.
+        return _save_blocks(network, variables, images, _SAVED, **options)
+    # One checkpoint covers the whole network. A checkpoint per block would also save its input.
+    apply = jax.checkpoint(partial(network.apply, **options), policy=_save_only(*_SAVED))
     return apply(variables, images)
 
 
-def _keep_blocks(
+def _save_blocks(
     network: nn.Module,
     variables: Any,
     images: jax.Array,
-    kept: Sequence[str] = ("statistics",),
+    saved: Sequence[str] = ("statistics",),
     **options: Any,
 ) -> Any:
     inside = False
@@ -49,9 +50,10 @@ def _keep_blocks(
         nonlocal inside
         if inside or not isinstance(context.module, layers.Block):
             return call(*args, **kwargs)
-        inside = True  # nn.remat calls a copy of the block
+        # nn.remat calls a copy of the block, which must not be intercepted again.
+        inside = True
         try:
-            run = nn.remat(lambda block, x: block(x, **kwargs), policy=_kept(*kept))
+            run = nn.remat(lambda block, x: block(x, **kwargs), policy=_save_only(*saved))
             return run(context.module, *args)
         finally:
             inside = False
@@ -60,27 +62,29 @@ def _keep_blocks(
         return network.apply(variables, images, **options)
 
 
-_APPLY = {"none": None, "convolutions": _keep_convolutions, "all": _keep_blocks}
+_APPLY = {"none": None, "convolutions": _save_convolutions, "all": _save_blocks}
 
 
 def remat(network: nn.Module, how: str) -> Network:
-    """A network of the same variables and results, whose gradients need less memory and more time.
+    """Returns a network with the same results, whose gradients need less memory and more time.
 
     Args:
-      network: of `networks.create`.
-      how: "convolutions" keeps the results of convolutions, of a transformer's linear layers, and
-        the statistics of batch norms, and computes the rest again, such as attention's weights (of
-        a transformer or ConvNeXt block by block, and so keeps the inputs of blocks too); "all"
-        keeps the inputs of blocks and the statistics inside; "none" is the network itself.
+      network: a network of `networks.create`.
+      how: "convolutions" saves the results of convolutions and of a transformer's linear layers and
+        the statistics of batch norms, and recomputes all other activations, such as attention
+        weights; transformers and ConvNeXt are recomputed block by block, so the inputs of blocks
+        are saved too. "all" saves the inputs of blocks and the statistics inside blocks only.
+        "none" returns the network itself.
 
     Raises:
-      InputError: `how` is none of these, or "all" for a network without blocks.
+      InputError: `how` is unknown, "all" for a network without blocks, or not "none" for a custom
+        network.
     """
     apply = errors.lookup("train.remat", how, _APPLY)
     if apply and isinstance(network, CustomNetwork):
         raise errors.InputError(
-            f"train.remat is '{how}', but network '{network.name}' is your own: set it to none, and"
-            " use nn.remat or jax.checkpoint inside the network"
+            f"train.remat is '{how}', but network '{network.name}' is a custom network; set it to"
+            " none, and use nn.remat or jax.checkpoint inside the network"
         )
     if how == "all" and isinstance(network, vgg.VGG | mobilenet.MobileNetV1):
         raise errors.InputError(

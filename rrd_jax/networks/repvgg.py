@@ -1,6 +1,6 @@
-"""RepVGG (arXiv 2101.03697), with timm's names and modules, as it is trained.
+"""RepVGG (arXiv 2101.03697) in its form for training, with timm's names and modules.
 
-`teacher.fold`, and so exports, make one convolution of each block.
+`teacher.fold`, which exports use too, merges each block into one convolution.
 """
 
 from functools import partial
@@ -15,9 +15,9 @@ from rrd_jax.networks.contract import Outputs
 
 
 class _Block(layers.Joined):
-    """A 3x3 and a 1x1 convolution and, where shapes stay, the identity, each with a norm, added.
+    """The sum of a 3x3 convolution, a 1x1 convolution and the identity, each with a norm.
 
-    Returns the result, and the same before its ReLU.
+    The identity is left out if the shape changes. Returns the result, and the sum before its ReLU.
     """
 
     width: int
@@ -39,7 +39,7 @@ class _Block(layers.Joined):
 
     @staticmethod
     def join(params: layers.Leaves, stats: layers.Leaves) -> layers.Leaves:
-        """See Joined."""
+        """Implements `Joined.join`."""
         kernel, bias = 0.0, 0.0
         for branch in ("conv_kxk", "conv_1x1", "identity"):
             norm = (branch,) if branch == "identity" else (branch, "bn")
@@ -47,25 +47,25 @@ class _Block(layers.Joined):
                 continue
             factor = params[*norm, "scale"] * jax.lax.rsqrt(stats[*norm, "var"] + 1e-5)
             if branch == "identity":
-                own = jnp.eye(len(factor))[None, None]
+                weights = jnp.eye(len(factor))[None, None]
             else:
-                own = params[branch, "conv", "kernel"]
-            padding = (3 - own.shape[0]) // 2
-            places = ((padding, padding), (padding, padding), (0, 0), (0, 0))
-            kernel = kernel + jnp.pad(own * functional.per_channel(factor, own), places)
+                weights = params[branch, "conv", "kernel"]
+            margin = (3 - weights.shape[0]) // 2
+            padding = ((margin, margin), (margin, margin), (0, 0), (0, 0))
+            kernel = kernel + jnp.pad(weights * functional.per_channel(factor, weights), padding)
             bias = bias + params[*norm, "bias"] - stats[*norm, "mean"] * factor
         return {("conv_kxk", "conv", "kernel"): kernel, ("conv_kxk", "bn", "bias"): bias}
 
 
 class RepVGG(nn.Module):
-    """A plain network of 3x3 convolutions, once its branches are joined.
+    """A RepVGG: after the branches are merged, a plain network of 3x3 convolutions.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes C.
       stem: channels of the first block.
       widths: channels of each stage.
       blocks: number of blocks in each stage.
-      dtype: what convolutions compute in; parameters and statistics are float32.
+      dtype: type of convolutions; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -76,7 +76,7 @@ class RepVGG(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         x, before = _Block(self.stem, 2, self.dtype, name="stem")(x, train=train)
         maps, preactivations = [x], [before]
         for stage, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True)):

@@ -1,7 +1,7 @@
-"""Residual networks: for CIFAR those of 6n + 2 layers and ResNet-50, for ImageNet torchvision's.
+"""Residual networks: 6n + 2 layers and ResNet-50 for CIFAR, torchvision's for ImageNet.
 
-ResNet: arXiv 1512.03385. ResNeXt: arXiv 1611.05431. Modules carry PyTorch's names:
-`layer1_0/conv1/kernel` is `layer1.0.conv1.weight` there.
+ResNet: arXiv 1512.03385. ResNeXt: arXiv 1611.05431. Modules have PyTorch's names:
+`layer1_0/conv1/kernel` is `layer1.0.conv1.weight` in PyTorch.
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ from rrd_jax.networks.pool import max_pool
 class _Block(layers.Block):
     """A residual block of two 3x3 convolutions, or with `bottleneck` of 1x1, 3x3, 1x1.
 
-    Returns the result, and the same before its last ReLU.
+    Returns the result, and the result before its last ReLU.
     """
 
     width: int
@@ -55,18 +55,19 @@ class ResNet(nn.Module):
     """A residual network.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes C.
       blocks: number of blocks in each stage.
       widths: channels of the stem, then of the blocks in each stage.
-      bottleneck: whether blocks are 1x1, 3x3, 1x1, with four times as many channels at their end.
+      bottleneck: whether blocks are 1x1, 3x3, 1x1, with four times as many output channels.
       inner: channels inside a block, as a multiple of its width.
-      groups: of the 3x3 convolutions in bottlenecks.
-      imagenet_stem: whether the stem is 7x7 of stride 2 and max-pool, instead of 3x3.
-      shortcut: what PyTorch calls the projection of a block.
-      head: what PyTorch calls the classifier.
-      norm_groups: groups of the norms (GroupNorm); 0 for batch norms.
-      dtype: what convolutions compute in; parameters and statistics are float32.
-      space_to_depth: as `networks.create` has it; for `imagenet_stem` only.
+      groups: number of groups of the 3x3 convolutions in bottlenecks.
+      imagenet_stem: whether the stem is a 7x7 convolution of stride 2 with max-pooling, instead of
+        a 3x3 convolution.
+      shortcut: PyTorch's name of the projection in a block.
+      head: PyTorch's name of the classifier.
+      norm_groups: number of groups of each GroupNorm; 0 for batch norms.
+      dtype: type of convolutions; parameters and statistics are float32.
+      space_to_depth: see `networks.create`; for `imagenet_stem` only.
     """
 
     num_classes: int
@@ -84,15 +85,20 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         conv_norm = partial(
             layers.conv_norm, train=train, dtype=self.dtype, norm_groups=self.norm_groups
         )
         kernel, stride = (7, 2) if self.imagenet_stem else (3, 1)
-        deep = {"space_to_depth": self.space_to_depth}
-        x = functional.relu(
-            conv_norm(x, layers.numbered(1), self.widths[0], kernel, stride, **deep)
+        x = conv_norm(
+            x,
+            layers.numbered(1),
+            self.widths[0],
+            kernel,
+            stride,
+            space_to_depth=self.space_to_depth,
         )
+        x = functional.relu(x)
         if self.imagenet_stem:
             x = max_pool(x)
         block = partial(

@@ -17,15 +17,15 @@ _conv_norm = partial(layers.conv_norm, kernel_init=layers.torch_default)
 
 
 def _shuffle(x: jax.Array, groups: int) -> jax.Array:
-    """[..., channels] with the first channel of each group, then the second of each, and so on."""
-    parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-    return parts.swapaxes(-1, -2).reshape(x.shape)
+    """Interleaves the groups of [..., channels]: the first channel of each, the second, ..."""
+    grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return grouped.swapaxes(-1, -2).reshape(x.shape)
 
 
 class _BlockV1(layers.Block):
-    """Grouped 1x1, depthwise 3x3 and grouped 1x1 convolutions, added to the input.
+    """A grouped 1x1, a depthwise 3x3 and a grouped 1x1 convolution, added to the input.
 
-    With stride 2 they are concatenated with the pooled input instead.
+    With stride 2, the result is concatenated with the pooled input instead.
     """
 
     features: int
@@ -39,7 +39,8 @@ class _BlockV1(layers.Block):
         conv_norm = partial(_conv_norm, train=train, dtype=self.dtype)
         features = self.features - (x.shape[-1] if self.stride == 2 else 0)
         inner = features // 4
-        groups = 1 if self.first else self.groups  # the stem is too narrow to be grouped
+        # The stem has too few channels for groups.
+        groups = 1 if self.first else self.groups
         y = functional.relu(conv_norm(x, numbered(1), inner, 1, groups=groups))
         y = _shuffle(y, groups)
         y = functional.relu(conv_norm(y, numbered(2), inner, 3, self.stride, groups=inner))
@@ -56,11 +57,11 @@ class ShuffleNetV1(nn.Module):
     """ShuffleNetV1 for small images: a 1x1 stem, and three stages that halve the maps.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes C.
       widths: channels of each stage.
       blocks: number of blocks in each stage.
-      groups: of the 1x1 convolutions.
-      dtype: what convolutions compute in; parameters and statistics are float32.
+      groups: number of groups of the 1x1 convolutions.
+      dtype: type of convolutions; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -71,7 +72,7 @@ class ShuffleNetV1(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         x = functional.relu(_conv_norm(x, numbered(1), 24, 1, train=train, dtype=self.dtype))
         maps, preactivations = [x], [x]
         for stage, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True), start=1):
@@ -86,9 +87,9 @@ class ShuffleNetV1(nn.Module):
 
 
 class _BlockV2(layers.Block):
-    """Convolves half of the channels and passes the others; with stride 2, convolves all, twice.
+    """A block that convolves half of the channels, or all channels in two branches with stride 2.
 
-    `left` and `right` hold PyTorch's names of (convolution, batch norm) in the two branches.
+    `left` and `right` are PyTorch's names of (convolution, batch norm) in the two branches.
     """
 
     features: int
@@ -117,13 +118,23 @@ class _BlockV2(layers.Block):
 
 
 class _Names(NamedTuple):
-    """What PyTorch calls the parts of a ShuffleNetV2; `stage` is a format of the stage's number."""
+    """PyTorch's names in a ShuffleNetV2.
+
+    Attributes:
+      stem: names of the first convolution and its norm.
+      stage: format string of a stage's number.
+      left: names in the left branch of a block with stride 2.
+      right: names in the right branch of a block with stride 2.
+      single: names in the only branch of a block with stride 1.
+      last: names of the last convolution and its norm.
+      head: name of the classifier.
+    """
 
     stem: tuple[str, str]
     stage: str
-    left: tuple[tuple[str, str], ...]  # branches of a block with stride 2
+    left: tuple[tuple[str, str], ...]
     right: tuple[tuple[str, str], ...]
-    alone: tuple[tuple[str, str], ...]  # the branch of a block with stride 1
+    single: tuple[tuple[str, str], ...]
     last: tuple[str, str]
     head: str
 
@@ -133,7 +144,7 @@ _CIFAR_NAMES = _Names(
     stage="layer{}",
     left=(numbered(1), numbered(2)),
     right=(numbered(3), numbered(4), numbered(5)),
-    alone=(numbered(1), numbered(2), numbered(3)),
+    single=(numbered(1), numbered(2), numbered(3)),
     last=numbered(2),
     head="linear",
 )
@@ -143,7 +154,7 @@ _TORCHVISION_NAMES = _Names(
     stage="stage{}",
     left=(in_sequence("branch1"), in_sequence("branch1", 2)),
     right=_BRANCH,
-    alone=_BRANCH,
+    single=_BRANCH,
     last=in_sequence("conv5"),
     head="fc",
 )
@@ -152,12 +163,13 @@ _TORCHVISION_NAMES = _Names(
 class ShuffleNetV2(nn.Module):
     """ShuffleNetV2 of width 1: three stages that halve the maps, and a last 1x1 convolution.
 
-    The preactivation of a map is not shuffled, as in the reference.
+    The preactivation of a map is not shuffled, as in the reference implementation.
 
     Attributes:
-      num_classes: C.
-      torchvision: its names, and a 3x3 stem of stride 2 with max-pool instead of 1x1.
-      dtype: what convolutions compute in; parameters and statistics are float32.
+      num_classes: number of classes C.
+      torchvision: whether to use torchvision's names, and its stem of a 3x3 convolution of stride 2
+        and max-pooling, instead of a 1x1 convolution.
+      dtype: type of convolutions; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -166,7 +178,7 @@ class ShuffleNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         conv_norm = partial(_conv_norm, train=train, dtype=self.dtype)
         names = _TORCHVISION_NAMES if self.torchvision else _CIFAR_NAMES
         kernel, stride, first = (3, 2, 2) if self.torchvision else (1, 1, 1)
@@ -176,7 +188,7 @@ class ShuffleNetV2(nn.Module):
         maps, preactivations = [x], [x]
         for stage, (width, count) in enumerate(((116, 4), (232, 8), (464, 4)), start=first):
             for i in range(count):
-                stride, right = (2, names.right) if i == 0 else (1, names.alone)
+                stride, right = (2, names.right) if i == 0 else (1, names.single)
                 block = partial(_BlockV2, name=f"{names.stage.format(stage)}_{i}")
                 x, before = block(width, stride, names.left, right, self.dtype)(x, train=train)
             maps.append(x)

@@ -1,4 +1,4 @@
-"""What is known of a network without running it."""
+"""Shapes and costs of a network, found by tracing."""
 
 import functools
 import math
@@ -17,12 +17,12 @@ class Summary(NamedTuple):
     """Shapes and costs of a network.
 
     Attributes:
-      outputs: Outputs of a batch of one image, as shapes.
+      outputs: Outputs for a batch of one image, as shapes.
       parameters: number of trained scalars.
       macs: multiply-adds of convolutions and matrix products for one image.
-      classifier: where `outputs.head` is among the parameters, as keys from their root; () where
-        the network reports no head, or one that is none of its parameters.
-      variables: as `init` makes them, as shapes.
+      classifier: the path of `outputs.head` in the parameters, as a tuple of keys; () if the
+        network reports no head, or a head that is not one of its parameters.
+      variables: the variables of `init`, as shapes.
     """
 
     outputs: Outputs
@@ -33,22 +33,25 @@ class Summary(NamedTuple):
 
 
 def count_parameters(params: Any) -> int:
-    """Number of trained scalars; batch-norm statistics are not among them."""
+    """Counts trained scalars, without running statistics."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-@functools.cache  # it traces the network, and many ask
+# The cache avoids tracing the network again for each caller.
+@functools.cache
 @convolutions.plain
 def summarize(network: Network, image_shape: tuple[int, ...]) -> Summary:
-    """The summary of a network for images of [H, W, channels]."""
+    """Returns the summary of a network for images [H, W, channels]."""
     if getattr(network, "space_to_depth", False):
-        network = network.clone(space_to_depth=False)  # the same network, padded with zeros
+        # With space_to_depth, multiply-adds would include those with padding zeros.
+        network = network.clone(space_to_depth=False)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     traced, (outputs, variables) = jax.make_jaxpr(network.init_with_output, return_shape=True)(
         jax.random.key(0), images
     )
     program = traced
-    if not isinstance(network, nn.Module):  # a user's may multiply matrices to make its weights
+    # The `init` of a custom network may multiply matrices, which `macs` must not include.
+    if not isinstance(network, nn.Module):
         program = jax.make_jaxpr(network.apply)(variables, images)
     return Summary(
         outputs,
@@ -60,23 +63,23 @@ def summarize(network: Network, image_shape: tuple[int, ...]) -> Summary:
 
 
 def multiply_adds(function: Callable, *arguments: Any) -> int:
-    """Multiply-adds of convolutions and matrix products of a function of arrays, or of shapes."""
+    """Counts the multiply-adds of convolutions and matrix products in a function of arrays."""
     return _macs(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def named_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of each leaf by its path, such as params/conv1/kernel."""
+    """Returns the shape of each leaf by path, such as params/conv1/kernel."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {leaf_name(path): leaf.shape for path, leaf in leaves}
 
 
 def leaf_name(path: Any) -> str:
-    """The path of a leaf of a tree in words, such as params/conv1/kernel."""
+    """Returns the path of a leaf as a string, such as params/conv1/kernel."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def describe_maps(maps: Sequence[Any]) -> str:
-    """Channels and size of each map, such as "16@32 32@16"; "none" for no map."""
+    """Describes channels and size of each map, such as "16@32 32@16"; "none" without maps."""
     sizes = (
         f"{tap.shape[3]}@{tap.shape[1]}" + f"x{tap.shape[2]}" * (tap.shape[1] != tap.shape[2])
         for tap in maps
@@ -85,38 +88,38 @@ def describe_maps(maps: Sequence[Any]) -> str:
 
 
 def head(network: Network, variables: dict[str, Any], image_shape: tuple[int, ...]) -> Any:
-    """The classifier {"kernel": [D, C], "bias": [C]} of a network with these weights.
+    """Returns the classifier {"kernel": [D, C], "bias": [C]} of a network with weights.
 
     Args:
-      network: whose Outputs have a head.
-      variables: its weights.
+      network: a network whose Outputs have a head.
+      variables: the network's weights.
       image_shape: (H, W, channels).
     """
     if path := summarize(network, image_shape).classifier:
-        return functools.reduce(lambda at, key: at[key], path, variables["params"])
+        return functools.reduce(lambda node, key: node[key], path, variables["params"])
     images = jnp.zeros((1, *image_shape), jnp.float32)
-    return jax.jit(lambda given: network.apply(given, images, train=False).head)(variables)
+    return jax.jit(lambda weights: network.apply(weights, images, train=False).head)(variables)
 
 
 def _classifier(values: list[Any], outputs: Outputs, variables: dict[str, Any]) -> tuple[str, ...]:
-    """The path of the head: where the same traced values stand among the parameters."""
+    """Returns the path of the parameters that are traced to the head, or ()."""
     leaves = jax.tree_util.tree_leaves_with_path((outputs, variables))
-    places: dict[int, tuple[str, ...]] = {}
+    parameter_paths: dict[int, tuple[str, ...]] = {}
     heads = []
     for (path, _), value in zip(leaves, values, strict=True):
         keys = tuple(getattr(key, "key", getattr(key, "name", "")) for key in path[1:])
         if path[0].idx == 0 and keys[0] == "head":
             heads.append((keys[1:], value))
         elif path[0].idx == 1 and keys[0] == "params":
-            places[id(value)] = keys[1:]
-    found = [(name, places.get(id(value), ())) for name, value in heads]
-    parents = {path[:-1] for _, path in found}
-    named_alike = all(path[-1:] == name for name, path in found)
-    return parents.pop() if len(parents) == 1 and named_alike else ()
+            parameter_paths[id(value)] = keys[1:]
+    pairs = [(name, parameter_paths.get(id(value), ())) for name, value in heads]
+    parents = {path[:-1] for _, path in pairs}
+    same_names = all(path[-1:] == name for name, path in pairs)
+    return parents.pop() if len(parents) == 1 and same_names else ()
 
 
 def _macs(jaxpr: Any) -> int:
-    """Multiply-adds of a program; of branches those of the most expensive one."""
+    """Counts the multiply-adds of a program; of branches, only the most expensive one counts."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -138,7 +141,7 @@ def _macs(jaxpr: Any) -> int:
 
 
 def _programs(value: Any) -> list[Any]:
-    """The programs in a parameter of an operation."""
+    """Returns the programs in a parameter of an operation."""
     if isinstance(value, tuple | list):
         return [part for element in value for part in _programs(element)]
     value = getattr(value, "jaxpr", value)

@@ -17,28 +17,28 @@ small_normal = nn.initializers.truncated_normal(0.02)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x), as OpenAI's CLIP has it."""
+    """Computes x sigmoid(1.702 x), the GELU of OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution's cumulative function of x."""
+    """Computes the exact GELU: x times the cumulative normal distribution at x."""
     return jax.nn.gelu(x, approximate=False)
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
-    """`gelu`, approximated with a tanh (arXiv 1606.08415)."""
+    """Computes the approximation of `gelu` with a tanh (arXiv 1606.08415)."""
     return jax.nn.gelu(x, approximate=True)
 
 
 class Linear(nn.Module):
-    """A matrix product and a bias, in a dtype; parameters are float32.
+    """A linear layer in any dtype; parameters are float32.
 
-    `networks.remat` treats it as a convolution.
+    `networks.remat` treats the layer as a convolution.
 
     Attributes:
-      features: of the result.
-      dtype: what it computes in.
+      features: number of output features.
+      dtype: type of the computation.
     """
 
     features: int
@@ -46,7 +46,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., D] to [..., features]."""
+        """Maps [..., D] to [..., features]."""
         kernel = self.param("kernel", small_normal, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
@@ -57,73 +57,74 @@ class LayerNorm(nn.Module):
     """Layer norm over the last axis, in float32; the result has the input's dtype.
 
     Attributes:
-      epsilon: added to the variance.
+      epsilon: constant added to the variance.
     """
 
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., D], each vector normalised."""
+        """Normalizes each vector of [..., D]."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         wide = x.astype(jnp.float32)
         mean = wide.mean(-1, keepdims=True)
-        centred = wide - mean
-        factor = jax.lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + self.epsilon)
-        y = centred * factor * functional.per_channel(scale, wide)
+        centered = wide - mean
+        factor = jax.lax.rsqrt(jnp.mean(centered * centered, -1, keepdims=True) + self.epsilon)
+        y = centered * factor * functional.per_channel(scale, wide)
         return (y + functional.per_channel(bias, wide)).astype(x.dtype)
 
 
 class LayerScale(nn.Module):
-    """A factor for each channel.
+    """A trained factor per channel.
 
     Attributes:
-      start: its first value.
+      start: initial value of the factors.
     """
 
     start: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., D], scaled."""
+        """Scales [..., D]."""
         gamma = self.param("gamma", nn.initializers.constant(self.start), (x.shape[-1],))
         return (x * functional.per_channel(gamma, x)).astype(x.dtype)
 
 
 class DropPath(nn.Module):
-    """Drops whole examples in training, and scales the others up to the same mean.
+    """Drop path (stochastic depth, arXiv 1603.09382).
 
-    Stochastic depth, arXiv 1603.09382.
+    In training, drops the result of a block for random examples, and scales the result for the
+    others so that the expectation is unchanged.
 
     Attributes:
-      rate: share that is dropped.
+      rate: share of examples for which the result is dropped.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, ...]: what a block adds to its input."""
+        """Drops examples of [B, ...], the values that a block adds to its input."""
         if not train or self.rate == 0:
             return x
         keep = 1 - self.rate
         shape = (len(x), *(1,) * (x.ndim - 1))
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-        return jnp.where(kept, x / keep, 0).astype(x.dtype)
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        return jnp.where(mask, x / keep, 0).astype(x.dtype)
 
 
 def drop_rates(largest: float, depth: int) -> list[float]:
-    """Of blocks that follow each other: from 0 in equal steps to the largest."""
+    """Returns the drop-path rates of `depth` blocks, evenly spaced from 0 to `largest`."""
     return [largest * i / max(depth - 1, 1) for i in range(depth)]
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads over tokens.
+    """Multi-head self-attention over tokens.
 
     Attributes:
-      heads: their number.
-      dtype: what it computes in, but for the softmax.
+      heads: number of heads.
+      dtype: type of the computation; the softmax is float32.
     """
 
     heads: int
@@ -131,7 +132,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Tokens [B, N, D] to [B, N, D]."""
+        """Maps tokens [B, N, D] to [B, N, D]."""
         batch, count, dim = x.shape
         qkv = Linear(3 * dim, self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv.reshape(batch, count, 3, self.heads, -1), 2, 0)
@@ -143,10 +144,11 @@ class Mlp(nn.Module):
     """Two linear layers with an activation between them.
 
     Attributes:
-      hidden: width between them.
-      activation: of arrays.
-      gated: SwiGLU (arXiv 2002.05202): half of the hidden values, activated, times the other half.
-      dtype: what it computes in.
+      hidden: number of hidden features.
+      activation: the activation function.
+      gated: whether the MLP is gated (SwiGLU, arXiv 2002.05202): the activation of one half of the
+        hidden features is multiplied by the other half.
+      dtype: type of the computation.
     """
 
     hidden: int
@@ -156,7 +158,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., D] to [..., D]."""
+        """Maps [..., D] to [..., D]."""
         y = Linear(self.hidden, self.dtype, name="fc1")(x)
         if self.gated:
             gate, y = jnp.split(y, 2, -1)
@@ -167,14 +169,14 @@ class Mlp(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention of one learnt query over tokens, and an MLP, as SigLIP pools (arXiv 2303.15343).
+    """SigLIP's pooling (arXiv 2303.15343): attention of a trained query over tokens, and an MLP.
 
     Attributes:
-      heads: their number.
-      mlp: width of the MLP, as a multiple of the tokens'.
-      activation: of the MLP.
-      epsilon: of its norm.
-      dtype: what it computes in, but for norm and softmax.
+      heads: number of heads.
+      mlp: width of the MLP, as a multiple of the tokens' width.
+      activation: activation of the MLP.
+      epsilon: epsilon of the norm.
+      dtype: type of the computation; norm and softmax are float32.
     """
 
     heads: int
@@ -185,7 +187,7 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Tokens [B, N, D] to [B, D]."""
+        """Pools tokens [B, N, D] to [B, D]."""
         batch, count, dim = x.shape
         start = nn.initializers.truncated_normal(dim**-0.5)
         latent = self.param("latent", start, (1, 1, dim))
@@ -201,12 +203,12 @@ class AttentionPool(nn.Module):
 
 
 class Patches(nn.Module):
-    """A linear map of squares of pixels that do not overlap.
+    """A linear map of non-overlapping patches.
 
     Attributes:
-      size: pixels of a side.
-      features: of each square.
-      dtype: what it computes in.
+      size: side of a patch in pixels.
+      features: number of features per patch.
+      dtype: type of the computation.
       use_bias: whether a bias is added.
     """
 
@@ -217,15 +219,15 @@ class Patches(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images [B, H, W, channels] to [B, H / size, W / size, features].
+        """Maps images [B, H, W, channels] to [B, H / size, W / size, features].
 
         Raises:
-          InputError: the squares do not cover the images.
+          InputError: the image size is not a multiple of the patch size.
         """
         if x.shape[1] % self.size or x.shape[2] % self.size or 0 in x.shape:
             raise errors.InputError(
-                f"images of {x.shape[1]}x{x.shape[2]} pixels cannot be cut into squares of"
-                f" {self.size}: set data.image_size to a multiple of {self.size}"
+                f"images of {x.shape[1]}x{x.shape[2]} pixels cannot be cut into patches of"
+                f" {self.size}x{self.size}; set data.image_size to a multiple of {self.size}"
             )
         return layers.Conv(
             self.features,

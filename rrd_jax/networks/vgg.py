@@ -1,4 +1,4 @@
-"""VGG with batch norm (arXiv 1409.1556) for small images: one linear layer behind the pooling."""
+"""VGG with batch norm (arXiv 1409.1556) for small images, with a single linear layer."""
 
 from functools import partial
 
@@ -15,9 +15,9 @@ class VGG(nn.Module):
     """Five blocks of 3x3 convolutions of 64, 128, 256, 512 and 512 channels.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes C.
       blocks: number of convolutions in each block.
-      dtype: what convolutions compute in; parameters and statistics are float32.
+      dtype: type of convolutions; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -26,9 +26,9 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
         conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype, use_bias=True)
-        # The reference halves the maps once more for images of 64 pixels, and for no others.
+        # As in the reference implementation, only images of 64 pixels are pooled a fourth time.
         pooled = (1, 2, 3, 4) if x.shape[1] == 64 else (1, 2, 3)
         maps, preactivations = [], []
         widths = (64, 128, 256, 512, 512)
@@ -40,7 +40,8 @@ class VGG(nn.Module):
                 x = functional.relu(before)
             maps.append(x)
             preactivations.append(before)
-        preactivations[0] = maps[0]  # as in the other families
+        # As in the other families, the first map is its own preactivation.
+        preactivations[0] = maps[0]
         small = nn.initializers.normal(0.01)
         classifier = layers.Classifier(self.num_classes, small, zero_bias=True, name="classifier")
         return layers.classify(x, classifier, maps, preactivations)

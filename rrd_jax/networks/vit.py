@@ -1,4 +1,4 @@
-"""Vision transformers: ViT (arXiv 2010.11929), and what DeiT, DINOv2, CLIP and SigLIP make of it.
+"""Vision transformers: ViT (arXiv 2010.11929), and its variants DeiT, DINOv2, CLIP and SigLIP.
 
 DeiT: arXiv 2012.12877, DeiT III: 2204.07118, DINOv2: 2304.07193, registers: 2309.16588, CLIP:
 2103.00020, SigLIP: 2303.15343. Names, modules and computation are timm's.
@@ -16,7 +16,7 @@ from rrd_jax.networks.contract import Outputs
 
 
 class _Block(layers.Block):
-    """Attention and an MLP, each behind a norm and added to what it was given."""
+    """Attention and an MLP, each after a norm and added to its input."""
 
     heads: int
     mlp: float
@@ -42,32 +42,32 @@ class _Block(layers.Block):
 
 
 class VisionTransformer(nn.Module):
-    """A transformer over squares of an image.
+    """A transformer over the patches of an image.
 
-    Its maps are the tokens of four blocks that lie evenly, on the grid of the squares; they end
-    without a ReLU, so they are their own preactivations. Its position embeddings are made for the
-    size of images that it is initialised with.
+    The maps are the patch tokens of four evenly spaced blocks, on the grid of the patches. They end
+    without a ReLU, so they are their own preactivations. The position embeddings fit the image size
+    that the network is initialized with.
 
     Attributes:
-      num_classes: C.
-      patch: pixels of a square's side.
-      width: D, of a token.
+      num_classes: number of classes C.
+      patch: side of a patch in pixels.
+      width: number of features D of a token.
       depth: number of blocks.
-      heads: of attention.
-      mlp: width inside an MLP, as a multiple of D.
-      activation: of the MLPs.
+      heads: number of attention heads.
+      mlp: hidden width of the MLPs, as a multiple of D.
+      activation: activation of the MLPs.
       gated: whether the MLPs are SwiGLU.
-      pool: what the classifier reads: the class "token", the "mean" of the squares' tokens, or what
-        "attention" takes of them.
-      distilled: whether a second token has a classifier of its own (DeiT); the two are averaged.
-      registers: tokens that only help to compute.
-      positions_of_squares: whether only the squares have position embeddings, no other token.
-      norm_first: a norm before the blocks, and none of squares' biases (CLIP).
-      scale: at which LayerScale starts; 0 for none.
-      epsilon: of the norms.
-      drop_path: share of examples for which the last block is left out in training; of the others
-        in proportion to their place.
-      dtype: what products compute in; parameters, norms and softmaxes are float32.
+      pool: input of the classifier: the class "token", the "mean" of the patch tokens, or
+        "attention" pooling.
+      distilled: whether a second token has a separate classifier (DeiT); the logits are averaged.
+      registers: number of register tokens.
+      patch_positions_only: whether only the patch tokens have position embeddings.
+      norm_first: whether there is a norm before the blocks, and no bias for patches (CLIP).
+      scale: initial value of LayerScale; 0 for no LayerScale.
+      epsilon: epsilon of the norms.
+      drop_path: drop-path rate of the last block; the rates of earlier blocks are proportional to
+        their depth.
+      dtype: type of matrix products; parameters, norms and softmaxes are float32.
     """
 
     num_classes: int
@@ -81,7 +81,7 @@ class VisionTransformer(nn.Module):
     pool: str = "token"
     distilled: bool = False
     registers: int = 0
-    positions_of_squares: bool = False
+    patch_positions_only: bool = False
     norm_first: bool = False
     scale: float = 0.0
     epsilon: float = 1e-6
@@ -90,16 +90,16 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels], normalised, to Outputs."""
-        squares = transformer.Patches(
+        """Computes the Outputs of normalized images [B, H, W, channels]."""
+        patches = transformer.Patches(
             self.patch, self.width, self.dtype, not self.norm_first, name="patch_embed"
         )(x)
-        grid = squares.shape[1:3]
-        x, before = self._with_others(squares.reshape(len(squares), -1, self.width))
+        grid = patches.shape[1:3]
+        x, before = self._prepend_tokens(patches.reshape(len(patches), -1, self.width))
         norm = partial(transformer.LayerNorm, self.epsilon)
         if self.norm_first:
             x = norm(name="norm_pre")(x)
-        maps, taps = [squares], layers.even_taps(self.depth)
+        maps, taps = [patches], layers.even_taps(self.depth)
         for i, drop in enumerate(transformer.drop_rates(self.drop_path, self.depth)):
             x = _Block(
                 self.heads,
@@ -116,26 +116,26 @@ class VisionTransformer(nn.Module):
                 maps.append(x[:, before:].reshape(len(x), *grid, self.width))
         return self._classify(x, before, maps)
 
-    def _with_others(self, x: jax.Array) -> tuple[jax.Array, int]:
-        """Tokens of squares, with positions and behind all other tokens; and these' number."""
+    def _prepend_tokens(self, x: jax.Array) -> tuple[jax.Array, int]:
+        """Returns the patch tokens with positions, after all other tokens, and their number."""
         rows = (1, 1, self.width)
-        others = []
+        tokens = []
         if self.pool == "token":
-            others.append(self.param("cls_token", nn.initializers.normal(1e-6), rows))
+            tokens.append(self.param("cls_token", nn.initializers.normal(1e-6), rows))
         if self.distilled:
-            others.append(self.param("dist_token", transformer.small_normal, rows))
+            tokens.append(self.param("dist_token", transformer.small_normal, rows))
         if self.registers:
             shape = (1, self.registers, self.width)
-            others.append(self.param("reg_token", nn.initializers.normal(1e-6), shape))
-        others = [jnp.broadcast_to(o, (len(x), *o.shape[1:])).astype(x.dtype) for o in others]
-        before = sum(other.shape[1] for other in others)
-        if not self.positions_of_squares:
-            x = jnp.concatenate([*others, x], axis=1)
+            tokens.append(self.param("reg_token", nn.initializers.normal(1e-6), shape))
+        tokens = [jnp.broadcast_to(t, (len(x), *t.shape[1:])).astype(x.dtype) for t in tokens]
+        before = sum(token.shape[1] for token in tokens)
+        if not self.patch_positions_only:
+            x = jnp.concatenate([*tokens, x], axis=1)
         shape = (1, *x.shape[1:])
         positions = self.param("pos_embed", transformer.small_normal, shape)
         x = (x + jnp.broadcast_to(positions, x.shape)).astype(x.dtype)
-        if self.positions_of_squares:
-            x = jnp.concatenate([*others, x], axis=1)
+        if self.patch_positions_only:
+            x = jnp.concatenate([*tokens, x], axis=1)
         return x, before
 
     def _classify(self, x: jax.Array, before: int, maps: list[jax.Array]) -> Outputs:
@@ -174,24 +174,24 @@ _SIZES = {
     "base": {"width": 768, "depth": 12, "heads": 12},
     "large": {"width": 1024, "depth": 24, "heads": 16},
     "giant": {"width": 1536, "depth": 40, "heads": 24},
-    # SigLIP's, whose shape was optimised (arXiv 2305.13035).
+    # SigLIP's network with an optimized shape (arXiv 2305.13035).
     "so400m": {"width": 1152, "depth": 27, "heads": 16, "mlp": 4304 / 1152},
 }
 _CLIP = {"norm_first": True, "epsilon": 1e-5}
 _DINO = {"scale": 1e-5}
-_REGISTERS = {"registers": 4, "positions_of_squares": True, **_DINO}
+_REGISTERS = {"registers": 4, "patch_positions_only": True, **_DINO}
 _GIANT = {"mlp": 2.66667 * 2, "gated": True, "activation": jax.nn.silu}
 _SIGLIP = {"pool": "attention"}
-# Its authors and transformers have the GELU that a tanh approximates, timm the exact one.
+# SigLIP's authors and transformers use the tanh approximation of the GELU, timm the exact GELU.
 _TANH = {**_SIGLIP, "activation": transformer.gelu_tanh}
-_DEIT3 = {"positions_of_squares": True, "scale": 1e-6}
+_DEIT3 = {"patch_positions_only": True, "scale": 1e-6}
 
 
-def _vit(size: str, patch: int, **more) -> partial:
-    return partial(VisionTransformer, patch=patch, **_SIZES[size], **more)
+def _vit(size: str, patch: int, **options) -> partial:
+    return partial(VisionTransformer, patch=patch, **_SIZES[size], **options)
 
 
-# By the pixels of a side of the images that they were published for.
+# Networks by the image size that they were published for.
 _PUBLISHED: dict[int, dict[str, Callable]] = {
     224: {
         **{
@@ -264,9 +264,9 @@ _PUBLISHED: dict[int, dict[str, Callable]] = {
         "vit_giant_patch14_reg4_dinov2": _vit("giant", 14, **_REGISTERS, **_GIANT),
     },
 }
-IMAGENET = {name: make for networks in _PUBLISHED.values() for name, make in networks.items()}
+IMAGENET = {name: factory for networks in _PUBLISHED.values() for name, factory in networks.items()}
 SIDES = {name: side for side, networks in _PUBLISHED.items() for name in networks}
-# Ours: 2.7 million parameters.
+# A small network of this project, with 2.7 million parameters.
 CIFAR = {
     "vit_nano_32": partial(
         VisionTransformer, patch=4, width=192, depth=9, heads=3, mlp=2.0, pool="mean"

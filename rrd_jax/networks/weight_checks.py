@@ -1,4 +1,4 @@
-"""Checks of weights against the network that they are for, and of their values."""
+"""Checks of weights: shapes and types against a network, and values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,56 +13,59 @@ from rrd_jax.networks.summary import leaf_name, named_shapes, summarize
 
 
 def check_weights(
-    where: str, variables: Any, network: Network, image_shape: tuple[int, ...]
+    location: str, variables: Any, network: Network, image_shape: tuple[int, ...]
 ) -> None:
     """Raises an InputError for weights that do not fit a network, or are not finite.
 
     Args:
-      where: the weights come from, for messages.
+      location: the location of the weights in messages.
       variables: the weights.
-      network: for images of this shape.
+      network: a network for images of this shape.
       image_shape: (H, W, channels).
     """
-    wanted = summarize(network, image_shape).variables
+    expected = summarize(network, image_shape).variables
     if not isinstance(variables, Mapping) or "params" not in variables:
         actual = f"keys {list(variables)}" if isinstance(variables, Mapping) else repr(variables)
         raise errors.InputError(
-            f"the weights in {where} are no variables of a network: they are {actual[:200]}, where"
-            f" a dict with {' and '.join(wanted)} is wanted"
+            f"the weights in {location} are not the variables of a network: they are"
+            f" {actual[:200]}, but must be a dict with {' and '.join(expected)}"
         )
-    variables = {name: variables.get(name, {}) for name in wanted}
+    variables = {name: variables.get(name, {}) for name in expected}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             raise errors.InputError(
-                f"the weights in {where} hold {leaf_name(path)}, which is of type"
-                f" {type(leaf).__name__}, but must be an array"
+                f"the weights in {location} contain {leaf_name(path)} of type"
+                f" {type(leaf).__name__}, but must contain arrays only"
             )
-    theirs, ours = named_shapes(variables), named_shapes(wanted)
-    differing = sorted(name for name in theirs | ours if theirs.get(name) != ours.get(name))
+    shapes, expected_shapes = named_shapes(variables), named_shapes(expected)
+    differing = sorted(
+        name for name in shapes | expected_shapes if shapes.get(name) != expected_shapes.get(name)
+    )
     if differing:
         name, more = differing[0], len(differing) - 1
         raise errors.InputError(
-            f"the weights in {where} do not fit the network: {name} is"
-            f" {theirs.get(name, 'absent')} there and {ours.get(name, 'absent')} in the network"
+            f"the weights in {location} do not fit the network: {name} is"
+            f" {shapes.get(name, 'absent')} there and {expected_shapes.get(name, 'absent')} in the"
+            " network"
             + (f", and {more} more differ" if more else "")
-            + "; its options, or its code, are not those it was trained with"
+            + "; use the options and the code that the network was trained with"
         )
-    floats = {leaf_name(path) for path, leaf in _float_leaves(wanted)}
+    floats = {leaf_name(path) for path, leaf in _float_leaves(expected)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if leaf_name(path) in floats and not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise errors.InputError(
-                f"the weights in {where} hold {leaf_name(path)} of type {leaf.dtype}, where floats"
-                " are wanted"
+                f"the weights in {location} contain {leaf_name(path)} of type {leaf.dtype}, but it"
+                " must be an array of floats"
             )
-    check_values(where, variables)
+    check_values(location, variables)
 
 
-def check_values(where: str, variables: Any) -> None:
+def check_values(location: str, variables: Any) -> None:
     """Raises an InputError for weights that are not finite, and for negative variances.
 
     Args:
-      where: the weights come from, for messages.
-      variables: arrays, in a tree.
+      location: the location of the weights in messages.
+      variables: a tree of arrays.
     """
     invalid = {}
     for path, leaf in _float_leaves(variables):
@@ -71,10 +74,10 @@ def check_values(where: str, variables: Any) -> None:
             invalid[leaf_name(path)] = text
     if invalid:
         name, text = next(iter(invalid.items()))
-        others = f", and {len(invalid) - 1} more are like that" if len(invalid) > 1 else ""
+        others = f", and {len(invalid) - 1} more are invalid" if len(invalid) > 1 else ""
         raise errors.InputError(
-            f"the weights in {where} cannot be used: {name} {text}{others}; the run that they are"
-            " of diverged, or they are damaged"
+            f"the weights in {location} are invalid: {name} {text}{others}; their training"
+            " diverged, or the file is damaged: use other weights"
         )
 
 
@@ -94,7 +97,7 @@ def invalid_values(value: Any, *, is_variance: bool = False) -> str:
     nan, infinite = int(np.isnan(numbers).sum()), int(np.isinf(numbers).sum())
     large = int(np.isfinite(original[np.isinf(numbers)]).sum())
     counts = {"NaN": nan, "infinite": infinite - large, "beyond the range of float32": large}
-    listed = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    listed = ", ".join(f"{count:,} {problem}" for problem, count in counts.items() if count)
     return f"is not finite: of {numbers.size:,} values {listed}"
 
 

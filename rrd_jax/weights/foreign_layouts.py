@@ -333,7 +333,7 @@ def _of_transformer(network: vit.VisionTransformer) -> Layout | None:
         return _SIGLIP
     if network.norm_first:
         return _CLIP
-    if network.pool == "mean" or (network.positions_of_squares and not network.registers):
+    if network.pool == "mean" or (network.patch_positions_only and not network.registers):
         return None
     if network.scale:
         return _GATED_DINO if network.gated else _DINO

@@ -74,7 +74,7 @@ def _transformer(
         kind = (network.pool, network.norm_first, network.distilled, bool(network.scale))
         if kind != (pool, clip, distilled, dino):
             return None
-        if network.positions_of_squares != bool(network.registers):
+        if network.patch_positions_only != bool(network.registers):
             return None
         names = {function: name for name, function in _ACTIVATIONS.items()}
         sizes = {

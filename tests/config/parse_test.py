@@ -11,7 +11,7 @@ from tests import launch
         ({"objectives.rrd.preset": "sharp"}, "known: sharp_student, sharp_teacher"),
         ({"teacher.model": ""}, "objective 'kd' needs a teacher; set config.teacher.model"),
         ({"data.augment": "crop"}, "did you mean 'crop_flip'"),
-        ({"space_to_depth": True}, "start with a 7x7 convolution, not for 'resnet8'"),
+        ({"space_to_depth": True}, "'resnet8' does not start with a 7x7"),
         ({"optimizer.name": "adamq"}, "unknown optimizer.name 'adamq'; did you mean 'adam'"),
         ({"optimizer.name": "adam", "optimizer.momentum": 0.5}, "momentum is 0.5, but only sgd"),
         ({"optimizer.name": "adam", "optimizer.nesterov": True}, "nesterov is True, but only sgd"),
@@ -126,7 +126,7 @@ def test_blocks_are_left_out_of_what_is_trained():
     (teacher,) = parse(config).teachers
     assert teacher.part.training.network.create(10).drop_path == 0
     config.teacher.checkpoint, config.teacher.model = "", "resnet8"
-    with pytest.raises(errors.InputError, match=r"^teacher.drop_path is 0.2, but 'resnet8' leaves"):
+    with pytest.raises(errors.InputError, match=r"^teacher.drop_path is 0.2, but 'resnet8' does"):
         parse(config)
 
 

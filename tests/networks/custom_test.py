@@ -215,7 +215,7 @@ def test_weights_of_other_options_are_refused(tmp_path):
 
 @pytest.mark.parametrize("how", ["all", "convolutions"])
 def test_remat_is_for_networks_of_ours(how):
-    with pytest.raises(errors.InputError, match="train.remat is .* your own"):
+    with pytest.raises(errors.InputError, match="train.remat is .* a custom network"):
         parse(_config(f"{_NETS}:Norm", "resnet8", "kd", train__remat=how))
 
 

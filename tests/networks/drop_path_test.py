@@ -74,8 +74,8 @@ def test_what_is_left_in_is_scaled_to_the_same_mean():
 
 
 def test_networks_that_leave_out_no_blocks_say_so():
-    with pytest.raises(errors.InputError, match=r"^student.drop_path is 0.1, but 'resnet8' leaves"):
+    with pytest.raises(errors.InputError, match=r"^student.drop_path is 0.1, but 'resnet8' does"):
         networks.create("resnet8", 10, drop_path=0.1, prefix="student.options.")
     own = networks.adapt(nn.Dense(3), "mine")
-    with pytest.raises(errors.InputError, match="'mine' is a network of your own"):
+    with pytest.raises(errors.InputError, match="'mine' is a custom network"):
         networks.check_drop_path(own, 0.1, "mine")

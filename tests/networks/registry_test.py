@@ -80,7 +80,7 @@ def test_the_smallest_images_are_taken_and_those_that_pooling_uses_up_refused():
             1,
             5,
         )
-    with pytest.raises(errors.InputError, match="too small for this network: 0x0 is left"):
+    with pytest.raises(errors.InputError, match="too small for this network: .* are 0x0"):
         networks.summarize(networks.create("vgg8", 5), (4, 4, 3))
 
 
@@ -91,5 +91,5 @@ def test_networks_with_a_stem_of_seven_pixels_take_space_to_depth():
     wanted, found = (jax.jit(n.apply)(variables, images).logits for n in (network, deep))
     assert golden.relative(found, wanted) < 1e-5
     assert len({networks.summarize(n, (48, 48, 3)).macs for n in (network, deep)}) == 1
-    with pytest.raises(errors.InputError, match="a 7x7 convolution, not for 'mobilenetv1'"):
+    with pytest.raises(errors.InputError, match="'mobilenetv1' does not start with a 7x7"):
         networks.create("mobilenetv1", 4, space_to_depth=True)

@@ -35,9 +35,9 @@ def test_finite_weights_pass(dtype):
         ("params__fc__bias", np.full(4, 1e200), "4 beyond the range of float32"),
         ("batch_stats__bn1__mean", np.full(16, np.nan), "batch_stats/bn1/mean is not finite"),
         ("batch_stats__bn1__var", np.full(16, -1.0), "is a variance, but as low as -1"),
-        ("params__fc__bias", np.arange(4), "of type int64, where floats are wanted"),
+        ("params__fc__bias", np.arange(4), "of type int64, but it must be"),
         ("params__fc__bias", np.ones(4, np.complex64), "of type complex64"),
-        ("params__fc__bias", [0.0] * 4, "params/fc/bias/0, which is of type float"),
+        ("params__fc__bias", [0.0] * 4, "params/fc/bias/0 of type float, but must"),
         ("params__fc__bias", None, "params/fc/bias is absent there"),
     ],
 )
@@ -50,5 +50,5 @@ def test_weights_that_are_none_are_refused_in_a_line(leaf, value, message):
 @pytest.mark.parametrize("variables", [None, [], {}, {"conv1": np.ones(3)}, "weights"])
 def test_what_is_no_variables_is_named(variables):
     network, _ = _weights()
-    with pytest.raises(errors.InputError, match="are no variables of a network"):
+    with pytest.raises(errors.InputError, match="are not the variables of a network"):
         _check(network, variables)

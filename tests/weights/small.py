@@ -10,7 +10,7 @@ from rrd_jax.networks import convnext, regnet, transformer, vit
 
 _SMALL = partial(vit.VisionTransformer, patch=8, width=32, depth=2, heads=2)
 _GATED = {"gated": True, "activation": jax.nn.silu, "mlp": 5.5}
-_REGISTERS = {"registers": 4, "positions_of_squares": True}
+_REGISTERS = {"registers": 4, "patch_positions_only": True}
 NETWORKS = {
     "small_vit": partial(_SMALL, mlp=2),
     "small_deit": partial(_SMALL, mlp=2, distilled=True),
