@@ -7,6 +7,7 @@ from typing import Any
 from rrd_jax import errors
 
 _COLOURS = {1: "grey", 3: "RGB"}
+# The text is read back from model.json, so it must not change.
 _SCALED = "area where the image shrinks, else bilinear"
 
 
@@ -42,14 +43,14 @@ class Preprocessing:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, channels)."""
+        """Shape of an image, (H, W, channels)."""
         return (self.image_size, self.image_size, self.channels)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields and a description in words for readers outside this package."""
-        fit = "centred on black where smaller, scaled to image_size where larger"
+        fit = "padded with black if smaller, scaled to image_size if larger"
         if self.resize:
-            fit = "short side scaled to resize, then the centre cut out"
+            fit = "short side scaled to resize, then a central crop"
         return {
             **dataclasses.asdict(self),
             "mean": list(self.mean),

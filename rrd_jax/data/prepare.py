@@ -83,7 +83,7 @@ def _prepare(
         raise errors.InputError(f"data set '{name}' needs no preparation; train with it directly")
     with registry.quiet():
         if kind == "folder":
-            splits, classes = folder.splits(data_dir, manual_dir)
+            splits, classes = folder.open_splits(data_dir, manual_dir)
             builder = resized.folder_builder(manual_dir, splits, classes, resize, data_dir)
         else:
             builder = registry.create_builder(name, data_dir, manual_dir)

@@ -25,20 +25,20 @@ def _without_import_path(values: settings.Values) -> str:
     return "" if ":" in name else f"data.name is '{name}'"
 
 
-def _all(name: str, values: settings.Values) -> list[Any]:
+def _field_values(name: str, values: settings.Values) -> list[Any]:
     """Returns the values of a field for the data and for every teacher with a network."""
     return [values[f"data.{name}"], *(v[f"teacher.{name}"] for v in values.with_models())]
 
 
 def _without_noise(values: settings.Values) -> str:
-    return "" if any(_all("label_noise", values)) else "there is no label noise"
+    return "" if any(_field_values("label_noise", values)) else "there is no label noise"
 
 
 def _without_choice(values: settings.Values) -> str:
     is_thinned = not values["data.mock_examples"] and (
-        any((share or 1) < 1 for share in _all("share", values))
-        or any(_all("per_class", values))
-        or any((ratio or 1) > 1 for ratio in _all("imbalance", values))
+        any((share or 1) < 1 for share in _field_values("share", values))
+        or any(_field_values("per_class", values))
+        or any((ratio or 1) > 1 for ratio in _field_values("imbalance", values))
     )
     if is_thinned or not _without_noise(values):
         return ""

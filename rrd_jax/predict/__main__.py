@@ -238,7 +238,7 @@ def _paths(names: list[str]) -> list[str]:
 
     paths: list[str] = []
     for name in names:
-        paths += file_listing.parsed(sys.stdin.buffer.read()) if name == "-" else [name]
+        paths += file_listing.parse_names(sys.stdin.buffer.read()) if name == "-" else [name]
     return file_listing.files(paths)
 
 

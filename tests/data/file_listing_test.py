@@ -51,6 +51,6 @@ def test_no_images_are_said_to_be_none(names, message, tmp_path):
 
 
 def test_a_list_is_separated_by_zeros_or_line_ends():
-    assert file_listing.parsed(b"a b.jpg\r\n\n\xffc.jpg\n") == ["a b.jpg", "\udcffc.jpg"]
-    assert file_listing.parsed(b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
-    assert file_listing.parsed(b"") == []
+    assert file_listing.parse_names(b"a b.jpg\r\n\n\xffc.jpg\n") == ["a b.jpg", "\udcffc.jpg"]
+    assert file_listing.parse_names(b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
+    assert file_listing.parse_names(b"") == []

@@ -25,7 +25,7 @@ from rrd_jax.data.splits import Splits
 
 
 def open_source(source: Source) -> Splits:
-    """Opens the folder `manual_dir`, with images in ROOT/class/ or in ROOT/train/class/ and so on.
+    """Opens ROOT/CLASS/, or ROOT/train/CLASS/ and ROOT/test/CLASS/, in the folder `manual_dir`.
 
     Without labels, images are found at any depth. The version is a digest of splits, names and
     contents.
@@ -61,7 +61,9 @@ def open_source(source: Source) -> Splits:
     return Splits(version, len(plan.classes), 3, train, test, plan.classes, summary)
 
 
-def splits(data_dir: str, manual_dir: str) -> tuple[dict[str, FolderExamples], tuple[str, ...]]:
+def open_splits(
+    data_dir: str, manual_dir: str
+) -> tuple[dict[str, FolderExamples], tuple[str, ...]]:
     """Returns all splits of a folder of images, by name, and its classes.
 
     Raises:

@@ -31,7 +31,7 @@ def files(names: Iterable[str]) -> list[str]:
     return paths
 
 
-def parsed(content: bytes) -> list[str]:
+def parse_names(content: bytes) -> list[str]:
     """Returns the names in a list, separated by null bytes if it has any, otherwise by lines."""
     if b"\0" in content:
         parts = content.split(b"\0")

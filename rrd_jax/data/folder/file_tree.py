@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rrd_jax import errors
 from rrd_jax.data.images.image_files import reason
 
-# Files and folders created by operating systems. Some hold thumbnails of neighbouring images.
+# Files and folders created by operating systems. Some hold thumbnails of neighboring images.
 _IGNORED_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "Thumbs.db", "desktop.ini"}
 
 
@@ -121,7 +121,7 @@ def _add(entry: os.DirEntry, path: str, tree: Tree, pending: list[str], links: l
     try:
         state = entry.stat()
     except OSError as error:
-        # Without a link, the permissions of the folder allow listing but not access.
+        # If the entry is not a link, the folder can be listed, but its files cannot be accessed.
         if not entry.is_symlink():
             raise
         is_denied = isinstance(error, PermissionError)

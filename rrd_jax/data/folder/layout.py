@@ -109,7 +109,7 @@ def arrange(
         )
     if empty := _empty_folders(split_folders, folders, classes):
         warnings.append(f"{root}: folders without images are ignored: {abbreviate(empty)}")
-    sorted_splits = {split: ordered(split, images) for split, images in splits.items()}
+    sorted_splits = {split: sort_by_hash(split, images) for split, images in splits.items()}
     return Layout(sorted_splits, classes, notes, warnings)
 
 
@@ -220,7 +220,7 @@ def divide(images: Sequence[Image]) -> dict[str, list[Image]]:
     return splits
 
 
-def ordered(split: str, images: Sequence[Image]) -> list[Image]:
+def sort_by_hash(split: str, images: Sequence[Image]) -> list[Image]:
     """Returns the images of a split, ordered by a hash of their keys."""
     hash_key = hasher(split)
     return sorted(images, key=lambda image: (hash_key(image.key), image.key))

@@ -61,7 +61,7 @@ def arrange(root: str, paths: Sequence[str], *, needs_test: bool = True) -> Layo
             f"image folder {root} has {layout.image_count(len(paths))}, too few for a split"
             f" '{empty[0]}' (a tenth, chosen by a hash of their names, is for testing): add images"
         )
-    splits = {split: layout.ordered(split, part) for split, part in splits.items()}
+    splits = {split: layout.sort_by_hash(split, part) for split, part in splits.items()}
     return Layout(splits, (), [note], [])
 
 

@@ -50,7 +50,7 @@ class Upright(bytes):
 
 
 class UnknownError(errors.InputError):
-    """The bytes have no known image format."""
+    """The error for bytes without a known image format."""
 
 
 def decode(content: bytes, channels: int = 3) -> np.ndarray:
@@ -169,7 +169,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 class _TooLargeError(errors.InputError):
-    """A header claims too many pixels."""
+    """The error for a header that claims too many pixels."""
 
 
 @contextlib.contextmanager
@@ -240,10 +240,10 @@ def _pixels(file: PIL.Image.Image, content: bytes) -> np.ndarray:
             return pixels
         with _damage():
             raise
-    grey16 = file.mode == "I" and file.format in ("PNG", "PPM")
-    if file.mode.startswith("I;16") or grey16:
-        grey = (np.asarray(file) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
+    is_gray16 = file.mode == "I" and file.format in ("PNG", "PPM")
+    if file.mode.startswith("I;16") or is_gray16:
+        gray = (np.asarray(file) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=-1)
     if file.mode in ("I", "F"):
         raise errors.InputError("the image has 32-bit pixels: convert it to 8 or 16 bits")
     with _damage():

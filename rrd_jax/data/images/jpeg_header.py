@@ -44,7 +44,7 @@ def read(content: bytes) -> JpegHeader | None:
 
 
 def _frame(content: bytes) -> tuple[int, int, bool] | None:
-    """Returns (height, width, True if EXIF exists) of an 8-bit JPEG with three channels."""
+    """Returns (height, width, has_exif) of an 8-bit JPEG with three channels, else None."""
     position, has_exif = 2, False
     while position + 19 <= len(content):
         marker, kind, length = struct.unpack_from(">BBH", content, position)

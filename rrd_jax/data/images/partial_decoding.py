@@ -17,14 +17,14 @@ from rrd_jax import errors
 from rrd_jax.data.images import decoding, jpeg_header
 
 _PACKAGE = "nvidia.nvimgcodec"
-# Smaller regions may differ from the whole image at their edges, because libjpeg-turbo does not
-# smooth chroma in so few columns, and save no time.
+# The whole image is decoded for smaller regions. Their edges may differ from the whole image,
+# because libjpeg-turbo does not smooth chroma in so few columns, and they save no time.
 _MIN_SIZE = 32
 _local = threading.local()
 
 
 class Undecoded(Exception):
-    """A region cannot be decoded exactly; decode the whole image instead."""
+    """The error for a region that cannot be decoded exactly; decode the whole image instead."""
 
 
 class Jpeg:
@@ -53,7 +53,7 @@ class Jpeg:
         return decoding.upright(stored, self._header.orientation)
 
     def _stored(self, top: int, bottom: int, left: int, right: int) -> tuple[slice, slice]:
-        """Returns the place of a part in the stored image, the inverse of `decoding.upright`."""
+        """Returns the rows and columns of a region in the stored image, inverting `upright`."""
         height, width, _ = self.shape
         if self._header.orientation in (2, 3, 6, 7):
             left, right = width - right, width - left

@@ -76,8 +76,8 @@ def open_splits(
         largest = int(max(map(np.max, labels.values())))
         if largest >= _MAX_SCANNED:
             raise errors.InputError(
-                f"data set '{name}' has label {largest}, but labels must be class indices from 0"
-                f" to below {_MAX_SCANNED:,}: for more classes, set num_classes on the source"
+                f"data set '{name}' has label {largest}, but labels must be class indices below"
+                f" {_MAX_SCANNED:,}; for more classes, set num_classes on the source"
             )
         num_classes = largest + 1
     channels, splits, digest = max(sample.channels for sample in samples), [], hashlib.sha256()
