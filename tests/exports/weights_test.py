@@ -83,7 +83,7 @@ def test_damage_is_a_line(names, tmp_path):
     for damaged, said in (
         (content[: len(content) // 2], "cannot be read|damaged"),
         (content[:-1000] + bytes([content[-1000] ^ 4]) + content[-999:], "by their digest"),
-        (content.replace(b'\\"num_classes\\": 8', b'\\"num_classes\\": 9'), "8 class names for 9 classes"),
+        (content.replace(b'\\"num_classes\\": 8', b'\\"num_classes\\": 9'), "8 class names"),
     ):
         path.write_bytes(damaged)
         for read in (rrd_jax.load, exports.open_file):
