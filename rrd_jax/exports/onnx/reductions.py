@@ -79,7 +79,7 @@ def _top_k(graph: Graph, op: Any, x: LazyArray) -> tuple[LazyArray, LazyArray]:
     return LazyArray(values, x.order, op.shape), cast(graph, indices, op.dtypes[1])
 
 
-def _window(kind: str, graph: Graph, op: Any, x: LazyArray) -> LazyArray:
+def _pool_windows(kind: str, graph: Graph, op: Any, x: LazyArray) -> LazyArray:
     """Converts max pooling, min pooling and sums over windows."""
     sizes, strides = op.params["window_dimensions"], op.params["window_strides"]
     padding, dilation = op.params["padding"], op.params["window_dilation"]
@@ -99,7 +99,7 @@ def _window(kind: str, graph: Graph, op: Any, x: LazyArray) -> LazyArray:
     if kind == "min":
         x = add_op(graph, "Neg", x)
     padding_value = 0.0 if kind == "sum" else -np.inf
-    # Runtimes require that padding is not negative and smaller than the window.
+    # Runtimes require that padding is at least 0 and smaller than the window.
     spans = [(sizes[i] - 1) * dilation[i] + 1 for i in axes]
     pairs = [padding[i] for i in axes]
     if any(not 0 <= n < span for pair, span in zip(pairs, spans, strict=True) for n in pair):
@@ -157,7 +157,7 @@ def _any_window(graph: Graph, op: Any, x: LazyArray, start: LazyArray) -> LazyAr
     kind, identity = kinds.get(names[0], ("", None)) if len(names) == 1 else ("", None)
     if not kind or start.scalar != identity:
         raise UnsupportedError(f"with {' and '.join(names)} from {start.scalar}")
-    return _window(kind, graph, op, x)
+    return _pool_windows(kind, graph, op, x)
 
 
 TABLE: dict[str, Callable[..., Any]] = {
@@ -171,8 +171,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "argmin": partial(_arg_reduce, "ArgMin"),
     "cumsum": _cumsum,
     "top_k": _top_k,
-    "reduce_window_sum": partial(_window, "sum"),
-    "reduce_window_max": partial(_window, "max"),
-    "reduce_window_min": partial(_window, "min"),
+    "reduce_window_sum": partial(_pool_windows, "sum"),
+    "reduce_window_max": partial(_pool_windows, "max"),
+    "reduce_window_min": partial(_pool_windows, "min"),
     "reduce_window": _any_window,
 }

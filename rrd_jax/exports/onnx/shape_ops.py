@@ -29,7 +29,7 @@ def _reshape(graph: Graph, op: Any, x: LazyArray) -> LazyArray:
     return reshape(graph, x, op.shape)
 
 
-def _reshape_to_result(graph: Graph, op: Any, x: LazyArray) -> LazyArray:
+def _squeeze_or_expand(graph: Graph, op: Any, x: LazyArray) -> LazyArray:
     return reshape(graph, x, op.shape)
 
 
@@ -125,10 +125,10 @@ def _slice(graph: Graph, op: Any, x: LazyArray) -> LazyArray:
 
 def _dynamic_slice(graph: Graph, op: Any, x: LazyArray, *starts: LazyArray) -> LazyArray:
     sizes = op.params["slice_sizes"]
-    return slice_array(graph, x, *_window(x, [start.scalar for start in starts], sizes))
+    return slice_array(graph, x, *_window_bounds(x, [start.scalar for start in starts], sizes))
 
 
-def _window(
+def _window_bounds(
     x: LazyArray, starts: Sequence[float | None], sizes: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """Returns the start and the limit of a window along each axis, clamped to the array."""
@@ -254,7 +254,7 @@ def _barrier(graph: Graph, op: Any, *arrays: LazyArray) -> tuple[LazyArray, ...]
 
 def _update(graph: Graph, op: Any, x: LazyArray, part: LazyArray, *starts: LazyArray) -> LazyArray:
     """Replaces a window of x at a constant position."""
-    low, high = _window(x, [start.scalar for start in starts], part.shape)
+    low, high = _window_bounds(x, [start.scalar for start in starts], part.shape)
     pairs = {
         axis: (low[axis], size - high[axis])
         for axis, size in enumerate(x.shape)
@@ -271,8 +271,8 @@ def _update(graph: Graph, op: Any, x: LazyArray, part: LazyArray, *starts: LazyA
 
 TABLE: dict[str, Callable[..., Any]] = {
     "reshape": _reshape,
-    "squeeze": _reshape_to_result,
-    "expand_dims": _reshape_to_result,
+    "squeeze": _squeeze_or_expand,
+    "expand_dims": _squeeze_or_expand,
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast,
     "tile": _tile,
