@@ -45,7 +45,8 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
                     " space, or set TMPDIR"
                 ) from error
             raise errors.UnfitError(
-                f"network '{exportable.about.model}' cannot be written for Core ML: {reason(error)}"
+                f"network '{exportable.about.model}' cannot be written for Core ML:"
+                f" {reason(error)}; use --format=stablehlo"
             ) from error
         about = exportable.about
         record = headers.header_of(exportable, options, FORMAT.name, outputs)
@@ -56,7 +57,9 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
         try:
             model.save(str(path))
         except OSError as error:
-            raise errors.DiskError(f"{path} cannot be written ({error.strerror})") from error
+            raise errors.DiskError(
+                f"{path} cannot be written ({error.strerror}); free disk space or write elsewhere"
+            ) from error
 
 
 def _drop_dilations_of_one(operation: Any) -> None:

@@ -208,6 +208,6 @@ def _check_digest(path: pathlib.Path, content: bytes, digest: object) -> None:
 
 def _disk_error(path: pathlib.Path, error: OSError) -> errors.DiskError:
     return errors.DiskError(
-        f"{path} cannot be written ({error.strerror or error}); free disk space or fix the path,"
-        " and export again"
+        f"{path} cannot be written ({error.strerror or error}); free disk space or correct the"
+        " path, and export again"
     )

@@ -80,5 +80,6 @@ def _export(function: Any, images: jax.ShapeDtypeStruct, platforms: Sequence[str
 
 def _refusal(exportable: Exportable, error: Exception) -> errors.UnfitError:
     return errors.UnfitError(
-        f"network '{exportable.about.model}' cannot be written as StableHLO: {reason(error)}"
+        f"network '{exportable.about.model}' cannot be written as StableHLO: {reason(error)}; use"
+        " --format=safetensors, which stores only the weights"
     )

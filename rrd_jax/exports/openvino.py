@@ -49,10 +49,13 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
             path.mkdir()
             openvino.save_model(model, path / _GRAPH, compress_to_fp16=False)
         except OSError as error:
-            raise errors.DiskError(f"{path} cannot be written ({error.strerror})") from error
+            raise errors.DiskError(
+                f"{path} cannot be written ({error.strerror}); free disk space or write elsewhere"
+            ) from error
         except RuntimeError as error:
             raise errors.UnfitError(
-                f"network '{exportable.about.model}' cannot be read by OpenVINO: {_reason(error)}"
+                f"network '{exportable.about.model}' cannot be read by OpenVINO: {_reason(error)};"
+                " use --format=stablehlo"
             ) from error
     headers.write_folder(path, headers.header_of(exportable, options, FORMAT.name, outputs))
 

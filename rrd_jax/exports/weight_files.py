@@ -92,12 +92,17 @@ def disk_errors(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise errors.DiskError(f"{path} cannot be written ({error.strerror or error})") from error
+        raise errors.DiskError(
+            f"{path} cannot be written ({error.strerror or error}); free disk space or write"
+            " elsewhere"
+        ) from error
     # safetensors raises its own exception class with the system's message.
     except Exception as error:
         if "os error" not in str(error) and "write" not in str(error):
             raise
-        raise errors.DiskError(f"{path} cannot be written ({error})") from error
+        raise errors.DiskError(
+            f"{path} cannot be written ({error}); free disk space or write elsewhere"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

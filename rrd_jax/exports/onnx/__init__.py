@@ -39,7 +39,10 @@ def write(exportable: interface.Exportable, path: pathlib.Path, options: interfa
     try:
         path.write_bytes(content)
     except OSError as error:
-        raise errors.DiskError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise errors.DiskError(
+            f"{path} cannot be written ({error.strerror or error}); free disk space or write"
+            " elsewhere"
+        ) from error
 
 
 def open_file(path: pathlib.Path, threads: int = 0) -> interface.Runtime:
