@@ -1,13 +1,18 @@
-"""What setup.cfg cannot say: on a package index a description has no files beside it."""
+"""Builds the long description: README.md without links into the repository.
+
+A package index shows the description without the files of the repository.
+"""
 
 import pathlib
 import re
 
 import setuptools
 
-_BESIDE = r"\((?!https://|#)[^)]*\)"  # the target of a link into this repository
+# The target of a link into this repository.
+_RELATIVE = r"\((?!https://|#)[^)]*\)"
 text = pathlib.Path("README.md").read_text(encoding="utf-8")
-text = re.sub(rf"!\[([^\]]*)\]{_BESIDE}", r"*\1.*", text)  # a picture: what it shows
-text = re.sub(rf"(?<!!)\[([^\]]*)\]{_BESIDE}", r"\1", text)
+# A picture becomes its alternative text.
+text = re.sub(rf"!\[([^\]]*)\]{_RELATIVE}", r"*\1.*", text)
+text = re.sub(rf"(?<!!)\[([^\]]*)\]{_RELATIVE}", r"\1", text)
 
 setuptools.setup(long_description=text, long_description_content_type="text/markdown")
