@@ -1,5 +1,5 @@
-// Browsers start no worker for a page that is opened from a disk. There the theme's search, which is
-// one, runs in a hidden frame.
+// Browsers do not start workers for pages that are opened from a disk. On such pages, the worker of
+// the theme's search runs in a hidden frame.
 if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(script) {
