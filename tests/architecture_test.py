@@ -1,4 +1,4 @@
-"""Imports point one way, and libraries stay in their rooms; docs/architecture.md says why."""
+"""The order of imports, and the packages that may import each library (docs/architecture.md)."""
 
 import ast
 import itertools
@@ -9,7 +9,7 @@ import pytest
 from docs.making import drawings
 
 _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
-# A room may import those in the lines after it, never those before or beside it.
+# A package may import packages on later lines, but none on earlier lines or on its own line.
 _ORDER = """
     main
     comparison predict runs
@@ -33,9 +33,11 @@ _ORDER = """
     errors deferred
 """
 _LEVEL = {
-    room: level for level, line in enumerate(_ORDER.strip().splitlines()) for room in line.split()
+    package: level
+    for level, line in enumerate(_ORDER.strip().splitlines())
+    for package in line.split()
 }
-# Rooms of pure functions: no files, no clocks, no flags, nothing printed.
+# Packages with pure functions only: no files, no clocks, no flags, no output.
 _PURE = [
     *("training", "objectives", "networks", "optim", "functional", "settings"),
     "jobs.memory_advice",
@@ -52,7 +54,7 @@ _WORLD = [
     *("absl", "grain", "logging", "ml_collections", "os", "pathlib", "shutil", "sys"),
     *("tensorboardX", "time", "tqdm"),
 ]
-# Who may import a library; nobody may import TensorFlow.
+# Libraries, and the packages that may import them. TensorFlow is not allowed anywhere.
 _LIBRARIES = {
     "ml_collections": ["config", "main", "library"],
     "orbax": ["checkpoints"],
@@ -67,8 +69,8 @@ _LIBRARIES = {
     "rich": ["terminal", "runs", "main"],
     "tensorboardX": ["run_folder.metrics_writer"],
     **{
-        library: [f"exports.{room}"]
-        for library, room in {
+        library: [f"exports.{package}"]
+        for library, package in {
             "onnx": "onnx",
             "onnxruntime": "onnx",
             "ai_edge_litert": "litert",
@@ -119,38 +121,40 @@ def _name(path):
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
 def test_imports_point_one_way(path):
-    room = _module(path).split(".")[0]
+    package = _module(path).split(".")[0]
     for name in _imports(path):
         parts = name.split(".")
         assert parts[0] not in ("configs", "experiments", "tests")
-        if parts[0] == "rrd_jax" and parts[1] not in (room, "__version__"):
-            assert _LEVEL[room] < _LEVEL[parts[1]], f"{room} imports {name}"
+        if parts[0] == "rrd_jax" and parts[1] not in (package, "__version__"):
+            assert _LEVEL[package] < _LEVEL[parts[1]], f"{package} imports {name}"
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
-def test_libraries_stay_in_their_rooms(path):
+def test_libraries_stay_in_their_packages(path):
     module, names = _module(path), list(_imports(path))
-    for library, rooms in _LIBRARIES.items():
-        if not _within(module, rooms):
+    for library, packages in _LIBRARIES.items():
+        if not _within(module, packages):
             assert not [name for name in names if _within(name, [library])], library
     if _within(module, _PURE):
         assert not [name for name in names if _within(name, _WORLD)]
 
 
-def test_every_room_has_a_place_in_the_order_and_on_the_map():
-    rooms = {_module(path).split(".")[0] for path in _FILES}
-    assert rooms == set(_LEVEL)
+def test_every_package_has_a_place_in_the_order_and_on_the_map():
+    packages = {_module(path).split(".")[0] for path in _FILES}
+    assert packages == set(_LEVEL)
     text = (_ROOT.parent / "docs" / "architecture.md").read_text()
-    assert not [room for room in rooms if f"`{room}" not in text]
+    assert not [package for package in packages if f"`{package}" not in text]
 
 
-def test_the_figure_has_rooms_in_the_order_of_imports_and_says_which_are_pure():
+def test_the_figure_has_packages_in_the_order_of_imports_and_says_which_are_pure():
     bands = []
-    for _, boxes in drawings.ROOMS:
-        rooms = {name: kind for words, _, kind in boxes for name in words.split(", ")}
-        for name, kind in rooms.items():
+    for _, boxes in drawings.PACKAGES:
+        packages = {name: kind for words, _, kind in boxes for name in words.split(", ")}
+        for name, kind in packages.items():
             assert (kind == "pure") == (kind != "config" and name in _PURE), name
-        bands.append([_LEVEL["main" if name in ("export", "convert") else name] for name in rooms])
+        bands.append(
+            [_LEVEL["main" if name in ("export", "convert") else name] for name in packages]
+        )
     for above, below in itertools.pairwise(bands):
         assert max(above) <= min(below)
 

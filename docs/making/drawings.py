@@ -15,15 +15,15 @@ _FILLS = {"pure": "#d9f0e3", "effects": "#fde3cf", "config": "#dfe7fb", "data": 
 _EDGES = {"pure": "#3f8f63", "effects": "#c26a21", "config": "#4a63c0", "data": "#8a94a0"}
 
 # Bands of the map from the top: (title, subtitle), and the packages with their captions and kinds.
-ROOMS = (
+PACKAGES = (
     (
         ("Commands", "what users start"),
         (
             ("main", "train, evaluate", "effects"),
             ("export, convert", "files", "effects"),
-            ("predict", "classes, neighbours", "effects"),
+            ("predict", "classes, neighbors", "effects"),
             ("runs", "table of runs", "effects"),
-            ("comparison", "student and teacher", "effects"),
+            ("comparison", "size, latency", "effects"),
         ),
     ),
     (
@@ -81,16 +81,16 @@ ROOMS = (
 )
 
 
-def rooms() -> str:
+def packages() -> str:
     """Returns the map of the packages: bands of boxes, each of which imports only lower bands."""
     band, parts = 74, []
-    for i, (label, boxes) in enumerate(ROOMS):
+    for i, (label, boxes) in enumerate(PACKAGES):
         y = 16 + i * band
         parts += [_text(14, y + 26, label[0], bold=True), _text(14, y + 44, label[1], size=11.5)]
         width = (_WIDTH - _LABEL - 16) / len(boxes)
         for j, (name, words, kind) in enumerate(boxes):
             parts.append(_box(_LABEL + 8 + j * width, y, width - 10, 56, name, words, kind))
-    y = 16 + len(ROOMS) * band + 4
+    y = 16 + len(PACKAGES) * band + 4
     meanings = {"pure": "pure functions", "effects": "side effects", "config": "configuration"}
     for j, (kind, words) in enumerate(meanings.items()):
         x = _LABEL + 8 + j * 170
@@ -198,7 +198,7 @@ def _drawing(height: float, parts: Sequence[str], title: str) -> str:
     )
 
 
-DRAWINGS = {"rooms.svg": rooms, "config_walk.svg": config_walk, "batch_walk.svg": batch_walk}
+DRAWINGS = {"packages.svg": packages, "config_walk.svg": config_walk, "batch_walk.svg": batch_walk}
 
 if __name__ == "__main__":
     for name, draw in DRAWINGS.items():
