@@ -1,11 +1,11 @@
-r"""CIFAR-100, the benchmark of arXiv 2407.12073: any pair of networks and any method.
+r"""CIFAR-100, the benchmark of arXiv 2407.12073, for any pair of networks and any method.
 
     python -m rrd_jax.main --config=configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd
     python -m rrd_jax.main --config=configs/cifar100.py:vgg13-mobilenetv2_cifar,rrd \
       --config.teacher.checkpoint=vgg13_vanilla/ckpt_epoch_240.pth
 
-240 epochs of batch 64, learning rate 0.05, 0.01 for MobileNet and ShuffleNet. Without
-teacher.checkpoint the teacher is trained first, by the same recipe. Published top-1 of the pairs:
+240 epochs with batch size 64 and learning rate 0.05, or 0.01 for MobileNet and ShuffleNet. Without
+teacher.checkpoint, the teacher is trained first, with the same recipe. Published top-1 in percent:
 
     teacher         student             teacher  student  KD     CRD    RRD    RRD+KD
     wrn_40_2        wrn_16_2            75.61    73.26    74.92  75.48  75.33  75.66
@@ -27,7 +27,7 @@ from rrd_jax.config import defaults, finish, teachers
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
+    """Returns the config; rrd_jax/config/config_string.py documents the argument."""
     config = defaults()
     config.data.name = "cifar100"
     config = finish(config, "cifar100", argument, pair="resnet32x4-resnet8x4", default="rrd+kd")

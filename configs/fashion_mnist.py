@@ -1,17 +1,17 @@
-"""Fashion-MNIST, 10 000 of its training images: resnet32x4 to resnet8.
+"""Fashion-MNIST: ResNet-32x4 to ResNet-8, on 10,000 of the training images.
 
     apt-get install dataset-fashion-mnist
     python -m rrd_jax.main --config=configs/fashion_mnist.py
 
-The data are prepared at the first start. On a GPU a run of 80 epochs takes minutes;
-docs/results.md has what was measured.
+The first start prepares the data set. On a GPU, a run of 80 epochs takes minutes; docs/results.md
+lists measured results.
 """
 
 from rrd_jax.config import defaults, finish, limit
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
+    """Returns the config; rrd_jax/config/config_string.py documents the argument."""
     config = defaults()
     config.baseline = True
     config.data.name = "fashion_mnist"

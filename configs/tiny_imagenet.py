@@ -1,17 +1,18 @@
-"""Tiny ImageNet: 200 classes, 64 pixels; VGG-13 to VGG-8.
+"""Tiny ImageNet, 200 classes at 64 pixels: VGG-13 to VGG-8.
 
     python -m rrd_jax.data.prepare --name=tiny_imagenet --manual_dir=FOLDER
     python -m rrd_jax.main --config=configs/tiny_imagenet.py:vgg13-vgg8,rrd+kd
 
-CIFAR-100's recipe with crops of 64 from 72 pixels; --config.data.image_size=32 scales the images
-down, as the published transfer to this set does. No figures are published for it.
+The recipe is that of CIFAR-100, with crops of 64 from 72 pixels. --config.data.image_size=32 scales
+the images down, as in the published transfer to this data set. No results are published for this
+recipe.
 """
 
 from rrd_jax.config import defaults, finish
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
+    """Returns the config; rrd_jax/config/config_string.py documents the argument."""
     config = defaults()
     config.data.name = "tiny_imagenet"
     config.data.test_split = "validation"

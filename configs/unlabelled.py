@@ -1,25 +1,26 @@
-r"""Images without labels: a foundation model, DINOv2's ViT-S/14, teaches MobileNetV4.
+r"""Images without labels: a foundation model, DINOv2's ViT-S/14, to MobileNetV4.
 
     python -m rrd_jax.main \
       --config=configs/unlabelled.py:vit_small_patch14_dinov2-mobilenetv4_conv_small \
       --config.data.manual_dir=FOLDER --config.teacher.checkpoint=FILE --workdir=runs/unlabelled
 
-FOLDER holds images, wherever they lie in it; a tenth is held out by their names. FILE is the
-authors' dinov2_vits14_pretrain.pth, timm's, or a Hugging Face folder (hf:FOLDER); it stays as it
-is, and sees images of 224 pixels (another teacher, those of its file or run). 200 epochs of batch
-256 with SEED's optimizer (arXiv 2101.04731): SGD, 0.03, cosine. --config.data.max_images=1000 for
-a try.
+FOLDER is searched recursively for images; a tenth of the images is held out, chosen by file name.
+FILE is the authors' dinov2_vits14_pretrain.pth, timm's file, or a Hugging Face folder (hf:FOLDER).
+The teacher is frozen, and its images have 224 pixels, or for other teachers the size in their file
+or run. 200 epochs with batch size 256 and SEED's optimizer (arXiv 2101.04731): SGD, learning rate
+0.03, cosine schedule. For a quick test, add --config.data.max_images=1000.
 
-configs/unlabelled.py:digits is on scikit-learn's handwritten digits, in minutes on a CPU: the
-teacher, resnet8x4, is trained there first, with their labels, which the student never sees; ten of
-each class judge it. resnet8x4-resnet8,smoke is a shorter one, on 400 of them.
+configs/unlabelled.py:digits uses scikit-learn's handwritten digits, and takes minutes on a CPU. The
+teacher, resnet8x4, is first trained with labels; the student is trained without labels, and
+evaluated with ten labelled images per class. resnet8x4-resnet8,smoke is a shorter variant with 400
+images.
 """
 
 from rrd_jax.config import finish, image_side, imagenet, leave_out_labels, limit, teachers
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
+    """Returns the config; rrd_jax/config/config_string.py documents the argument."""
     words = argument.split(",")
     is_smoke = "smoke" in words
     config = imagenet()
@@ -35,26 +36,28 @@ def get_config(argument: str = ""):
     on_digits = is_smoke or "digits" in words
     if on_digits:
         pair = "resnet8x4-resnet8"
-        _take_digits(config, is_smoke)
+        _use_digits(config, is_smoke)
     rest = ",".join(word for word in words if word not in ("smoke", "digits"))
     config = finish(config, "unlabelled", rest, pair=pair, default="rrd")
     leave_out_labels(config)
     for _, teacher in teachers(config):
         if teacher.model.endswith("_dinov2"):
-            teacher.image_size = 224  # its files ask for 518, five times the work
+            # DINOv2's files specify 518 pixels, which takes five times as much computation.
+            teacher.image_size = 224
     if on_digits:
         config.name += "-smoke" if is_smoke else "-digits"
         config.data.image_size = image_side(config, smallest=8)
-        most = 512 if is_smoke else 1024
-        limit(config, queue_size=most, negatives=most)
+        rows = 512 if is_smoke else 1024
+        limit(config, queue_size=rows, negatives=rows)
     return config
 
 
-def _take_digits(config, is_smoke):
-    """Real images, of which smoke takes few, and a teacher that learns them with their labels."""
+def _use_digits(config, is_smoke):
+    """Sets the digits as data, fewer for smoke tests, and a teacher that is trained with labels."""
     config.data.name = "digits"
     config.data.augment = "crop_flip"
-    config.data.pad, config.data.flip = 1, False  # a mirrored digit is none
+    # A mirrored digit is not a digit.
+    config.data.pad, config.data.flip = 1, False
     config.data.mean, config.data.std = (0.305,), (0.376,)
     config.teacher.use_labels = True
     config.teacher.learning_rate = 0.05

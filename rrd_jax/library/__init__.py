@@ -1,4 +1,4 @@
-"""The Python API: trains, loads and evaluates networks, given by name or as Python objects."""
+"""The Python API: trains, loads and evaluates networks, by name or as Python objects."""
 
 from rrd_jax.library.accuracy import evaluate
 from rrd_jax.library.distillation import distill, train_teacher

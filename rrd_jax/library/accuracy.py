@@ -1,4 +1,4 @@
-"""The accuracy and the loss of networks on test images."""
+"""Accuracy and loss of networks on test images."""
 
 import pathlib
 from typing import Any
@@ -28,10 +28,11 @@ def evaluate(
     """Computes `top1` and `top5` in percent and `loss` in nats on test images.
 
     Args:
-      network: of `load`, `distill` or `train_teacher`; or a path, as for `load`.
-      test: as for `distill`; None for the test split of the run in the workdir `network`.
+      network: a result of `load`, `distill` or `train_teacher`; or a path, as for `load`.
+      test: test images, as for `distill`; None for the test split of the run in the workdir.
       batch_size: images per call, over all devices.
-      source: how to read images of another size than the network's; None to pad or scale them.
+      source: preprocessing of images whose size differs from the network's input; None to pad or
+        scale them.
 
     Raises:
       InputError: there are no test images, or they do not fit the network.
@@ -51,7 +52,7 @@ def evaluate(
     loaded = trained.network if trained else network
     loaded = loaded if isinstance(loaded, Loaded | Predictor) else load(loaded)
     if not loaded.num_classes:
-        raise errors.InputError(f"'{loaded.name}' has no classifier, so it has no accuracy")
+        raise errors.InputError(f"'{loaded.name}' has no classifier, which the accuracy needs")
     if test is not None:
         source = source or Source(image_size=_size(loaded))
         dataset = data.from_sources(test, test, source, num_classes=loaded.num_classes)
@@ -102,5 +103,5 @@ def _size(loaded: Loaded | Predictor) -> int:
 
 def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:
     if not fields or not fields["data"]["name"]:
-        raise errors.InputError("there is nothing to evaluate on: pass test=(images, labels)")
+        raise errors.InputError("nothing to evaluate on: pass test=(images, labels)")
     return data.load(configs.source_of(fields))

@@ -1,4 +1,4 @@
-"""Data sets of arrays and other random-access sources that are passed from Python."""
+"""Data sets from arrays and other random-access sources that Python code passes."""
 
 import contextlib
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from rrd_jax.data.source import Source
 def open_dataset(
     train: Any, test: Any, source: Source, num_classes: int | None
 ) -> data.Dataset | None:
-    """The data set of images that were given; None where there are none."""
+    """Returns the data set of the images that were passed; None without training images."""
     if train is None:
         if test is not None:
-            raise errors.InputError("test images are given, but none to train on: pass train=")
+            raise errors.InputError("test images were passed without training images: pass train=")
         return None
     return data.from_sources(train, test, source, num_classes=num_classes)
 
@@ -26,10 +26,10 @@ def open_dataset(
 def open_and_describe(
     config: ConfigDict, fields: Mapping[str, Any], train: Any, test: Any, num_classes: int | None
 ) -> data.Dataset:
-    """The data set of images made in Python; fills in what a config would say about them."""
+    """Returns the data set of the images, and sets their size, mean and std in the config."""
     if test is None and config.data.test_split == "test":
         raise errors.InputError(
-            "there are no test images: pass test=, or name parts of the training images with"
+            "there are no test images: pass test=, or split the training images with"
             " fields={'data.train_split': 'train[:90%]', 'data.test_split': 'train[90%:]'}"
         )
     images = train[0] if isinstance(train, tuple | list) and len(train) == 2 else None
@@ -43,7 +43,7 @@ def open_and_describe(
 
 
 def _moments(split: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel, of up to 10 000 images in [0, 1] units."""
+    """Returns mean and std per channel, in [0, 1] units, of up to 10,000 images."""
     if split.on_device:
         pixels = split.images[:10_000]
     else:

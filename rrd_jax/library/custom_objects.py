@@ -1,4 +1,4 @@
-"""Networks, objectives and optimizers made in Python, under names in a config."""
+"""Networks, objectives and optimizers that are Python objects, under names in a config."""
 
 import functools
 import numbers
@@ -23,18 +23,24 @@ from rrd_jax.teacher import wrappers
 from rrd_jax.training import recipe
 from rrd_jax.weights import files
 
-# The fields of the optimizer that say its rates.
-_OF_RATES = (
-    *("learning_rate", "final_learning_rate", "warmup_epochs", "warmup_start"),
-    *("schedule", "schedule_options", "milestones", "decay"),
+# The fields of the optimizer section that define the learning rate.
+_RATE_FIELDS = (
+    "learning_rate",
+    "final_learning_rate",
+    "warmup_epochs",
+    "warmup_start",
+    "schedule",
+    "schedule_options",
+    "milestones",
+    "decay",
 )
 
 
 class CustomObjectsBuilder:
-    """Collects objects made in Python, and names them in a config.
+    """A collection of Python objects, which are named in a config.
 
     Args:
-      config: the config, whose names of networks, objectives and optimizer are set.
+      config: the config, in which the names of networks, objectives and optimizer are set.
       num_classes: C; 0 if unknown.
     """
 
@@ -48,21 +54,21 @@ class CustomObjectsBuilder:
 
     @property
     def custom(self) -> recipe.CustomObjects:
-        """All objects, by their names in the config."""
+        """The objects, by their names in the config."""
         return recipe.CustomObjects(
             self._networks, self._variables, self._objectives, self._transform, self._starts
         )
 
     def student(self, network: Any) -> None:
-        """Takes the network to train, with its initial weights; None for the config's."""
+        """Sets the network to train, with its initial weights; None keeps the config's."""
         network = network.network if isinstance(network, Trained) else network
         if _is_file(network):
             network = load(network)
         if isinstance(network, Loaded):
             if isinstance(network.network, wrappers.Wrapper):
                 raise errors.InputError(
-                    f"the student '{network.name}' was loaded with a head, which is not trained on:"
-                    " load it without"
+                    f"the student '{network.name}' was loaded with a head, which cannot be trained:"
+                    " load it without head="
                 )
             self._start_from(network)
         elif network is not None:
@@ -71,13 +77,14 @@ class CustomObjectsBuilder:
             if variables is not None:
                 self._starts[name] = (self._packed(name, variables), {})
         if not self.config.student.model:
-            raise errors.InputError("there is no student: pass student=, a name or a network")
+            raise errors.InputError("there is no student: pass a name or a network as student=")
 
     def _start_from(self, loaded: Loaded) -> None:
-        """Takes a loaded network as the student, whose training continues."""
+        """Sets a loaded network as the student, whose training continues from its weights."""
         fields, about = self.config.student, loaded.about
         if about and (loaded.name in networks.MODELS or imports.is_path(loaded.name)):
-            fields.model = loaded.name  # it may get another classifier
+            # The network is created again, because the number of classes may differ.
+            fields.model = loaded.name
             with fields.unlocked(), fields.ignore_type():
                 fields.options.update(dict(about.options))
         else:
@@ -89,7 +96,7 @@ class CustomObjectsBuilder:
         self._starts[fields.model] = (loaded.variables, meta)
 
     def teacher(self, network: Any) -> None:
-        """Takes the network to learn from; None for the config's, if it has one."""
+        """Sets the network to learn from; None keeps the config's teacher, if it has one."""
         if network is None:
             return
         if isinstance(network, Trained):
@@ -100,19 +107,20 @@ class CustomObjectsBuilder:
             self.config.teacher = configs.defaults().teacher
         if isinstance(network, Predictor):
             raise errors.InputError(
-                f"teacher '{network.name}' can be asked, but not distilled from: it runs in"
-                f" {network.runtime}; give the run it was exported from, or its weights"
+                f"teacher '{network.name}' is an exported file that runs in {network.runtime}, but"
+                " distillation needs a network in JAX: pass the run it was exported from, or its"
+                " weights"
             )
         fields = self.config.teacher
         if isinstance(network, Loaded):
             if network.terms:
                 raise errors.InputError(
-                    f"teacher '{network.name}' was trained with an objective that classifies in its"
-                    " place; it is no teacher"
+                    f"teacher '{network.name}' was trained with an objective that replaces its"
+                    " classifier, so it cannot be a teacher: pass another network"
                 )
             fields.model = self._named(network.name, network.network, "teacher")
             self._variables[fields.model] = network.variables
-            self._see_as(network)
+            self._set_preprocessing(network)
             return
         network, variables = _with_variables(network, "teacher")
         fields.model = self._network(network, "teacher")
@@ -124,18 +132,18 @@ class CustomObjectsBuilder:
         elif getattr(network, "weights", None) is not None:
             self._variables[fields.model] = network.weights
 
-    def _see_as(self, loaded: Loaded) -> None:
-        """Sets the preprocessing of a loaded teacher, where the config leaves it open."""
+    def _set_preprocessing(self, loaded: Loaded) -> None:
+        """Sets those fields of a loaded teacher's preprocessing that the config leaves at None."""
         data, fields = self.config.data, self.config.teacher
         size, channels = (loaded.image_shape or (None,))[0], len(data.mean)
-        for name, theirs, ours in (
+        for name, value, student_value in (
             ("mean", loaded.mean, tuple(data.mean)),
             ("std", loaded.std, tuple(data.std)),
             ("image_size", size, data.image_size),
         ):
-            fits = name == "image_size" or len(theirs or ()) == channels
-            if fields[name] is None and theirs is not None and fits and theirs != ours:
-                fields[name] = theirs
+            fits = name == "image_size" or len(value or ()) == channels
+            if fields[name] is None and value is not None and fits and value != student_value:
+                fields[name] = value
 
     def _packed(self, name: str, variables: Any) -> dict[str, Any]:
         """Returns a user's variables of a network as {"params", "batch_stats"}."""
@@ -144,7 +152,7 @@ class CustomObjectsBuilder:
         return {"batch_stats": {}, **pack(variables, images)}
 
     def objectives(self, terms: Mapping[str, Any] | None) -> None:
-        """Takes the terms of the loss; None for the config's, or RRD and KD."""
+        """Sets the terms of the loss; None keeps the config's, or sets RRD and KD."""
         if terms is None and len(self.config.objectives):
             return
         if terms is None:
@@ -161,21 +169,22 @@ class CustomObjectsBuilder:
                 self._objectives[name] = _objective(name, objective)
                 chosen[name] = ConfigDict({"weight": weight})
             else:
-                known = registry.record(name).name
-                chosen[known] = configs.method(name)[known]
-                chosen[known].weight = weight
+                term = registry.record(name).name
+                chosen[term] = configs.method(name)[term]
+                chosen[term].weight = weight
         self.config.objectives = chosen
         self.config.method = "+".join(chosen) or "ce"
 
     def optimizer(self, optimizer: Any, fields: Collection[str] = ()) -> None:
-        """Takes the optimizer: a name, a function of the learning rate, or a transformation.
+        """Sets the optimizer.
 
         Args:
-          optimizer: one of these; None for the config's.
-          fields: the paths of fields that are set too.
+          optimizer: a name, a function of the learning rate, or a transformation; None keeps the
+            config's.
+          fields: paths of the fields that the user set.
 
         Raises:
-          InputError: a field has no effect on an optimizer made in Python.
+          InputError: one of the fields has no effect on an optimizer that is a Python object.
         """
         if optimizer is None:
             return
@@ -192,15 +201,15 @@ class CustomObjectsBuilder:
         _check_effect(fields, takes_schedule=not hasattr(optimizer, "update"))
 
     def _network(self, network: Any, role: str) -> str:
-        """Returns the name of a network, under which an object is kept."""
+        """Returns the name of a network; stores an object under the name."""
         if isinstance(network, str):
             return networks.canonical(network)
         if network == ():
             raise errors.InputError(f"{role} is an empty tuple, but must be a name or a network")
-        whole = (
+        named = (
             network[-1 if callable(network[-1]) else 0] if isinstance(network, tuple) else network
         )
-        name = getattr(whole, "name", None) or getattr(whole, "__name__", type(whole).__name__)
+        name = getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__)
         if isinstance(network, type | functools.partial):
             raise errors.InputError(
                 f"{role} is a class or a factory ({network}): call it, for example with num_classes"
@@ -208,7 +217,7 @@ class CustomObjectsBuilder:
         return self._named(str(name), networks.adapt(network, str(name)), role)
 
     def _named(self, name: str, network: Network, role: str) -> str:
-        """Keeps a network under a name that no other network has, and returns the name."""
+        """Stores a network under a unique name, and returns the name."""
         is_students = role == "teacher" and name == self.config.student.model
         if self._networks.get(name, None if is_students else network) is not network:
             name = f"{name} ({role})"
@@ -217,32 +226,32 @@ class CustomObjectsBuilder:
 
 
 def _with_variables(network: Any, role: str) -> tuple[Any, Any]:
-    """Returns a network and the variables that it is paired with; None for none."""
+    """Splits a pair (network, variables); the variables are None for a network alone."""
     if not isinstance(network, tuple) or len(network) != 2 or networks.is_network(network):
         return network, None
     network, variables = network
     if not isinstance(variables, Mapping):
         raise errors.InputError(
             f"the {role}'s variables are of type {type(variables).__name__}, but must be a dict,"
-            " as the network's init gives them"
+            " as returned by the network's init"
         )
     return network, variables
 
 
 def _check_effect(fields: Collection[str], *, takes_schedule: bool) -> None:
-    """Raises an InputError for a field without effect on an optimizer made in Python."""
+    """Raises an InputError for a field that a custom optimizer does not use."""
     for field in fields:
         _, _, name = field.partition("optimizer.")
-        knows = name == "layer_decay" or (takes_schedule and name.partition(".")[0] in _OF_RATES)
-        if name and not knows:
+        is_rate = takes_schedule and name.partition(".")[0] in _RATE_FIELDS
+        if name and name != "layer_decay" and not is_rate:
             raise errors.InputError(
-                f"{field} has no effect on an optimizer that was made in Python: say it there, or"
-                " pass a function of the learning rate for fields of the schedule"
+                f"{field} has no effect on an optimizer that is a Python object: set the value in"
+                " the object, or pass a function of the learning rate to use fields of the schedule"
             )
 
 
 def _is_file(network: Any) -> bool:
-    """Returns True if a network is network by the path of its weights."""
+    """Returns True for the path of weights."""
     if isinstance(network, os.PathLike):
         return True
     if not isinstance(network, str) or networks.canonical(network) in networks.MODELS:
@@ -251,13 +260,15 @@ def _is_file(network: Any) -> bool:
 
 
 def _weighted(name: str, value: Any) -> tuple[float, Any]:
-    """Returns the weight of an objective, and the object; None for one that is named."""
+    """Returns the weight of an objective and its object, None for an objective by name."""
     if not isinstance(name, str) or not re.fullmatch(r"[\w.:+-]+", name):
-        raise errors.InputError(f"objectives has the name {name!r}; give it one, such as 'mine'")
+        raise errors.InputError(
+            f"invalid objective name {name!r}: use letters and digits, such as 'mine'"
+        )
     if value is None:
         raise errors.InputError(f"objective '{name}' is None, but must have a weight, such as 1.0")
     if "." in name and ":" not in name:
-        raise errors.InputError(f"objectives has the name {name!r}; give it one without a dot")
+        raise errors.InputError(f"invalid objective name {name!r}: use a name without a dot")
     if isinstance(value, bool):
         raise errors.InputError(
             f"objective '{name}' is {value}, but must have a weight, such as 1.0"
@@ -273,7 +284,8 @@ def _weighted(name: str, value: Any) -> tuple[float, Any]:
 def _objective(name: str, objective: Any) -> Objective:
     if name in registry.RECORDS:
         raise errors.InputError(
-            f"an objective that was made in Python has the name of one of ours, '{name}'; rename it"
+            f"the objective '{name}' is a Python object, but has the name of a built-in objective:"
+            " rename it"
         )
     if isinstance(objective, Objective):
         return objective

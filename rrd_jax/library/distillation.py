@@ -1,4 +1,4 @@
-"""Trains a student or a teacher from a config and from Python objects."""
+"""Trains a student or a teacher from a config and Python objects."""
 
 import dataclasses
 import os
@@ -39,8 +39,8 @@ def distill(
     """Trains a student with a teacher, or resumes an earlier call with the same workdir.
 
     Args:
-      config: of a launch file, or `rrd_jax.config.defaults()`, which is the default; or a Job,
-        which allows only workdir, train and test beside it.
+      config: the config of a launch file; or a Job, which can only be combined with workdir, train
+        and test. None for `rrd_jax.config.defaults()`.
       workdir: the folder for checkpoints and metrics; None for a temporary folder.
       teacher: a result of `rrd_jax.load` or `train_teacher`, or a folder or file of weights; a pair
         (module, variables); an NNX or Equinox module with its weights; or a name, an import path or
@@ -51,16 +51,16 @@ def distill(
         fields={"student.checkpoint": FILE}.
       train: a pair of arrays, images [N, H, W, channels] uint8 and labels [N]; or a random-access
         source of such pairs or of dicts with `image` and `label`. None for the data of the config.
-      test: likewise.
+      test: the test images, in the same form.
       objectives: {name: weight} in the total loss; names may be import paths. {name: (weight,
         objective)} for Python objects: an Objective or a function (student, teacher, batch) -> [B].
-        None for those of the config, or RRD and KD.
+        None for the objectives of the config, or RRD and KD.
       optimizer: a name; a function of the learning rate such as `optax.adamw`; or a transformation
-        such as `optax.adamw(1e-3)`. None for that of the config.
+        such as `optax.adamw(1e-3)`. None for the optimizer of the config.
       epochs: passes over the training images.
       batch_size: images per step.
       learning_rate: the peak learning rate.
-      num_classes: C; None to find it in the data.
+      num_classes: C; None to read it from the data.
       fields: other config fields by path, such as {"data.augment": "none"}.
 
     Raises:
@@ -87,7 +87,7 @@ def distill(
         others = (teacher, student, objectives, optimizer)
         if any(value is not None for value in others) or numbers or fields:
             raise errors.InputError(
-                "a Job is complete: pass a ConfigDict to change the rest with arguments"
+                "config is a Job, which other arguments cannot change: pass a ConfigDict"
             )
         dataset = array_datasets.open_dataset(train, test, config.student.source, num_classes)
         return _run(config, recipe.CustomObjects(), dataset, workdir)
@@ -110,11 +110,11 @@ def train_teacher(
     """Trains a network alone, with cross-entropy; the result can be a teacher.
 
     Args:
-      network: as `student` of `distill`.
-      train: as for `distill`.
-      test: likewise.
-      workdir: likewise.
-      config: likewise.
+      network: the network, in any form that `distill` accepts as `student`.
+      train: training images, as for `distill`.
+      test: test images, as for `distill`.
+      workdir: the folder for checkpoints and metrics, as for `distill`.
+      config: the config, as for `distill`.
       **options: optimizer, epochs, batch_size, learning_rate, num_classes and fields, as for
         `distill`.
 
@@ -130,9 +130,9 @@ def train_teacher(
       >>> teacher.network.name, teacher.network.num_classes
       ('resnet8', 4)
     """
-    known = ("epochs", "batch_size", "learning_rate", "optimizer", "fields", "num_classes")
+    names = ("epochs", "batch_size", "learning_rate", "optimizer", "fields", "num_classes")
     for name in options:
-        errors.lookup("argument of train_teacher", name, dict.fromkeys(known))
+        errors.lookup("argument of train_teacher", name, dict.fromkeys(names))
     parallel.check_platform()
     base = _copied(config)
     with base.unlocked(), base.ignore_type():
@@ -151,7 +151,7 @@ def train_teacher(
 
 
 def _copied(config: Any) -> ConfigDict:
-    """Returns a copy of the config, of the defaults for None."""
+    """Returns a copy of the config, or the defaults for None."""
     if config is None:
         return configs.defaults()
     if not isinstance(config, ConfigDict):
@@ -165,7 +165,7 @@ def _copied(config: Any) -> ConfigDict:
 def _numbers(
     epochs: int | None, batch_size: int | None, learning_rate: float | None
 ) -> dict[str, Any]:
-    """Returns the arguments that are given, by the path of their field."""
+    """Returns the arguments that are not None, by the path of their field."""
     values = {
         "train.epochs": epochs,
         "train.batch_size": batch_size,
@@ -189,7 +189,7 @@ def _run(
     dataset: data.Dataset | None,
     workdir: str | pathlib.Path | None,
 ) -> Trained:
-    """Trains, or resumes."""
+    """Runs or resumes a job, and loads its network."""
     if not isinstance(workdir, str | os.PathLike | None):
         raise errors.InputError(f"workdir is {workdir!r}, but must be a path")
     folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="rrd_jax_"))
@@ -202,7 +202,8 @@ def _run(
 def _check_duplicates(objects: _Objects, numbers: dict[str, Any], fields: Any) -> None:
     """Raises an InputError if an argument and `fields` set the same field."""
     if not isinstance(fields, Mapping):
-        field_overrides.set_fields(configs.defaults(), fields)  # Raises an error that describes it.
+        # This call raises the error that describes the problem.
+        field_overrides.set_fields(configs.defaults(), fields)
     arguments = {path: path.rpartition(".")[2] for path in numbers}
     for path, value in {
         "student.model": objects.student,
@@ -213,7 +214,7 @@ def _check_duplicates(objects: _Objects, numbers: dict[str, Any], fields: Any) -
             arguments[path] = path.partition(".")[0]
     for path in arguments.keys() & fields.keys():
         raise errors.InputError(
-            f"'{path}' is set by fields and by {arguments[path]}=: leave one of them out"
+            f"'{path}' is set by fields and by {arguments[path]}=: leave one out"
         )
 
 
@@ -226,9 +227,9 @@ def _plan(
     test: Any,
     num_classes: int | None,
 ) -> tuple[recipe.Job, recipe.CustomObjects, data.Dataset | None]:
-    """Returns the job of a config with Python objects, these objects, and the data set."""
+    """Returns the job of a config with Python objects, the objects and the data set."""
     _check_duplicates(objects, numbers, fields)
-    # The fields of objectives exist only once the objectives are chosen.
+    # Fields of objectives exist only after the objectives have been set.
     is_late = {path: str(path).startswith("objectives.") for path in fields}
     dataset = None
     with config.unlocked(), config.ignore_type():

@@ -1,4 +1,4 @@
-"""Fields of a config that are set by path from Python."""
+"""Sets config fields by path from Python."""
 
 import numbers
 import os
@@ -11,10 +11,14 @@ from rrd_jax import errors
 
 
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Sets fields by their path.
+    """Sets fields of a config.
+
+    Args:
+      config: the config; modified in place.
+      values: new values by path; a mapping sets several fields of a section.
 
     Raises:
-      InputError: there is no such field, or it is a section.
+      InputError: a field is unknown, or a section is set to a value that is no mapping.
     """
     if not isinstance(values, Mapping):
         raise errors.InputError(
@@ -22,36 +26,36 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
         )
     for path, value in values.items():
         *parents, name = str(path).split(".")
-        at = config
+        section = config
         for parent in parents:
-            at = at.get(parent) if isinstance(at, ConfigDict) else None
+            section = section.get(parent) if isinstance(section, ConfigDict) else None
         takes_any = parents and parents[-1].endswith("options")
-        if not isinstance(at, ConfigDict) or (name not in at and not takes_any):
+        if not isinstance(section, ConfigDict) or (name not in section and not takes_any):
             errors.lookup("field", path, _paths(config))
-        if isinstance(at.get(name), ConfigDict):
+        if isinstance(section.get(name), ConfigDict):
             if not isinstance(value, Mapping | ConfigDict):
-                listed = ", ".join(_paths(at[name], f"{path}.")) or "those of a mapping"
+                names = ", ".join(_paths(section[name], f"{path}.")) or "with a mapping"
                 raise errors.InputError(
-                    f"'{path}' is {value!r}, but is a section: set its fields, {listed}"
+                    f"'{path}' is {value!r}, but is a section: set its fields, {names}"
                 )
             set_fields(config, {f"{path}.{part}": inner for part, inner in value.items()})
         else:
-            at[name] = value if takes_any else _converted(value, at.get_type(name))
+            section[name] = value if takes_any else _converted(value, section.get_type(name))
 
 
-def _converted(value: Any, wanted: type) -> Any:
-    """Returns a value as the type that its field has on the command line, where it fits.
+def _converted(value: Any, field_type: type) -> Any:
+    """Converts a value to the type of its field, as the command line does, if possible.
 
-    The config's own checks refuse what does not fit.
+    Other values are returned unchanged; the checks of the config reject them.
     """
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if wanted is str and isinstance(value, os.PathLike):
+    if field_type is str and isinstance(value, os.PathLike):
         return str(value)
-    if wanted is tuple and isinstance(value, list | tuple):
+    if field_type is tuple and isinstance(value, list | tuple):
         return tuple(_converted(part, float) for part in value)
-    if wanted is float and is_number:
+    if field_type is float and is_number:
         return float(value)
-    if wanted is int and is_number and isinstance(value, numbers.Integral):
+    if field_type is int and is_number and isinstance(value, numbers.Integral):
         return int(value)
     return value
 

@@ -1,4 +1,4 @@
-"""A student with the head that an objective has trained behind its embedding."""
+"""A student whose embedding passes the trained head of an objective."""
 
 import dataclasses
 import pathlib
@@ -20,13 +20,14 @@ from rrd_jax.weights import files
 def with_head(
     student: Loaded, path: pathlib.Path, fields: Mapping[str, Any] | None, name: str
 ) -> Loaded:
-    """Returns the student with an embedding that passes the head of an objective.
+    """Returns the student with the head of an objective applied to its embedding.
 
     Args:
-      student: of a run.
-      path: of the run, with the name of a checkpoint.
-      fields: the config in the run's folder; None for a folder without a run.
-      name: of the objective, with the index of a teacher if there are several, such as "rrd[0]".
+      student: the student of a run.
+      path: path of the run, with the name of a checkpoint.
+      fields: the config in the run folder; None for a folder without a run.
+      name: name of the objective, followed by the index of a teacher if there are several, such as
+        "rrd[0]".
 
     Raises:
       InputError: the folder has no run, or the objective has no head.
@@ -34,7 +35,7 @@ def with_head(
     folder, which = files.split(path)
     if not fields:
         raise errors.InputError(
-            f"head is '{name}', but {folder} is no run, so it has no trained head"
+            f"head is '{name}', but {folder} is not a run, so it has no trained head"
         )
     term, number = _parsed(name)
     state, _ = checkpoints.load_objective(folder, term, which)
@@ -42,7 +43,7 @@ def with_head(
     objective = training.create_objectives(examples=training.batch_size)[term]
     if objective.head is None:
         raise errors.InputError(
-            f"head is '{name}', but that objective has no head behind the embedding: leave it out"
+            f"head is '{name}', but the objective has no head behind the embedding: leave head out"
         )
     state = _of_teacher(state, term, number)
     layers, is_unit = objective.head(jax.tree.map(jnp.asarray, state))
@@ -54,7 +55,7 @@ def with_head(
 
 
 def _parsed(name: str) -> tuple[str, int | None]:
-    """Returns the name of an objective and the index of a teacher, None for no index."""
+    """Splits "NAME[INDEX]" into the name of an objective and the index of a teacher, or None."""
     match = re.fullmatch(r"(.*)\[(\d+)\]", name)
     return (match[1], int(match[2])) if match else (name, None)
 
@@ -67,13 +68,13 @@ def _of_teacher(state: ObjectiveState, term: str, number: int | None) -> Objecti
         if number is None:
             return state
         raise errors.InputError(
-            f"head is '{term}[{number}]', but the run has 1 teacher, with a head for each: '{term}'"
+            f"head is '{term}[{number}]', but the run has only one head: use '{term}'"
         )
     teachers = len(shared[0])
     if number is None or number >= teachers:
         name = term if number is None else f"{term}[{number}]"
         raise errors.InputError(
-            f"head is '{name}', but the run has {teachers} teachers, with a head for each:"
+            f"head is '{name}', but the run has one head for each of {teachers} teachers: use"
             f" '{term}[0]' to '{term}[{teachers - 1}]'"
         )
     return ObjectiveState(*(part and part[f"teacher{number}"] for part in state))

@@ -28,17 +28,17 @@ class Loaded:
     """A network with its weights.
 
     Attributes:
-      network: its init and apply functions.
-      variables: its weights {"params", "batch_stats"}, and under "classifier" the state of an
+      network: the init and apply functions.
+      variables: the weights {"params", "batch_stats"}, and under "classifier" the state of an
         objective whose classifier replaces the network's.
-      name: as in a config.
+      name: name of the network, as in a config.
       num_classes: C.
-      image_shape: (H, W, channels) of its training images; None if unknown.
-      mean: of each channel, in [0, 1] units; None if unknown.
-      std: likewise.
-      terms: the objectives of its training, if one of them replaces the classifier.
+      image_shape: (H, W, channels) of the training images; None if unknown.
+      mean: mean per channel, in [0, 1] units; None if unknown.
+      std: standard deviation per channel, in the same units; None if unknown.
+      terms: the training objectives, if one of them replaces the classifier; else None.
       about: class names, preprocessing and origin.
-      source: the data source of its run; None if unknown.
+      source: the data source of the run; None if unknown.
     """
 
     network: Network
@@ -59,8 +59,8 @@ class Loaded:
           images: uint8, or floats that are already normalized.
 
         Raises:
-          InputError: the images are uint8 and the normalization is unknown, or they have another
-            type or shape than the network takes.
+          InputError: the images are uint8 and the normalization is unknown, or their type or shape
+            does not match the network.
         """
         images = self._as_array(images)
         if images.dtype == jnp.uint8:
@@ -78,14 +78,14 @@ class Loaded:
         fits = array.ndim == 4 and channels in (None, array.shape[-1])
         if not fits or not (array.dtype == jnp.uint8 or jnp.issubdtype(array.dtype, jnp.floating)):
             raise errors.InputError(
-                f"images are {array.dtype} of shape {array.shape}, but '{self.name}' takes uint8,"
-                f" or normalized floats, [B, H, W, {channels or 'channels'}]"
+                f"images are {array.dtype} of shape {array.shape}, but must be uint8 or normalized"
+                f" floats [B, H, W, {channels or 'channels'}] for '{self.name}'"
             )
         return array
 
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:
-        """Returns the function that normalizes uint8 images.
+        """A function that normalizes uint8 images.
 
         Raises:
           InputError: mean and std are unknown.
@@ -100,14 +100,11 @@ class Loaded:
     def predict(
         self, images: Any, *, batch_size: int = 64, skip_unread: bool = False
     ) -> Predictions:
-        """Predicts the classes of images of any size: arrays, PIL images, files, a folder.
-
-        See `Predictor.predict`.
-        """
+        """Predicts the classes of images of any size; see `Predictor.predict`."""
         return self.predictor.predict(images, batch_size=batch_size, skip_unread=skip_unread)
 
     def embed(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
-        """Returns the embeddings, [N, D] float32; takes images as `predict` does."""
+        """Returns the embeddings, [N, D] float32; accepts the same images as `predict`."""
         return self.predictor.embed(images, batch_size=batch_size)
 
     @functools.cached_property
@@ -118,8 +115,8 @@ class Loaded:
           InputError: the preprocessing of images is unknown.
         """
         if self.about is None or self.about.preprocessing is None:
-            known = {"mean": self.mean, "std": self.std, "image_size": self.image_shape}
-            missing = [name for name, value in known.items() if value is None]
+            settings = {"mean": self.mean, "std": self.std, "image_size": self.image_shape}
+            missing = [name for name, value in settings.items() if value is None]
             raise errors.InputError(
                 f"the preprocessing of images for '{self.name}' is unknown: pass"
                 f" {', '.join(missing)} (to rrd_jax.load, or as flags)"
@@ -142,18 +139,18 @@ class Loaded:
         overwrite: bool = False,
         **options: Any,
     ) -> exports.Written:
-        """Exports the network to a file, reads it back in the library of the format, and compares.
+        """Exports the network to a file, and compares its outputs with those of the network.
 
         Args:
-          path: of the file or folder.
-          format: one of `exports.FORMATS`; "" for the format of the path's ending.
-          test: images to compare on: a folder, uint8 images of the network's size, or a pair of
-            these and labels; None for 500 images of the run's test split.
+          path: path of the file or folder to write.
+          format: one of `exports.FORMATS`; "" to infer it from the file extension.
+          test: images for the comparison: a folder, uint8 images of the network's size, or a pair
+            (images, labels); None for 500 images of the run's test split.
           overwrite: whether to replace an earlier export.
           **options: fields of `exports.Options`.
 
         Raises:
-          InputError: the format cannot hold this network, or the file computes other outputs.
+          InputError: the format cannot represent the network, or the outputs differ.
           UnavailableError: the library of the format is not installed.
         """
         path = pathlib.Path(path)
@@ -175,8 +172,8 @@ class Trained:
 
     Attributes:
       network: the student, or the teacher of `train_teacher`.
-      results: of all runs of the job, that of `network` last.
-      workdir: of the job.
+      results: the results of all runs of the job; that of `network` is the last.
+      workdir: the folder of the job.
       dataset: the images passed to the call; None for the data of the config.
     """
 
@@ -187,7 +184,7 @@ class Trained:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The results of the network: `top1`, `best_top1`, `agreement` in percent, and others."""
+        """The metrics of the network, such as `top1`, `best_top1` and `agreement` in percent."""
         return self.results[-1].to_json()
 
     @property

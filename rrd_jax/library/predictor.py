@@ -1,4 +1,4 @@
-"""Predictions of a network for images of any number and size, from files or arrays."""
+"""Predictions for any number of images of any size, from files or arrays."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from rrd_jax.library.quiet import quietly
 
 
 class Guess(NamedTuple):
-    """A class with its probability in [0, 1]."""
+    """A predicted class with its probability in [0, 1]."""
 
     name: str
     label: int
@@ -36,14 +36,14 @@ class Unread(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """The predictions of a network for N images, in their order.
+    """The predictions of a network for N images, in the order of the images.
 
     Attributes:
       logits: [N, C] float32.
       embeddings: [N, D] float32; None if the network has none.
-      files: the path of each image, or its index for images that are no files.
-      class_names: in the order of labels; the labels as text for classes without names.
-      unread: images that cannot be read, which do not count among the N.
+      files: the path of each image, or its index for images that are not files.
+      class_names: the class names in the order of labels; a class without a name has its label.
+      unread: images that cannot be read; not included in the N images.
     """
 
     logits: np.ndarray
@@ -87,11 +87,11 @@ class Predictor:
     """A network, or an exported file in its runtime, that predicts classes and embeddings.
 
     Attributes:
-      compute: uint8 [B, H, W, channels] of the network's size -> {"logits": [B, C],
-        "embedding": [B, D]}, without "embedding" if the network has none.
-      about: of the network, with its `preprocessing`.
-      runtime: the library that computes, such as "onnxruntime 1.32.0".
-      devices: the number of devices that a batch is split over.
+      compute: a function from uint8 images [B, H, W, channels] of the network's size to
+        {"logits": [B, C], "embedding": [B, D]}; without "embedding" if the network has none.
+      about: the description of the network, including its `preprocessing`.
+      runtime: the library that runs the network, such as "onnxruntime 1.32.0".
+      devices: number of devices over which a batch is split.
     """
 
     compute: Callable[[np.ndarray], dict[str, np.ndarray]] = dataclasses.field(repr=False)
@@ -118,31 +118,31 @@ class Predictor:
     def predict(
         self, images: Any, *, batch_size: int = 64, skip_unread: bool = False
     ) -> Predictions:
-        """Predicts classes; images are preprocessed like those of a test split.
+        """Predicts classes, with the preprocessing of a test split.
 
         Args:
-          images: [N, H, W, channels] uint8; a list of arrays of any size, PIL images, encoded bytes
-            and paths; one of these; a folder, which is searched; or a pattern. The EXIF
-            orientation of files is applied.
+          images: uint8 [N, H, W, channels]; a list of arrays of any size, PIL images, encoded bytes
+            or paths; a single one of these; a folder, which is searched recursively; or a glob
+            pattern. The EXIF orientation of files is applied.
           batch_size: images per call of the network.
-          skip_unread: whether images that cannot be read are left out, and listed in the result.
+          skip_unread: whether to skip images that cannot be read, and list them in the result.
 
         Raises:
-          InputError: there are no images, one cannot be read, or the logits are not finite.
+          InputError: there are no images, an image cannot be read, or the logits are not finite.
         """
         if not self.num_classes:
             raise errors.InputError(
-                f"'{self.name}' has no classifier, so it cannot predict classes; use embed"
+                f"'{self.name}' has no classifier, so it cannot predict classes: use embed"
             )
         with contextlib.closing(self.batches(images, batch_size)) as batches:
             parts = [part if skip_unread else _checked(part) for part in batches]
         return self._joined(parts)
 
     def embed(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
-        """Returns embeddings, [N, D] float32; takes images as `predict` does.
+        """Returns embeddings, [N, D] float32; accepts the same images as `predict`.
 
         Raises:
-          InputError: as `predict`; or the network has no embedding.
+          InputError: as for `predict`; or the network has no embedding.
         """
         with contextlib.closing(self.batches(images, batch_size)) as batches:
             embeddings = self._joined([_checked(part) for part in batches]).embeddings
@@ -151,9 +151,9 @@ class Predictor:
         return embeddings
 
     def batches(self, images: Any, batch_size: int = 64) -> Iterator[Predictions]:
-        """Yields predictions batch by batch, with only a few batches in memory; see `predict`.
+        """Yields predictions batch by batch, with few batches in memory at once; see `predict`.
 
-        The last batch is padded with black images, so that the network is compiled once.
+        The last batch is padded with black images, so that the network is compiled only once.
         """
         errors.check_counts(batch_size=batch_size)
         sources = _sources(images)
@@ -227,7 +227,7 @@ def _is_path(image: Any) -> bool:
 
 
 def _sources(images: Any) -> Iterable[Any]:
-    """Returns the images one by one, as `reader.read_all` takes them."""
+    """Returns an iterable of single images, as `reader.read_all` expects."""
     if _is_path(images):
         return file_listing.files([os.fspath(images)])
     if isinstance(images, bytes | bytearray | memoryview | PIL.Image.Image):

@@ -1,4 +1,4 @@
-"""A decorator of the functions of the Python API, which hides logs and translates errors."""
+"""A decorator for functions of the Python API that hides logs and translates errors."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from rrd_jax.terminal import runtime_errors
 
 
 def quietly(function: Callable) -> Callable:
-    """Hides absl's logs of libraries while the function runs, and translates errors of JAX."""
+    """Hides the logs that libraries write with absl, and translates errors of JAX."""
 
     @functools.wraps(function)
     def run(*arguments, **options):

@@ -1,4 +1,4 @@
-"""Loads the teachers of a run, with the preprocessing and the classes of its student."""
+"""Loads the teachers of a run, with the preprocessing and classes of the student."""
 
 import dataclasses
 import pathlib
@@ -25,10 +25,10 @@ class Teacher(NamedTuple):
     """A teacher of a run.
 
     Attributes:
-      model: the name of its network.
-      path: of its weights.
-      weight: of its logits in the mean of several teachers.
-      teaching: its preprocessing and its classifier.
+      model: name of the network.
+      path: path of the weights.
+      weight: weight of the logits in the mean of several teachers.
+      teaching: preprocessing and classifier.
     """
 
     model: str
@@ -39,20 +39,20 @@ class Teacher(NamedTuple):
 
 @quietly
 def load_teacher(workdir: str | pathlib.Path) -> Predictor:
-    """Loads the teacher of a run, or the weighted mean of the logits of several teachers.
+    """Loads the teacher of a run; several teachers are combined by the weighted mean of logits.
 
     Images are preprocessed as for the student, and classes are matched by name as in training.
 
     Args:
-      workdir: of the run.
+      workdir: the folder of the run.
 
     Raises:
-      InputError: there is no run, it had no teacher, or the weights are gone; or several teachers
-        differ in their classes.
+      InputError: there is no run, the run had no teacher, the weights are missing, or several
+        teachers differ in their classes.
     """
     folder, _ = files.split(pathlib.Path(workdir))
     if weights_loader.read_run_fields(folder) is None:
-        raise errors.InputError(f"{folder} is no workdir of a run, so it has no teacher")
+        raise errors.InputError(f"{folder} is not the workdir of a run, so it has no teacher")
     teachers = teachers_of(workdir)
     if not teachers:
         raise errors.InputError(f"the run in {folder} had no teacher")
@@ -60,8 +60,8 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
     for network, teacher in zip(loaded, teachers, strict=True):
         if not network.num_classes:
             raise errors.InputError(
-                f"the teacher in {teacher.path} has no classifier, so it cannot predict classes;"
-                " rrd_jax.load(FILE).embed(IMAGES) gives its embeddings"
+                f"the teacher in {teacher.path} has no classifier, so it cannot predict classes:"
+                " for embeddings, use rrd_jax.load(FILE).embed(IMAGES)"
             )
     predictors = [network.predictor for network in loaded]
     if len(predictors) == 1:
@@ -70,13 +70,13 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
 
 
 def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
-    """Lists the teachers of a run; returns [] for a path without a run."""
+    """Lists the teachers of a run; returns an empty list for a path without a run."""
     folder, _ = files.split(pathlib.Path(workdir))
     fields = weights_loader.read_run_fields(folder) or {}
-    listed = fields.get("teacher") or []
-    listed = listed if isinstance(listed, list) else [listed]
+    sections = fields.get("teacher") or []
+    sections = sections if isinstance(sections, list) else [sections]
     # As in the job, teachers without a network do not count.
-    listed = [teacher for teacher in listed if teacher.get("model")]
+    sections = [teacher for teacher in sections if teacher.get("model")]
     return [
         Teacher(
             teacher["model"],
@@ -84,7 +84,7 @@ def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
             teacher.get("weight", 1.0),
             configs.teaching_of(fields, number - 1),
         )
-        for number, teacher in enumerate(listed, 1)
+        for number, teacher in enumerate(sections, 1)
     ]
 
 
@@ -93,7 +93,7 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     """Loads one teacher of a run, with the preprocessing of the student.
 
     Raises:
-      InputError: its weights are gone or damaged.
+      InputError: the weights are missing or damaged.
     """
     folder, _ = files.split(pathlib.Path(workdir))
     path, data = teacher.path, weights_loader.read_run_fields(folder)["data"]
@@ -101,9 +101,10 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     if not home.exists():
         raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
     student = weights_loader.read_model_info(folder)
-    separate = _own_preprocessing(teacher, student)
+    separate = _separate_preprocessing(teacher, student)
     options = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
-    if exported.weights_of(home).is_file():  # A file of weights may be for another image size.
+    if exported.weights_of(home).is_file():
+        # A file of weights may be for another image size.
         options |= {"network": teacher.model, "image_size": data["image_size"]}
         options["resize"] = data["resize"] if data["augment"] in HOST_AUGMENTATIONS else None
     if separate:
@@ -124,33 +125,33 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     return with_student_classes(network, student)
 
 
-def _own_preprocessing(teacher: Teacher, student: ModelInfo | None) -> Preprocessing | None:
-    """Returns the preprocessing of a teacher; None if it is that of the student, or unknown."""
+def _separate_preprocessing(teacher: Teacher, student: ModelInfo | None) -> Preprocessing | None:
+    """Returns the preprocessing of a teacher; None if unknown or equal to the student's."""
     if student is None or student.preprocessing is None:
         return None
-    known = files.preprocessing_of(teacher.path, teacher.model)
-    return preprocessing.for_teacher(teacher.teaching, known, student.preprocessing)
+    stored = files.preprocessing_of(teacher.path, teacher.model)
+    return preprocessing.for_teacher(teacher.teaching, stored, student.preprocessing)
 
 
 def _classified(
     network: Loaded, teaching: TeachingChoice, student: ModelInfo, folder: pathlib.Path
 ) -> Loaded:
-    """Returns a teacher with the probe or the class vectors of the run in a folder."""
+    """Returns a teacher with the probe or the class vectors of a run as its classifier."""
     shape, count = student.preprocessing.image_shape, student.num_classes
     embedding = networks.summarize(network.network, shape).outputs.embedding
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
     if teaching.probe:
         classified = wrappers.Probed(network.network, count)
-        place = probe.cache_folder(folder, teaching.label)
-        name, value = wrappers.PROBE, probe.read(place, width, count)
+        probe_folder = probe.cache_folder(folder, teaching.label)
+        name, value = wrappers.PROBE, probe.read(probe_folder, width, count)
     else:
         value, name = (
             class_vectors.read(pathlib.Path(teaching.class_vectors), student),
             wrappers.VECTORS,
         )
-        reads = "embedding" if value.shape[-1] == width else "logits"
+        source = "embedding" if value.shape[-1] == width else "logits"
         scale = teaching.class_vectors_scale
-        classified = wrappers.ZeroShot(network.network, value.shape, reads, scale)
+        classified = wrappers.ZeroShot(network.network, value.shape, source, scale)
     about = dataclasses.replace(network.about, num_classes=count, class_names=student.class_names)
     return dataclasses.replace(
         network,
@@ -162,10 +163,10 @@ def _classified(
 
 
 def with_student_classes(network: Loaded, student: ModelInfo | None) -> Loaded:
-    """Reorders the classes of a teacher to those of its student, if training matched them by name.
+    """Reorders the classes of a teacher like those of the student, if they match by name.
 
     Args:
-      network: with its `about.preprocessing`.
+      network: the teacher; `about.preprocessing` must be set.
       student: the description of the student; None if unknown.
     """
     about = network.about
@@ -188,7 +189,7 @@ def with_student_classes(network: Loaded, student: ModelInfo | None) -> Loaded:
 
 
 def _checkpoint(teacher: Mapping[str, Any]) -> str:
-    """Returns the checkpoint of a teacher, "" if the run trained the teacher."""
+    """Returns the checkpoint of a teacher; "" if the run trained the teacher."""
     return "" if teacher.get("fine_tune") else teacher.get("checkpoint", "")
 
 
@@ -204,11 +205,11 @@ def weighted_mean(members: Sequence[Predictor], weights: Sequence[float]) -> Pre
     """
     first = members[0].about
     for member in members[1:]:
-        same = member.about.num_classes == first.num_classes
-        if not same or member.about.class_names != first.class_names:
+        same_count = member.about.num_classes == first.num_classes
+        if not same_count or member.about.class_names != first.class_names:
             raise errors.InputError(
                 f"the teachers '{first.model}' and '{member.about.model}' differ in their classes:"
-                " use one of them, with --workdir=ITS_FOLDER"
+                " use a single teacher, with --workdir=TEACHER_FOLDER"
             )
     shares = np.asarray(weights, np.float32) / np.float32(sum(weights))
 

@@ -45,19 +45,20 @@ def load(
     """Loads a network with its weights.
 
     Args:
-      path: the workdir of a run, a folder of `rrd_jax.convert`, a PyTorch file, hf:FOLDER for a
-        folder of transformers, or a file of `rrd_jax.export`. RUN@best, RUN@last and RUN@STEP name
-        other checkpoints than the newest, FILE@KEY the weights under a key of a file.
-      network: a name, an import path or an object. None for the name in the folder; PyTorch files,
-        and runs of a network that was passed as an object, have no name.
-      num_classes: C; None for that of the weights.
-      mean: of each channel, in [0, 1] units; None for that of the run.
-      std: likewise.
-      image_size: height and width of the network's input; None for that of the run.
-      resize: short side of images before the central crop; None for that of the run, or to pad or
-        scale images to image_size.
-      class_names: in the order of labels, or a file of them, as for data.class_names; None for
-        those of the run.
+      path: the workdir of a run, a folder written by `rrd_jax.convert`, a PyTorch file, hf:FOLDER
+        for a folder of transformers, or a file written by `rrd_jax.export`. The newest checkpoint
+        is loaded; RUN@best, RUN@last and RUN@STEP select another one. FILE@KEY selects the weights
+        under a key of a file.
+      network: a name, an import path or an object; None for the name stored with the weights.
+        Required for PyTorch files, and for runs of a network that was passed as an object.
+      num_classes: C; None for the number in the weights.
+      mean: mean per channel, in [0, 1] units; None for the run's.
+      std: standard deviation per channel, in the same units; None for the run's.
+      image_size: height and width of the network's input; None for the run's.
+      resize: short side of images before the central crop; None for the run's, or to pad or scale
+        images to image_size.
+      class_names: the class names in the order of labels, or a file as for data.class_names; None
+        for those of the run.
       raw: whether to load the raw weights of a run that averages its weights.
       head: the objective of a run whose head is applied to embeddings, such as "rrd", or "rrd[0]"
         for one of several teachers. Such embeddings have length 1, except for smooth L1. "" for
@@ -67,7 +68,7 @@ def load(
       The network; for an exported file a Predictor, which cannot be trained or distilled from.
 
     Raises:
-      InputError: there are no weights, they are damaged, or they belong to another network.
+      InputError: the weights are missing, damaged or for another network.
       UnavailableError: the library of an exported file is not installed.
 
     Examples:
@@ -89,7 +90,7 @@ def load(
         if options or raw or head:
             names = [*options, *(["raw"] if raw else []), *(["head"] if head else [])]
             raise errors.InputError(
-                f"{folder} was exported, and contains its preprocessing: leave out"
+                f"{folder} is an exported file, which contains its preprocessing: leave out"
                 f" {', '.join(names)}"
             )
         runtime = exports.open_file(folder)
@@ -110,13 +111,13 @@ def load(
 
 
 def read_run_fields(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Reads the config in a run's folder; None if there is none, or that of a model hub."""
+    """Reads the config in a run folder; None for a folder without a config of rrd_jax."""
     fields = workdir.read_fields(_home(folder))
     return fields if fields and "student" in fields else None
 
 
 def read_model_info(folder: pathlib.Path) -> ModelInfo | None:
-    """Reads the description of a run's network from its newest checkpoint, None without one."""
+    """Reads the description of a network from the newest checkpoint of a run; None without one."""
     home = _home(folder)
     meta = checkpoints.read_meta(home / "checkpoints")
     return meta and run_info.describe_checkpoint(meta, workdir.read_fields(home), home)
@@ -134,7 +135,7 @@ def _load_weights(
     model = networks.canonical(network) if isinstance(network, str) else ""
     if folder.is_file() and not model and not files.network_of(path):
         raise errors.InputError(
-            f"{folder} does not name the network of its weights: pass network=NAME, one of"
+            f"the weights in {folder} do not name their network: pass network=NAME, one of"
             f" {errors.name_list(networks.MODELS)}"
         )
     variables, meta = files.load(path, model, raw=raw, headless=True)
@@ -173,7 +174,7 @@ def _load_weights(
 def _preprocessing(
     about: ModelInfo, shape: Sequence[int | None], options: Mapping[str, Any]
 ) -> Preprocessing | None:
-    """Returns the preprocessing of images with a user's options; None if too little is known."""
+    """Returns the preprocessing with a user's options; None if size, mean or std are unknown."""
     sizes = {name: options[name] for name in ("image_size", "resize") if name in options}
     errors.check_counts(**sizes)
     changes = {name: value for name, value in options.items() if value is not None}
@@ -186,14 +187,14 @@ def _preprocessing(
         result = Preprocessing(**changes)
     if result.resize and result.resize < result.image_size:
         raise errors.InputError(
-            f"resize is {result.resize}, less than image_size {result.image_size}, which is cropped"
-            " from it"
+            f"resize is {result.resize}, but must be at least image_size, {result.image_size},"
+            " because images are cropped after resizing"
         )
     return result
 
 
 def _names(class_names: Any, num_classes: int) -> tuple[str, ...]:
-    """Returns the names of classes; raises an InputError for another number of names."""
+    """Returns the class names; raises an InputError if their number is not `num_classes`."""
     if isinstance(class_names, str | os.PathLike):
         return class_names_file.read(pathlib.Path(class_names), num_classes, "class_names")
     names = tuple(map(str, class_names))
@@ -206,23 +207,23 @@ def _names(class_names: Any, num_classes: int) -> tuple[str, ...]:
 
 def _as_path(path: Any) -> pathlib.Path:
     if not isinstance(path, str | os.PathLike) or not str(path):
-        shown = repr(path) if isinstance(path, str) else f"a {type(path).__name__}"
+        value = repr(path) if isinstance(path, str) else f"of type {type(path).__name__}"
         raise errors.InputError(
-            f"{shown} is no path; pass the workdir of a run, a folder of rrd_jax.convert or"
+            f"path is {value}, but must be the workdir of a run, a folder of rrd_jax.convert or"
             " rrd_jax.export, or a PyTorch file"
         )
     return pathlib.Path(path)
 
 
 def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...] | None:
-    """Returns a number for each channel, or None; raises an InputError for anything else."""
+    """Returns one number per channel, or None; raises an InputError for other values."""
     if values is None:
         return None
     numeric = isinstance(values, list | tuple) and all(isinstance(v, Real) for v in values)
     lowest = 0 if name == "std" else -math.inf
     if not numeric or len(values) != channels or not all(lowest < v < math.inf for v in values):
         raise errors.InputError(
-            f"{name} is {values!r}, but must be {channels} numbers, one for each channel of images"
+            f"{name} is {values!r}, but must be {channels} numbers, one per channel of the images"
             + (", above 0" if name == "std" else "")
         )
     return tuple(map(float, values))
@@ -236,17 +237,18 @@ def _home(folder: pathlib.Path) -> pathlib.Path:
 def _choice(
     meta: dict[str, Any], fields: dict[str, Any] | None, network: Any
 ) -> tuple[NetworkChoice, Mapping[str, Objective] | None]:
-    """Returns the network of weights, and the objectives of the run if one has the classifier."""
+    """Returns the network of weights, and the run's objectives if one replaces the classifier."""
     model = networks.canonical(network) if isinstance(network, str) else meta["model"]
     custom = recipe.CustomObjects()
     if network is not None and not isinstance(network, str):
         custom = recipe.CustomObjects(networks={model: networks.adapt(network, model)})
-    known = model in custom.networks or model in networks.MODELS or imports.is_path(model)
-    if not known and isinstance(network, str):
-        networks.factory(model)  # Raises an error for an unknown name.
-    if not known:
+    is_available = model in custom.networks or model in networks.MODELS or imports.is_path(model)
+    if not is_available and isinstance(network, str):
+        # This call raises the error for an unknown name.
+        networks.factory(model)
+    if not is_available:
         raise errors.InputError(
-            f"the network '{model}' of the weights was passed as an object: pass it as network="
+            f"the weights are for the custom network '{model}': pass the object as network="
         )
     if not fields or fields["student"]["model"] != model:
         options = (meta.get("about") or {}).get("options", {}) if model == meta["model"] else {}

@@ -1,4 +1,4 @@
-"""Optax transformations and schedules, from names and numbers."""
+"""Builds Optax transformations and schedules from names and numbers."""
 
 from rrd_jax.optim.layer_rates import block_scales, check_decay, scaled
 from rrd_jax.optim.optimizers import all_but, checked, create, sgd

@@ -1,4 +1,4 @@
-"""Layer decay: lower learning rates for the first blocks of a network.
+"""Layer decay: lower learning rates for earlier blocks of a network.
 
 Blocks are found in the parameters' paths, such as blocks_3/attn/kernel, layer1_0/conv1/kernel,
 Block_2/... or blocks/3/..., and ordered by their first use in the traced forward pass, so that
@@ -30,11 +30,11 @@ def block_scales(
     block belong to that block, and parameters between two blocks to the second one.
 
     Args:
-      decay: in (0, 1].
-      apply: the forward pass, (params, images) -> outputs; traced only.
-      params: arrays or shapes.
-      images: array or shape.
-      name: of the network, for error messages.
+      decay: factor per layer, in (0, 1].
+      apply: the forward pass, (params, images) -> outputs; only traced.
+      params: parameters, as arrays or shapes.
+      images: images, as an array or a shape.
+      name: name of the network, for error messages.
 
     Returns:
       A tree like params, with decay ** (n + 1 - layer) for each parameter.
@@ -55,7 +55,7 @@ def block_scales(
     if not any(blocks):
         raise errors.InputError(
             f"optimizer.layer_decay is {decay}, but '{name}' has no numbered blocks such as"
-            " blocks_3 or layer1_0; set it to 1"
+            " blocks_3 or layer1_0: set it to 1"
         )
     layers = _layers(paths, blocks, uses)
     last = max(layers)
@@ -95,7 +95,7 @@ def _layers(
     final = max(outside, key=lambda i: uses[i], default=None)
     head = paths[final][0] if final is not None and uses[final] > starts[order[-1]] else None
 
-    def place(i):
+    def layer_of(i):
         if blocks[i]:
             return layer[blocks[i]]
         if uses[i] < starts[order[0]]:
@@ -105,29 +105,29 @@ def _layers(
         after = [layer[block] for block in order if starts[block] >= uses[i]]
         return after[0] if after else len(order)
 
-    return [place(i) for i in range(len(paths))]
+    return [layer_of(i) for i in range(len(paths))]
 
 
 def find_blocks(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Returns the path of the block that contains each parameter; () for none.
+    """Returns the path of the block that contains each parameter; () for no block.
 
     A block is a numbered module that contains modules. In a network without such modules, it is a
     module named block, layer or stage that contains parameters.
     """
     holders = [[m for m in _numbered(path) if len(m[0]) < len(path) - 1] for path in paths]
     if any(holders):
-        found = {_choose(modules, holders) for modules in holders if modules}
+        blocks = {_choose(modules, holders) for modules in holders if modules}
     else:
-        found = {
+        blocks = {
             prefix for path in paths for prefix, family in _numbered(path) if _is_block_name(family)
         }
     # Parameters of a group that are in none of its blocks, such as downsampling, are in no block.
-    groups = {block[:length] for block in found for length in range(1, len(block))}
-    found -= groups
+    groups = {block[:length] for block in blocks for length in range(1, len(block))}
+    blocks -= groups
 
     def block_of(path):
         prefixes = (path[:length] for length in range(len(path) - 1, 0, -1))
-        return next((prefix for prefix in prefixes if prefix in found), ())
+        return next((prefix for prefix in prefixes if prefix in blocks), ())
 
     return [block_of(path) for path in paths]
 
@@ -187,8 +187,8 @@ def _without_common_start(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]
 def first_uses(apply: Callable[[Any, Any], Any], params: Any, images: Any) -> list[float]:
     """Returns when each parameter, in tree order, is first combined with data from the images.
 
-    Time is the number of preceding operations; infinity if the parameter is unused. Casts and
-    reshapes of parameters do not count: a network may cast all parameters at its start.
+    Times are numbers of preceding operations; infinity for an unused parameter. Casts and reshapes
+    of parameters do not count, because a network may cast all parameters at its start.
     """
     jaxpr = jax.make_jaxpr(apply)(params, images).jaxpr
     count = len(jax.tree.leaves(params))
@@ -199,7 +199,8 @@ def first_uses(apply: Callable[[Any, Any], Any], params: Any, images: Any) -> li
         nonlocal clock
         sources = dict(zip(jaxpr.invars, inputs, strict=True))
 
-        def source(atom):  # Literals have no source.
+        def source(atom):
+            # Literals have no source.
             return frozenset() if hasattr(atom, "val") else sources.get(atom)
 
         for equation in jaxpr.eqns:

@@ -1,4 +1,4 @@
-"""Optimizers: Optax transformations, from names and numbers."""
+"""Builds optimizers, which are Optax transformations, from names and numbers."""
 
 import functools
 import inspect
@@ -17,7 +17,7 @@ from optax import contrib
 from rrd_jax import errors, imports
 
 _PREFIX = "optimizer.options."
-# Options of Optax's factories by range. Optax does not check them.
+# Options of Optax's factories, grouped by range. Optax does not check the ranges.
 _BELOW_1 = ("b1", "b2", "b3", "beta", "decay", "momentum", "adam_b1", "adam_b2")
 _AT_LEAST_0 = ("eps", "eps_root", "adam_eps_root", "ns_steps")
 _ABOVE_0 = ("k", "step_size", "trust_coefficient", "clipping_threshold")
@@ -43,7 +43,7 @@ def sgd(
 
     Args:
       schedule: learning rate by step.
-      momentum: in [0, 1).
+      momentum: momentum, in [0, 1).
       weight_decay: factor of the parameters that are added to their gradient, 0 or above.
       clip_norm: largest global norm of the gradient, before weight decay is added, as in PyTorch's
         clip_grad_norm_; 0 for no clipping.
@@ -76,16 +76,16 @@ def create(
     """Builds an optimizer by name.
 
     Weight decay is passed to factories that have an argument for it, such as adamw, lamb and lion.
-    For all others, parameters are added to their gradient, as PyTorch's SGD, Adam and RMSprop do.
+    Otherwise, parameters are added to their gradient, as PyTorch's SGD, Adam and RMSprop do.
 
     Args:
       name: sgd, a factory of `optax` or `optax.contrib`, or the import path of a similar factory.
         rmsprop is PyTorch's: decay 0.99, eps outside the root, momentum before the learning rate.
       schedule: learning rate by step, passed to the factory as `learning_rate`.
       options: the factory's other arguments.
-      momentum: of sgd, in [0, 1).
-      nesterov: of sgd.
-      weight_decay: 0 or above.
+      momentum: momentum of sgd, in [0, 1).
+      nesterov: whether sgd uses Nesterov momentum.
+      weight_decay: factor of the weight decay, 0 or above.
       decay_norm_and_bias: whether weight decay applies to the scales of norms and to biases.
       clip_norm: see `sgd`.
 
@@ -99,7 +99,7 @@ def create(
         _check_options(options)
     if nesterov and not momentum:
         raise errors.InputError(
-            "optimizer.nesterov is True, but optimizer.momentum is 0; set a momentum"
+            "optimizer.nesterov is True, but optimizer.momentum is 0: set a momentum"
         )
     factory, description = _factory(name), f"optimizer '{name}'"
     parameters = imports.parameters(factory)
@@ -108,7 +108,7 @@ def create(
     mask = None if decay_norm_and_bias else _decay_mask
     if mask and decays and not masks and weight_decay:
         raise errors.InputError(
-            f"{description} cannot tell norms and biases from other weights; set"
+            f"optimizer.decay_norm_and_bias is False, but {description} decays all parameters: set"
             " optimizer.decay_norm_and_bias to True, or optimizer.weight_decay to 0"
         )
     arguments = {_rate_name(factory): schedule}
@@ -136,11 +136,14 @@ def _check_options(options: Mapping[str, Any]) -> None:
     """Raises an InputError for an option of an Optax factory that is out of range."""
     for option, value in options.items():
         if type(value) not in (int, float):
-            continue  # `imports.call` checks types.
+            # `imports.call` checks types.
+            continue
         allowed = ""
-        if option in _BELOW_1 and not 0 <= value < 1 - 2.0**-25:  # float32 has none in between
+        # float32 rounds numbers above 1 - 2**-25 to 1.
+        if option in _BELOW_1 and not 0 <= value < 1 - 2.0**-25:
             allowed = "in [0, 1)"
-        elif option == "ns_steps" and value > _MOST_NS_STEPS:  # each step is compiled
+        # Every Newton-Schulz step is unrolled in the compiled program.
+        elif option == "ns_steps" and value > _MOST_NS_STEPS:
             allowed = f"at most {_MOST_NS_STEPS}"
         elif option in _AT_LEAST_0 and _LARGEST_EPS < value < math.inf:
             allowed = f"at most {_LARGEST_EPS:g}"
@@ -188,14 +191,14 @@ def muon(
 ) -> optax.GradientTransformation:
     """Builds `optax.contrib.muon` with one decoupled weight decay for all parameters.
 
-    Optax's own factory decays the matrices that Muon updates by another factor than the rest.
+    Optax's factory decays the matrices that Muon updates by a different factor than the rest.
     """
     updates = contrib.muon(learning_rate, weight_decay=0.0, **options)
     decay = optax.add_decayed_weights(lambda step: -weight_decay * learning_rate(step), mask)
     return optax.chain(updates, decay) if weight_decay else updates
 
 
-# Config options are checked by signature: Optax's, with `mask` in place of weight_decay_mask.
+# Config options are checked against this signature: Optax's, with `mask` for weight_decay_mask.
 _signature = imports.parameters(contrib.muon) | imports.parameters(muon)
 muon.__signature__ = inspect.Signature(
     [
@@ -206,7 +209,7 @@ muon.__signature__ = inspect.Signature(
 )
 
 
-_OURS = {"rmsprop": rmsprop, "muon": muon}
+_REPLACEMENTS = {"rmsprop": rmsprop, "muon": muon}
 
 
 def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
@@ -215,12 +218,12 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
         factory = imports.load("optimizer", name)
         if not callable(factory) or "learning_rate" not in imports.parameters(factory):
             raise errors.InputError(
-                f"optimizer '{name}' must be a function with an argument 'learning_rate', which is"
-                " passed the schedule, step -> rate"
+                f"optimizer '{name}' must be a function with an argument 'learning_rate', which"
+                " receives the schedule, step -> rate"
             )
         return factory
-    theirs = getattr(optax, str(name), getattr(contrib, str(name), None))
-    factory = _OURS.get(name, theirs)
+    optax_factory = getattr(optax, str(name), getattr(contrib, str(name), None))
+    factory = _REPLACEMENTS.get(name, optax_factory)
     if isinstance(factory, _FUNCTIONS) and name not in _REFUSED and not name.startswith("_"):
         return factory
     return errors.lookup("optimizer.name", name, _optimizers())
@@ -237,7 +240,7 @@ def _optimizers() -> dict[str, Any]:
 
 
 def _rate_name(factory: Callable) -> str:
-    """Returns the argument that a factory takes the schedule as."""
+    """Returns the name of the factory's argument for the schedule."""
     return "scaling" if factory is optax.polyak_sgd else "learning_rate"
 
 
@@ -252,19 +255,20 @@ def _call(
     parameters = imports.parameters(factory)
     rate = parameters.get(_rate_name(factory))
     if rate is not None and _is_number(rate.annotation):
-        # The factory takes no schedule: Optax calls it in each step with the step's rate.
+        # The factory accepts no schedule, so Optax calls it in each step with the current rate.
         static = [name for name in parameters if name != "learning_rate"]
         injected = optax.inject_hyperparams(factory, static_args=static)
         factory = functools.wraps(factory)(injected)
     transformation = imports.call(description, factory, options, arguments, prefix=_PREFIX)
     _check_transformation(description, transformation)
-    if rate is None:  # for example scale_by_adam
+    if rate is None:
+        # Transformations such as scale_by_adam do not apply a learning rate.
         return optax.chain(transformation, optax.scale_by_learning_rate(schedule))
     return transformation
 
 
 def _is_number(annotation: Any) -> bool:
-    """Returns True if an annotation allows numbers only, so no schedule."""
+    """Returns True if an annotation allows only numbers, so that a schedule is invalid."""
     members = typing.get_args(annotation) or (annotation,)
     return all(member in _NUMBERS or member in ("float", "int") for member in members)
 
@@ -279,8 +283,8 @@ def checked(
       schedule: learning rate by step.
 
     Raises:
-      UserCodeError: the function or the optimizer raises.
-      InputError: the optimizer is not a transformation that a train step can use.
+      UserCodeError: the function or the optimizer raises an exception.
+      InputError: a train step cannot use the optimizer.
     """
     description = f"optimizer {getattr(optimizer, '__qualname__', type(optimizer).__name__)}"
     if callable(optimizer) and not hasattr(optimizer, "update"):
@@ -313,12 +317,12 @@ def _check_usable(description: str, optimizer: optax.GradientTransformation) -> 
     def forms(tree):
         return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
-    # Besides gradients and parameters, the train step passes the loss as `value`.
+    # In addition to gradients and parameters, the train step passes the loss as `value`.
     with errors.user_code("updating parameters with", description):
         before, updates, after = map(forms, jax.eval_shape(update, params))
     if updates != forms(params):
         raise errors.InputError(
-            f"{description} returns updates of other shapes or types than the parameters'"
+            f"{description} returns updates of other shapes or types than the parameters"
         )
     if before != after:
         raise errors.InputError(f"{description} changes the shapes or types of its own state")
@@ -327,11 +331,11 @@ def _check_usable(description: str, optimizer: optax.GradientTransformation) -> 
 def all_but(
     transformation: optax.GradientTransformation, frozen: Sequence[str]
 ) -> optax.GradientTransformation:
-    """Applies a transformation to all parameters except those at and below a path.
+    """Applies a transformation to all parameters except a frozen subtree.
 
     Args:
-      transformation: of the other parameters.
-      frozen: keys from the root of the parameters to the subtree that never changes.
+      transformation: the transformation of the parameters that are not frozen.
+      frozen: path of the frozen subtree, as keys from the root of the parameters.
     """
 
     def label(path, leaf):
@@ -339,7 +343,7 @@ def all_but(
         keys = [entry.key for entry in path]
         return "stays" if keys[: len(frozen)] == list(frozen) else "moves"
 
-    # Checkpoints hold these two labels.
+    # The labels must not change, because checkpoints contain them.
     return optax.partition(
         {"moves": transformation, "stays": optax.set_to_zero()},
         lambda params: jax.tree_util.tree_map_with_path(label, params),

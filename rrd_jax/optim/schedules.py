@@ -1,4 +1,4 @@
-"""Learning rate schedules, from names and numbers."""
+"""Builds learning rate schedules from names and numbers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ def step_schedule(
     """Builds the schedule learning_rate * decay^n, where n is the number of boundaries reached.
 
     Args:
-      learning_rate: before the first boundary.
+      learning_rate: the rate before the first boundary.
       boundaries: 0-based indices of the first steps at a lower rate, in any order.
       decay: factor at each boundary.
 
@@ -26,7 +26,8 @@ def step_schedule(
     """
     errors.check_positive(learning_rate=learning_rate, decay=decay)
     scales: dict[int, float] = {}
-    for boundary in boundaries:  # In a short run, two can fall on the same step.
+    for boundary in boundaries:
+        # In a short run, two boundaries can fall on one step.
         scales[int(boundary)] = scales.get(int(boundary), 1.0) * decay
     return optax.piecewise_constant_schedule(learning_rate, scales)
 
@@ -34,8 +35,8 @@ def step_schedule(
 def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -> list[int]:
     """Returns the steps at which the milestones' epochs end.
 
-    Milestones are fractions of the run: for 240 epochs, (0.625, 0.75, 0.875) are the literature's
-    150, 180 and 210, so that epochs 151, 181 and 211 (counted from 1) are the first at a lower
+    Milestones are fractions of the run. For 240 epochs, (0.625, 0.75, 0.875) are the epochs 150,
+    180 and 210 of the literature: epochs 151, 181 and 211, counted from 1, are the first at a lower
     rate.
 
     Raises:
@@ -44,7 +45,7 @@ def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -
     for milestone in milestones:
         if not (isinstance(milestone, int | float) and 0 < milestone <= 1):
             raise errors.InputError(
-                f"optimizer.milestones has {milestone!r}; they are fractions of the run, in (0, 1]"
+                f"optimizer.milestones has {milestone!r}, but milestones must be in (0, 1]"
             )
     return [round(milestone * epochs) * steps_per_epoch for milestone in milestones]
 
@@ -120,8 +121,10 @@ _SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "exponential": _exponential,
 }
 _PREFIX = "optimizer.schedule_options."
-_HIGHEST_RATE = 1e6  # as in the config field optimizer.learning_rate
-_SAMPLES = 9  # steps at which a custom schedule is checked
+# The maximum of the config field optimizer.learning_rate.
+_HIGHEST_RATE = 1e6
+# Number of steps at which a custom schedule is checked.
+_SAMPLES = 9
 
 
 def create_schedule(
@@ -140,18 +143,19 @@ def create_schedule(
     """Builds a linear warm-up followed by a schedule by name.
 
     Args:
-      name: milestones, cosine, linear, constant, wsd, exponential, or an import path: a function
-        that is step -> rate, or returns one. A factory is called with the options, and with those
-        of learning_rate, final_learning_rate, steps, steps_per_epoch, epochs and warmup_steps that
-        are in its signature. Step 0 and `steps` are counted after the warm-up.
-      learning_rate: after the warm-up.
-      epochs: length of the run.
+      name: milestones, cosine, linear, constant, wsd, exponential, or the import path of a
+        schedule, step -> rate, or of a factory that returns a schedule. A factory is called with
+        the options, and with those of learning_rate, final_learning_rate, steps, steps_per_epoch,
+        epochs and warmup_steps that are in its signature. Step 0 is the first step after the
+        warm-up, and `steps` does not include the warm-up.
+      learning_rate: the rate after the warm-up.
+      epochs: length of the run, including the warm-up.
       steps_per_epoch: updates per epoch.
       warmup_epochs: length of the warm-up.
-      warmup_start: the rate of the first warm-up step.
-      final_learning_rate: last rate of cosine, linear, wsd and exponential.
-      milestones: of the schedule 'milestones', see `boundaries`.
-      decay: of the schedule 'milestones', factor of the rate at each.
+      warmup_start: the rate at the first step of the warm-up.
+      final_learning_rate: the last rate of cosine, linear, wsd and exponential.
+      milestones: milestones of the schedule 'milestones', see `boundaries`.
+      decay: factor of the rate at each milestone.
       options: other arguments of the schedule.
 
     Raises:
@@ -159,7 +163,7 @@ def create_schedule(
     """
     _check(learning_rate, epochs, warmup_epochs, warmup_start, final_learning_rate)
     warmup_steps = warmup_length(warmup_epochs, steps_per_epoch)
-    ours = {
+    arguments = {
         "learning_rate": learning_rate,
         "final_learning_rate": final_learning_rate,
         "steps": max(1, epochs * steps_per_epoch - warmup_steps),
@@ -168,17 +172,18 @@ def create_schedule(
         "warmup_steps": warmup_steps,
     }
     if imports.is_path(name):
-        what, factory = f"schedule '{name}'", imports.load("schedule", name)
-        schedule = _custom(what, factory, options or {}, ours)
-        _check_rates(what, schedule, ours["steps"])
+        subject, factory = f"schedule '{name}'", imports.load("schedule", name)
+        schedule = _custom(subject, factory, options or {}, arguments)
+        _check_rates(subject, schedule, arguments["steps"])
     else:
         factory = errors.lookup("optimizer.schedule", name, _SCHEDULES)
         if name == "milestones":
-            ours |= {"milestones": milestones, "decay": decay}
-        what = f"schedule '{name}'"
-        schedule = imports.call(what, factory, options or {}, ours, prefix=_PREFIX)
-        if options:  # Defaults stay between the first rate and the last.
-            _check_rates(what, schedule, ours["steps"])
+            arguments |= {"milestones": milestones, "decay": decay}
+        subject = f"schedule '{name}'"
+        schedule = imports.call(subject, factory, options or {}, arguments, prefix=_PREFIX)
+        # Without options, all rates are between the first and the last one.
+        if options:
+            _check_rates(subject, schedule, arguments["steps"])
     _check_final(name, factory, learning_rate, final_learning_rate)
     if not warmup_steps:
         return schedule
@@ -187,16 +192,16 @@ def create_schedule(
 
 
 def _check_final(name: str, factory: Callable, first: float, final: float) -> None:
-    """Raises an InputError for a final rate that the schedule does not take, or a higher one."""
+    """Raises an InputError for a final rate that is unused or above the first rate."""
     if final and "final_learning_rate" not in imports.parameters(factory):
         raise errors.InputError(
-            f"optimizer.final_learning_rate is {final}, but has no effect on schedule '{name}';"
-            " set it to 0"
+            f"optimizer.final_learning_rate is {final}, but schedule '{name}' does not use it: set"
+            " it to 0"
         )
     if final > first:
         raise errors.InputError(
-            f"optimizer.final_learning_rate is {final:g}, above the learning rate of {first:g} that"
-            " the schedule starts with"
+            f"optimizer.final_learning_rate is {final:g}, but must be at most"
+            f" optimizer.learning_rate, {first:g}"
         )
 
 
@@ -216,52 +221,57 @@ def _check(learning_rate, epochs, warmup_epochs, warmup_start, final_learning_ra
         if not 0 <= value < math.inf:
             raise errors.InputError(f"optimizer.{name} is {value}, but must be 0 or above")
     if warmup_start > (learning_rate if warmup_epochs else 0):
-        limit = f"above the learning rate of {learning_rate:g} that the warm-up ends with"
+        limit = f"but must be at most optimizer.learning_rate, {learning_rate:g}"
         raise errors.InputError(
             f"optimizer.warmup_start is {warmup_start:g}, "
-            + (limit if warmup_epochs else "but optimizer.warmup_epochs is 0: there is no warm-up")
+            + (limit if warmup_epochs else "but optimizer.warmup_epochs is 0: set a warm-up")
         )
     if warmup_epochs > epochs:
         raise errors.InputError(
-            f"optimizer.warmup_epochs is {warmup_epochs:g}, longer than the training of {epochs}"
-            " epochs"
+            f"optimizer.warmup_epochs is {warmup_epochs:g}, but must be at most the {epochs} epochs"
+            " of the training"
         )
 
 
-def _custom(what: str, function: Callable, options: Mapping[str, Any], ours: dict[str, Any]):
+def _custom(
+    subject: str, function: Callable, options: Mapping[str, Any], arguments: dict[str, Any]
+):
     """Returns a custom schedule: the function itself, or the schedule that it returns."""
     if not callable(function):
-        raise errors.InputError(f"{what} is not a function")
+        raise errors.InputError(f"{subject} is not a function")
     schedule = function
     if not {"step", "count"} & imports.parameters(function).keys():
-        schedule = imports.call(what, function, options, ours, prefix=_PREFIX)
+        schedule = imports.call(subject, function, options, arguments, prefix=_PREFIX)
     elif options:
         raise errors.InputError(
-            f"{what} takes the step itself, and no options such as {_PREFIX}{next(iter(options))}"
+            f"{subject} is a function of the step, which takes no options: remove"
+            f" {_PREFIX}{next(iter(options))}"
         )
     if not callable(schedule):
         raise errors.InputError(
-            f"{what} returns {type(schedule).__name__}, but must return a function step -> rate"
+            f"{subject} returns {type(schedule).__name__}, but must return a function step -> rate"
         )
     return schedule
 
 
-def _check_rates(what: str, schedule: Callable, steps: int) -> None:
+def _check_rates(subject: str, schedule: Callable, steps: int) -> None:
     """Raises an InputError for a schedule with an invalid rate at one of the sampled steps."""
     samples = sorted({round(i * (steps - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
-    # The compiled step calls it with a tracer, the console with a number.
-    with errors.user_code("calling", what):
+    # The train step calls the schedule with a tracer, the console calls it with a number.
+    with errors.user_code("calling", subject):
         rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
         is_real = rate.shape == () and not jnp.issubdtype(rate.dtype, jnp.complexfloating)
         rates = {step: float(schedule(step)) for step in samples} if is_real else {}
     if not is_real:
         raise errors.InputError(
-            f"{what} returns {rate.dtype} of shape {rate.shape}, but must return a real number"
+            f"{subject} returns {rate.dtype} of shape {rate.shape}, but must return a real number"
         )
     for step, value in rates.items():
         if not 0 <= value <= _HIGHEST_RATE:
             raise errors.InputError(
-                f"{what} returns {value} for step {step}, but must return 0 to {_HIGHEST_RATE:g}"
+                f"{subject} returns {value} for step {step}, but must return 0 to {_HIGHEST_RATE:g}"
             )
     if len(rates) > 1 and not any(rates.values()):
-        raise errors.InputError(f"{what} returns 0 for every step, so that nothing is learnt")
+        raise errors.InputError(
+            f"{subject} returns 0 for every step, but must return a rate above 0"
+        )

@@ -18,7 +18,7 @@ from tests import launch
         ({"optimizer.options": {"b1": 0.8}}, "unknown option 'optimizer.options.b1' of optimizer"),
         ({"optimizer.schedule": "cosine_decay"}, "did you mean 'cosine'"),
         # The teacher has one epoch here, the student two.
-        ({"optimizer.warmup_epochs": 1.5}, "warmup_epochs is 1.5, longer than the training of 1"),
+        ({"optimizer.warmup_epochs": 1.5}, "warmup_epochs is 1.5, but must be at most the 1"),
         ({"optimizer.final_learning_rate": 0.1}, "final_learning_rate is 0.1.*'milestones'"),
         ({"optimizer.schedule_options": {"x": 1}}, "'optimizer.schedule_options.x' of schedule"),
         (
@@ -28,7 +28,7 @@ from tests import launch
         ({"optimizer.warmup_start": 0.01}, "warmup_start is 0.01, but .*warmup_epochs is 0"),
         (
             {"optimizer.warmup_start": 0.5, "optimizer.warmup_epochs": 0.5},
-            "warmup_start is 0.5, above the learning rate of 0.05",
+            "warmup_start is 0.5, but must be at most optimizer.learning_rate, 0.05",
         ),
     ],
 )

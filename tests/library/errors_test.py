@@ -65,11 +65,11 @@ _WRONG = [
     ({"objectives": {"ce": float("nan")}}, "objectives.ce.weight is nan"),
     ({"objectives": {"ce": None}}, "objective 'ce' is None, but must have a weight"),
     ({"objectives": {"ce": 0.0}}, "all weights in config.objectives are 0"),
-    ({"objectives": {"ce": (1.0, len)}}, "made in Python has the name of one of ours, 'ce'"),
+    ({"objectives": {"ce": (1.0, len)}}, "'ce' is a Python object, but has the name of a built-in"),
     ({"objectives": {"mine": (1.0, 3)}}, "objective 'mine' is of type int"),
     ({"objectives": {"kd": 1.0}}, "needs a teacher|compares with a teacher"),
     ({"objectives": {"rrd+kd": 1.0}}, "unknown objective 'rrd.kd'"),
-    ({"objectives": {3: 1.0}}, "objectives has the name 3"),
+    ({"objectives": {3: 1.0}}, "invalid objective name 3"),
     ({"optimizer": 3}, "optimizer is of type int"),
     ({"optimizer": "adamm"}, "did you mean 'adam"),
     ({"optimizer": lambda rate: None}, "lambda.* returns NoneType, but must return"),
@@ -116,7 +116,7 @@ def test_an_argument_that_only_distill_takes_is_refused():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "pass it as network="),
+        ({}, "pass the object as network="),
         ({"network": Small}, "is the class Small, but must be an instance; call"),
         ({"network": Small(num_classes=4, width=4)}, r"do not fit the network: params/.* is"),
         ({"network": "nope"}, "unknown model 'nope'"),
@@ -132,7 +132,7 @@ def test_a_run_that_is_loaded_wrongly_is_refused(given, message, trained):
 
 @pytest.mark.parametrize("path", [3, None, ""])
 def test_what_is_no_path_is_refused(path):
-    with pytest.raises(errors.InputError, match="is no path; .*workdir"):
+    with pytest.raises(errors.InputError, match="path is .*, but must be the workdir"):
         rrd_jax.load(path)
 
 

@@ -83,7 +83,7 @@ def test_files_compute_the_head_too_but_weights_alone_have_none(run, tmp_path):
     [
         ("dkd", "has no objective 'dkd'; its objectives: crd, embed, rrd"),
         ("ce", "no head behind"),
-        ("rrd[0]", "the run has 1 teacher, with a head for each: 'rrd'"),
+        ("rrd[0]", "the run has only one head: use 'rrd'"),
     ],
 )
 def test_a_head_that_is_not_there_is_one_line(head, message, run, tiny_teacher):
