@@ -47,7 +47,7 @@ def evaluate(
     """
     errors.check_counts(batch_size=batch_size)
     if source is not None and not isinstance(source, Source):
-        raise errors.InputError(f"source is {source!r}, but must be a rrd_jax.data.Source")
+        raise errors.InputError(f"source is {source!r}, but must be an rrd_jax.data.Source")
     trained = network if isinstance(network, Trained) else None
     loaded = trained.network if trained else network
     loaded = loaded if isinstance(loaded, Loaded | Predictor) else load(loaded)
@@ -64,14 +64,14 @@ def evaluate(
         dataset = _dataset_of(folder and read_run_fields(folder))
     if loaded.num_classes != dataset.num_classes:
         raise errors.InputError(
-            f"'{loaded.name}' has {loaded.num_classes} classes, but the test images have"
-            f" {dataset.num_classes}"
+            f"the test images have {dataset.num_classes} classes, but '{loaded.name}' has"
+            f" {loaded.num_classes}: pass test images of the network's classes"
         )
     channels = dataset.image_shape[-1]
     if loaded.image_shape and loaded.image_shape[-1] != channels:
         raise errors.InputError(
-            f"'{loaded.name}' takes images of {loaded.image_shape[-1]} channels, but the test"
-            f" images have {channels}"
+            f"the test images have {channels} channels, but '{loaded.name}' takes"
+            f" {loaded.image_shape[-1]}: pass images with {loaded.image_shape[-1]} channels"
         )
     return predictions.figures(_predictions(loaded, dataset.test, batch_size))
 
@@ -103,5 +103,5 @@ def _size(loaded: Loaded | Predictor) -> int:
 
 def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:
     if not fields or not fields["data"]["name"]:
-        raise errors.InputError("nothing to evaluate on: pass test=(images, labels)")
+        raise errors.InputError("there is nothing to evaluate on: pass test=(images, labels)")
     return data.load(configs.source_of(fields))

@@ -35,7 +35,7 @@ def with_head(
     folder, which = files.split(path)
     if not fields:
         raise errors.InputError(
-            f"head is '{name}', but {folder} is not a run, so it has no trained head"
+            f"head is '{name}', but {folder} is not a run: leave head out, or pass a workdir"
         )
     term, number = _parsed(name)
     state, _ = checkpoints.load_objective(folder, term, which)

@@ -121,7 +121,7 @@ def find_blocks(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
         blocks = {
             prefix for path in paths for prefix, family in _numbered(path) if _is_block_name(family)
         }
-    # Parameters of a group that are in none of its blocks, such as downsampling, are in no block.
+    # Parameters of a group outside its blocks, such as downsampling layers, belong to no block.
     groups = {block[:length] for block in blocks for length in range(1, len(block))}
     blocks -= groups
 
@@ -185,7 +185,7 @@ def _without_common_start(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]
 
 
 def first_uses(apply: Callable[[Any, Any], Any], params: Any, images: Any) -> list[float]:
-    """Returns when each parameter, in tree order, is first combined with data from the images.
+    """Returns the time at which each parameter is first combined with image data, in tree order.
 
     Times are numbers of preceding operations; infinity for an unused parameter. Casts and reshapes
     of parameters do not count, because a network may cast all parameters at its start.

@@ -45,7 +45,8 @@ def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -
     for milestone in milestones:
         if not (isinstance(milestone, int | float) and 0 < milestone <= 1):
             raise errors.InputError(
-                f"optimizer.milestones has {milestone!r}, but milestones must be in (0, 1]"
+                f"optimizer.milestones has {milestone!r}, but must hold fractions of the run,"
+                " each in (0, 1]"
             )
     return [round(milestone * epochs) * steps_per_epoch for milestone in milestones]
 

@@ -139,7 +139,7 @@ class Real(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class Flag(Kind):
-    """True or False."""
+    """A boolean."""
 
     type = bool
     words = "True or False"
@@ -269,7 +269,7 @@ class Mapped(Kind):
 # Kinds that several fields share.
 COUNT = Integer(1)
 SEED = Integer(0, LARGEST)
-# Smaller images leave batch norms no pixels; OpenCV cannot resize to larger ones.
+# Smaller images leave no pixels for batch norms; OpenCV cannot resize to larger ones.
 PIXELS = Integer(4, 32767)
 RATE = Real(above=0, maximum=1e6)
 AMOUNT = Real(above=0, maximum=1e9)
