@@ -54,7 +54,7 @@ class LostError(RuntimeError):
 
 
 class PreemptedError(RuntimeError):
-    """A preemption of the machine. The state is saved."""
+    """A preemption of the machine. The state is saved, so that the run can be resumed."""
 
 
 class UnreadError(Exception):

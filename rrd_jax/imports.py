@@ -186,7 +186,7 @@ def _takes_any(signature: Mapping[str, inspect.Parameter]) -> bool:
 
 
 def option_type(parameter: inspect.Parameter) -> type | None:
-    """Returns the simple type of an option; object for any type, None for a type beyond configs."""
+    """Returns the simple type of an option; object for any type, None if unsupported."""
     annotation = parameter.annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         members = [m for m in typing.get_args(annotation) if m is not type(None)]

@@ -1,4 +1,4 @@
-"""Errors in --config flags, explained in more detail than by ml_collections."""
+"""Explains errors in --config flags in more detail than ml_collections does."""
 
 import itertools
 import re

@@ -113,7 +113,7 @@ def _names_networks(option: str) -> bool:
 
 
 def _set_augmentation(config: ConfigDict, name: str) -> None:
-    """Sets the augmentation of MoCo-v2 (2003.04297) or of DINO's global views (2104.14294)."""
+    """Sets MoCo-v2's augmentation (arXiv 2003.04297), or DINO's for global views (2104.14294)."""
     data = config.data
     data.augment = "resized_crop" if data.augment in DEVICE_AUGMENTATIONS else data.augment
     data.jitter_probability, data.grey = 0.8, 0.2
@@ -136,7 +136,7 @@ def _shrink(config: ConfigDict) -> None:
     config.optimizer.warmup_epochs = min(config.optimizer.warmup_epochs, 0.5)
     config.teacher.epochs = 1
     config.teacher.train_split = None
-    # 20 is no multiple of the batch of 8, so that the memory's cursor wraps around within a batch.
+    # The batch size of 8 does not divide 20, so the memory's cursor wraps around within a batch.
     limit(config, queue_size=20, negatives=20, epochs=1)
 
 

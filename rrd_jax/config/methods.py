@@ -156,7 +156,7 @@ def leave_out_labels(config: ConfigDict) -> None:
 
 
 def check_option(option: str) -> None:
-    """Raises an InputError for an invalid option of a config string that is not a known pair."""
+    """Raises an InputError for an option of a config string that is not a valid method."""
     words = re.split("[-+]", option)
     if "-" in option and imports.is_path(option):
         wrong = next((word for word in words if not can_be_network(word)), option)

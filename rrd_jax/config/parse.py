@@ -34,7 +34,7 @@ from rrd_jax.training.recipe import CustomObjects
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _NO_CACHE = CacheChoice(use="off")
-# Fields of the teacher section that runs without a teacher store, as version 0.2.0 did.
+# Fields of the teacher section that a run without a teacher keeps, as in version 0.2.0.
 _TEACHER_FIELDS_OF_ALONE = (
     "dtype",
     "seed",

@@ -21,7 +21,7 @@ _MEMORIES_BY_OPTION = {
 
 
 def note(values: Values, explicit: Collection[str] | None = None) -> None:
-    """Prints one note that lists the unused fields, and a warning if test images are trained on.
+    """Prints one note that lists the unused fields, and warns if the splits overlap.
 
     Args:
       values: checked values.
