@@ -57,11 +57,9 @@ def _changed(values: Values) -> Iterator[str]:
         if value != field.default:
             yield path
     for name, options in values["objectives"].items():
-        default_fields = methods.fields(RECORDS[name]) if name in RECORDS else {}
+        defaults = methods.fields(RECORDS[name]) if name in RECORDS else {}
         for option, value in options.items():
-            if option not in default_fields:
-                continue
-            if value != methods.default_value(default_fields[option]):
+            if option in defaults and value != methods.default_value(defaults[option]):
                 yield f"objectives.{name}.{option}"
 
 

@@ -127,11 +127,12 @@ class Real(Kind):
         return fault
 
     def __str__(self) -> str:
+        has_minimum = self.minimum is not None
         bounds = (
             ("above", self.above),
             ("from", self.minimum),
-            ("to", self.maximum),
-            ("below", self.below),
+            ("to" if has_minimum else "and at most", self.maximum),
+            ("to below" if has_minimum else "and below", self.below),
         )
         limits = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
         return " ".join(["a number", *limits])
