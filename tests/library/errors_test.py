@@ -151,7 +151,7 @@ def test_a_network_is_called_on_images_only(images, trained):
         ({"source": "x"}, "source is 'x'"),
         (
             {"test": (np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 4)},
-            "1 channels, but the test",
+            "test images have 3 channels",
         ),
     ],
 )

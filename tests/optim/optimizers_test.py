@@ -148,7 +148,7 @@ def test_an_optimizer_by_import_path_is_called_with_its_options():
         ("muon", {"options": {"foo": 1}}, "foo' of optimizer 'muon'; .*ns_steps"),
         ("lookahead", {}, "value for 'fast_optimizer'"),
         ("lbfgs", {}, "'value_fn'"),
-        ("prodigy", {"weight_decay": 0.1, "decay_norm_and_bias": False}, "norms and biases"),
+        ("prodigy", {"weight_decay": 0.1, "decay_norm_and_bias": False}, "decays all parameters"),
         ("nowhere:x", {}, "no module 'nowhere'"),
         (f"{__name__}:no_rate", {}, "argument 'learning_rate'"),
         (f"{__name__}:raises", {}, "'mine'"),
