@@ -151,7 +151,7 @@ def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher):
     ("fields", "message"),
     [
         ({"train.batch_size": 25}, "batch_size 25 is larger than .* of 24 images"),
-        ({"train.accumulate": 3}, "8 is not a multiple of the 3 parts of train.accumulate"),
+        ({"train.accumulate": 3}, "8, but must be a multiple of train.accumulate, 3"),
         ({"data.name": "digitz", "data.mock_examples": 0}, "unknown data set 'digitz'"),
         (
             {"data.mean": (0.5,) * 3, "data.std": (0.5,) * 3},

@@ -127,7 +127,7 @@ def test_vectors_of_another_dimension_are_refused(backbone, tmp_path):
     with pytest.raises(errors.InputError, match="have 7 dimensions, but .* has 16, and it has no"):
         launch.run(config, tmp_path / "run")
     both = {"teacher.class_vectors": "v.npy", "teacher.probe": True}
-    with pytest.raises(errors.InputError, match="come from one of them"):
+    with pytest.raises(errors.InputError, match="only one can compute"):
         parse(_config("kd", backbone, **both))
 
 
