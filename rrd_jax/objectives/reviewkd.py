@@ -71,27 +71,27 @@ def reviewkd_fuse(params: dict, student: Maps, teacher: Maps) -> list[jax.Array]
     Returns:
       Maps in the teacher's shapes, in network order.
     """
-    fused, before = [], None
+    fused, later = [], None
     for i in reversed(range(len(student))):
         level, (height, width, channels) = params[f"level{i}"], teacher[i].shape[1:]
         inside = level["in"]["layer0"]["kernel"].shape[-1]
         x = adapters.apply(_level_in(inside), level["in"], student[i])
-        if before is not None:
-            before = nearest(before, *x.shape[1:3])
-            weights = jax.nn.sigmoid(_attention(level["attention"]["layer0"], x, before))
-            x = x * weights[..., :1] + before * weights[..., 1:]
-        before = nearest(x, height, width)
-        fused.append(adapters.apply(_level_out(channels), level["out"], before))
+        if later is not None:
+            later = nearest(later, *x.shape[1:3])
+            weights = jax.nn.sigmoid(_attention(level["attention"]["layer0"], x, later))
+            x = x * weights[..., :1] + later * weights[..., 1:]
+        later = nearest(x, height, width)
+        fused.append(adapters.apply(_level_out(channels), level["out"], later))
     return fused[::-1]
 
 
-def _attention(params: dict, x: jax.Array, before: jax.Array) -> jax.Array:
+def _attention(params: dict, x: jax.Array, later: jax.Array) -> jax.Array:
     """Returns c(both) [B, H, W, 2], as a sum of two convolutions instead of a concatenation."""
     kernels = jnp.split(params["kernel"], 2, axis=2)
     return functional.add_bias(
         sum(
             functional.convolve(part, kernel, padding=(0, 0))
-            for part, kernel in zip((x, before), kernels, strict=True)
+            for part, kernel in zip((x, later), kernels, strict=True)
         ),
         params["bias"],
     )
