@@ -44,7 +44,7 @@ def table(patterns: Sequence[str] = ("*",)) -> tables.Table:
     Raises:
       InputError: a pattern matches no network.
     """
-    header = ("name", "parameters", "MACs", "taps: channels@size", "embedding", "input size")
+    header = ("name", "parameters", "MACs", "maps: channels@size", "embedding", "input size")
     names = [*networks.MODELS, *networks.ALIASES]
     matches = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
     for pattern, matching in matches.items():

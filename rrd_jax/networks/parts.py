@@ -96,7 +96,7 @@ def matching(
       field: the pattern's field in messages.
 
     Raises:
-      InputError: the pattern is invalid, an alternative of it matches nothing, or the pattern
+      InputError: the pattern is invalid, one of its alternatives matches nothing, or the pattern
         matches all parameters.
     """
     named_parts = parts(network, image_shape, head)

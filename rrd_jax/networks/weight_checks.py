@@ -98,7 +98,7 @@ def invalid_values(value: Any, *, is_variance: bool = False) -> str:
     large = int(np.isfinite(original[np.isinf(numbers)]).sum())
     counts = {"NaN": nan, "infinite": infinite - large, "beyond the range of float32": large}
     listed = ", ".join(f"{count:,} {problem}" for problem, count in counts.items() if count)
-    return f"is not finite: of {numbers.size:,} values {listed}"
+    return f"is not finite: {listed} of {numbers.size:,} values"
 
 
 def _float_leaves(tree: Any) -> list[tuple[Any, Any]]:

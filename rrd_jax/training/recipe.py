@@ -169,10 +169,10 @@ class Training:
 
     def create_objectives(self, examples: int) -> dict[str, Objective]:
         """Returns the objectives by name, for a training split of `examples` images."""
-        part = self.batch_size // self.accumulate
+        microbatch = self.batch_size // self.accumulate
         terms = {}
         for choice in self.objectives:
-            objective = choice.create(examples=examples, batch_size=part)
+            objective = choice.create(examples=examples, batch_size=microbatch)
             if objective.needs_teacher and self.teacher_weights:
                 objective = objectives.averaged(choice.name, objective, self.teacher_weights)
             terms[choice.name] = objective

@@ -84,7 +84,7 @@ def create(
       optimizer: transformation for the student's and the objectives' parameters together.
       image_shape: (H, W, channels).
       teacher: a network of `networks.create`, or None.
-      teacher_variables: the teacher's weights; None if no objective copies any of them.
+      teacher_variables: the teacher's weights; None if no objective copies the teacher's weights.
       average: whether the state includes an average of the student.
       weights: the student's initial weights by path, such as params/conv1/kernel; parameters
         without an entry are random.

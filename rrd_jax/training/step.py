@@ -120,15 +120,15 @@ def augmented(task: Task, state: TrainState, batch: Batch) -> Batch:
 
 
 def batch_gradients(
-    task: Task, state: TrainState, teacher: Any, batch: Batch, part: jax.Array | int = 0
+    task: Task, state: TrainState, teacher: Any, batch: Batch, microbatch: jax.Array | int = 0
 ) -> Gradients:
-    """Computes the gradients of an augmented batch, or of its microbatch number `part`."""
+    """Computes the gradients of an augmented batch, or of microbatch number `microbatch`."""
     outputs = None
     if task.teach is not None:
         with jax.named_scope("teacher"):
             outputs = jax.lax.stop_gradient(task.teach(teacher, batch))
     key = state.key
-    for number in (_DROPOUT, state.step, part):
+    for number in (_DROPOUT, state.step, microbatch):
         key = jax.random.fold_in(key, number)
     loss = jax.grad(total_loss, argnums=1, has_aux=True)
     params, (logged, batch_stats, memory) = loss(task, state.params, state, outputs, batch, key)
@@ -192,21 +192,23 @@ def accumulated_gradients(task: Task, state: TrainState, teacher: Any, batch: Ba
     def split(leaf):
         return leaf.reshape(-1, task.accumulate, *leaf.shape[1:]).swapaxes(0, 1)
 
-    def walk(carry, numbered):
+    def accumulate(carry, numbered):
         if task.unroll:
             # The barrier keeps XLA from evaluating all microbatches at once, which would hold all
             # of their activations in memory.
             carry, numbered = jax.lax.optimization_barrier((carry, numbered))
-        (summed, batch_stats, memory), (number, part) = carry, numbered
+        (summed, batch_stats, memory), (number, microbatch) = carry, numbered
         current = state.replace(batch_stats=batch_stats, memory=memory)
-        gradients = batch_gradients(task, current, teacher, part, number)
+        gradients = batch_gradients(task, current, teacher, microbatch, number)
         summed = jax.tree.map(jnp.add, summed, gradients.params)
         return (summed, gradients.batch_stats, gradients.memory), gradients.logged
 
     start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, state.memory)
     unroll = task.accumulate if task.unroll else 1
-    parts = (jnp.arange(task.accumulate), jax.tree.map(split, batch))
-    (summed, batch_stats, memory), logged = jax.lax.scan(walk, start, parts, unroll=unroll)
+    microbatches = (jnp.arange(task.accumulate), jax.tree.map(split, batch))
+    (summed, batch_stats, memory), logged = jax.lax.scan(
+        accumulate, start, microbatches, unroll=unroll
+    )
     mean = jax.tree.map(lambda leaf: leaf / task.accumulate, summed)
     return Gradients(mean, batch_stats, memory, jax.tree.map(jnp.mean, logged))
 

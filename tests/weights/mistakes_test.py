@@ -34,11 +34,11 @@ def _bad(name, value):
 
 
 _VALUES = {
-    "nan": (_bad("conv1.weight", np.nan), "conv1.weight is not finite: of 432 values 1 NaN"),
-    "infinite": (_bad("fc.bias", -np.inf), "fc.bias is not finite: of 10 values 1 infinite"),
+    "nan": (_bad("conv1.weight", np.nan), "conv1.weight is not finite: 1 NaN of 432 values"),
+    "infinite": (_bad("fc.bias", -np.inf), "fc.bias is not finite: 1 infinite of 10 values"),
     "all": (
         {k: v * np.nan for k, v in _GOOD.items()},
-        r"of 47 entries 47 are no weights:(\n  .* NaN){4}\n  and 43 more$",
+        r"of 47 entries 47 are no weights:(\n  .* NaN of .*){4}\n  and 43 more$",
     ),
     "beyond float32": (
         _with(fc__bias=np.full(10, 1e300)),

@@ -57,7 +57,7 @@ def create(
 
     The import path leads to a module class, a factory of a module or of a pair of functions, or a
     network object. Classes and factories are called with `num_classes`, with `dtype` (the type of
-    convolutions) if their signature has it, and with the options.
+    convolutions) if their signature contains `dtype`, and with the options.
 
     Args:
       path: MODULE:NAME.
