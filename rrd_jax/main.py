@@ -152,7 +152,7 @@ def _job() -> None:
         else:
             results = job.run(plan, folder, profile=_PROFILE.value)
             if parallel.is_main():
-                final_summary.say(plan, folder, results)
+                final_summary.print_summary(plan, folder, results)
 
 
 def _check_agreement(config: ConfigDict, folder: pathlib.Path) -> None:

@@ -81,7 +81,7 @@ _LIBRARIES = {
             "stablehlo_coreml": "coreml",
         }.items()
     },
-    "matplotlib": ["comparison", "predict.picture", "terminal.drawing"],
+    "matplotlib": ["comparison", "predict.neighbour_figure", "terminal.drawing"],
     "tensorflow": [],
 }
 _FILES = [

@@ -17,7 +17,7 @@ from rrd_jax.comparison import (
     final_summary,
     latency,
     measurements,
-    picture,
+    report_figure,
     report_tables,
 )
 from rrd_jax.comparison.latency import File, Latency
@@ -202,11 +202,11 @@ def test_a_picture_is_drawn_of_whatever_there_is(tmp_path, number, latencies):
     entries = [Latency(role, "XLA", 1, 1, 2.0, 3.0, 9) for role in ("student", "teacher")[:number]]
     networks = [student, teacher][:number]
     found = report_tables.Report("W", {"machine": "m"}, networks, entries if latencies else [], [])
-    picture.draw(found, tmp_path / "gains.svg")
+    report_figure.draw(found, tmp_path / "gains.svg")
     assert "<svg" in (tmp_path / "gains.svg").read_text()
     assert len(list(tmp_path.iterdir())) == 1
     with pytest.raises(errors.InputError, match="cannot be written"):
-        picture.draw(found, tmp_path / "none" / "gains.png")
+        report_figure.draw(found, tmp_path / "none" / "gains.png")
 
 
 def test_training_ends_with_the_student_beside_its_teacher(job):

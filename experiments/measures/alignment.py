@@ -59,7 +59,7 @@ def _compare_logits(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.nd
     difference = ours - theirs
     gaps = np.abs(difference)[~np.eye(len(difference), dtype=bool)]
     gaps = gaps[np.isfinite(gaps)]
-    classes = rows.places(len(difference), _MOST_CLASSES)
+    classes = rows.subset(len(difference), _MOST_CLASSES)
     shown = np.ix_(classes, classes)
     return {
         "classes": classes.astype(np.int32),
@@ -74,8 +74,8 @@ def _compare_embeddings(student: np.ndarray, teacher: np.ndarray) -> dict[str, n
     # It imports JAX, which reading stored measures does not need.
     from rrd_jax.evaluation import knn
 
-    images = rows.places(len(student), _MOST)
-    few = rows.places(len(student), _MOST_PAIRS)
+    images = rows.subset(len(student), _MOST)
+    few = rows.subset(len(student), _MOST_PAIRS)
     k = min(NEIGHBOURS, len(images) - 1)
     agreement = knn.agreement(student[images], teacher[images], k)
     return {

@@ -31,7 +31,7 @@ def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
         raise errors.InputError(
             f"the test split has {len(outputs)} images, but t-SNE needs three or more"
         )
-    images = rows.places(len(outputs), _MOST)
+    images = rows.subset(len(outputs), _MOST)
     values: dict[str, np.ndarray | float] = {
         "sampled": len(images),
         "total": len(outputs),

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import errors, exports
-from rrd_jax.comparison import compared_networks, latency, measurements, picture, report_tables
+from rrd_jax.comparison import (
+    compared_networks,
+    latency,
+    measurements,
+    report_figure,
+    report_tables,
+)
 from rrd_jax.comparison.compared_networks import ComparedNetwork
 from rrd_jax.comparison.latency import File, Latency
 from rrd_jax.comparison.measurements import Measurements
@@ -253,7 +259,7 @@ def _write_report(report: Report, path: pathlib.Path) -> None:
     atomic_write.write_json(folder / "gains.json", report.to_json())
     written = [folder / "gains.json"]
     try:
-        picture.draw(report, folder / "gains.png")
+        report_figure.draw(report, folder / "gains.png")
         written.append(folder / "gains.png")
     except errors.UnavailableError as error:
         console.note(str(error))

@@ -44,7 +44,7 @@ def lines(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> list[str
     ]
 
 
-def say(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> None:
+def print_summary(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> None:
     """Prints the lines."""
     for line in lines(job, folder, results):
         console.say(line)

@@ -54,7 +54,7 @@ def costs(networks: Sequence[Measurements]) -> tables.Table:
             f"{network.parameters:,}",
             f"{network.macs:,}",
             *(
-                tables.bytes_shown(network.bytes[kind]) if kind in network.bytes else "-"
+                tables.format_bytes(network.bytes[kind]) if kind in network.bytes else "-"
                 for kind in ("float32", "int8")
             ),
         )

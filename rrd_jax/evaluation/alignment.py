@@ -59,7 +59,7 @@ def rank_correlation(one: np.ndarray, other: np.ndarray, most: int = IMAGES) -> 
     """
     import scipy.stats
 
-    subset = rows.places(len(one), most)
+    subset = rows.subset(len(one), most)
     upper = np.triu_indices(len(subset), 1)
     directions = (rows.unit(embeddings[subset].astype(np.float64)) for embeddings in (one, other))
     similarities = [(units @ units.T)[upper] for units in directions]

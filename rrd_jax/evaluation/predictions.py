@@ -67,12 +67,12 @@ def make_predict(
     apply = make_apply(network, objectives)
 
     def predict(variables, images, labels):
-        return of_logits(apply(variables, normalize(images)).logits, labels)
+        return from_logits(apply(variables, normalize(images)).logits, labels)
 
     return predict
 
 
-def of_logits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+def from_logits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """What `make_predict`'s function returns, from logits [B, C] and labels [B]."""
     return {
         "prediction": jnp.argmax(logits, axis=-1),
@@ -220,7 +220,9 @@ def even_batch(examples: int, largest: int, devices: int) -> int:
     return max(1, math.ceil(math.ceil(examples / batches) / devices)) * devices
 
 
-def figures(predictions: Predictions, teacher: Predictions | None = None) -> dict[str, float]:
+def compute_metrics(
+    predictions: Predictions, teacher: Predictions | None = None
+) -> dict[str, float]:
     """`top1` and `top5` in per cent, `loss` in nats, and `agreement` in per cent with a teacher."""
     result = {
         "top1": metrics.percent_equal(predictions["prediction"], predictions["label"]),

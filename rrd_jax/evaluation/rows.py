@@ -7,7 +7,7 @@ import numpy as np
 _NUMBERS = 2**22  # The most float64 numbers that are in memory at once.
 
 
-def places(total: int, most: int) -> np.ndarray:
+def subset(total: int, most: int) -> np.ndarray:
     """Returns ascending indices of at most `most` of `total` rows, the same ones at every call."""
     if total <= most:
         return np.arange(total)

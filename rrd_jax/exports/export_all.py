@@ -133,7 +133,7 @@ def _row(outcome: Outcome, figures: int) -> list[str]:
         reason = reasons.get(type(outcome.error), "not written")
         return [outcome.fmt.name, reason, *["-"] * (2 + figures)]
     written = outcome.written
-    row = [written.format, str(written.path), tables.bytes_shown(written.bytes)]
+    row = [written.format, str(written.path), tables.format_bytes(written.bytes)]
     compared = written.comparison
     if compared is None:
         return [*row, "structure only", *["-"] * figures]

@@ -47,7 +47,7 @@ class Written(NamedTuple):
     comparison: Comparison | None
 
     def __str__(self) -> str:
-        size = f"{self.path}, {tables.bytes_shown(self.bytes)}"
+        size = f"{self.path}, {tables.format_bytes(self.bytes)}"
         if self.comparison is None:
             return f"{size}: structure verified, not run on this platform"
         compared = self.comparison
@@ -274,7 +274,7 @@ def _umask() -> int:
 
 
 def _unwritable(path: pathlib.Path, error: OSError) -> errors.InputError:
-    kind = errors.DiskError if runtime_errors.is_of_disk(error) else errors.InputError
+    kind = errors.DiskError if runtime_errors.is_disk_error(error) else errors.InputError
     return kind(
         f"{path} cannot be written ({error.strerror or error}); write elsewhere with --output, or"
         " correct the path"
@@ -293,7 +293,7 @@ def _named_errors(name: str, draft: pathlib.Path, path: pathlib.Path) -> Iterato
         raise type(error)(f"format '{name}' not written: {text}") from error
     except Exception as error:
         full = "No space left" in str(error) or "File too large" in str(error)
-        if full or runtime_errors.is_of_disk(error):
+        if full or runtime_errors.is_disk_error(error):
             raise errors.DiskError(
                 f"format '{name}' not written ({runtime_errors.first_line(error)}); free disk"
                 " space, or write elsewhere with --output"

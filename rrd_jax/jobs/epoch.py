@@ -112,7 +112,7 @@ def _figures(run: Run, position: Position, results: EvaluationResults) -> dict[s
         if results.predictions and reference:
             agreement = predictions.agreement(results.predictions, reference)
         return agreement | results.losses
-    figures = predictions.figures(results.predictions, reference)
+    figures = predictions.compute_metrics(results.predictions, reference)
     if not math.isfinite(figures["loss"]):
         losses = results.predictions["loss"]
         bad = np.flatnonzero(~np.isfinite(losses))

@@ -100,7 +100,7 @@ def _row(
         "network": model,
         "images": len(tested["label"]),
         "agreement": None,
-        **predictions.figures(tested, teacher.reference if teacher else None),
+        **predictions.compute_metrics(tested, teacher.reference if teacher else None),
         "parameters": networks.count_parameters(network.variables["params"]),
         "checkpoint": checkpoint,
     }

@@ -360,7 +360,7 @@ def _classifier_result(
     teacher: TeacherChoice, path: pathlib.Path, network: FrozenNetwork
 ) -> Result:
     """Returns the accuracy of a teacher with a linear probe or a zero-shot classifier."""
-    start, top1 = time.monotonic(), predictions.figures(network.predictions)["top1"]
+    start, top1 = time.monotonic(), predictions.compute_metrics(network.predictions)["top1"]
     return Result(
         label=f"{teacher.teaching.label}, {teacher.teaching.classifier}",
         model=teacher.network.model,

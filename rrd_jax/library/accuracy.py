@@ -73,7 +73,7 @@ def evaluate(
             f"the test images have {channels} channels, but '{loaded.name}' takes"
             f" {loaded.image_shape[-1]}: pass images with {loaded.image_shape[-1]} channels"
         )
-    return predictions.figures(_predictions(loaded, dataset.test, batch_size))
+    return predictions.compute_metrics(_predictions(loaded, dataset.test, batch_size))
 
 
 def _predictions(
@@ -84,7 +84,7 @@ def _predictions(
 
         def predict(_, images, labels):
             logits = network.compute(np.asarray(images))["logits"]
-            return predictions.of_logits(jnp.asarray(logits), labels)
+            return predictions.from_logits(jnp.asarray(logits), labels)
 
         return predictions.collect(predict, None, split, batch_size, mesh)
     predict = predictions.compile_predict(network.network, network.normalize, mesh, network.terms)

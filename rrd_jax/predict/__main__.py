@@ -128,7 +128,7 @@ def _run(names: list[str]) -> None:
 
         content = writing.Content(_TOP.value, _LOGITS.value, _EMBEDDINGS.value)
         output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
-        with writing.opened(_FORMAT.value, content, output, stdout) as write:
+        with writing.open_writer(_FORMAT.value, content, output, stdout) as write:
             _prepare()
             predictor = _predictor()
             _check_classes(predictor)
@@ -151,14 +151,14 @@ def _prepare() -> None:
 
 def _search(paths: list[str], stdout: TextIO) -> None:
     """Finds and writes the neighbours of --neighbours."""
-    from rrd_jax.predict import neighbours, picture, writing
+    from rrd_jax.predict import neighbour_figure, neighbours, writing
 
     picture_path = pathlib.Path(_PICTURE.value) if _PICTURE.value is not None else None
     if picture_path is not None:
-        picture.check(picture_path)
+        neighbour_figure.check(picture_path)
     queries = _paths([_NEIGHBOURS.value])
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
-    with writing.stream(_FORMAT.value, output, stdout) as put:
+    with writing.open_stream(_FORMAT.value, output, stdout) as put:
         _prepare()
         predictor = _predictor()
         tally = _Tally(predictor, len(paths), shows=output is not None or not _tty(stdout))
@@ -184,7 +184,7 @@ def _draw(
     search: "Callable[..., list[QueryResult]]",
 ) -> None:
     """Draws the neighbours, with those that the teacher of a student finds."""
-    from rrd_jax.predict import neighbours, picture
+    from rrd_jax.predict import neighbour_figure, neighbours
 
     console.clear()
     rows = {"teacher" if _TEACHER.value else "network": results}
@@ -193,7 +193,7 @@ def _draw(
         rows = {"student": results, "teacher": of_teacher}
         share = 100 * neighbours.overlap(results, of_teacher)
         console.say(f"student and teacher have {share:.1f} % of these neighbours in common")
-    picture.draw(path, rows, predictor.about.preprocessing)
+    neighbour_figure.draw(path, rows, predictor.about.preprocessing)
     console.say(f"picture: {path}")
 
 

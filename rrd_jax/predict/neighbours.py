@@ -123,11 +123,17 @@ def lines(form: str, results: Sequence[QueryResult]) -> Iterator[str]:
             yield writing.csv_row(
                 [
                     query,
-                    *(cell for n in neighbours for cell in (n.file, writing.shortest(n.cosine))),
+                    *(
+                        cell
+                        for n in neighbours
+                        for cell in (n.file, writing.shortest_float(n.cosine))
+                    ),
                 ]
             )
         else:
-            near = [{"file": n.file, "cosine": writing.shortest(n.cosine)} for n in neighbours]
+            near = [
+                {"file": n.file, "cosine": writing.shortest_float(n.cosine)} for n in neighbours
+            ]
             yield json.dumps({"file": query, "neighbours": near}, ensure_ascii=False) + "\n"
 
 

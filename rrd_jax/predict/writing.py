@@ -45,41 +45,41 @@ class Content(NamedTuple):
         return arrays
 
 
-def text(part: Predictions, content: Content) -> Iterator[str]:
+def text_lines(part: Predictions, content: Content) -> Iterator[str]:
     """Yields a line for each image: its file, and classes with their probability in percent."""
     for file, guesses in zip(part.files, part.top(content.top), strict=True):
         shown = (f"{errors.printable(g.name)} {100 * g.probability:.2f} %" for g in guesses)
         yield f"{errors.printable(file)}: {', '.join(shown)}\n"
 
 
-def jsonl(part: Predictions, content: Content) -> Iterator[str]:
+def json_lines(part: Predictions, content: Content) -> Iterator[str]:
     """Yields a line of JSON for each image: `file`, `top`, and optionally `logits`, `embedding`."""
     arrays = content.arrays(part)
     for i, guesses in enumerate(part.top(content.top)):
         top = [
-            {"class": g.name, "label": g.label, "probability": shortest(g.probability)}
+            {"class": g.name, "label": g.label, "probability": shortest_float(g.probability)}
             for g in guesses
         ]
         row = {"file": part.files[i]} | ({"top": top} if part.class_names else {})
         for name, key in (("logits", "logits"), ("embeddings", "embedding")):
             if name in arrays:
-                row[key] = list(map(shortest, arrays[name][i]))
+                row[key] = list(map(shortest_float, arrays[name][i]))
         yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def table(part: Predictions, content: Content) -> Iterator[str]:
+def csv_rows(part: Predictions, content: Content) -> Iterator[str]:
     """Yields a row of CSV for each image."""
     arrays = content.arrays(part)
     for i, guesses in enumerate(part.top(content.top)):
         cells = [part.files[i]]
         for guess in guesses:
-            cells += [guess.label, guess.name, shortest(guess.probability)]
+            cells += [guess.label, guess.name, shortest_float(guess.probability)]
         for array in arrays.values():
-            cells += map(shortest, array[i])
+            cells += map(shortest_float, array[i])
         yield csv_row(cells)
 
 
-def header(part: Predictions, content: Content) -> str:
+def csv_header(part: Predictions, content: Content) -> str:
     """Returns the first row of CSV."""
     cells = ["file"]
     for rank in range(1, min(content.top, len(part.class_names)) + 1):
@@ -96,18 +96,18 @@ def csv_row(cells: Iterable[Any]) -> str:
     return line.getvalue()
 
 
-def shortest(value: Any) -> float:
+def shortest_float(value: Any) -> float:
     """Returns the float with the fewest digits that rounds to this float32."""
     return float(str(np.float32(value)))
 
 
-_LINES = {"text": text, "csv": table, "jsonl": jsonl}
+_LINES = {"text": text_lines, "csv": csv_rows, "jsonl": json_lines}
 _FILES = ("npz", "parquet")  # Binary formats, which need a file.
 FORMATS = (*_LINES, *_FILES)
 
 
 @contextlib.contextmanager
-def opened(
+def open_writer(
     form: str, content: Content, output: pathlib.Path | None, stdout: TextIO
 ) -> Iterator[Write]:
     """Yields a function that writes the predictions of a batch.
@@ -140,14 +140,14 @@ def opened(
             yield lambda part: rows.write(part, content.arrays(part))
             rows.finish()
         else:
-            yield _lines(form, content, stack.enter_context(stream(form, output, stdout)))
+            yield _lines(form, content, stack.enter_context(open_stream(form, output, stdout)))
 
 
 @contextlib.contextmanager
-def stream(
+def open_stream(
     form: str, output: pathlib.Path | None, stdout: TextIO
 ) -> Iterator[Callable[[str], Any]]:
-    """Yields a function that writes a line; arguments and errors are those of `opened`."""
+    """Yields a function that writes a line; arguments and errors are those of `open_writer`."""
     if output is None:
         if isinstance(stdout, io.TextIOWrapper) and form != "text":
             stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -166,7 +166,7 @@ def _lines(form: str, content: Content, put: Callable[[str], Any]) -> Write:
     def write(part: Predictions) -> None:
         nonlocal has_header
         lines = "".join(_LINES[form](part, content))
-        put(lines if has_header else header(part, content) + lines)
+        put(lines if has_header else csv_header(part, content) + lines)
         has_header = True
 
     return write

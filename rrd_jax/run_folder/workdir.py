@@ -123,7 +123,7 @@ def _unusable(folder: pathlib.Path, error: OSError | ValueError) -> errors.Input
         reason = f"{existing} is {form}; remove it, or pass another --workdir"
     else:
         reason = f"{getattr(error, 'strerror', None) or error}; pass another --workdir"
-    kind = errors.DiskError if runtime_errors.is_of_disk(error) else errors.InputError
+    kind = errors.DiskError if runtime_errors.is_disk_error(error) else errors.InputError
     return kind(f"workdir {str(folder)!r} cannot be used: {reason}")
 
 

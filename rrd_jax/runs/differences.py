@@ -48,7 +48,7 @@ def curves(a: Run, b: Run, metrics: Sequence[str] | None) -> list[dict[str, Any]
       InputError: neither run has a metric of that name.
     """
     by_epoch = {
-        letter: {row["epoch"]: row for row in status.rows(run.columns["path"])}
+        letter: {row["epoch"]: row for row in status.read_metrics(run.columns["path"])}
         for letter, run in (("A", a), ("B", b))
     }
     known = dict.fromkeys(key for rows in by_epoch.values() for row in rows.values() for key in row)
@@ -77,17 +77,17 @@ def as_text(a: Run, b: Run, rows: Sequence[dict[str, Any]], width: int | None) -
 
     names = ("path", "epoch", "epochs", "top1", "best", "state")
     runs = [
-        [letter, *(table.shown(run.columns[name]) for name in names)]
+        [letter, *(table.format_value(run.columns[name]) for name in names)]
         for letter, run in (("A", a), ("B", b))
     ]
     parts = [fitted(["", *names], runs)]
-    differing = [[name, *map(_shown, pair)] for name, pair in fields(a, b).items()]
+    differing = [[name, *map(_format_short, pair)] for name, pair in fields(a, b).items()]
     parts.append(fitted(["field", "A", "B"], differing) if differing else "the configs are equal")
     if not rows:
         return "\n\n".join([*parts, "neither run has finished an epoch"])
     step = -(-len(rows) // _MOST_ROWS)
     some = [*rows[step - 1 : -1 : step], rows[-1]]
-    parts.append(fitted(list(rows[0]), [[*map(table.shown, row.values())] for row in some]))
+    parts.append(fitted(list(rows[0]), [[*map(table.format_value, row.values())] for row in some]))
     if step > 1:
         parts.append(f"{len(some)} of {len(rows)} epochs; --format=csv has all")
     return "\n\n".join(parts)
@@ -104,5 +104,5 @@ def as_json(a: Run, b: Run, rows: Sequence[dict[str, Any]]) -> str:
     return table.as_json(content)
 
 
-def _shown(value: Any) -> str:
-    return tables.cut(table.shown(value), 60) or '""'
+def _format_short(value: Any) -> str:
+    return tables.cut(table.format_value(value), 60) or '""'

@@ -68,7 +68,7 @@ def read(root: str, *, with_size: bool = True) -> tuple[list[Run], list[str]]:
     return list(runs.values()), unreadable
 
 
-def rows(path: str) -> list[dict[str, Any]]:
+def read_metrics(path: str) -> list[dict[str, Any]]:
     """Reads all valid rows of the metrics.jsonl in a run's folder."""
     with contextlib.suppress(OSError):
         lines = pathlib.Path(path, "metrics.jsonl").read_bytes().split(b"\n")

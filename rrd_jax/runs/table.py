@@ -102,31 +102,31 @@ def _cell(run: Run, name: str) -> str:
     if name == "epoch":
         return f"{value}/{run.columns['epochs'] or '?'}"
     if value is None or name not in run.columns:
-        return shown(value)
+        return format_value(value)
     if name == "top1":
         return f"{value:.2f}"
     if name == "best":
-        return f"{value:.2f} ({shown(run.columns['best_epoch'])})"
+        return f"{value:.2f} ({format_value(run.columns['best_epoch'])})"
     if name in ("age", "left"):
         unit = next((unit for unit, length in _UNITS.items() if value >= 2 * length), "s")
         return f"{value / _UNITS.get(unit, 1):.0f} {unit}"
     if name == "size":
-        return tables.bytes_shown(value)
+        return tables.format_bytes(value)
     if name == "state":
         host, rate = run.columns["host"], run.columns["rate"]
         parts = [f"{value} on {host}" if host else value, f"{rate:,.0f} images/s" if rate else ""]
         return errors.printable(", ".join(filter(None, (*parts, run.columns["why"]))))
-    return shown(value)
+    return format_value(value)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Returns a value as text for a table."""
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, list):
-        return ", ".join(map(shown, value))
+        return ", ".join(map(format_value, value))
     return errors.printable(str(value).lower() if isinstance(value, bool) else str(value))
 
 

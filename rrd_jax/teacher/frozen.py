@@ -168,7 +168,7 @@ class FrozenNetwork:
 
 def held_out(dataset: data.Dataset, limit: int) -> feed.Resident | feed.Streamed:
     """Returns at most `limit` test images, for comparisons of student and teacher."""
-    return feed.select(dataset.test, rows.places(len(dataset.test), limit))
+    return feed.select(dataset.test, rows.subset(len(dataset.test), limit))
 
 
 def load(

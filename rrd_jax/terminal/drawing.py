@@ -42,7 +42,7 @@ def write(make: Callable[[], Any], path: pathlib.Path) -> None:
             make().savefig(part, facecolor="white")
         part.replace(path)
     except OSError as error:
-        kind = errors.DiskError if runtime_errors.is_of_disk(error) else errors.InputError
+        kind = errors.DiskError if runtime_errors.is_disk_error(error) else errors.InputError
         raise kind(f"{path} cannot be written ({error.strerror or error})") from error
     finally:
         part.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ def _translate(error: Exception) -> Exception | None:
         is_variable = is_import and "JAX" in text
         return errors.InputError(f"{text}; correct or unset that variable") if is_variable else None
     if isinstance(error, OSError):
-        return errors.DiskError(f"{text}; make room or mend that") if is_of_disk(error) else None
+        return errors.DiskError(f"{text}; make room or mend that") if is_disk_error(error) else None
     if "Unable to initialize backend" in text:
         return errors.UnavailableError(f"JAX cannot use what JAX_PLATFORMS asks for ({text})")
     jax = sys.modules.get("jax")
@@ -109,7 +109,7 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def is_of_disk(error: Exception) -> bool:
+def is_disk_error(error: Exception) -> bool:
     """Returns True if a disk is full or cannot be written."""
     return getattr(error, "errno", None) in _DISK
 

@@ -37,7 +37,7 @@ def fitted(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -
     return _wrapped(header, rows, widths)
 
 
-def bytes_shown(number: int) -> str:
+def format_bytes(number: int) -> str:
     """Returns a number of bytes as text, such as 1.23 MB."""
     return f"{number / 1e6:,.2f} MB" if number >= 1e5 else f"{number / 1e3:,.1f} kB"
 

@@ -20,9 +20,9 @@ def in_parts(monkeypatch):
 
 
 def test_some_of_many_rows_are_the_same_each_time():
-    np.testing.assert_array_equal(rows.places(5, 9), np.arange(5))
-    picked = rows.places(1000, 100)
-    np.testing.assert_array_equal(picked, rows.places(1000, 100))
+    np.testing.assert_array_equal(rows.subset(5, 9), np.arange(5))
+    picked = rows.subset(1000, 100)
+    np.testing.assert_array_equal(picked, rows.subset(1000, 100))
     assert len(np.unique(picked)) == 100
     assert (np.diff(picked) > 0).all()
     assert picked.max() > 900

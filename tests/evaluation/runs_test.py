@@ -80,7 +80,7 @@ def test_figures_are_those_of_the_checkpoint_and_its_teacher(proven, setting, ti
     last = launch.rows(proven[0])[-1]
     student = _load("student", proven[0], proven, setting)
     teacher = _load("teacher", tiny_teacher, proven, setting)
-    split = feed.select(setting.dataset.test, rows.places(24, 20))
+    split = feed.select(setting.dataset.test, rows.subset(24, 20))
     assert len(split) == 20
     ours, theirs = (_embed(network, split)[0] for network in (student, teacher))
     expected = alignment.compare(ours, alignment.reference(theirs))

@@ -25,7 +25,7 @@ def _part(number, classes=3, name="é{}"):
 
 def _write(parts, path, form="parquet"):
     content = writing.Content(embeddings=True)
-    with writing.opened(form, content, path, io.StringIO()) as write:
+    with writing.open_writer(form, content, path, io.StringIO()) as write:
         for part in parts:
             write(part)
 

@@ -104,7 +104,7 @@ def test_half_a_line_at_the_end_is_no_damage(tmp_path):
         file.write('\n{"epoch": 3, "step"')
     run = _runs(tmp_path)["a"]
     assert (run["state"], run["why"], run["epoch"]) == ("died", None, 2)
-    assert len(status.rows(str(folder))) == 2
+    assert len(status.read_metrics(str(folder))) == 2
 
 
 def test_a_run_is_done_when_all_epochs_are_saved(tmp_path):

@@ -69,7 +69,7 @@ def _draw_shares(axes: Any, networks: Sequence[Measurements]) -> None:
     ]
     for kind in ("float32", "int8"):
         sizes = student.bytes.get(kind), teacher.bytes.get(kind)
-        lines.append((f"file, {kind}", *sizes, tables.bytes_shown))
+        lines.append((f"file, {kind}", *sizes, tables.format_bytes))
     lines = [line for line in lines if line[1] is not None]
     for row, (name, part, whole, shown) in enumerate(lines):
         text = f"{name}: {shown(part)}"
