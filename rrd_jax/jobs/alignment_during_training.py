@@ -128,9 +128,9 @@ class Alignment:
         """
         size = min(self._training.batch_size // self._training.accumulate, len(embeddings))
         pair = (embeddings, self._teacher.held_out.embeddings)
-        everywhere = parallel.replicated(self._mesh)
+        replicated = parallel.replicated(self._mesh)
         starts = range(0, len(embeddings) - size + 1, size)
-        batches = [parallel.put(everywhere, [e[i : i + size] for e in pair]) for i in starts]
+        batches = [parallel.put(replicated, [e[i : i + size] for e in pair]) for i in starts]
         figures = {}
         for name, compare in self._compares.items():
             if name not in objectives:

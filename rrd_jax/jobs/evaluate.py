@@ -35,14 +35,14 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
       InputError: no network exists, or a checkpoint is damaged or of another network or data set.
     """
-    run_folder, which = files.split(folder)
+    run_folder, checkpoint_name = files.split(folder)
     paths = zip(plan.teachers, job.teacher_paths(plan, run_folder), strict=True)
     choices = [(t, path) for t, path in paths if t.checkpoint or path.exists()]
     has_student = (run_folder / "checkpoints").exists()
-    if which and not has_student:
+    if checkpoint_name and not has_student:
         raise errors.InputError(
-            f"{run_folder} has no checkpoints, so @{which} does not exist; pass the --workdir of a"
-            " run"
+            f"{run_folder} has no checkpoints, so @{checkpoint_name} does not exist; pass the"
+            " --workdir of a run"
         )
     if not choices and not has_student:
         raise errors.InputError(
@@ -59,7 +59,14 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     training = plan.student.training
     teachers = []
     for choice, path in choices:
-        teacher = frozen.load(choice.network, path, *setting, training, teaching=choice.teaching)
+        teacher = frozen.load(
+            choice.network,
+            path,
+            setting.dataset,
+            setting.mesh,
+            training,
+            teaching=choice.teaching,
+        )
         teachers.append(frozen.with_probe(teacher, choice.teaching, run_folder, store=False))
     models = [choice.network.model for choice, _ in choices]
     labels = [", ".join(filter(None, ("teacher", c.teaching.classifier))) for c, _ in choices]
@@ -77,7 +84,9 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
         rows.append(_row("teachers", "+".join(models), "+".join(locations), teacher))
     if has_student:
         terms = training.create_objectives(len(setting.dataset.train))
-        student = frozen.load(training.network, folder, *setting, training, terms)
+        student = frozen.load(
+            training.network, folder, setting.dataset, setting.mesh, training, terms
+        )
         student = dataclasses.replace(student, description="the student")
         rows.append(_row("student", training.network.model, str(folder), student, teacher))
     if not plan.student.source.mock_examples:

@@ -72,11 +72,21 @@ def run(
             home = folder / name
             with claim(home, job, part):
                 start = starts.get(home)
-                compared[name] = loop.fit(recipes[name], home, *setting, teacher, start=start)
+                compared[name] = loop.fit(
+                    recipes[name], home, setting.dataset, setting.mesh, teacher, start=start
+                )
         results += compared.values()
         start = starts.get(folder)
         results.append(
-            loop.fit(recipes[""], folder, *setting, teacher, start=start, profile=profile)
+            loop.fit(
+                recipes[""],
+                folder,
+                setting.dataset,
+                setting.mesh,
+                teacher,
+                start=start,
+                profile=profile,
+            )
         )
         if parallel.is_main():
             rows = [result.to_json() for result in results]
@@ -89,11 +99,11 @@ def run(
 
 def _check_is_run(folder: pathlib.Path) -> None:
     """Raises an InputError for RUN@STEP, which only evaluation, export and teachers accept."""
-    run_folder, which = files.split(folder)
-    if which in ("best", "last") or which.isdecimal():
+    run_folder, checkpoint_name = files.split(folder)
+    if checkpoint_name in ("best", "last") or checkpoint_name.isdecimal():
         raise errors.InputError(
             f"{folder} is a checkpoint of the run in {run_folder}, but training resumes from the"
-            f" newest checkpoint; omit @{which}, or use --mode=eval"
+            f" newest checkpoint; omit @{checkpoint_name}, or use --mode=eval"
         )
 
 
@@ -131,12 +141,13 @@ def _read_starts(
 @contextlib.contextmanager
 def claim(folder: pathlib.Path, job: Job, part: Part) -> Iterator[None]:
     """Locks a folder for a run of a job, and logs changed fields; see `workdir.claim`."""
-    rules = {
-        "free": job.free_fields,
-        "growing": ("train.epochs",),
-        "defaults": job.default_fields,
-    }
-    with workdir.claim(folder, part.fields, **rules) as previous:
+    with workdir.claim(
+        folder,
+        part.fields,
+        free=job.free_fields,
+        growing=("train.epochs",),
+        defaults=job.default_fields,
+    ) as previous:
         if previous:
             growth.describe(folder, part, previous)
         yield

@@ -350,7 +350,8 @@ def dispatches(
                     _check_images(batch["image"], training)
                 if rows:
                     batch["rows"] = rows(index, batch["view"])
-                yield 1, Batch(**{"label": None, **parallel.put_batch(mesh, batch)})
+                arrays = parallel.put_batch(mesh, batch)
+                yield 1, Batch(label=arrays.pop("label", None), **arrays)
         return
     length = 1 if rows else length
     labels = None
@@ -359,8 +360,8 @@ def dispatches(
         sanity.check_labels(labels, dataset.num_classes, "training")
     if not start:
         _check_images(split.images[feed.epoch_order(seed, 0, size, len(split))[0]], training)
-    everywhere, by_example = parallel.replicated(mesh), parallel.split(mesh, axis=1)
-    images, labels = parallel.put(everywhere, (split.images.reshape(len(split), -1), labels))
+    replicated, by_example = parallel.replicated(mesh), parallel.split(mesh, axis=1)
+    images, labels = parallel.put(replicated, (split.images.reshape(len(split), -1), labels))
     step, order = start, None
     while step < total:
         epoch, done = divmod(step, steps_per_epoch)

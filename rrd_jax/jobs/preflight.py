@@ -197,6 +197,12 @@ def _batch(training: recipe.Training, image_shape: tuple[int, int, int]) -> Batc
     images = jax.ShapeDtypeStruct((size, *image_shape), jnp.float32)
     numbers = jax.ShapeDtypeStruct((size,), jnp.int32)
     share = jax.ShapeDtypeStruct((size,), jnp.float32)
+    is_mixed = training.mix is not None
     return Batch(
-        images, numbers, numbers, numbers, *((numbers, share) if training.mix is not None else ())
+        image=images,
+        label=numbers,
+        index=numbers,
+        view=numbers,
+        other_label=numbers if is_mixed else None,
+        share=share if is_mixed else None,
     )

@@ -144,8 +144,10 @@ class EmbeddingCache:
         """Returns the members with the files of their embeddings, which may be missing."""
         pairs = ensemble.members(self._network, self._variables)
         return [
-            _Member(*pair, self._file(pair[0], folder, digests, augment))
-            for pair, folder, digests in zip(pairs, self._folders, self._digests, strict=True)
+            _Member(network, variables, self._file(network, folder, digests, augment))
+            for (network, variables), folder, digests in zip(
+                pairs, self._folders, self._digests, strict=True
+            )
         ]
 
     def _file(

@@ -143,7 +143,7 @@ def _compile_embed(
         rows = step_outputs.cached_row(network.apply(variables, views, train=False))
         return rows.reshape(len(index), count, -1)
 
-    split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()
-    specs = (everywhere, split, split, everywhere)
+    split, replicated = PartitionSpec(parallel.AXIS), PartitionSpec()
+    specs = (replicated, split, split, replicated)
     mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
     return compiling.for_mesh(mapped, mesh, fast_cpu=fast_cpu, onednn=onednn)

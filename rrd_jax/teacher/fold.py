@@ -41,11 +41,13 @@ def fold(
     )
     convolutions, pairs, joined = _layers(network, image_shape)
     for path, block in joined.items():
-        block_variables = [
+        block_params, block_stats = (
             {key[len(path) :]: tree.pop(key) for key in list(tree) if key[: len(path)] == path}
             for tree in (params, stats)
-        ]
-        params |= {(*path, *key): value for key, value in block.join(*block_variables).items()}
+        )
+        params |= {
+            (*path, *key): value for key, value in block.join(block_params, block_stats).items()
+        }
     for conv, norm, epsilon in pairs:
         # The collections of a custom network can lack these statistics.
         if (*norm, "var") not in stats:

@@ -77,10 +77,10 @@ def load_or_train(
         )
     width = outputs.embedding.shape[-1]
     path = folder.absolute() / _key(network, variables, dataset, training, l2)
-    everywhere = parallel.replicated(mesh)
+    replicated = parallel.replicated(mesh)
     with workdir.exclusive(path.with_suffix(".lock")) if store else contextlib.nullcontext():
         if parallel.as_main(checkpoints.exists(path)):
-            like = _like(width, dataset.num_classes, everywhere)
+            like = _like(width, dataset.num_classes, replicated)
             if (head := checkpoints.load_arrays(path, like)) is not None:
                 console.say(f"[{label}] linear probe: read from {path}")
                 return head
