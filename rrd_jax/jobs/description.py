@@ -15,8 +15,8 @@ def describe(run: Run) -> list[str]:
     terms = " + ".join(f"{term.weight:g} {name}" for name, term in recipe.terms.items())
     lines = [
         f"{training.network.model}, {run.parameters:,} parameters, loss {terms},"
-        f" {training.epochs} epochs of {run.steps_per_epoch} steps of"
-        f" {training.batch_size} images,"
+        f" epochs {training.epochs}, steps per epoch {run.steps_per_epoch},"
+        f" batch size {training.batch_size},"
         f" {np.dtype(recipe.student.dtype).name} on {run.mesh.size}"
         f" {run.mesh.devices.flat[0].device_kind}"
     ]

@@ -93,7 +93,7 @@ def check(training: Training, objectives: Mapping[str, Objective]) -> None:
 
 
 def _refusal(obstacle: str) -> errors.InputError:
-    return errors.InputError(f"teacher.cache is on, but {obstacle}; set it to auto")
+    return errors.InputError(f"teacher.cache is on, but {obstacle}; set teacher.cache=auto")
 
 
 def _obstacle(training: Training, objectives: Mapping[str, Objective]) -> str:

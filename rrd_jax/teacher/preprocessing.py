@@ -38,7 +38,7 @@ def for_teacher(
         if len(values) != student.channels:
             raise errors.InputError(
                 f"{teaching.section}.{name} has {len(values)} values, but the images have"
-                f" {student.channels} channels"
+                f" {student.channels} channels; set one value per channel"
             )
     same_values = np.allclose([mean, std], [student.mean, student.std], rtol=0, atol=_TOLERANCE)
     if size == student.image_size and same_values:

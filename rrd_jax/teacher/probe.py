@@ -136,8 +136,8 @@ def read(folder: pathlib.Path, width: int, num_classes: int) -> dict[str, jax.Ar
         if (head := checkpoints.load_arrays(path, like)) is not None:
             return head
     raise errors.InputError(
-        f"the teacher's linear probe in {folder} is missing or damaged; run the run's command"
-        " again to restore it"
+        f"the teacher's linear probe in {folder} is missing or damaged; run the training"
+        " command again to recompute it"
     )
 
 
