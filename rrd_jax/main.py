@@ -1,4 +1,4 @@
-"""Trains, evaluates or resumes the job of a config.
+"""Trains or evaluates the networks of a config.
 
     python -m rrd_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m rrd_jax.main --config=configs/digits.py --config.optimizer.learning_rate=0.1
