@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, and fixtures that several tests share."""
+"""Eight virtual CPU devices, and fixtures that several test modules share."""
 
 import contextlib
 import os
@@ -7,17 +7,18 @@ import signal
 import sys
 import tempfile
 
-# A shell's job in the background ignores Ctrl-C, and so would the programs that tests interrupt.
+# Background jobs of a shell ignore SIGINT. Programs that tests interrupt must not inherit this.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Inherited by the worker processes of pytest-xdist and by the programs that tests start: most of
-# the suite's time is compilation, so it is done quickly, and once.
+# Compilation takes most of the suite's time, so programs are compiled with few optimizations and
+# cached. The workers of pytest-xdist and the programs that tests start inherit these variables.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# As commands have it: jaxlib 0.10.1 prints a page for each program that it reads from the cache.
+# The commands set this level too: jaxlib 0.10.1 logs a page for each program read from the cache.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a folder that is given outlives the tests
+# A cache folder that the caller chose is not deleted after the tests.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rrd_jax_tests_")
     os.environ["RRD_JAX_TESTS_CACHE_OWNER"] = str(os.getpid())
 
@@ -27,36 +28,38 @@ import pytest
 from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "raise")  # a shape that is widened silently is a slip
+# Implicit rank promotion hides mistakes in shapes.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+# This hook must run before pytest-xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests that read what their module makes once run in one process, or each would make it."""
+    """Groups tests that share a module fixture, so that only one process creates the fixture."""
     for item in items:
-        found = item._fixtureinfo.name2fixturedefs.values()
-        of_module = (f for fixtures in found for f in fixtures if f.scope == "module")
+        definitions = item._fixtureinfo.name2fixturedefs.values()
+        of_module = (f for fixtures in definitions for f in fixtures if f.scope == "module")
         shares = any(fixture.baseid.endswith(item.path.name) for fixture in of_module)
         if shares and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 
 
 def pytest_sessionfinish():
-    """The process that made the folder of compiled programs removes it."""
+    """Removes the compilation cache in the process that created it."""
     if os.environ.get("RRD_JAX_TESTS_CACHE_OWNER") == str(os.getpid()):
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """Where this test process keeps prepared data sets."""
+    """The folder for the data sets that this test process prepares."""
     return str(tmp_path_factory.mktemp("tfds"))
 
 
 @pytest.fixture(scope="session")
 def commands(tmp_path_factory):
-    """Starts whole commands; data sets that they prepare lie in a folder of their own."""
+    """A server that runs commands; they prepare data sets in a separate folder."""
     from tests.forks import Commands
 
     with contextlib.ExitStack() as stack:
@@ -67,7 +70,7 @@ def commands(tmp_path_factory):
 
 
 def use_one_device(patch):
-    """Makes runs of the trainer use one of the eight devices, as long as the patch lasts."""
+    """Makes runs of the trainer use one of the eight devices until the patch is undone."""
     from rrd_jax import parallel
 
     mesh = parallel.make_mesh(jax.devices()[:1])
@@ -76,13 +79,13 @@ def use_one_device(patch):
 
 @pytest.fixture
 def one_device(monkeypatch):
-    """Runs of the trainer use one of the eight devices."""
+    """A patch that makes runs of the trainer use one of the eight devices."""
     use_one_device(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def tiny_network():
-    """`tiny` is the name of a network of three convolutions, which compiles quickly."""
+    """A registered network, `tiny`: three convolutions that compile quickly."""
     from tests import tiny
 
     with tiny.registered():
@@ -91,7 +94,7 @@ def tiny_network():
 
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory):
-    """The workdir of a trained `tiny`, for jobs that need a teacher; nothing writes to it."""
+    """The workdir of a trained `tiny`, for jobs that need a teacher; tests must not write to it."""
     from tests import launch, tiny
 
     folder = tmp_path_factory.mktemp("teacher")
@@ -103,12 +106,12 @@ def tiny_teacher(tmp_path_factory):
 
 @pytest.fixture
 def program():
-    """Finds a program of this environment or machine; skips the test where there is none."""
+    """A function that returns the path of a program, or skips the test if it is not installed."""
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     return lambda name: shutil.which(name, path=path) or pytest.skip(f"{name} is not installed")
 
 
 @pytest.fixture(autouse=True)
 def _fresh_trace_counts():
-    """chex counts traces by a function's code, over all tests of a process."""
+    """A reset of chex's trace counter, which accumulates over all tests of a process."""
     chex.clear_trace_counter()

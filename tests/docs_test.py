@@ -45,7 +45,9 @@ def _after_studies(folder, said):
 
 # What pages leave behind, beside what their commands demand of themselves.
 _AFTER = {"docs/predicting.md": _after_predicting, "docs/compare_methods.md": _after_studies}
-_RUN = sorted({block.page for block in _BLOCKS if block.language in pages.RUN and not block.mark})
+_RUN = sorted(
+    {block.page for block in _BLOCKS if block.language in pages.EXECUTED and not block.mark}
+)
 
 
 # Commands that take minutes, made short by these flags.
@@ -61,7 +63,7 @@ def test_a_page_runs_as_it_stands(page, commands, tmp_path):
     """Block by block, in one folder; a block of Python that names a file is that file."""
     for name in ("configs", "experiments", "docs"):
         (tmp_path / name).symlink_to(_ROOT / name)
-    blocks = [b for b in pages.blocks(page) if b.language in pages.RUN and not b.mark]
+    blocks = [b for b in pages.blocks(page) if b.language in pages.EXECUTED and not b.mark]
     for block in blocks:
         if block.module:
             (tmp_path / block.module).write_text(block.text)
@@ -76,7 +78,7 @@ def test_a_page_runs_as_it_stands(page, commands, tmp_path):
 
 def _run_line(line, commands, folder):
     """What a line of a shell prints; one that starts a module needs no shell, and no imports."""
-    module = pages.module(line)
+    module = pages.module_arguments(line)
     if not module:
         return _run(line, folder)
     short = (more for part, more in _SHORT.items() if part in line)

@@ -1,7 +1,8 @@
-"""Many commands at the price of one start: a program that has imported everything forks for each.
+"""A server that imports everything once and forks a process for each command.
 
-Each command runs as a process of its own, with its own arguments, environment and output; only the
-imports, most of a short command's time, are shared. JAX is not started before the fork.
+Each command runs in a separate process, with separate arguments, environment and output. Only the
+imports, which take most of a short command's time, are shared. JAX is not initialized before the
+fork.
 """
 
 import contextlib
@@ -23,15 +24,21 @@ from typing import Any, NamedTuple
 _ROOT = pathlib.Path(__file__).parent.parent
 
 
-class Done(NamedTuple):
-    """How a command ended; `code` is None where it ran out of time."""
+class Outcome(NamedTuple):
+    """The outcome of a command.
+
+    Attributes:
+      code: the exit code; None if the command timed out.
+      out: standard output.
+      err: standard error.
+    """
 
     code: int | None
     out: str
     err: str
 
     def check_refused(self, *codes: int) -> str:
-        """The message, which is of a few lines of ours."""
+        """Asserts that the command failed with a short message; returns the message."""
         assert self.code in codes, (self.code, self.err[-2000:])
         assert f'File "{_ROOT / "rrd_jax"}' not in self.out + self.err
         lines = self.err.strip().splitlines()
@@ -41,7 +48,7 @@ class Done(NamedTuple):
 
 
 class Commands:
-    """A context manager: starts the program, and ends it."""
+    """A context manager that starts the server and stops it."""
 
     def __enter__(self) -> "Commands":
         command = [sys.executable, "-m", "tests.forks"]
@@ -60,20 +67,21 @@ class Commands:
         env: Mapping[str, str] | None = None,
         cwd: pathlib.Path = _ROOT,
         seconds: float = 120,
-    ) -> Done:
-        """What `python -m MODULE ARGUMENTS` does."""
-        asked = (module, [str(a) for a in arguments], dict(env or {}), str(cwd), seconds)
-        self._server.stdin.write(json.dumps(asked) + "\n")
+    ) -> Outcome:
+        """Runs `python -m MODULE ARGUMENTS`."""
+        request = (module, [str(a) for a in arguments], dict(env or {}), str(cwd), seconds)
+        self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
-        return Done(*json.loads(self._server.stdout.readline()))
+        return Outcome(*json.loads(self._server.stdout.readline()))
 
 
 def _serve() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.argv = ["python"]
-    warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: these only wait
-    # Modules with flags are left out: each command defines its own.
+    # Python warns about forks of a process with threads, but the threads of this server only wait.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    # Modules that define flags are left out, because each command defines its flags itself.
     for module in ("evaluation", "jobs.job", "library", "weights.files"):
         importlib.import_module(f"rrd_jax.{module}")
     importlib.import_module("sklearn.datasets")
@@ -101,7 +109,7 @@ def _fork(
 
 
 def _run(module: str, arguments: list[str], env: dict[str, str], cwd: str) -> int:
-    """The exit code of a command, in the child."""
+    """Runs a command in the child process; returns its exit code."""
     os.environ.update(env)
     os.chdir(cwd)
     if "JAX_PLATFORMS" in env:
@@ -113,8 +121,8 @@ def _run(module: str, arguments: list[str], env: dict[str, str], cwd: str) -> in
     code: Any = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as ended:
-        code = ended.code or 0
+    except SystemExit as exit_request:
+        code = exit_request.code or 0
     except BaseException:
         traceback.print_exc()
         code = 99
@@ -127,8 +135,8 @@ def _run(module: str, arguments: list[str], env: dict[str, str], cwd: str) -> in
 def _wait(child: int, seconds: float) -> int | None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
+        exited, status = os.waitpid(child, os.WNOHANG)
+        if exited:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
     os.killpg(child, signal.SIGKILL)

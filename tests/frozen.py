@@ -1,10 +1,11 @@
-"""Small jobs of every part of the trainer, and digests of all that they leave.
+"""Small jobs that cover every part of the trainer, and digests of their results.
 
     python -m tests.frozen [--only=NAME,...] [--write=FILE] [--against=FILE] [--record]
 
-Prints a line a job: its name, a digest of its final states and metrics, and its last losses. The
-same versions on the same kind of CPU print the same lines, bit for bit, whatever is refactored.
---record keeps the digests of this machine, and the figures of all, in tests/golden/frozen.json.
+Prints one line per job: its name, a digest of its final states and metrics, and its last losses.
+With equal package versions on equal CPUs, a refactoring must not change a line.
+--record writes the digests of this machine, and the figures of all jobs, to
+tests/golden/frozen.json.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 RECORD = pathlib.Path(__file__).parent / "golden" / "frozen.json"
 _PAIR = "resnet8-resnet8"
-# Name: (config, argument, fields); "teacher" comes first and teaches the others.
+# Name: (config, argument, fields). The job "teacher" runs first and provides the teacher.
 JOBS = {
     "teacher": ("digits", "smoke,resnet8,ce", {}),
     "rrd_kd": ("digits", f"smoke,{_PAIR},rrd+kd", {"teacher.cache": "off"}),
@@ -77,12 +78,12 @@ _SPEEDS = (
     "input_wait_percent",
 )
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
-# Test losses of a network that has seen three steps reach hundreds, and are chaotic then.
+# After three steps, test losses can reach several hundred and depend chaotically on rounding.
 _CHAOTIC = 5.0
 
 
 def run(name: str, folder: pathlib.Path) -> dict[str, Any]:
-    """Runs a job in `folder`/name; returns the digests of its states and its metrics."""
+    """Runs a job in `folder`/name; returns its metrics and the digests of its states."""
     import jax
     import pytest
 
@@ -105,12 +106,12 @@ def run(name: str, folder: pathlib.Path) -> dict[str, Any]:
         if stop_after:
             launch.preempt(config, workdir, stop_after)
         launch.run(config, workdir)
-        tested = evaluate.run(parse(config), workdir)
-    return _results(workdir, tested)
+        evaluated = evaluate.run(parse(config), workdir)
+    return _results(workdir, evaluated)
 
 
-def _results(workdir: pathlib.Path, tested: list[dict[str, Any]]) -> dict[str, Any]:
-    rows = [{k: v for k, v in row.items() if k != "checkpoint"} for row in tested]
+def _results(workdir: pathlib.Path, evaluated: list[dict[str, Any]]) -> dict[str, Any]:
+    rows = [{k: v for k, v in row.items() if k != "checkpoint"} for row in evaluated]
     results: dict[str, Any] = {"eval": rows}
     for path in sorted(workdir.rglob("metrics.jsonl")):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -124,14 +125,14 @@ def _results(workdir: pathlib.Path, tested: list[dict[str, Any]]) -> dict[str, A
 
 
 def digest(results: dict[str, Any]) -> str:
-    """Of all that `run` returns, to the last bit."""
+    """Returns a digest of the results of `run`, exact to the last bit."""
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Of each run of a job, the losses and accuracies of its first epoch.
+    """Returns the losses and accuracies of the first epoch of each run of a job.
 
-    Later epochs follow from these, but amplify differences in rounding between machines.
+    Later epochs are left out because they amplify differences in rounding between machines.
     """
     first = {name: run["metrics"][0] for name, run in results.items() if name != "eval"}
     return {
@@ -146,7 +147,7 @@ def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def fingerprint() -> dict[str, Any]:
-    """What the bits of a result depend on: versions, and the processor."""
+    """Returns everything that the bits of a result depend on: package versions and processor."""
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next((line.split(":")[1] for line in lines if line.startswith(("flags", "Feat"))), "")
@@ -160,39 +161,42 @@ def fingerprint() -> dict[str, Any]:
 
 
 def record(results: dict[str, Any], machine: dict[str, Any], path: pathlib.Path = RECORD) -> None:
-    """Keeps the digests of a machine, and the figures if there are none yet."""
-    kept = json.loads(path.read_text()) if path.exists() else {"figures": {}, "machines": []}
+    """Writes the digests of a machine, and the figures of jobs that have no recorded figures."""
+    recorded = json.loads(path.read_text()) if path.exists() else {"figures": {}, "machines": []}
     for name, result in results.items():
-        kept["figures"].setdefault(name, figures(result))
-    others = [entry for entry in kept["machines"] if entry["fingerprint"] != machine]
+        recorded["figures"].setdefault(name, figures(result))
+    others = [entry for entry in recorded["machines"] if entry["fingerprint"] != machine]
     digests = {name: digest(result) for name, result in results.items()}
-    kept["machines"] = [*others, {"fingerprint": machine, "digests": digests}]
-    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    recorded["machines"] = [*others, {"fingerprint": machine, "digests": digests}]
+    path.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
 
 
-def run_all(names: list[str], wanted: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Runs jobs, prints a line of each; returns their results and the names of those that changed.
+def run_all(names: list[str], expected: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Runs jobs and prints a line for each.
 
     Args:
-      names: of JOBS.
-      wanted: results to compare with; {} for none.
+      names: keys of JOBS.
+      expected: results by job to compare with; {} for no comparison.
+
+    Returns:
+      The results by job, and the names of the jobs whose results changed.
     """
     results, changed = {}, []
     with tempfile.TemporaryDirectory() as folder:
         for name in dict.fromkeys(["teacher", *names]):
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
                 results[name] = json.loads(json.dumps(run(name, pathlib.Path(folder))))
-            same = not wanted or wanted[name] == results[name]
-            changed += [] if same else [name]
+            unchanged = not expected or expected[name] == results[name]
+            changed += [] if unchanged else [name]
             last = results[name]["."]["metrics"][-1]
             losses = "  ".join(f"{k} {v:.8g}" for k, v in last.items() if "loss" in k)
-            mark = "" if same else "CHANGED "
+            mark = "" if unchanged else "CHANGED "
             print(f"{name:12} {digest(results[name])} {mark}{losses}", flush=True)
     return results, changed
 
 
 def main() -> None:
-    """Runs jobs, prints their digests, and compares them with those of another run."""
+    """Runs jobs, prints their digests and compares the results with those of an earlier run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(JOBS))
     parser.add_argument("--write", type=pathlib.Path)
@@ -206,8 +210,8 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_num_cpu_devices", 8)
     flags.FLAGS(["frozen"])
-    wanted = json.loads(options.against.read_text()) if options.against else {}
-    results, changed = run_all(options.only.split(","), wanted)
+    expected = json.loads(options.against.read_text()) if options.against else {}
+    results, changed = run_all(options.only.split(","), expected)
     if options.write:
         options.write.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     if options.record:

@@ -1,4 +1,4 @@
-"""Jobs end as they always have: to the last bit where that was recorded, else up to rounding."""
+"""Regression tests of whole jobs: bit-exact on recorded machines, up to rounding on others."""
 
 import json
 import os
@@ -11,17 +11,17 @@ from tests import frozen
 
 _QUICK = ["rrd_kd"]
 _LONG = [name for name in frozen.JOBS if name not in _QUICK]
-# Three steps turn a difference in rounding into at most 0.5 % of a loss between two versions of
-# JAX, and flip no image but of these, whose loss of ft is chaotic.
+# Between two versions of JAX, three steps amplify differences in rounding to at most 0.5 percent of
+# a loss. Predictions change only in the jobs of _CHAOTIC, where the loss of ft is chaotic.
 _TOLERANCE, _IMAGES = 0.02, 2 / 24
 _CHAOTIC = {("stages", "."): ("train/loss", "train/loss/ft", "train/top1", "test/top1")}
-# Eight devices are added up in the order in which they arrive: a busy machine prints other bits.
+# The results of eight devices are added in the order of arrival, which depends on the load.
 _UNORDERED = {"devices"}
 
 
 @pytest.mark.parametrize("names", [_QUICK, pytest.param(_LONG, marks=pytest.mark.long)])
-def test_jobs_end_as_recorded(names, tmp_path):
-    # As a user's process compiles, not as tests do.
+def test_jobs_reproduce_the_recorded_results(names, tmp_path):
+    # The programs are compiled with full optimization, as in a user's process.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
     command = ["-m", "tests.frozen", f"--only={','.join(names)}", f"--write={tmp_path}/results"]
     subprocess.run([sys.executable, *command], env=environment, check=True)
@@ -31,18 +31,18 @@ def test_jobs_end_as_recorded(names, tmp_path):
     for name, result in results.items():
         figures = frozen.figures(result)
         assert set(figures) == set(recorded["figures"][name])
-        for run, wanted in recorded["figures"][name].items():
-            _assert_close(figures[run], wanted, skip=_CHAOTIC.get((name, run), ()))
+        for run, expected in recorded["figures"][name].items():
+            _assert_close(figures[run], expected, skip=_CHAOTIC.get((name, run), ()))
     machine = frozen.fingerprint()
     for entry in recorded["machines"]:
         if entry["fingerprint"] == machine:
-            same_bits = set(results) - _UNORDERED
-            digests = {name: frozen.digest(results[name]) for name in same_bits}
-            assert digests == {name: entry["digests"][name] for name in same_bits}
+            reproducible = set(results) - _UNORDERED
+            digests = {name: frozen.digest(results[name]) for name in reproducible}
+            assert digests == {name: entry["digests"][name] for name in reproducible}
 
 
-def _assert_close(figures, wanted, skip):
-    for key, value in wanted.items():
+def _assert_close(figures, expected, skip):
+    for key, value in expected.items():
         if key in skip:
             continue
         if key.endswith("top1"):

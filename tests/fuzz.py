@@ -1,6 +1,6 @@
-"""What the fuzzers share: how much they try, and values that a field of a config can have or not.
+"""Settings of the fuzz tests, and strategies for valid and invalid values of config fields.
 
-They try the same examples each time. A longer search, of an hour or so, with another seed:
+By default, each run tries the same examples. To search for about an hour with another seed:
 
     RRD_JAX_FUZZ_EXAMPLES=20000 RRD_JAX_FUZZ_SEED=1 pytest -m long -k "fuzz"
 """
@@ -21,13 +21,13 @@ _ODD = (
 
 
 def long_settings(examples: int) -> hypothesis.settings:
-    """Of a long test, without a deadline."""
+    """Returns the settings of a long test; RRD_JAX_FUZZ_EXAMPLES overrides `examples`."""
     count = int(os.environ.get("RRD_JAX_FUZZ_EXAMPLES", examples))
     return settings(count)
 
 
 def settings(examples: int) -> hypothesis.settings:
-    """Of a test that tries so many examples, the same ones each time."""
+    """Returns settings without a deadline, deterministic unless RRD_JAX_FUZZ_SEED is set."""
     return hypothesis.settings(
         max_examples=examples,
         deadline=None,
@@ -38,13 +38,13 @@ def settings(examples: int) -> hypothesis.settings:
 
 
 def seeded(test: Any) -> Any:
-    """The test with the seed of RRD_JAX_FUZZ_SEED, if there is one."""
+    """Returns the test with the seed RRD_JAX_FUZZ_SEED, or the unchanged test if it is not set."""
     seed = os.environ.get("RRD_JAX_FUZZ_SEED")
     return hypothesis.seed(int(seed))(test) if seed else test
 
 
 def valid(kind: kinds.Kind) -> st.SearchStrategy[Any]:
-    """Values that a kind accepts, with its bounds among them; sizes are mostly small."""
+    """Returns a strategy for valid values of a kind: its bounds, and mostly small integers."""
     match kind:
         case kinds.Optional():
             return st.none() | valid(kind.kind)
@@ -71,7 +71,7 @@ def valid(kind: kinds.Kind) -> st.SearchStrategy[Any]:
 
 
 def invalid(kind: kinds.Kind) -> st.SearchStrategy[Any]:
-    """Values that a kind does not accept: of other types, and just outside of its range."""
+    """Returns a strategy for invalid values of a kind: wrong types and values beyond its range."""
     inner = kind.kind if isinstance(kind, kinds.Optional) else kind
     bounds = [
         bound
@@ -84,9 +84,9 @@ def invalid(kind: kinds.Kind) -> st.SearchStrategy[Any]:
 
 
 def texts(kind: kinds.Kind) -> st.SearchStrategy[str]:
-    """What a command line may say for a field, right or wrong."""
-    said = valid(kind).map(str) | st.sampled_from(_ODD[:12] + _ODD[14:16]).map(str)
-    return said | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+    """Returns a strategy for valid and invalid command-line values of a field."""
+    values = valid(kind).map(str) | st.sampled_from(_ODD[:12] + _ODD[14:16]).map(str)
+    return values | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 
 def _reals(kind: kinds.Real) -> st.SearchStrategy[float]:

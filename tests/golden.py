@@ -1,4 +1,4 @@
-"""Reads the golden files, and makes weights from entry names as they were made there."""
+"""Access to the golden files, and the weights that they were computed with."""
 
 import pathlib
 import zlib
@@ -9,17 +9,18 @@ _FOLDER = pathlib.Path(__file__).parent / "golden"
 
 
 def load(name):
+    """Returns the arrays of a golden file by name."""
     with np.load(_FOLDER / f"{name}.npz") as file:
         return dict(file)
 
 
 def named_weights(names, shapes, salt=""):
-    """A state dict whose every entry is drawn from its name."""
+    """Returns a state dict with entries that are drawn at random, seeded by their names."""
     return {name: _entry(salt + name, shape(text)) for name, text in zip(names, shapes)}  # noqa: B905
 
 
 def shape(text):
-    """The shape that a golden file writes as 3x3x16."""
+    """Returns the shape that a golden file writes as 3x3x16."""
     return tuple(int(size) for size in text.split("x")) if text else ()
 
 
@@ -39,30 +40,32 @@ def _entry(name, shape):
 
 
 def to_nhwc(images):
+    """Returns images [B, C, H, W] as [B, H, W, C]."""
     return np.ascontiguousarray(np.transpose(images, (0, 2, 3, 1)))
 
 
-def relative(found, wanted):
-    """Largest difference over the largest magnitude."""
-    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    return np.abs(found - wanted).max() / np.abs(wanted).max()
+def relative(actual, expected):
+    """Returns the largest absolute difference, divided by the largest absolute expected value."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
 def linear(file, name):
-    """A PyTorch Linear's `param/<name>.*` as kernel and bias."""
+    """Returns kernel and bias of a PyTorch Linear that the file stores as `param/<name>.*`."""
     return {"kernel": file[f"param/{name}.weight"].T, "bias": file[f"param/{name}.bias"]}
 
 
-def check_linear(found, file, name, *, floor=0.0):
-    """Asserts that gradients of kernel and bias are those in the file.
+def check_linear(actual, file, name, *, floor=0.0):
+    """Asserts that the gradients of kernel and bias equal those of a file.
 
     Args:
-      found: {"kernel", "bias"}.
-      file: what `load` gave.
-      name: entry such as grad/param/embed.
-      floor: absolute difference that is let through, for gradients that are rounding only.
+      actual: {"kernel", "bias"}, the gradients.
+      file: the arrays that `load` returns.
+      name: prefix of the entries, such as "grad/param/embed".
+      floor: the absolute difference that is always accepted, for gradients that consist of rounding
+        errors.
     """
-    for key, value in (("weight", found["kernel"].T), ("bias", found["bias"])):
-        wanted = file[f"{name}.{key}"]
-        difference = np.abs(np.asarray(value) - wanted).max()
-        assert difference <= max(1e-5 * np.abs(wanted).max(), floor), (key, difference)
+    for key, value in (("weight", actual["kernel"].T), ("bias", actual["bias"])):
+        expected = file[f"{name}.{key}"]
+        difference = np.abs(np.asarray(value) - expected).max()
+        assert difference <= max(1e-5 * np.abs(expected).max(), floor), (key, difference)

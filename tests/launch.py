@@ -1,4 +1,4 @@
-"""Launch files of `configs/`, and small jobs of the digits' one, for tests."""
+"""Launch files of `configs/`, and small jobs of `configs/digits.py`, for tests."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def get_config(name: str, argument: str = "") -> ConfigDict:
-    """What a launch file makes of the argument behind its colon."""
+    """Returns the config of a launch file for a config string."""
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](argument)
 
 
@@ -28,12 +28,12 @@ def digits(
     objectives: dict[str, Any] | None = None,
     **fields: Any,
 ) -> ConfigDict:
-    """A job on 24 random images of 8x8 pixels.
+    """Returns the config of a job on 24 random images of 8x8 pixels.
 
     Args:
-      argument: of configs/digits.py.
-      objectives: instead of the method's.
-      **fields: by their path, such as "train.epochs".
+      argument: the config string of configs/digits.py.
+      objectives: overrides of the method's objectives; None to keep them.
+      **fields: values of config fields by path, such as "train.epochs".
     """
     config = get_config("digits", argument)
     config.lock()
@@ -46,14 +46,14 @@ def digits(
 
 
 def run(config: ConfigDict, folder: pathlib.Path, **options: Any) -> list[Result]:
-    """The results of a config's job."""
+    """Runs the job of a config; returns its results."""
     return job.run(parse(config), folder, **options)
 
 
 def interrupt(config: ConfigDict, folder: pathlib.Path, calls: int) -> None:
-    """Breaks a job off before its run makes one more call to the devices, as Ctrl-C does.
+    """Interrupts a job after a number of dispatches, as Ctrl-C does; nothing is saved.
 
-    Nothing is saved. Calls of the stages before distillation count too.
+    Dispatches of the stages before distillation count too.
     """
     original, left = loop.dispatches, calls
 
@@ -72,7 +72,7 @@ def interrupt(config: ConfigDict, folder: pathlib.Path, calls: int) -> None:
 
 
 def preempt(config: ConfigDict, folder: pathlib.Path, step: int) -> None:
-    """Stops a job's run after a step, as SIGTERM does: the state is saved."""
+    """Preempts a job after a step, as SIGTERM does; the state is saved."""
     stop = contextlib.nullcontext(lambda at: at >= step)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "stop_requests", lambda: stop)
@@ -80,24 +80,24 @@ def preempt(config: ConfigDict, folder: pathlib.Path, step: int) -> None:
             run(config, folder)
 
 
-def check_goes_on(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Compares a smoke job of 6 steps that is stopped after the fourth with an unbroken one."""
-    whole, broken = folder / "whole", folder / "broken"
-    run(config, whole)
-    preempt(config, broken, step=4)
-    run(config, broken)
-    assert rows(broken) == rows(whole)
-    assert digests(broken, 6) == digests(whole, 6)
+def check_resume(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Asserts that a smoke job of 6 steps, resumed after step 4, equals an uninterrupted job."""
+    uninterrupted, resumed = folder / "uninterrupted", folder / "resumed"
+    run(config, uninterrupted)
+    preempt(config, resumed, step=4)
+    run(config, resumed)
+    assert rows(resumed) == rows(uninterrupted)
+    assert digests(resumed, 6) == digests(uninterrupted, 6)
 
 
 def rows(folder: pathlib.Path) -> list[dict[str, float]]:
-    """The figures of each epoch, without how long it took."""
+    """Returns the metrics of each epoch, without the speeds."""
     speeds = metrics_writer.speeds(1, 1, 1, 1, wait_share=0, start=0)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: v for name, v in line.items() if name not in speeds} for line in lines]
 
 
 def digests(folder: pathlib.Path, step: int) -> dict[str, str]:
-    """Every array of a checkpoint, by digest."""
+    """Returns the digest of each array of a checkpoint."""
     path = folder / "checkpoints" / str(step) / "meta" / "metadata"
     return json.loads(path.read_text())["digests"]

@@ -175,7 +175,7 @@ def test_a_folder_with_all_that_goes_wrong_is_read_and_told(commands, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "held_out", fresh.all_but_quick_are_long(["val", "valid", "validation", "dev", ""], ["val"])
+    "held_out", fresh.mark_long_except(["val", "valid", "validation", "dev", ""], ["val"])
 )
 @pytest.mark.long
 def test_split_folders_are_understood(commands, held_out, tmp_path):

@@ -1,4 +1,4 @@
-"""What pages have a reader run, and what says that a test does not."""
+"""The code blocks of documentation pages, and the marks that exclude blocks from tests."""
 
 import pathlib
 import re
@@ -7,26 +7,29 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Of the repository, from its root; those of results are records, which are not run again.
+# Paths relative to the repository root. Results pages are records, so their commands are not run.
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
-RUN = ("sh", "python")
+# The languages of the blocks that tests run.
+EXECUTED = ("sh", "python")
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
-_GLOB = re.compile(r" [^'\" ]*[*?][^'\" ]*( |$)")  # which a shell expands
+# An unquoted word that a shell expands.
+_GLOB = re.compile(r" [^'\" ]*[*?][^'\" ]*( |$)")
 
 
 class Block(NamedTuple):
     """A block of code.
 
     Attributes:
-      page: where it is.
-      line: of its first line of code.
-      language: behind the fence.
+      page: path of the page.
+      line: line number of the first line of code.
+      language: language after the fence.
       text: the code.
-      mark: what a comment in the line before says of it: "needs ..." what a test has not, or
-        "run by tests/..."; "" for one that a test of the page runs.
+      mark: text of the comment on the line above: "needs ..." for a block that tests cannot run,
+        "run by tests/..." for a block that another test runs, "" for a block that the test of the
+        page runs.
     """
 
     page: str
@@ -37,13 +40,13 @@ class Block(NamedTuple):
 
     @property
     def module(self) -> str:
-        """The file that a block of Python says it is, or ""."""
+        """The file name in the first line of a Python block, or ""."""
         first = self.text.partition("\n")[0]
         return first.removeprefix("# ") if re.fullmatch(r"# \w+\.py", first) else ""
 
 
 def blocks(page: str) -> list[Block]:
-    """The blocks of a page."""
+    """Returns the blocks of a page."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return [
         Block(
@@ -58,29 +61,29 @@ def blocks(page: str) -> list[Block]:
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a shell block, each whole: continued ones, and with what it is fed."""
-    found, end = [], ""
+    """Returns the commands of a shell block, with continuation lines and here-documents joined."""
+    joined, end = [], ""
     for line in text.splitlines():
-        if end or (found and found[-1].endswith("\\")):
-            joint = "\n" if end else " "
-            found[-1] = f"{found[-1] if end else found[-1][:-1]}{joint}{line}"
+        if end or (joined and joined[-1].endswith("\\")):
+            separator = "\n" if end else " "
+            joined[-1] = f"{joined[-1] if end else joined[-1][:-1]}{separator}{line}"
             end = "" if line == end else end
         elif line.strip() and not line.lstrip().startswith("#"):
-            found.append(line)
-        if not end and (fed := re.search(r"<<'(\w+)'$", line)):
-            end = fed[1]
-    return found
+            joined.append(line)
+        if not end and (heredoc := re.search(r"<<'(\w+)'$", line)):
+            end = heredoc[1]
+    return joined
 
 
-def module(line: str) -> list[str]:
-    """The module and the arguments of a line that does nothing but start one; else nothing."""
+def module_arguments(line: str) -> list[str]:
+    """Returns the module and the arguments of a plain `python -m` command, otherwise []."""
     words = shlex.split(line.partition("<<")[0], comments=True)
     plain = "<<" not in line and not {"|", ">", "<", "&&"} & {*words} and not _GLOB.search(line)
     return words[2:] if plain and words[:2] == ["python", "-m"] else []
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The commands of a shell block that start a module, as words from the module's name on."""
+    """Yields the words of each `python -m` command of a shell block, from the module name on."""
     for line in lines(text):
         words = shlex.split(line.partition("<<")[0], comments=True)
         if "-m" in words and words[words.index("-m") - 1].rpartition("/")[2] == "python":

@@ -53,7 +53,7 @@ def test_hadolint_has_nothing_to_say(program):
 
 def test_the_short_suite_is_there_and_a_python_that_is_not_is_said(program):
     assert all((_ROOT / path).exists() for path in versions.SUITE)
-    assert any(need.startswith("chex>=") for need in versions.needs())
+    assert any(line.startswith("chex>=") for line in versions.requirements())
     program("uv")
     (row,) = versions.rows(["9.99"], ["highest"])
     assert row[0] is None

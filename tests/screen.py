@@ -1,4 +1,4 @@
-"""A terminal for tests, as wide as they like, which wraps lines and shows what is left of them."""
+"""A terminal emulator of variable width for tests."""
 
 import io
 import os
@@ -7,10 +7,10 @@ import sys
 
 
 class Screen(io.StringIO):
-    """Takes the place of standard output.
+    """A terminal that replaces standard output.
 
     Attributes:
-      columns: of the terminal, which may change.
+      columns: the width of the terminal; a test may change it.
     """
 
     def __init__(self, monkeypatch, columns):
@@ -32,11 +32,11 @@ class Screen(io.StringIO):
         return len(text)
 
     def text(self):
-        """All that was written, control characters too."""
+        """Returns all output, including control characters."""
         return "".join(text for _, text in self._parts)
 
     def lines(self):
-        """What the screen shows; lines that were wrapped are wrapped anew when columns change."""
+        """Returns the visible lines; a change of `columns` wraps earlier output again."""
         lines, row, column = [""], 0, 0
         for columns, text in self._parts:
             lines, row, column = _rewrapped(lines, row, column, columns)
@@ -63,7 +63,7 @@ class Screen(io.StringIO):
 
 
 def _rewrapped(lines, row, column, columns):
-    """The screen after its width changed; the cursor is at the end of the last line."""
+    """Returns lines, row and column after a change of width, with the cursor on the last line."""
     if max(map(len, lines)) <= columns:
         return lines, row, column
     parts = [[line[i : i + columns] for i in range(0, len(line) or 1, columns)] for line in lines]

@@ -1,4 +1,4 @@
-"""A real Slurm of one node on this machine, for tests: its own daemons, ports, key and folder."""
+"""A Slurm cluster of one node for tests, with separate daemons, ports, key and folder."""
 
 import contextlib
 import os
@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator, Mapping
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
-_WAIT = 60  # seconds for a daemon to answer
+# Seconds until a daemon must respond.
+_TIMEOUT = 60
 _CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -44,10 +45,10 @@ PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def missing() -> str:
-    """Why no Slurm can be started here; "" where one can."""
+def unavailable_reason() -> str:
+    """Returns why Slurm cannot be started on this machine, or "" if it can."""
     if os.getuid():
-        return "the daemons of Slurm are started by root alone"
+        return "the daemons of Slurm can be started by root only"
     absent = [name for name in _PROGRAMS if _find(name) is None]
     if absent:
         return f"Slurm is not installed ({', '.join(absent)}): apt-get install slurm-wlm munge"
@@ -56,15 +57,15 @@ def missing() -> str:
 
 @contextlib.contextmanager
 def running(tasks: int = 2) -> Iterator[Mapping[str, str]]:
-    """A Slurm that takes so many tasks at once; its node may have fewer cores.
+    """Starts a Slurm cluster and stops it at the end of the context.
 
     Args:
-      tasks: of one core.
+      tasks: number of one-core tasks that run at once; the machine may have fewer cores.
 
     Yields:
-      What a program's environment has beyond this one's, to use it.
+      The environment variables that a program needs to use the cluster.
     """
-    # Munge's socket must have a short path.
+    # Munge's socket needs a short path, so the folder is not in pytest's tmp_path.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
     (folder / "state").mkdir()
@@ -80,13 +81,13 @@ def running(tasks: int = 2) -> Iterator[Mapping[str, str]]:
         environment = {"SLURM_CONF": str(conf)}
         _start(["slurmctld", "-D", "-f", str(conf)], folder, daemons)
         _start(["slurmd", "-D", "-f", str(conf), "-N", host], folder, daemons)
-        _wait(lambda: "idle" in _said(["sinfo", "-h", "-o", "%T"], environment), folder)
+        _wait(lambda: "idle" in _output(["sinfo", "-h", "-o", "%T"], environment), folder)
         try:
             yield environment
         finally:
-            _said(["scancel", "--me"], environment)
+            _output(["scancel", "--me"], environment)
             with contextlib.suppress(TimeoutError):
-                _wait(lambda: not _said(["squeue", "-h"], environment), folder, 20)
+                _wait(lambda: not _output(["squeue", "-h"], environment), folder, 20)
 
 
 def _munge(folder: pathlib.Path, daemons: contextlib.ExitStack) -> None:
@@ -101,16 +102,16 @@ def _munge(folder: pathlib.Path, daemons: contextlib.ExitStack) -> None:
 
 
 def _start(command: list[str], folder: pathlib.Path, daemons: contextlib.ExitStack) -> None:
-    """Starts a daemon, which ends with `daemons`."""
+    """Starts a daemon, which is stopped when `daemons` is closed."""
     out = daemons.enter_context((folder / f"{command[0]}.out").open("wb"))
     command = [_find(command[0]), *command[1:]]
     process = subprocess.Popen(
         command, stdout=out, stderr=out, env=os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
     )
-    daemons.callback(_end, process)
+    daemons.callback(_stop, process)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _stop(process: subprocess.Popen) -> None:
     process.terminate()
     try:
         process.wait(20)
@@ -123,21 +124,21 @@ def _find(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
-def _said(command: list[str], environment: Mapping[str, str]) -> str:
+def _output(command: list[str], environment: Mapping[str, str]) -> str:
     env = os.environ | environment
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False).stdout
 
 
-def _wait(holds, folder: pathlib.Path, seconds: float = _WAIT) -> None:
+def _wait(condition, folder: pathlib.Path, seconds: float = _TIMEOUT) -> None:
     end = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         if time.monotonic() > end:
             logs = "\n".join(p.read_text(errors="replace")[-2000:] for p in folder.glob("*.out"))
-            raise TimeoutError(f"Slurm in {folder} does not get ready:\n{logs}")
+            raise TimeoutError(f"Slurm in {folder} is not ready after {seconds} s:\n{logs}")
         time.sleep(0.2)
 
 
 def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

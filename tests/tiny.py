@@ -1,4 +1,4 @@
-"""A network that compiles quickly, and a job of cross-entropy, KD and RRD for tests of the step."""
+"""A network that compiles quickly, and a job with cross-entropy, KD and RRD for step tests."""
 
 import contextlib
 import functools
@@ -18,23 +18,23 @@ from rrd_jax.training import state, step
 from rrd_jax.training.recipe import Term
 
 NETWORK = functools.partial(ResNet, blocks=(1,), widths=(8, 16))
-# No augmentation.
+# The identity: one view without augmentation.
 PLAIN = pipeline.Augment(
     "plain", 1, lambda key, epoch, index: 0 * index, lambda view, index, images: images
 )
-# Hundreds of small random draws: compiling them well takes longer than drawing them.
+# Optimizing hundreds of small random draws takes longer than running them.
 QUICK = {"xla_backend_optimization_level": 0}
 
 
 def place(mesh, batch):
-    """A batch on the devices."""
-    given = {name: leaf for name, leaf in batch._asdict().items() if leaf is not None}
-    return Batch(**parallel.put_batch(mesh, given))
+    """Puts a batch on the devices of the mesh."""
+    arrays = {name: leaf for name, leaf in batch._asdict().items() if leaf is not None}
+    return Batch(**parallel.put_batch(mesh, arrays))
 
 
 @contextlib.contextmanager
 def registered():
-    """Configs may call NETWORK `tiny`."""
+    """Registers NETWORK as `tiny` for the duration of the context."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks.MODELS, "tiny", NETWORK)
         yield
@@ -54,20 +54,23 @@ def job(
     warmup=0,
     **options,
 ):
-    """State, compiled step, teacher variables and batches, on a mesh.
+    """Creates a small training job.
 
     Args:
       mesh: the devices.
-      batch: images.
-      dtype: of the networks.
-      queue_size: of RRD's memory.
-      dim: of RRD's embeddings.
-      chunk: as RRD has it.
-      push_before: as RRD has it.
-      optimizer: None for SGD.
-      shard_parameters: whether devices share them.
-      warmup: of KD, in epochs of 5 steps.
-      **options: of `step.Task`.
+      batch: number of images per batch.
+      dtype: compute type of the networks.
+      queue_size: number of rows in RRD's memory.
+      dim: width of RRD's embeddings.
+      chunk: RRD's parameter `chunk`.
+      push_before: RRD's parameter `push_before`.
+      optimizer: an optimizer; None for SGD.
+      shard_parameters: True to shard the parameters over the devices.
+      warmup: KD's warm-up, in epochs of 5 steps.
+      **options: further fields of `step.Task`.
+
+    Returns:
+      The initial state, the compiled step, the teacher's variables and four batches.
     """
     network = NETWORK(num_classes=4, dtype=dtype)
     rrd = objectives.create(

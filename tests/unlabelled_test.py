@@ -53,7 +53,7 @@ def test_a_student_without_labels_has_no_classifier_and_its_loss_is_that_of_held
 def test_a_student_without_labels_goes_on_and_is_a_start_and_may_start_from_a_classifier(
     tiny_teacher, tmp_path, capsys
 ):
-    launch.check_goes_on(_config(tiny_teacher), tmp_path)
+    launch.check_resume(_config(tiny_teacher), tmp_path)
     start = {"student.checkpoint": str(tmp_path / "whole"), "train.epochs": 1}
     launch.run(launch.digits("smoke,tiny,ce", **start), tmp_path / "tuned")
     assert "starts from" in capsys.readouterr().out

@@ -1,10 +1,10 @@
-"""The short suite with the oldest and the newest versions that setup.cfg allows (needs uv).
+"""Runs a short suite with the oldest and the newest versions that setup.cfg allows (needs uv).
 
     python -m tests.versions [--pythons=3.11,3.12,3.13] [--resolutions=lowest-direct,highest]
 
-Makes an environment of each Python with each resolution, outside the repository, runs SUITE in it
-and prints a row. A Python is a version or a path; one that is not on this machine is left out, in
-a line. Ends with 1 where a suite failed or none ran.
+Creates an environment for each Python and each resolution outside the repository, runs SUITE in it
+and prints a row. A Python is a version or a path; versions that are not installed are skipped with
+a message. The exit code is 1 if a suite failed or none ran.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import tempfile
 from collections.abc import Iterator
 
 _ROOT = pathlib.Path(__file__).parent.parent
-# What versions change: arithmetic, golden numbers, losses and their gradients, the step, what is
-# kept and read again, worker processes, a whole job, a file that gets out.
+# The features that versions can affect: arithmetic, golden numbers, losses and gradients, the step,
+# checkpoints, worker processes, whole jobs and exported files.
 SUITE = [
     "tests/jaxlib_test.py",
     "tests/training/metrics_test.py",
@@ -35,15 +35,15 @@ SUITE = [
     "tests/exports/weights_test.py",
     "tests/main_test.py",
 ]
-# Of the networks the smallest; of commands the one that trains, for the others need no versions.
+# Of the golden tests, only the smallest network runs.
 _CHOICE = "not golden_test or resnet8 and not resnet8x4"
-# Never built from source: the lowest versions that setup.cfg allows may be older than a Python.
+# Packages that are never built from source: the lowest versions may have no wheel for a new Python.
 _WHEELS = ["numpy", "opencv-python-headless", "pillow", "safetensors", "scikit-learn", "scipy"]
-_SHOWN = ["jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy"]
+_PRINTED_PACKAGES = ["jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy"]
 
 
-def needs() -> list[str]:
-    """What SUITE needs beside the package, as the extra `test` asks for it."""
+def requirements() -> list[str]:
+    """Returns the requirements of SUITE from the extra `test`, next to those of the package."""
     config = configparser.ConfigParser()
     config.read(_ROOT / "setup.cfg")
     lines = config["options.extras_require"]["test"].splitlines()
@@ -61,14 +61,14 @@ def _run(*command: object, **env: str) -> subprocess.CompletedProcess:
 
 
 def _environment(folder: pathlib.Path, python: str, resolution: str) -> str:
-    """Makes it; returns "", or what is wrong."""
-    made = _run("uv", "venv", "--no-python-downloads", "--python", python, folder)
-    if made.returncode:
-        reasons = [line for line in made.stderr.splitlines() if line.startswith("error: ")]
+    """Creates an environment; returns "", or a message if creation failed."""
+    created = _run("uv", "venv", "--no-python-downloads", "--python", python, folder)
+    if created.returncode:
+        reasons = [line for line in created.stderr.splitlines() if line.startswith("error: ")]
         return f"not on this machine ({' '.join(reasons).removeprefix('error: ')})"
     wheels = [f"--only-binary={name}" for name in _WHEELS]
     target = ("--python", folder / "bin/python", f"--resolution={resolution}")
-    done = _run("uv", "pip", "install", *wheels, *target, "-e", ".", *needs())
+    done = _run("uv", "pip", "install", *wheels, *target, "-e", ".", *requirements())
     return f"failed: {done.stderr.strip()}" if done.returncode else ""
 
 
@@ -77,19 +77,19 @@ def _last(text: str) -> str:
 
 
 def _suite(python: pathlib.Path) -> tuple[bool, str]:
-    """Whether SUITE passes, and pytest's last line, or all that it says."""
-    names = ", ".join(f"v('{name}')" for name in _SHOWN)
-    found = _run(python, "-c", f"from importlib.metadata import version as v; print({names})")
-    versions = " ".join(map(" ".join, zip(_SHOWN, found.stdout.split(), strict=False)))
+    """Runs SUITE; returns True if it passes, and the versions with pytest's summary."""
+    names = ", ".join(f"v('{name}')" for name in _PRINTED_PACKAGES)
+    result = _run(python, "-c", f"from importlib.metadata import version as v; print({names})")
+    versions = " ".join(map(" ".join, zip(_PRINTED_PACKAGES, result.stdout.split(), strict=False)))
     options = ("-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup")
     options += ("-m", "not long", "-k", _CHOICE)
     done = _run(python, "-m", "pytest", *options, *SUITE, JAX_PLATFORMS="cpu")
-    said = _last(done.stdout) if done.returncode == 0 else done.stdout + done.stderr
-    return done.returncode == 0, f"{versions}: {said}"
+    summary = _last(done.stdout) if done.returncode == 0 else done.stdout + done.stderr
+    return done.returncode == 0, f"{versions}: {summary}"
 
 
 def rows(pythons: list[str], resolutions: list[str]) -> Iterator[tuple[bool | None, str]]:
-    """Of each pair whether it passed, None where it was left out, and a line."""
+    """Yields for each pair True if SUITE passed (None if it was skipped), and a line to print."""
     for python in pythons:
         for resolution in resolutions:
             with tempfile.TemporaryDirectory(prefix="rrd_jax_versions_") as home:
@@ -98,18 +98,18 @@ def rows(pythons: list[str], resolutions: list[str]) -> Iterator[tuple[bool | No
                 if problem := _environment(folder, python, resolution):
                     yield (None if problem.startswith("not on") else False), f"{name}: {problem}"
                     continue
-                passed, said = _suite(folder / "bin/python")
-                yield passed, f"{name}, {said}"
+                passed, summary = _suite(folder / "bin/python")
+                yield passed, f"{name}, {summary}"
 
 
 def main() -> None:
-    """Prints a row for each pair."""
+    """Prints a row for each Python and resolution."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pythons", default="3.11,3.12,3.13")
     parser.add_argument("--resolutions", default="lowest-direct,highest")
     options = parser.parse_args()
     if not shutil.which("uv"):
-        sys.exit("error: uv is not installed, which makes the environments: pip install uv")
+        sys.exit("error: uv is not installed; install it: pip install uv")
     outcomes = []
     for passed, line in rows(options.pythons.split(","), options.resolutions.split(",")):
         outcomes.append(passed)

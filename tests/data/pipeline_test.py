@@ -134,4 +134,4 @@ def test_without_changes_all_is_as_it_was():
 @pytest.mark.usefixtures("one_device", "tiny_network")
 def test_a_run_with_all_of_it_goes_on_to_the_same_bits(tmp_path):
     config = launch.digits("smoke,tiny-tiny,rrd+kd", **_FIELDS)
-    launch.check_goes_on(config, tmp_path)
+    launch.check_resume(config, tmp_path)

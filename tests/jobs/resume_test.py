@@ -53,12 +53,12 @@ _UNUSUAL = {
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(["adamw", *_UNUSUAL], ["adamw"]))
+@pytest.mark.parametrize("name", fresh.mark_long_except(["adamw", *_UNUSUAL], ["adamw"]))
 @pytest.mark.long
 def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
     fields = _UNUSUAL.get(name, _ADAMW) | {"optimizer.name": name, "optimizer.learning_rate": 0.01}
     config = launch.digits("smoke,tiny,ce", **fields)
-    launch.check_goes_on(config, tmp_path)
+    launch.check_resume(config, tmp_path)
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
@@ -67,7 +67,7 @@ def test_a_run_that_leaves_blocks_out_goes_on_to_the_same_bits(tmp_path, monkeyp
     small = functools.partial(vit.VisionTransformer, patch=4, width=8, depth=2, heads=2)
     monkeypatch.setitem(networks.MODELS, "small", small)
     config = launch.digits("smoke,small,ce", **{"student.drop_path": 0.5})
-    launch.check_goes_on(config, tmp_path)
+    launch.check_resume(config, tmp_path)
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
@@ -78,7 +78,7 @@ def test_a_long_run_changes_to_onednn_at_the_same_step_in_every_start(late, tmp_
     calls = []
     monkeypatch.setattr(compiling, "ordinary_calls", lambda multiply_adds: late)
     monkeypatch.setattr(compiling.Unwritten, "__call__", _counted(calls))
-    launch.check_goes_on(launch.digits("smoke,tiny,ce"), tmp_path)
+    launch.check_resume(launch.digits("smoke,tiny,ce"), tmp_path)
     if compiling.onednn_types():
         assert len(calls) == 2 * (6 - late)
 

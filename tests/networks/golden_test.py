@@ -62,7 +62,7 @@ def test_sizes_are_the_references_and_its_entries_go_there_and_back(name):
             assert values.min() == values.max() == weights[entry].flat[0]
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(_NAMES, _QUICK))
+@pytest.mark.parametrize("name", fresh.mark_long_except(_NAMES, _QUICK))
 def test_outputs_are_the_references(name):
     file, network, _ = _load(name)
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"])

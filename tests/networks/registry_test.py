@@ -66,7 +66,7 @@ def test_networks_are_imported_without_what_reads_data_and_files():
     assert run.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.older(), _KINDS))
+@pytest.mark.parametrize("name", fresh.mark_long_except(modern.older(), _KINDS))
 def test_every_network_takes_small_and_odd_images(name):
     for shape in ((33, 47, 1), (28, 28, 1)):
         outputs = networks.summarize(networks.create(name, 7), shape).outputs

@@ -52,7 +52,7 @@ def test_the_whole_network_or_each_block_is_computed_twice(name):
 
 @pytest.mark.parametrize(
     "name",
-    fresh.all_but_quick_are_long(
+    fresh.mark_long_except(
         ["resnet8", "wrn_16_1", "shufflenetv2_cifar", *SMALL], quick=("resnet8",)
     ),
 )

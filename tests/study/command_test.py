@@ -157,7 +157,7 @@ def test_a_finished_study_starts_nothing_and_its_runs_are_ordinary_workdirs(stud
         moved.rename(alone)
 
 
-@pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing())
+@pytest.mark.skipif(bool(slurm.unavailable_reason()), reason=slurm.unavailable_reason())
 def test_slurm_comes_to_the_same_numbers_through_requeues(study, alone, tmp_path):
     workdir = tmp_path / "study"
     command = small.command(study, workdir, "--launch=slurm", "--tasks=2", "--cpus=1")

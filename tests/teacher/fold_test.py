@@ -54,7 +54,7 @@ def _norms(tree):
     return {path[:-1] for path in flax.traverse_util.flatten_dict(tree["batch_stats"])}
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(_NAMES, _QUICK))
+@pytest.mark.parametrize("name", fresh.mark_long_except(_NAMES, _QUICK))
 def test_a_folded_network_returns_what_the_network_does(name):
     network = networks.create(name, 7)
     variables = _used(fresh.init(network, _SHAPE))

@@ -28,7 +28,7 @@ def _equal(tree, other):
     return jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), tree, other)
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(["ab", "ft"], ["ft"]))
+@pytest.mark.parametrize("name", fresh.mark_long_except(["ab", "ft"], ["ft"]))
 @pytest.mark.long
 def test_a_stage_trains_its_own_part_and_the_run_goes_on_from_there(name):
     terms = {**_CE, name: {"weight": 1.0, "epochs": 1}}
