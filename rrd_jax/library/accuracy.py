@@ -41,7 +41,7 @@ def evaluate(
       >>> import numpy as np, rrd_jax
       >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
       >>> trained = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16)
-      warning: 32 test images: ...
+      warning: only 32 test images: ...
       >>> sorted(rrd_jax.evaluate(trained, test=split))
       ['loss', 'top1', 'top5']
     """

@@ -74,7 +74,7 @@ def distill(
       >>> result = rrd_jax.distill(
       ...     teacher="resnet8", student="resnet8", train=split, test=split,
       ...     objectives={"rrd": 1.0, "kd": 1.0}, epochs=1, batch_size=16)
-      warning: 32 test images: ...
+      warning: only 32 test images: ...
       >>> sorted(result.metrics)[:4]
       ['agreement', 'best_epoch', 'best_top1', 'checkpoint']
       >>> result.network(images[:2]).logits.shape
@@ -126,7 +126,7 @@ def train_teacher(
       >>> import numpy as np, rrd_jax
       >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
       >>> teacher = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16)
-      warning: 32 test images: ...
+      warning: only 32 test images: ...
       >>> teacher.network.name, teacher.network.num_classes
       ('resnet8', 4)
     """

@@ -75,7 +75,7 @@ def load(
       >>> import numpy as np, rrd_jax
       >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
       >>> workdir = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16).workdir
-      warning: 32 test images: ...
+      warning: only 32 test images: ...
       >>> network = rrd_jax.load(workdir)
       >>> network(np.zeros((2, 8, 8, 1), np.uint8)).embedding.shape
       (2, 64)
