@@ -188,7 +188,7 @@ def test_a_run_on_the_users_own_images_goes_on_only_with_those(tmp_path, data_di
     launch.interrupt(config, tmp_path / "run", 3)
     new = images / "train" / "cat" / "new.png"
     cv2.imwrite(str(new), rng.integers(0, 256, (9, 7, 3), np.uint8))
-    message = "holds a run on image_folder/.*are now image_folder"
+    message = "holds a run on image_folder/.*is now image_folder"
     with pytest.raises(errors.InputError, match=message):
         launch.run(config, tmp_path / "run")
     new.unlink()
