@@ -6,8 +6,8 @@
     result = rrd_jax.distill(teacher=..., student=..., train=(images, labels), test=...)
     network = rrd_jax.load("runs/digits")
 
-Submodules are imported when they are first used, so that a program that only uses the loss does not
-import the data pipeline. `rrd_jax.__version__` is the version of the installed package.
+Submodules are imported on first use, so that a program that uses only the loss does not import the
+data pipeline. `rrd_jax.__version__` is the version of the installed package.
 """
 
 import importlib
@@ -69,7 +69,7 @@ def __getattr__(name: str) -> Any:
         try:
             value = metadata.version("rrd_jax")
         except metadata.PackageNotFoundError:
-            # The package is on the path, but not installed.
+            # The package is importable but not installed.
             value = "unknown"
     elif name in _FUNCTIONS:
         value = getattr(importlib.import_module(_FUNCTIONS[name]), name)

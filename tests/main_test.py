@@ -33,7 +33,7 @@ _DIGITS = "--config=configs/digits.py"
         ([_DIGITS, "--config.objectives.kd.temperature=0"], 2, "temperature is 0"),
         ([_DIGITS, "--processes=-1"], 1, "processes"),
         ([_DIGITS, "--processes=2"], 2, "add --coordinator=HOST:PORT"),
-        ([_DIGITS, "--coordinator=here", "--processes=2"], 2, "must be HOST:PORT"),
+        ([_DIGITS, "--coordinator=here", "--processes=2"], 2, "set HOST:PORT"),
         ([_DIGITS, "--coordinator=a:1", "--processes=2", "--process_id=2"], 2, "ids are 0 to"),
     ],
 )

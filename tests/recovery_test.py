@@ -327,7 +327,7 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(job):
         *before, last = job.log("disk").strip().split("\n")
         assert not [line for line in before if "Traceback" in line or "Error" in line]
         assert "No space left on device" in last
-        good = re.search(r"step (\d+) is the last good one; make room", last)[1]
+        good = re.search(r"the last intact checkpoint is step (\d+); free disk space", last)[1]
         assert good in job.saved("disk")
         remount("ro")
         assert job.start("disk").wait() == 74

@@ -89,7 +89,7 @@ def sizes(on_cpu: bool) -> dict[str, Size]:
 
 def precisions(on_cpu: bool) -> list[str]:
     """The default of --precisions: bfloat16 only where the processor has instructions for it."""
-    return ["float32", *(["bfloat16"] if not on_cpu or parallel.multiplies_half() else [])]
+    return ["float32", *(["bfloat16"] if not on_cpu or parallel.has_fast_bfloat16() else [])]
 
 
 def cases(crops: bool) -> list[str]:

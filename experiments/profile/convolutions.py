@@ -35,7 +35,7 @@ class Known:
         self._by_path = collections.defaultdict(list)
         self._by_sizes = collections.defaultdict(list)
         for instruction in program.instructions.values():
-            found = hlo.convolution(program, instruction)
+            found = hlo.parse_convolution(program, instruction)
             op_name = found and names.of(program, instruction)
             if op_name and not names.is_backward(op_name):
                 self._by_path[_layer(op_name), _sizes(found)].append(found)
@@ -56,7 +56,7 @@ class Known:
         if backward:
             same = forward.image.size == forward.kernel.size
             # A kernel has fewer places than the images that its window walks over.
-            large = math.prod(found.window) > math.prod(found.places)
+            large = math.prod(found.window) > math.prod(found.output_size)
             of_kernel = large if same else found.result.size == forward.kernel.size
             direction = OF_KERNEL if of_kernel else OF_IMAGES
         return Described(direction, _label(forward), forward.flops)
@@ -77,8 +77,8 @@ def _sizes(found: Convolution) -> tuple[int, ...]:
 
 def _label(convolution: Convolution) -> str:
     """Returns the shape of a forward convolution."""
-    channels = f"{convolution.lhs_channels} to {convolution.features} channels"
-    label = f"{_sides(convolution.window)}, {channels}, {_sides(convolution.places)} places"
+    channels = f"{convolution.image_channels} to {convolution.features} channels"
+    label = f"{_sides(convolution.window)}, {channels}, {_sides(convolution.output_size)} places"
     if max(convolution.stride, default=1) > 1:
         label += f", stride {max(convolution.stride)}"
     return f"{label}, {convolution.groups} groups" if convolution.groups > 1 else label

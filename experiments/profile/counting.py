@@ -9,16 +9,16 @@ do not. XLA's own estimates leave padding out, and most of what is in custom cal
 import math
 import re
 
-from rrd_jax.cpu.hlo import Instruction, Program, convolution, custom_target
+from rrd_jax.cpu.hlo import Instruction, Program, custom_call_target, parse_convolution
 
 
 def flops(program: Program, instruction: Instruction) -> int:
     """Operations of an instruction's convolutions and products, those inside it too."""
-    return sum(_flops(program, inner) for inner in program.inside(instruction))
+    return sum(_flops(program, inner) for inner in program.nested_instructions(instruction))
 
 
 def _flops(program: Program, instruction: Instruction) -> int:
-    if found := convolution(program, instruction):
+    if found := parse_convolution(program, instruction):
         return found.flops
     if depth := contracted(program, instruction):
         return 2 * instruction.result.size * depth
@@ -32,7 +32,7 @@ def contracted(program: Program, instruction: Instruction) -> int:
         numbers = re.findall(r"\d+", axes.group(1)) if axes else []
         shape = program.operand(instruction, 0).shape
         return math.prod(shape[int(axis)] for axis in numbers)
-    target = custom_target(instruction)
+    target = custom_call_target(instruction)
     if not any(part in target for part in ("onednn$matmul", "cublas", "dot", "gemm")):
         return 0
     # Of B products [M, K] by [K, N]: BMK * BKN / BMN = B K^2.

@@ -71,12 +71,12 @@ def _entry(program: Program, instruction: Instruction, known: convolutions.Known
     shared = {"part": part, "backward": backward, "op_name": op_name}
     if instruction.opcode in _RUNNERS:
         return Entry(OTHERS, runs_others=True, **shared)
-    inside = list(program.inside(instruction))
+    inside = list(program.nested_instructions(instruction))
     shared["dtype"] = _widest(program, instruction)
     found = [
         known.described(convolution, names.of(program, inner) or op_name)
         for inner in inside
-        if (convolution := hlo.convolution(program, inner))
+        if (convolution := hlo.parse_convolution(program, inner))
     ]
     products = [inner for inner in inside if counting.contracted(program, inner)]
     flops = sum(counting.flops(program, product) for product in products)

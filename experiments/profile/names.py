@@ -24,7 +24,7 @@ def of(program: Program, instruction: Instruction) -> str:
             return current.op_name
         seen.add(current.name)
         waiting += [r for r in program.readers(current) if r.name not in seen]
-    inside = [i for i in program.inside(instruction) if i.opcode != "parameter"]
+    inside = [i for i in program.nested_instructions(instruction) if i.opcode != "parameter"]
     return next((inner.op_name for inner in reversed(inside) if inner.op_name), "")
 
 

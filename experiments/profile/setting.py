@@ -132,7 +132,7 @@ def _compiled(run: Run) -> Step:
     calls.close()
     step = program.train(program.late_from, count)  # as most steps of the run
     lowered = step.lower(state, teacher, batch)
-    compiled = compiling.compiled(step, state, teacher, batch)
+    compiled = compiling.compiled_program(step, state, teacher, batch)
     about = {
         "student": training.network.model,
         "objectives": " + ".join(choice.name for choice in training.objectives),

@@ -4,7 +4,7 @@ from rrd_jax.checkpoints.arrays import exists, load_arrays, save_arrays
 from rrd_jax.checkpoints.best_checkpoint import score
 from rrd_jax.checkpoints.digests import digest, host_digest
 from rrd_jax.checkpoints.manager import Checkpoints, read_meta
-from rrd_jax.checkpoints.network import load_objective, load_student, save_network
+from rrd_jax.checkpoints.network_checkpoint import load_objective, load_student, save_network
 
 __all__ = [
     "Checkpoints",

@@ -16,8 +16,8 @@ def save_arrays(folder: pathlib.Path, arrays: Any, meta: dict[str, Any]) -> None
     """Writes arrays of any sharding for `load_arrays`.
 
     Args:
-      folder: empty or missing.
-      arrays: a tree.
+      folder: an empty or missing folder.
+      arrays: a tree of arrays.
       meta: JSON to store with the arrays.
 
     Raises:
@@ -27,12 +27,18 @@ def save_arrays(folder: pathlib.Path, arrays: Any, meta: dict[str, Any]) -> None
 
 
 def load_arrays(folder: pathlib.Path, like: Any) -> Any:
-    """Reads arrays, placed like `like`; warns and returns None if they are damaged."""
+    """Reads the arrays of `save_arrays`; warns and returns None if they are damaged.
+
+    Args:
+      folder: the folder of `save_arrays`.
+      like: a tree of arrays or shapes with the shardings of the result.
+    """
     try:
         with ocp.CheckpointManager(folder) as manager:
             arrays, _, stored = storage.read(manager, 0, like)
         digests.verify({"arrays": digests.digest(arrays)}, stored)
-    except Exception as error:  # whatever Orbax runs into in damaged files
+    # Orbax raises many types of errors for damaged files.
+    except Exception as error:
         storage.warn_damaged(folder, 0, error)
         return None
     return arrays

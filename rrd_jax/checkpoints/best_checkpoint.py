@@ -8,25 +8,31 @@ from rrd_jax.checkpoints import storage
 
 
 def score(result: Mapping[str, Any]) -> float | None:
-    """Returns the score of an epoch: test top-1, else minus the held-out loss, else None."""
+    """Returns the score of an epoch's result.
+
+    The score is the test top-1 accuracy or, without labels, the negative held-out loss; None if the
+    result has neither.
+    """
     if result["top1"] is not None:
         return result["top1"]
     return None if result.get("loss") is None else -result["loss"]
 
 
 def scores(folder: pathlib.Path) -> dict[int, float]:
-    """Returns the score of each checkpoint written at the end of an epoch, by step."""
-    found = {}
+    """Returns the scores of all checkpoints that were written at the end of an epoch, by step."""
+    by_step = {}
     for step in storage.steps(folder):
         try:
             meta, _ = storage.read_json(folder, step)
-            if not meta.get("result") or meta["sums"]:  # Within an epoch, sums are not empty.
+            # Checkpoints within an epoch have sums.
+            if not meta.get("result") or meta["sums"]:
                 continue
             if (value := score(meta["result"])) is not None:
-                found[step] = value
-        except (AttributeError, KeyError, OSError, TypeError, ValueError):  # damaged
+                by_step[step] = value
+        # The JSON is damaged.
+        except (AttributeError, KeyError, OSError, TypeError, ValueError):
             continue
-    return found
+    return by_step
 
 
 def highest(result: Mapping[str, Any]) -> float:
@@ -36,9 +42,9 @@ def highest(result: Mapping[str, Any]) -> float:
 
 
 def describe(score: float, result: Mapping[str, Any]) -> str:
-    """Describes a score; `result` is of any epoch of the same run."""
+    """Describes a score, given the result of any epoch of the run."""
     if result["top1"] is None:
-        return f"loss of held-out images {-score:.4f}"
+        return f"held-out loss {-score:.4f}"
     return f"test top-1 {score:.2f} %"
 
 
@@ -48,20 +54,20 @@ def best(scored: dict[int, float]) -> int | None:
 
 
 class KeepBest:
-    """An Orbax policy that preserves the best checkpoint, also after a restart.
+    """An Orbax policy that preserves the best checkpoint, including after a restart.
 
-    Orbax itself loses the scores of earlier processes.
+    Orbax's own policy loses the scores of earlier processes.
 
     Args:
-      folder: of the checkpoints.
+      folder: folder of the checkpoints.
     """
 
     def __init__(self, folder: pathlib.Path):
         self._scores = scores(folder)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Returns, for each checkpoint, whether to preserve it."""
+        """Returns a list with True for the best checkpoint and False for the other checkpoints."""
         del context
-        known = self._scores | {c.step: c.metrics["score"] for c in checkpoints if c.metrics}
-        step = best({c.step: known[c.step] for c in checkpoints if c.step in known})
+        by_step = self._scores | {c.step: c.metrics["score"] for c in checkpoints if c.metrics}
+        step = best({c.step: by_step[c.step] for c in checkpoints if c.step in by_step})
         return [c.step == step for c in checkpoints]

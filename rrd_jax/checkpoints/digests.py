@@ -1,4 +1,4 @@
-"""Digests of trees of arrays, independent of their sharding, and of the JSON beside them."""
+"""Digests of arrays, independent of their sharding, and of the JSON of checkpoints."""
 
 import hashlib
 import json
@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_LENGTH = 32  # hexadecimal digits
-_SMALL = 2**20  # elements; NumPy allocates several copies
+# Hexadecimal digits of a digest.
+_LENGTH = 32
+# Number of elements up to which NumPy computes the sums. NumPy allocates several copies.
+_SMALL = 2**20
 
 
 def digest(tree: Any) -> str:
@@ -18,12 +20,12 @@ def digest(tree: Any) -> str:
 
 
 def host_digest(tree: Any) -> str:
-    """Returns the digest of a tree of NumPy arrays, without compiling."""
+    """Returns the digest of a tree of NumPy arrays, without compilation."""
     return combine(tree, jax.tree.map(_host_sums, tree))
 
 
 def leaf_sums(tree: Any) -> Any:
-    """Returns a tree of [3] uint32, for each array: two sums, and 1 if all elements are finite."""
+    """Returns a uint32 array [3] for each array: two sums, and 1 if all elements are finite."""
     return jax.device_get(jax.tree.map(_sums, tree))
 
 
@@ -38,18 +40,18 @@ def combine(tree: Any, sums: Any) -> str:
 def verify(computed: dict[str, str], stored: dict[str, str]) -> None:
     """Raises a ValueError that names the parts whose digests differ from the stored ones."""
     if any(len(value) != _LENGTH for value in stored.values()):
-        raise ValueError("it was written by another version of rrd_jax")
+        raise ValueError("written by another version of rrd_jax")
     differing = [part for part, value in computed.items() if stored.get(part) != value]
     if differing:
-        raise ValueError(f"its digest does not match in {', '.join(differing)}")
+        raise ValueError(f"the digest does not match in {', '.join(differing)}")
 
 
 def seal(meta: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
-    """Adds a digest, the seal, to the JSON of a checkpoint.
+    """Returns the JSON of a checkpoint, with a digest of the JSON, the seal.
 
     Args:
-      meta: the writer's content.
-      digests: of the arrays, by part.
+      meta: JSON to store.
+      digests: digests of the arrays, by part.
     """
     content = json.dumps([meta, digests], sort_keys=True)
     return {
@@ -62,34 +64,37 @@ def seal(meta: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
 def unseal(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns the meta and digests of `seal`; raises a ValueError if either was changed."""
     if not isinstance(content, dict):
-        raise ValueError("its JSON is not an object")
+        raise ValueError("the JSON is not an object")
     meta, digests = content.get("meta"), content.get("digests")
     if seal(meta, digests)["seal"] != content.get("seal"):
-        raise ValueError("the digest of its JSON does not match")
+        raise ValueError("the digest of the JSON does not match")
     return meta, digests
 
 
-@jax.jit  # Leaf by leaf: whole trees take minutes to compile.
+# A program for a whole tree would take minutes to compile.
+@jax.jit
 def _leaf_sums(leaf: jax.Array) -> jax.Array:
-    """Returns [3] uint32: two sums over the words of an array, and whether all are finite.
+    """Returns a uint32 array [3]: two sums over an array's words, and 1 if all are finite.
 
-    Words are weighted by position. Every change of a single word changes the first sum. The sums
-    are of integers, so that they depend neither on order nor on sharding.
+    Words are weighted by position. Every change of a single word changes the first sum. Sums of
+    integers depend neither on the order of the terms nor on the sharding.
     """
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
     words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
-    place = jnp.zeros(leaf.shape, jnp.uint32)
+    position = jnp.zeros(leaf.shape, jnp.uint32)
     for axis, size in enumerate(leaf.shape):
-        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-    words, weight = words.astype(jnp.uint32), _scramble(place)
+        position = position * np.uint32(size) + jax.lax.broadcasted_iota(
+            jnp.uint32, leaf.shape, axis
+        )
+    words, weight = words.astype(jnp.uint32), _scramble(position)
     first = jnp.sum(words * (weight | 1), dtype=jnp.uint32)
     second = jnp.sum(_scramble(words ^ weight), dtype=jnp.uint32)
     return jnp.stack([first, second, jnp.isfinite(leaf).all().astype(jnp.uint32)])
 
 
 def _sums(leaf: Any) -> Any:
-    """Returns the sums of an array; small ones in NumPy, as XLA compiles each shape."""
+    """Returns `_leaf_sums` of an array; NumPy for small ones, because XLA compiles each shape."""
     is_small = leaf.size <= _SMALL and getattr(leaf, "is_fully_addressable", True)
     if is_small and all(device.platform == "cpu" for device in _devices(leaf)):
         return _host_sums(np.asarray(leaf))
@@ -111,7 +116,7 @@ def _host_sums(leaf: Any) -> np.ndarray:
 
 
 def _scramble(words: Any) -> Any:
-    """Permutes 32-bit words pseudo-randomly, by the finalizer of MurmurHash3."""
+    """Permutes 32-bit words pseudo-randomly, with the finalizer of MurmurHash3."""
     words = (words ^ (words >> 16)) * np.uint32(0x85EBCA6B)
     words = (words ^ (words >> 13)) * np.uint32(0xC2B2AE35)
     return words ^ (words >> 16)

@@ -1,7 +1,7 @@
 """The checkpoints of a training run: the newest two and the best.
 
-Orbax writes and commits them atomically, but does not detect flipped bytes in array data. A
-digest of every part of the state is therefore stored too, and verified on restore.
+Orbax writes checkpoints atomically, but does not detect changed bytes in array data. A digest of
+each part of the state is therefore stored with the arrays and verified on restore.
 """
 
 import contextlib
@@ -23,8 +23,15 @@ _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory
 class Checkpoints:
     """The checkpoints in one folder, by step.
 
-    A context manager: on exit, a pending save is finished. Orbax, which takes long to import, is
+    As a context manager, it waits for a pending save on exit. Orbax, whose import takes long, is
     opened at the first read or write.
+
+    Args:
+      folder: folder of the checkpoints, created if missing.
+
+    Raises:
+      DiskError: the folder cannot be created or read.
+      InputError: Orbax cannot open the folder.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -40,13 +47,14 @@ class Checkpoints:
                 self._opened = _open(self.folder)
         except OSError as error:
             raise errors.DiskError(
-                f"{self.folder} cannot hold checkpoints ({storage.reason(error)}); mend that, or"
-                " pass another --workdir"
+                f"checkpoints cannot be stored in {self.folder} ({storage.reason(error)}); fix the"
+                " cause, or pass another --workdir"
             ) from error
-        except Exception as error:  # Orbax raises many types for damaged files.
+        # Orbax raises many types of errors for damaged files.
+        except Exception as error:
             raise errors.InputError(
                 f"{self.folder} cannot be read ({storage.first_line(error)}); move it away to start"
-                " anew"
+                " from scratch"
             ) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -56,7 +64,8 @@ class Checkpoints:
         if kind is None:
             self.close()
         else:
-            with contextlib.suppress(Exception):  # The first error is raised.
+            # The first error is raised.
+            with contextlib.suppress(Exception):
                 self.close()
 
     @property
@@ -66,16 +75,16 @@ class Checkpoints:
         return self._opened
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
-        """Starts writing the state, in the background.
+        """Starts writing the state in the background.
 
         Args:
-          state: to store.
-          meta: JSON to store with it.
-          score: higher is better; None for a checkpoint that cannot be the best.
+          state: the state.
+          meta: JSON to store with the state.
+          score: score, where higher is better; None for a checkpoint that cannot be the best.
 
         Raises:
           DivergedError: a parameter or statistic is not finite; nothing is written.
-          DiskError: this or the save before it failed; earlier checkpoints are intact.
+          DiskError: this save or the save before failed; earlier checkpoints are intact.
         """
         step, state_digests = int(state.step), _digests(state)
         try:
@@ -85,52 +94,59 @@ class Checkpoints:
                 metrics=None if score is None else {"score": score},
             )
         except (OSError, ValueError) as error:
-            raise self.failed(error) from error
+            raise self.disk_error(error) from error
 
     def wait(self) -> None:
-        """Waits for pending saves; raises a DiskError if one failed."""
+        """Waits for pending saves; raises a DiskError if a save failed."""
         if self._opened is None:
             return
         try:
             self._opened.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise self.failed(error) from error
+            raise self.disk_error(error) from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Reads the newest intact checkpoint, placed like `like`, and its JSON.
+        """Reads the newest intact checkpoint; warns about damaged checkpoints and renames them.
 
-        Warns about damaged checkpoints and renames them.
+        Args:
+          like: arrays or shapes, with the shapes and shardings of the result.
 
         Returns:
-          None when there are no checkpoints.
+          The state and the checkpoint's JSON; None if there are no checkpoints.
 
         Raises:
-          InputError: there are checkpoints, and none is intact, or they are of another network,
-            optimizer or objective.
+          InputError: all checkpoints are damaged, or are from another network, optimizer or
+            objective.
         """
         damaged: dict[int, Exception] = {}
         steps = self._opened.all_steps() if self._opened else ()
         for step in sorted(steps, reverse=True):
             try:
                 restored = self._restore(step, like)
-            except Exception as error:  # Orbax raises many types for damaged files.
+            # Orbax raises many types of errors for damaged files.
+            except Exception as error:
                 damaged[step] = error
                 continue
             if damaged:
                 self._warn(damaged)
                 parallel.main_first(lambda: self._set_aside([*damaged]))
-                print(f"warning: going on from step {step}; damaged ones are kept as *.damaged")
+                print(
+                    f"warning: resuming from step {step}; damaged checkpoints were renamed to"
+                    " *.damaged"
+                )
                 self._opened = _open(self.folder)
             return restored
         if damaged:
             if difference := storage.difference(self.folder, max(damaged), like):
                 raise errors.InputError(
-                    f"the checkpoints in {self.folder} are of another network, optimizer or"
-                    f" objective: {difference}; pass another --workdir, or what they are of"
+                    f"the checkpoints in {self.folder} are from another network, optimizer or"
+                    f" objective: {difference}; pass another --workdir, or the config of the"
+                    " checkpoints"
                 )
             self._warn(damaged)
             raise errors.InputError(
-                f"all checkpoints in {self.folder} are damaged; move the folder away to start anew"
+                f"all checkpoints in {self.folder} are damaged; move the folder away to start from"
+                " scratch"
             )
         return None
 
@@ -151,7 +167,7 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step on disk; None if there is none."""
+        """The newest step on disk; None without checkpoints."""
         return next(reversed(storage.steps(self.folder)), None)
 
     def close(self) -> None:
@@ -161,23 +177,33 @@ class Checkpoints:
             self._opened.close()
 
     @property
-    def kept(self) -> str:
-        """A clause for messages: the last intact step."""
+    def status(self) -> str:
+        """A clause about the last intact checkpoint, for messages."""
         step = self.latest_step
-        return "there is no checkpoint yet" if step is None else f"step {step} is the last good one"
+        return (
+            "no checkpoint has been written yet"
+            if step is None
+            else f"the last intact checkpoint is step {step}"
+        )
 
-    def failed(self, error: Exception, what: str = "a save failed") -> errors.DiskError:
-        """Returns the DiskError for a failed write of a run."""
-        with contextlib.suppress(Exception):  # The save before may be pending.
+    def disk_error(self, error: Exception, event: str = "a save failed") -> errors.DiskError:
+        """Returns the DiskError for a failed write of a run.
+
+        Args:
+          error: the error of the write.
+          event: the beginning of the message.
+        """
+        # An earlier save may be pending.
+        with contextlib.suppress(Exception):
             self._manager.wait_until_finished()
         return errors.DiskError(
-            f"{what} in {self.folder} ({storage.reason(error)}); {self.kept}; make room or mend"
-            " that, and start the same command again"
+            f"{event} in {self.folder} ({storage.reason(error)}); {self.status}; free disk space or"
+            " fix the cause, and run the same command again"
         )
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Reads the JSON of the newest checkpoint; None if there is none or it is damaged."""
+    """Reads the JSON of the newest checkpoint; None if it is missing or damaged."""
     try:
         meta, _ = storage.read_json(folder, storage.steps(folder)[-1])
     except (IndexError, OSError, ValueError):
@@ -187,21 +213,21 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def _open(folder: pathlib.Path) -> Any:
     policies = ocp.checkpoint_managers
-    kept = [policies.LatestN(2), KeepBest(folder)]
+    preserved = [policies.LatestN(2), KeepBest(folder)]
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(kept),
+        preservation_policy=policies.AnyPreservationPolicy(preserved),
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(folder, options=options)
 
 
 def _without_empty(state: TrainState) -> TrainState:
-    """Replaces arrays without elements, which Orbax refuses and optimizers can have, by None."""
+    """Replaces arrays without elements, which optimizers may have but Orbax rejects, by None."""
     return jax.tree.map(lambda leaf: leaf if leaf.size else None, state)
 
 
 def _with_empty(state: TrainState, like: TrainState) -> TrainState:
-    """Inverts `_without_empty`; the shapes are those of `like`."""
+    """Inverts `_without_empty`, with the shapes of `like`."""
     return jax.tree.map(
         lambda shape, leaf: leaf if shape.size else jnp.zeros(shape.shape, shape.dtype),
         like,
@@ -210,7 +236,7 @@ def _with_empty(state: TrainState, like: TrainState) -> TrainState:
 
 
 def _raw(leaf: jax.Array) -> jax.Array:
-    """Returns the data of a typed PRNG key; any other array unchanged."""
+    """Returns the data of a typed PRNG key, and other arrays unchanged."""
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
 

@@ -1,7 +1,7 @@
-"""A checkpoint on disk: arrays written by Orbax, and JSON with digests.
+"""Checkpoints on disk: arrays that Orbax writes, and JSON with digests.
 
-FOLDER/STEP/state           the arrays
-FOLDER/STEP/meta/metadata   the JSON, see `digests.seal`
+FOLDER/STEP/state           arrays
+FOLDER/STEP/meta/metadata   JSON, see `digests.seal`
 """
 
 import functools
@@ -20,14 +20,15 @@ from rrd_jax.checkpoints import digests as digesting
 ocp = deferred.Library("orbax.checkpoint")
 
 
-@functools.cache  # Once per process: Orbax's threads may log after a run has ended.
+# The filters stay for the whole process, because Orbax's threads may log after a run has ended.
+@functools.cache
 def quiet_orbax() -> None:
-    """Filters out what Orbax and TensorStore log about failed saves, which also raise.
+    """Hides the log messages of Orbax and TensorStore about failed saves, which also raise errors.
 
-    Their log has hundreds of lines for each failure.
+    The messages have hundreds of lines per failure.
     """
     for logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
-        logger.addFilter(_is_news)
+        logger.addFilter(_is_relevant)
     previous = sys.unraisablehook
 
     def hook(unraisable):
@@ -37,8 +38,8 @@ def quiet_orbax() -> None:
     sys.unraisablehook = hook
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Returns False for an error of Orbax or TensorStore."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Returns False for warnings and errors of Orbax and TensorStore."""
     if record.levelno < logging.WARNING:
         return True
     trace = record.exc_info[2] if record.exc_info else None
@@ -65,17 +66,25 @@ def save_arguments(arrays: Any, meta: dict[str, Any], digests: dict[str, str]) -
 
 
 def write(folder: pathlib.Path, arrays: Any, meta: dict[str, Any], digests: dict[str, str]) -> None:
-    """Writes a checkpoint of step 0; raises a DiskError if the folder cannot be written."""
+    """Writes a checkpoint with step 0; raises a DiskError if the folder cannot be written."""
     check_folder(folder)
     try:
         with ocp.CheckpointManager(folder) as manager:
             manager.save(0, args=save_arguments(arrays, meta, digests))
     except (OSError, ValueError) as error:
-        raise errors.DiskError(f"{folder} cannot be written ({reason(error)})") from error
+        raise errors.DiskError(
+            f"{folder} cannot be written ({reason(error)}); fix the cause, or choose another folder"
+        ) from error
 
 
 def read(manager: Any, step: int, like: Any) -> tuple[Any, dict[str, Any], dict[str, str]]:
-    """Reads the arrays of a step, placed like `like`, its meta, and the digests to verify."""
+    """Reads the arrays, the meta and the stored digests of a step.
+
+    Args:
+      manager: Orbax's `CheckpointManager`.
+      step: step of the checkpoint.
+      like: a tree of arrays or shapes with the shardings of the result.
+    """
     restored = manager.restore(
         step,
         args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()),
@@ -84,7 +93,7 @@ def read(manager: Any, step: int, like: Any) -> tuple[Any, dict[str, Any], dict[
 
 
 def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reads the meta of a step and its digests, without the arrays."""
+    """Reads the meta and the digests of a step, without the arrays."""
     path = folder / str(step) / "meta" / "metadata"
     try:
         return digesting.unseal(errors.read_json(path))
@@ -93,7 +102,7 @@ def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str
 
 
 def rename_damaged_metadata(folder: pathlib.Path) -> None:
-    """Renames damaged metadata of Orbax, which ignores missing files but fails on damaged ones."""
+    """Renames damaged metadata files, because Orbax ignores missing files but fails on others."""
     for step in steps(folder):
         path = folder / str(step) / "_CHECKPOINT_METADATA"
         try:
@@ -110,23 +119,24 @@ def difference(folder: pathlib.Path, step: int, like: Any) -> str:
     """Describes the first array whose shape differs between a checkpoint and a state.
 
     Args:
-      folder: of checkpoints.
-      step: of the checkpoint.
+      folder: folder of the checkpoints.
+      step: step of the checkpoint.
       like: the state.
 
     Returns:
-      "" if there is no difference, or the checkpoint cannot be read.
+      "" without differences, or if the checkpoint cannot be read.
     """
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.metadata(folder / str(step) / "state").item_metadata.tree
-    except Exception:  # whatever Orbax runs into in damaged files
+    # Orbax raises many types of errors for damaged files.
+    except Exception:
         return ""
     stored, current = map(networks.named_shapes, (tree, like))
     for name in sorted(stored | current):
         before, now = stored.get(name, "absent"), current.get(name, "absent")
         if before != now and name.startswith(("params/", "opt_state/")):
-            return f"{name} is {before} there and {now} here"
+            return f"{name} is {before} in the checkpoint and {now} in the config"
     return ""
 
 
@@ -139,14 +149,14 @@ def check_folder(folder: pathlib.Path) -> None:
     """Raises a DiskError if a file has the folder's name."""
     if folder.exists() and not folder.is_dir():
         raise errors.DiskError(
-            f"{folder} is a file, but checkpoints are kept in a folder of that name; move it away"
+            f"{folder} is a file, but checkpoints need a folder with this name; move the file away"
         )
 
 
 def reason(error: Exception) -> str:
     """Returns the operating system's message of a failed write.
 
-    Orbax hides the system's error in the text of its own.
+    Orbax includes the system's error in the text of another error.
     """
     if code := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(code[1]))
@@ -156,5 +166,5 @@ def reason(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message: Orbax's are long."""
+    """Returns the first line of an error's message, because Orbax's messages are long."""
     return str(error).strip().split("\n")[0][:200]

@@ -1,4 +1,4 @@
-"""How programs for a CPU are compiled: XLA's options, given to each program and to nothing else."""
+"""Compilation of programs for a CPU, with XLA options for each program instead of global flags."""
 
 import contextlib
 import functools
@@ -13,47 +13,48 @@ import jax.numpy as jnp
 
 from rrd_jax.cpu import convolutions
 
-# YNNPACK keeps the sums, which are more exact and five times as fast there, and single products; it
-# loses convolutions, which Eigen computes twice as fast, and the chains that it makes of them.
+# YNNPACK keeps reductions, which it computes more exactly and five times as fast as XLA, and single
+# matrix products. Eigen is twice as fast for convolutions and for chains of fused operations.
 _OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     ),
 }
-# LLVM's third level unrolls loops over few channels before it could make vectors of them.
+# At level 3, LLVM unrolls loops over few channels before it can vectorize them.
 _LEVEL = {"xla_backend_optimization_level": 2}
 _LOCK = threading.RLock()
-# A program with oneDNN is compiled at each start, in 3 to 30 s; an ordinary one lies in the cache
-# on disk, and makes so many multiply-adds in about a minute.
-_ORDINARY = 2e12
+# Programs with oneDNN are compiled at each start, which takes 3 to 30 s; programs without oneDNN
+# are read from the cache on disk. A CPU needs about a minute for this number of multiply-adds.
+_MULTIPLY_ADDS_PER_COMPILATION = 2e12
 
 
 @functools.cache
 def options() -> dict[str, Any] | None:
-    """`compiler_options` of `jax.jit` for a program on a CPU; None for none.
+    """Returns the `compiler_options` of `jax.jit` for a CPU; None if XLA does not support them.
 
-    A version of XLA may not know them. Only a jit that no other traces may be given any.
+    Pass them only to a `jax.jit` that is not called inside another traced function.
     """
-    given = _OPTIONS if _is_quick() else {**_OPTIONS, **_LEVEL}
-    return given if _compiles(given) else None
+    chosen = _OPTIONS if _compiles_quickly() else {**_OPTIONS, **_LEVEL}
+    return chosen if _compiles(chosen) else None
 
 
-def _is_quick() -> bool:
-    """Whether JAX is asked to compile quickly, instead of to what runs quickly."""
+def _compiles_quickly() -> bool:
+    """Returns True if JAX is configured for short compilation times instead of fast programs."""
     return jax.config.read("jax_disable_most_optimizations")
 
 
-def _compiles(given: dict[str, Any]) -> bool:
+def _compiles(chosen: dict[str, Any]) -> bool:
     cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    tried = jax.jit(jnp.negative, compiler_options=given, out_shardings=cpu)
+    probe = jax.jit(jnp.negative, compiler_options=chosen, out_shardings=cpu)
     try:
-        tried.lower(jax.ShapeDtypeStruct((), jnp.float32, sharding=cpu)).compile()
-    except Exception:  # of jaxlib; which, depends on the version
+        probe.lower(jax.ShapeDtypeStruct((), jnp.float32, sharding=cpu)).compile()
+    # The type of jaxlib's error depends on its version.
+    except Exception:
         return False
     return True
 
 
-def for_mesh(
+def jit_for_mesh(
     function: Callable,
     mesh: jax.sharding.Mesh,
     *,
@@ -61,131 +62,145 @@ def for_mesh(
     onednn: bool = False,
     **keywords: Any,
 ) -> Callable:
-    """`jax.jit` for a mesh; for one of CPUs with the options, and convolutions in their ways.
+    """Returns `jax.jit` of a function; for CPUs, with their options and convolution forms.
 
     Args:
-      function: to be traced whole, as `convolutions.fast` has it.
-      mesh: the devices; they need not exist.
-      fast_cpu: whether CPUs compute as fast as they can, with other rounding.
-      onednn: whether they use oneDNN for it, as `Unwritten` does; not where JAX is asked to
-        compile quickly, which a cache on disk does better.
-      **keywords: of `jax.jit`, but for compiler options.
+      function: traced as a whole, see `convolutions.fast`.
+      mesh: the devices, which need not exist.
+      fast_cpu: True to let CPUs use faster operations that round differently.
+      onednn: True to use oneDNN on CPUs, see `OnednnJit`. Ignored if JAX is configured for short
+        compilation times, for which the cache on disk is the better choice.
+      **keywords: arguments of `jax.jit`, except compiler options.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return jax.jit(function, **keywords)
     if not fast_cpu:
         return jax.jit(convolutions.plain(function), **keywords)
-    # Of several processes one may compile for all, and send what it made.
-    if onednn and not _is_quick() and jax.process_count() == 1 and onednn_types():
-        return Unwritten(function, _cores(mesh.size), **keywords)
+    # With several processes, JAX may compile in one process and send the serialized program.
+    if onednn and not _compiles_quickly() and jax.process_count() == 1 and onednn_types():
+        return OnednnJit(function, _cores(mesh.size), **keywords)
     fast = convolutions.fast(function, cores=_cores(mesh.size))
     return jax.jit(fast, compiler_options=options(), **keywords)
 
 
-def compiled(function: Callable, *arguments: Any) -> Any:
-    """The program that calls of a function of `for_mesh` run; they do not compile it again.
+def compiled_program(function: Any, *arguments: Any) -> Any:
+    """Returns the program that calls of a function run, without compiling it a second time.
 
-    It is for a look, not to be serialised.
+    The program may be inspected, but must not be serialized.
+
+    Args:
+      function: a result of `jit_for_mesh`.
+      *arguments: arguments of the function.
     """
-    if isinstance(function, Unwritten):
-        return function.as_called(*arguments)
+    if isinstance(function, OnednnJit):
+        return function.compile_with_onednn(*arguments)
     return function.lower(*arguments).compile()
 
 
-def ordinary_calls(multiply_adds: int) -> int:
-    """How many calls of so many multiply-adds a CPU had better make without oneDNN."""
-    return math.ceil(_ORDINARY / max(multiply_adds, 1))
-
-
-class Unwritten:
-    """`jax.jit` for a CPU with oneDNN's convolutions, which JAX's cache on disk must never see.
-
-    oneDNN lies in jaxlib, and computes most convolutions a third faster than Eigen does. But
-    jaxlib cannot serialise its calls: the process would end with a segmentation fault.
+def calls_without_onednn(multiply_adds: int) -> int:
+    """Returns the number of calls after which compiling a program with oneDNN pays off.
 
     Args:
-      function: traced and compiled on its first call, in every process anew.
-      cores: as `convolutions.fast` has it.
-      **keywords: of `jax.jit`, but for compiler options.
+      multiply_adds: multiply-adds per call.
+    """
+    return math.ceil(_MULTIPLY_ADDS_PER_COMPILATION / max(multiply_adds, 1))
+
+
+class OnednnJit:
+    """A `jax.jit` for CPUs with oneDNN's convolutions, kept out of JAX's cache on disk.
+
+    oneDNN is part of jaxlib, and computes most convolutions a third faster than Eigen. However,
+    jaxlib cannot serialize oneDNN's calls: the process would end with a segmentation fault.
+
+    Args:
+      function: traced and compiled on its first call, in each process again.
+      cores: number of cores, see `convolutions.fast`.
+      **keywords: arguments of `jax.jit`, except compiler options.
     """
 
     def __init__(self, function: Callable, cores: int = 1, **keywords: Any):
-        quick = convolutions.fast(function, onednn_types(), cores)
-        self._quick = jax.jit(quick, compiler_options=_with_onednn(), **keywords)
-        ordinary = convolutions.fast(function, cores=cores)
-        self._ordinary = jax.jit(ordinary, compiler_options=options(), **keywords)
+        with_onednn = convolutions.fast(function, onednn_types(), cores)
+        self._onednn_jit = jax.jit(with_onednn, compiler_options=_onednn_options(), **keywords)
+        without_onednn = convolutions.fast(function, cores=cores)
+        self._plain_jit = jax.jit(without_onednn, compiler_options=options(), **keywords)
 
     def __call__(self, *arguments: Any) -> Any:
-        """What the function returns for these."""
-        with _nothing_is_written():
-            return self._quick(*arguments)
+        """Returns the function's result."""
+        with _no_disk_cache():
+            return self._onednn_jit(*arguments)
 
     def lower(self, *arguments: Any) -> Any:
-        """As of a function of `jax.jit`, without oneDNN: whoever compiles it may write it."""
-        return self._ordinary.lower(*arguments)
+        """Lowers the function without oneDNN, so that the compiled program can be serialized."""
+        return self._plain_jit.lower(*arguments)
 
-    def as_called(self, *arguments: Any) -> Any:
-        """The compiled program that calls run, for a look at it: never to be serialised."""
-        with _nothing_is_written():
-            return self._quick.lower(*arguments).compile()
+    def compile_with_onednn(self, *arguments: Any) -> Any:
+        """Returns the compiled program that calls run; it must not be serialized."""
+        with _no_disk_cache():
+            return self._onednn_jit.lower(*arguments).compile()
 
 
 @contextlib.contextmanager
-def _nothing_is_written() -> Iterator[None]:
-    """What is compiled inside does not get into the cache on disk: nothing takes long enough."""
+def _no_disk_cache() -> Iterator[None]:
+    """Returns a context whose compiled programs are not written to the cache on disk.
+
+    The minimum compilation time of cached programs is infinite inside the context.
+    """
     name = "jax_persistent_cache_min_compile_time_secs"
     with _LOCK:
-        usual = getattr(jax.config, name)
+        previous = getattr(jax.config, name)
         jax.config.update(name, math.inf)
         try:
             yield
         finally:
-            jax.config.update(name, usual)
+            jax.config.update(name, previous)
 
 
-def _with_onednn() -> dict[str, Any]:
+def _onednn_options() -> dict[str, Any]:
     return {**(options() or {}), "xla_cpu_experimental_onednn_custom_call": True}
 
 
 def _cores(devices: int = 1) -> int:
-    """Those of a device, of several that share the machine's.
+    """Returns the number of cores per device when several devices share the machine.
 
-    Not only those that this process may use: numbers would depend on how a study divides them.
+    All cores of the machine count, even if this process may use only some of them: otherwise,
+    results would depend on how a study divides the cores among its processes.
     """
     return max((os.cpu_count() or 1) // devices, 1)
 
 
 @functools.cache
 def onednn_types() -> frozenset:
-    """Those of float32 and bfloat16 whose convolutions XLA can hand to oneDNN here.
+    """Returns the dtypes, float32 and bfloat16 or fewer, whose convolutions XLA hands to oneDNN.
 
-    That depends on the version and on the processor. A version may know the option, and ignore it.
+    The result depends on the version of XLA, which may accept the option without using oneDNN, and
+    on the processor.
     """
     return frozenset(
         jnp.dtype(dtype)
         for dtype in (jnp.float32, jnp.bfloat16)
-        if "__onednn$convolution" in _text_with_onednn(dtype)
+        if "__onednn$convolution" in _program_text(dtype)
     )
 
 
-def _text_with_onednn(dtype: Any) -> str:
-    """Of a small convolution, compiled; "" where the option is not known."""
+def _program_text(dtype: Any) -> str:
+    """Returns the compiled program of a small convolution; "" if XLA does not support oneDNN."""
     cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), dtype, sharding=cpu)
     maps = jax.ShapeDtypeStruct((1, 8, 8, 16), dtype, sharding=cpu)
     convolve = functools.partial(convolutions.convolve, stride=1, padding=(1, 1))
-    tried = jax.jit(convolve, compiler_options=_with_onednn(), out_shardings=cpu)
+    probe = jax.jit(convolve, compiler_options=_onednn_options(), out_shardings=cpu)
     try:
-        with _nothing_is_written():
-            return tried.lower(maps, kernel).compile().as_text()
-    except Exception:  # of jaxlib; which, depends on the version
+        with _no_disk_cache():
+            return probe.lower(maps, kernel).compile().as_text()
+    # The type of jaxlib's error depends on its version.
+    except Exception:
         return ""
 
 
 def jit(function: Callable) -> Callable:
-    """`jax.jit`, on a CPU as fast as it can: with the options, and convolutions in their ways.
+    """Returns `jax.jit` of a function; on a CPU, with its options and convolution forms.
 
-    Inside of another function that is traced, or differentiated, it is the function as it stands.
+    Inside another function that is traced or differentiated, the result is plain `jax.jit`.
     """
     ordinary = jax.jit(function)
     if jax.default_backend() != "cpu":
@@ -194,7 +209,8 @@ def jit(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        values = jax.tree.leaves((arguments, jnp.zeros(())))  # the last is one inside a trace
+        # Inside a trace, the array of zeros is a tracer, even if no argument is one.
+        values = jax.tree.leaves((arguments, jnp.zeros(())))
         traced = any(isinstance(value, jax.core.Tracer) for value in values)
         return (ordinary if traced else quick)(*arguments)
 

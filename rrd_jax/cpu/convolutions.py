@@ -1,9 +1,9 @@
-"""Convolutions on a CPU: other forms of the same sums, which that device computes faster.
+"""Convolutions in forms that a CPU computes faster than XLA's default.
 
-XLA hands a convolution on a CPU to Eigen, as one product of patches with the kernel. Its gradients
-are convolutions too, of unusual shapes, which suit Eigen less. `_WAYS` lists the shapes that are
-computed in another form, and why; `experiments/results/cpu_forms.md` has the gains. Programs for
-accelerators and exports, which are not traced by `fast`, have the plain convolution.
+On a CPU, XLA hands a convolution to Eigen as one product of patches and kernel. The gradients are
+convolutions of unusual shapes, for which Eigen is slower. `_FORMS` lists the shapes that are
+computed in another form, with the reasons; `experiments/results/cpu_forms.md` has the speedups.
+Accelerators and exports, whose programs are traced without `fast`, use the plain convolution.
 """
 
 import contextvars
@@ -21,54 +21,54 @@ class _Processor(NamedTuple):
     """The CPU that a program is traced for.
 
     Attributes:
-      onednn: types of arrays whose convolutions XLA hands to oneDNN.
+      onednn_dtypes: dtypes whose convolutions XLA hands to oneDNN.
       cores: number of cores.
     """
 
-    onednn: frozenset
+    onednn_dtypes: frozenset
     cores: int
 
 
 class _Target(enum.Enum):
-    """The target of a trace other than one known CPU.
+    """The target of a trace that is not for a known CPU.
 
-    ANY: any device. Only grouped convolutions have a form for CPUs, chosen when the program is
-    compiled: XLA computes them, and even more so their gradients, naively.
-    PLAIN: any device, without that form.
+    ANY: any device. Only grouped convolutions have a CPU form, which is chosen at compilation,
+      because XLA computes grouped convolutions and their gradients naively.
+    PLAIN: any device, without CPU forms.
     """
 
     ANY = "any"
     PLAIN = "plain"
 
 
-# Traced functions are nested deeply in networks and objectives. A context variable reaches their
-# convolutions without an argument in all of them.
+# Convolutions are nested deeply in networks and objectives. A context variable reaches them without
+# an argument in every function in between.
 _target: contextvars.ContextVar[_Processor | _Target] = contextvars.ContextVar(
     "target", default=_Target.ANY
 )
 
 
-def fast(function: Callable, onednn: Collection[Any] = (), cores: int = 1) -> Callable:
-    """Returns the function with convolutions in the forms of a CPU.
+def fast(function: Callable, onednn_dtypes: Collection[Any] = (), cores: int = 1) -> Callable:
+    """Returns the function with convolutions in their CPU forms.
 
-    The result must be traced for a CPU, and as a whole: gradients are taken inside of it, and none
-    of them by forward differentiation.
+    The result must be traced for a CPU, and as a whole: gradients are computed inside the function,
+    in reverse mode.
 
     Args:
       function: any function.
-      onednn: types of arrays whose convolutions XLA hands to oneDNN.
-      cores: number of cores; several cores take sums in another order.
+      onednn_dtypes: dtypes whose convolutions XLA hands to oneDNN.
+      cores: number of cores; sums are in a different order with several cores.
     """
-    return _traced_for(function, _Processor(frozenset(map(jnp.dtype, onednn)), cores))
+    return _with_target(function, _Processor(frozenset(map(jnp.dtype, onednn_dtypes)), cores))
 
 
 def plain(function: Callable) -> Callable:
-    """Returns the function with plain convolutions, even inside of a function that is `fast`."""
-    return _traced_for(function, _Target.PLAIN)
+    """Returns the function with plain convolutions, even inside a `fast` function."""
+    return _with_target(function, _Target.PLAIN)
 
 
 def cores() -> int:
-    """Returns the number of cores of the CPU that is traced for; 1 outside of `fast`."""
+    """Returns the number of cores of the CPU that the trace is for; 1 outside of `fast`."""
     target = _target.get()
     return target.cores if isinstance(target, _Processor) else 1
 
@@ -77,26 +77,26 @@ def _is_fast() -> bool:
     return isinstance(_target.get(), _Processor)
 
 
-def _traced_for(function, target):
+def _with_target(function, target):
     @functools.wraps(function)
-    def inside(*arguments: Any, **keywords: Any) -> Any:
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
         token = _target.set(target)
         try:
             return function(*arguments, **keywords)
         finally:
             _target.reset(token)
 
-    return inside
+    return wrapped
 
 
 class Spec(NamedTuple):
     """The settings of a convolution.
 
     Attributes:
-      stride: of both axes.
-      padding: zeros on each side of the height and of the width.
-      precision: of its products, as `jax.lax` has it.
-      onednn: True if XLA hands it to oneDNN, for shapes that oneDNN accepts.
+      stride: stride along both axes.
+      padding: number of zeros on each side of the height and of the width.
+      precision: precision of the products, as in `jax.lax`.
+      onednn: True if XLA hands the convolution to oneDNN, provided that oneDNN supports its shape.
     """
 
     stride: int
@@ -106,13 +106,20 @@ class Spec(NamedTuple):
 
 
 class Case(NamedTuple):
-    """The shape of a convolution, of images [B, H, W, channels], by which its form is chosen.
+    """The shape of a convolution of images [B, H, W, channels], which determines the form.
 
     Attributes:
-      kernel: height and width.
-      groups: into which the channels and the features are split.
+      batch: number of images, B.
+      height: height of the images, H.
+      width: width of the images, W.
+      channels: channels of the images.
+      kernel: height and width of the kernel.
+      features: channels of the result.
+      stride: stride along both axes.
+      padding: number of zeros on each side of the height and of the width.
       half: True if the arrays are bfloat16.
-      onednn: True if XLA hands it to oneDNN, for shapes that oneDNN accepts.
+      onednn: True if XLA hands the convolution to oneDNN, provided that oneDNN supports its shape.
+      groups: number of groups into which channels and features are split.
     """
 
     batch: int
@@ -129,19 +136,19 @@ class Case(NamedTuple):
 
     @property
     def is_depthwise(self) -> bool:
-        """Returns True if each channel has its own kernel and makes one feature."""
+        """True if each channel is a group with one feature."""
         return 1 < self.groups == self.channels == self.features
 
     @property
-    def result(self) -> tuple[int, int]:
+    def output_size(self) -> tuple[int, int]:
         """Height and width of the result."""
         sides = zip((self.height, self.width), self.kernel, self.padding, strict=True)
         return tuple((side + 2 * pad - size) // self.stride + 1 for side, size, pad in sides)
 
     @property
-    def places(self) -> int:
-        """Pixels of the result, over the batch: rows of the matrix product."""
-        return self.batch * math.prod(self.result)
+    def positions(self) -> int:
+        """Number of pixels of the result over the batch: the rows of the matrix product."""
+        return self.batch * math.prod(self.output_size)
 
 
 def convolve(
@@ -152,38 +159,45 @@ def convolve(
     padding: Sequence[int],
     precision: str | None = None,
 ) -> jax.Array:
-    """Convolves maps [B, H, W, channels] with [height, width, channels / groups, features].
+    """Computes a two-dimensional convolution.
 
     Args:
-      x: maps.
-      kernel: of x's type.
-      stride: of both axes.
-      padding: zeros on each side of the height and of the width.
-      precision: as `jax.lax` has it.
+      x: feature maps [B, H, W, channels].
+      kernel: kernel [height, width, channels / groups, features], of the dtype of x.
+      stride: stride along both axes.
+      padding: number of zeros on each side of the height and of the width.
+      precision: precision of the products, as in `jax.lax`.
+
+    Returns:
+      Feature maps [B, H', W', features], of the dtype of x.
     """
     target = _target.get()
     if isinstance(target, _Processor):
-        spec = Spec(stride, tuple(padding), precision, x.dtype in target.onednn)
-        return _chosen(spec, x, kernel)
+        spec = Spec(stride, tuple(padding), precision, x.dtype in target.onednn_dtypes)
+        return _convolve_for_cpu(spec, x, kernel)
     spec = Spec(stride, tuple(padding), precision)
     case = _case(spec, x, kernel)
     if case.groups == 1 or target is _Target.PLAIN:
-        return _whole(spec, x, kernel)
-    on_cpu = functools.partial(_by_place if case.is_depthwise else _by_group, spec)
-    whole = functools.partial(_whole, spec)
-    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=whole)
+        return _plain(spec, x, kernel)
+    on_cpu = functools.partial(_sum_over_taps if case.is_depthwise else _per_group, spec)
+    default = functools.partial(_plain, spec)
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=default)
 
 
-def apart(x: Any) -> Any:
-    """Returns x, arrays that a CPU computes once and does not fuse into their readers.
+def unfused(x: Any) -> Any:
+    """Returns x, with a barrier in CPU programs that prevents fusion with the operations around it.
 
-    XLA joins a sum over places with the convolutions before it into one program of YNNPACK's.
+    Without the barrier, XLA fuses a sum over positions and the convolutions before it into one
+    YNNPACK operation.
+
+    Args:
+      x: an array or a tree of arrays.
     """
     return jax.lax.optimization_barrier(x) if _is_fast() else x
 
 
-def _whole(spec, x, kernel):
-    # No preferred_element_type: the backward pass must stay in the compute dtype too.
+def _plain(spec, x, kernel):
+    # Without preferred_element_type, the backward pass stays in the compute dtype too.
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -195,43 +209,49 @@ def _whole(spec, x, kernel):
     )
 
 
-def _pulled_by_images(way, spec, x, kernel, gradient):
-    """Of a way to compute a convolution, the gradient of images like x."""
-    (by_images,) = jax.linear_transpose(lambda x: way(spec, x, kernel), x)(gradient)
-    return by_images
+def _image_gradient(convolution, spec, x, kernel, gradient):
+    """Returns the images' gradient of one of the functions that compute a convolution."""
+    (image_gradient,) = jax.linear_transpose(lambda x: convolution(spec, x, kernel), x)(gradient)
+    return image_gradient
 
 
-def _whole_by_kernel(spec, x, kernel, gradient):
-    """Of the plain convolution, the gradient of a kernel like `kernel`."""
-    (by_kernel,) = jax.linear_transpose(lambda kernel: _whole(spec, x, kernel), kernel)(gradient)
-    return by_kernel
+def _plain_kernel_gradient(spec, x, kernel, gradient):
+    """Returns the kernel's gradient of the plain convolution."""
+    (kernel_gradient,) = jax.linear_transpose(lambda kernel: _plain(spec, x, kernel), kernel)(
+        gradient
+    )
+    return kernel_gradient
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chosen(spec, x, kernel):
-    """A convolution whose value and gradients each have the way of their shape."""
-    way = choose(_case(spec, x, kernel))
-    return (way.value or _whole)(spec, x, kernel)
+def _convolve_for_cpu(spec, x, kernel):
+    """Computes a convolution whose value and gradients have the CPU form for its shape."""
+    form = choose(_case(spec, x, kernel))
+    return (form.value or _plain)(spec, x, kernel)
 
 
-def _chosen_forward(spec, x, kernel):
-    return _chosen(spec, x, kernel), (x, kernel)
+def _convolve_forward(spec, x, kernel):
+    return _convolve_for_cpu(spec, x, kernel), (x, kernel)
 
 
-def _chosen_backward(spec, kept, gradient):
-    x, kernel = kept
-    way = choose(_case(spec, x, kernel))
-    like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in kept)
-    # Else what made them is computed anew, place by place, by the transposes of the gradients.
+def _convolve_backward(spec, residuals, gradient):
+    x, kernel = residuals
+    form = choose(_case(spec, x, kernel))
+    x_shape, kernel_shape = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in residuals)
+    # Without the barrier, XLA fuses the operations that compute x and gradient into the transposes
+    # of the gradients, and repeats these operations for each position.
     x, gradient = jax.lax.optimization_barrier((x, gradient))
-    usual = functools.partial(_pulled_by_images, _whole)
-    by_images = (way.by_images or usual)(spec, like_x, kernel, gradient)
-    by_kernel = (way.by_kernel or _usual_by_kernel)(spec, x, like_kernel, gradient)
-    # Else the sum with what decays weights becomes a part of the product, and costs a pass more.
-    return by_images, jax.lax.optimization_barrier(by_kernel)
+    default = functools.partial(_image_gradient, _plain)
+    image_gradient = (form.image_gradient or default)(spec, x_shape, kernel, gradient)
+    kernel_gradient = (form.kernel_gradient or _default_kernel_gradient)(
+        spec, x, kernel_shape, gradient
+    )
+    # Without the barrier, XLA fuses the addition of the weight decay into the product, which costs
+    # an additional pass.
+    return image_gradient, jax.lax.optimization_barrier(kernel_gradient)
 
 
-_chosen.defvjp(_chosen_forward, _chosen_backward)
+_convolve_for_cpu.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _case(spec, x, kernel):
@@ -247,35 +267,41 @@ def _case(spec, x, kernel):
     )
 
 
-# Convolutions of parts of the batch, which cores compute side by side.
-_EIGEN_PARTS = 2
+# Number of parts of the batch whose kernel gradients several cores compute in parallel.
+_PARTS = 2
 
 
-def _is_one_block(kernel):
-    """Whether Eigen, which divides a result over cores but no sum, gives a kernel to one core."""
+def _runs_on_one_core(kernel):
+    """Returns True if Eigen computes the gradient of a kernel on one core.
+
+    Eigen distributes the elements of a result over cores, but not the terms of a sum.
+    """
     return math.prod(kernel.shape) <= 9 * 64 * 64
 
 
-def _usual_by_kernel(spec, x, kernel, gradient):
-    """Of the plain convolution, by whoever is faster at it; oneDNN is in bfloat16 alone."""
+def _default_kernel_gradient(spec, x, kernel, gradient):
+    """Returns the kernel's gradient, by oneDNN for bfloat16 and by Eigen otherwise."""
     if spec.onednn and x.dtype == jnp.bfloat16:
-        return _whole_by_kernel(spec, x, kernel, gradient)
-    by_kernel = _apart_by_kernel if spec.onednn else _whole_by_kernel
-    if cores() == 1 or len(x) % _EIGEN_PARTS or not _is_one_block(kernel):
-        return by_kernel(spec, x, kernel, gradient)
-    parts = zip(jnp.split(x, _EIGEN_PARTS), jnp.split(gradient, _EIGEN_PARTS), strict=True)
-    # Else their sum becomes a part of one of them, and they follow each other.
-    return sum(jax.lax.optimization_barrier([by_kernel(spec, a, kernel, b) for a, b in parts]))
+        return _plain_kernel_gradient(spec, x, kernel, gradient)
+    kernel_gradient = _eigen_kernel_gradient if spec.onednn else _plain_kernel_gradient
+    if cores() == 1 or len(x) % _PARTS or not _runs_on_one_core(kernel):
+        return kernel_gradient(spec, x, kernel, gradient)
+    parts = zip(jnp.split(x, _PARTS), jnp.split(gradient, _PARTS), strict=True)
+    # Without the barrier, XLA fuses the sum into one of the parts, so that they run in sequence.
+    return sum(
+        jax.lax.optimization_barrier([kernel_gradient(spec, a, kernel, b) for a, b in parts])
+    )
 
 
-def _apart_by_kernel(spec, x, kernel, gradient):
-    """The same by Eigen: XLA hands nothing to oneDNN that has a negative padding.
+def _eigen_kernel_gradient(spec, x, kernel, gradient):
+    """Returns the kernel's gradient, by Eigen: XLA hands no negative padding to oneDNN.
 
-    oneDNN takes up to four times as long for it, and is less exact: the sum is over all places of
-    the batch.
+    oneDNN needs up to four times as long for this gradient, and its sum over all positions of the
+    batch is less exact.
     """
     (top, left), more = spec.padding, spec.padding[0] + 1
-    # By itself: inside of the transpose that comes next it would cost half a convolution.
+    # Without the barrier, XLA fuses the padding into the next transpose, which costs as much as
+    # half a convolution.
     x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), (more, 0), (0, 0), (0, 0))))
 
     def convolution(kernel):
@@ -288,30 +314,30 @@ def _apart_by_kernel(spec, x, kernel, gradient):
             precision=spec.precision,
         )
 
-    (by_kernel,) = jax.linear_transpose(convolution, kernel)(gradient)
-    return by_kernel
+    (kernel_gradient,) = jax.linear_transpose(convolution, kernel)(gradient)
+    return kernel_gradient
 
 
-def _turned_by_images(spec, x, kernel, gradient):
-    """The same as a convolution that could be a network's own, with the kernel turned round.
+def _flipped_image_gradient(spec, x, kernel, gradient):
+    """Returns the gradient of the images, as a forward convolution with the flipped kernel.
 
-    That of XLA reads the kernel backwards, which oneDNN leaves to others.
+    XLA's gradient reads the kernel in reverse order, which XLA does not hand to oneDNN.
     """
     stride, size = spec.stride, kernel.shape[:2]
     before = [length - 1 - pad for length, pad in zip(size, spec.padding, strict=True)]
-    spread = [stride * count for count in gradient.shape[1:3]]
-    sides = zip(x.shape[1:3], size, before, spread, strict=True)
+    dilated = [stride * count for count in gradient.shape[1:3]]
+    sides = zip(x.shape[1:3], size, before, dilated, strict=True)
     after = [side + length - 1 - low - count for side, length, low, count in sides]
     groups, (channels, features) = x.shape[-1] // kernel.shape[2], kernel.shape[2:]
-    turned = jnp.flip(kernel, (0, 1)).reshape(*size, channels, groups, features // groups)
-    turned = turned.swapaxes(2, 4).reshape(*size, features // groups, groups * channels)
+    flipped = jnp.flip(kernel, (0, 1)).reshape(*size, channels, groups, features // groups)
+    flipped = flipped.swapaxes(2, 4).reshape(*size, features // groups, groups * channels)
     if stride > 1:
-        gradient = _spread(gradient, stride)
-    # Else both become a part of the convolution again.
-    turned, gradient = jax.lax.optimization_barrier((turned, gradient))
+        gradient = _dilate(gradient, stride)
+    # Without the barrier, XLA fuses both into the convolution again.
+    flipped, gradient = jax.lax.optimization_barrier((flipped, gradient))
     return jax.lax.conv_general_dilated(
         gradient,
-        turned,
+        flipped,
         window_strides=(1, 1),
         padding=list(zip(before, after, strict=True)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -320,10 +346,10 @@ def _turned_by_images(spec, x, kernel, gradient):
     )
 
 
-def _spread(x, stride):
-    """[B, H * stride, W * stride, channels]: x with zeros after each pixel, below and beside it.
+def _dilate(x, stride):
+    """Returns [B, H * stride, W * stride, channels]: x with zeros below and right of each pixel.
 
-    Written as two joins of whole rows, which are copied four times as fast as a padding is filled.
+    Two concatenations copy whole rows, four times as fast as `jax.lax.pad` with interior padding.
     """
     batch, height, width, channels = x.shape
     for count in (channels, width * stride * channels):
@@ -333,27 +359,47 @@ def _spread(x, stride):
     return x.reshape(batch, height * stride, width * stride, channels)
 
 
-# A product with a few or with all of the patches at hand.
+# Convolutions as a matrix product with all patches (im2col).
 
 
 def _product(spec, a, b, axes, dtype=None):
-    """The matrix product that sums over these axes of a and of b, of their type or another."""
+    """Returns the matrix product that sums over one axis of a and one axis of b.
+
+    Args:
+      spec: the precision.
+      a: a matrix.
+      b: a matrix.
+      axes: the axis of a and the axis of b.
+      dtype: dtype of the result; None for the dtype of a and b.
+    """
     sums = (((axes[0],), (axes[1],)), ((), ()))
     return jax.lax.dot_general(a, b, sums, spec.precision, preferred_element_type=dtype)
 
 
 def _inner(spec, a, b):
-    """The sum over rows: [n, k] and [n, m] to [k, m]. It is faster with the narrower one first."""
+    """Returns the product [k, m] of a [n, k] and b [n, m], summed over rows.
+
+    The product is faster if the narrower matrix comes first.
+    """
     if a.shape[1] <= b.shape[1]:
         return _product(spec, a, b, (0, 0))
     return _product(spec, b, a, (0, 0)).T
 
 
 def _patches(spec, kernel, x):
-    """[B, height, width, kernel's height * width * channels]: what each place of a result reads."""
+    """Returns the pixels that each position of the result reads.
+
+    Args:
+      spec: stride and padding.
+      kernel: height and width of the kernel.
+      x: images [B, H, W, channels].
+
+    Returns:
+      [B, result's height, result's width, kernel's height * width * channels].
+    """
     pad = [(0, 0), *((pad, pad) for pad in spec.padding), (0, 0)]
     case = Case(*x.shape, kernel, 0, spec.stride, spec.padding)
-    padded, (height, width), stride = jnp.pad(x, pad), case.result, spec.stride
+    padded, (height, width), stride = jnp.pad(x, pad), case.output_size, spec.stride
     parts = [
         padded[
             :,
@@ -366,37 +412,46 @@ def _patches(spec, kernel, x):
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
-def _gathered(spec, x, kernel):
+def _im2col(spec, x, kernel):
     patches = _patches(spec, kernel.shape[:2], x)
     rows = patches.reshape(-1, patches.shape[-1])
     y = _product(spec, rows, kernel.reshape(-1, kernel.shape[-1]), (1, 0))
     return y.reshape(*patches.shape[:3], -1)
 
 
-def _gathered_by_images(spec, x, kernel, gradient):
+def _im2col_image_gradient(spec, x, kernel, gradient):
     gather = functools.partial(_patches, spec, kernel.shape[:2])
     rows = gradient.reshape(-1, gradient.shape[-1])
-    # A pixel gets the sum of its places in all patches, each of which bfloat16 would round.
+    # A pixel's gradient is a sum over patches, whose terms bfloat16 would round.
     patches = _product(spec, rows, kernel.reshape(-1, kernel.shape[-1]), (1, 1), jnp.float32)
     patches = patches.reshape(*gradient.shape[:3], -1)
     like = jax.ShapeDtypeStruct(x.shape, patches.dtype)
-    (by_images,) = jax.linear_transpose(gather, like)(patches)
-    return by_images.astype(x.dtype)
+    (image_gradient,) = jax.linear_transpose(gather, like)(patches)
+    return image_gradient.astype(x.dtype)
 
 
-def _gathered_by_kernel(spec, x, kernel, gradient):
+def _im2col_kernel_gradient(spec, x, kernel, gradient):
     patches = _patches(spec, kernel.shape[:2], x)
     rows = patches.reshape(-1, patches.shape[-1])
     return _inner(spec, rows, gradient.reshape(-1, gradient.shape[-1])).reshape(kernel.shape)
 
 
-# Several places at once.
+# Several positions at once. A block has this many columns.
 
-_BLOCK = 4  # columns
+_BLOCK = 4
 
 
-def _blocks(spec, kernel, x):
-    """[B, height, width / 4, height of the kernel * columns * channels]: what 4 columns read."""
+def _block_patches(spec, kernel, x):
+    """Returns the pixels that each block of 4 columns reads.
+
+    Args:
+      spec: unused; the stride is 1.
+      kernel: height and width of the kernel.
+      x: images [B, H, W, channels].
+
+    Returns:
+      [B, H, W / 4, kernel's height * columns * channels].
+    """
     del spec
     size, (batch, height, width, channels) = kernel[0], x.shape
     pad, count = size // 2, width // _BLOCK
@@ -415,7 +470,7 @@ def _blocks(spec, kernel, x):
 
 
 def _block_kernel(kernel):
-    """[height * columns * channels, 4 * features]: the kernel for each of 4 columns."""
+    """Returns [height * columns * channels, 4 * features]: the kernel for each of 4 columns."""
     shifted = [
         jnp.pad(kernel, ((0, 0), (column, _BLOCK - 1 - column), (0, 0), (0, 0)))
         for column in range(_BLOCK)
@@ -424,28 +479,28 @@ def _block_kernel(kernel):
 
 
 def _blocked(spec, x, kernel):
-    blocks = _blocks(spec, kernel.shape[:2], x)
+    blocks = _block_patches(spec, kernel.shape[:2], x)
     rows = blocks.reshape(-1, blocks.shape[-1])
     y = _product(spec, rows, _block_kernel(kernel), (1, 0))
     return y.reshape(*x.shape[:3], kernel.shape[-1])
 
 
-def _blocked_by_kernel(spec, x, kernel, gradient):
-    blocks = _blocks(spec, kernel.shape[:2], x)
+def _blocked_kernel_gradient(spec, x, kernel, gradient):
+    blocks = _block_patches(spec, kernel.shape[:2], x)
     rows = blocks.reshape(-1, blocks.shape[-1])
     both = _inner(spec, rows, gradient.reshape(len(rows), -1))
-    (by_kernel,) = jax.linear_transpose(_block_kernel, kernel)(both)
-    return by_kernel
+    (kernel_gradient,) = jax.linear_transpose(_block_kernel, kernel)(both)
+    return kernel_gradient
 
 
-# By groups.
+# Grouped convolutions.
 
 
-def _by_place(spec, x, kernel):
-    """A depthwise convolution, as a sum over places of the kernel of shifted images times it."""
+def _sum_over_taps(spec, x, kernel):
+    """Computes a depthwise convolution as a sum over kernel elements times shifted images."""
     stride, pads = spec.stride, [(0, 0), *((pad, pad) for pad in spec.padding), (0, 0)]
     padded = jnp.pad(x.astype(jnp.float32), pads)
-    height, width = _case(spec, x, kernel).result
+    height, width = _case(spec, x, kernel).output_size
     y = jnp.zeros((), jnp.float32)
     for row in range(kernel.shape[0]):
         for column in range(kernel.shape[1]):
@@ -456,17 +511,19 @@ def _by_place(spec, x, kernel):
     return y.astype(x.dtype)
 
 
-def _rows(case, x):
-    """[B, H + 2 pad, W + 2 pad, channels] and a function: of a kernel's row, what it reads.
+def _row_reader(case, x):
+    """Returns a function that reads the pixels for one row of a depthwise kernel.
 
-    The function gives one array [B, height, width, channels] for each column of the kernel. A loop
-    over rows is compiled once for all of them, where as many sums as places take seconds.
+    The function takes the index of a row and returns an array [B, height, width, channels] for each
+    column of the kernel. A loop over rows compiles one row, whereas a separate sum for each kernel
+    element takes seconds to compile.
     """
     pads = [(0, 0), *((pad, pad) for pad in case.padding), (0, 0)]
     stride = case.stride
-    # By itself, and not bfloat16, which has no vectors: each value is read once for each place.
+    # Each value is read once for each kernel element. The barrier makes XLA compute the padded
+    # images once. They are float32 because XLA does not vectorize bfloat16.
     padded = jax.lax.optimization_barrier(jnp.pad(x.astype(jnp.float32), pads))
-    height, width = (stride * (side - 1) + 1 for side in case.result)
+    height, width = (stride * (side - 1) + 1 for side in case.output_size)
 
     def read(row):
         band = jax.lax.dynamic_slice_in_dim(padded, row, height, axis=1)[:, ::stride]
@@ -475,40 +532,42 @@ def _rows(case, x):
     return read
 
 
-def _by_rows(spec, x, kernel):
-    """A depthwise convolution, as a sum over the kernel's rows."""
+def _sum_over_rows(spec, x, kernel):
+    """Computes a depthwise convolution as a sum over the kernel's rows."""
     case = _case(spec, x, kernel)
-    read, factors = _rows(case, x), jax.lax.optimization_barrier(kernel.astype(jnp.float32))
+    read, factors = _row_reader(case, x), jax.lax.optimization_barrier(kernel.astype(jnp.float32))
 
     def add(row, y):
         columns = jax.lax.dynamic_index_in_dim(factors, row, keepdims=False)[:, 0]
         parts = zip(read(row), columns, strict=True)
         return y + sum(part * jax.lax.expand_dims(factor, range(3)) for part, factor in parts)
 
-    y = jnp.zeros((case.batch, *case.result, case.features), jnp.float32)
+    y = jnp.zeros((case.batch, *case.output_size, case.features), jnp.float32)
     return jax.lax.fori_loop(0, kernel.shape[0], add, y).astype(x.dtype)
 
 
-def _rows_by_images(spec, x, kernel, gradient):
-    """The same as a depthwise convolution of the gradient, with the kernel turned round."""
+def _sum_over_rows_image_gradient(spec, x, kernel, gradient):
+    """Returns the gradient of the images, as a depthwise convolution with the flipped kernel."""
     size, stride = kernel.shape[:2], spec.stride
     before = [length - 1 - pad for length, pad in zip(size, spec.padding, strict=True)]
     if stride > 1:
-        gradient = _spread(gradient, stride)
+        gradient = _dilate(gradient, stride)
     sides = zip(x.shape[1:3], size, before, gradient.shape[1:3], strict=True)
     after = [side + length - 1 - low - count for side, length, low, count in sides]
     edges = [(0, 0, 0), *((low, high, 0) for low, high in zip(before, after, strict=True))]
     gradient = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), [*edges, (0, 0, 0)])
-    return _by_rows(spec._replace(stride=1, padding=(0, 0)), gradient, jnp.flip(kernel, (0, 1)))
+    return _sum_over_rows(
+        spec._replace(stride=1, padding=(0, 0)), gradient, jnp.flip(kernel, (0, 1))
+    )
 
 
-def _rows_by_kernel(spec, x, kernel, gradient):
-    """The same by sums over eighths of the batch, which have vectors; then over what is left.
+def _sum_over_rows_kernel_gradient(spec, x, kernel, gradient):
+    """Returns the kernel's gradient, as sums over eighths of the batch, then over the rest.
 
-    XLA sums products over all places one by one.
+    XLA vectorizes sums of eighths. XLA does not vectorize a sum of products over all positions.
     """
     case = _case(spec, x, kernel)
-    read = _rows(case, x)
+    read = _row_reader(case, x)
     count = math.gcd(case.batch, 8)
     gradients = jnp.split(gradient.astype(jnp.float32), count)
 
@@ -520,99 +579,105 @@ def _rows_by_kernel(spec, x, kernel, gradient):
             sums.append(jnp.sum(jnp.sum(eighth, (1, 2)), 0))
         return jnp.stack(sums)
 
-    by_kernel = jax.lax.map(row, jnp.arange(kernel.shape[0]))
-    return by_kernel.reshape(kernel.shape).astype(kernel.dtype)
+    kernel_gradient = jax.lax.map(row, jnp.arange(kernel.shape[0]))
+    return kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _by_group(spec, x, kernel):
-    """A convolution for each group of channels."""
+def _per_group(spec, x, kernel):
+    """Computes one convolution for each group of channels."""
     groups = x.shape[-1] // kernel.shape[2]
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-    return jnp.concatenate([_whole(spec, *part) for part in parts], axis=-1)
+    return jnp.concatenate([_plain(spec, *part) for part in parts], axis=-1)
 
 
-def _groups_by_kernel(spec, x, kernel, gradient):
+def _per_group_kernel_gradient(spec, x, kernel, gradient):
     groups = x.shape[-1] // kernel.shape[2]
     part = jax.ShapeDtypeStruct((*kernel.shape[:3], kernel.shape[3] // groups), kernel.dtype)
     parts = zip(jnp.split(x, groups, -1), jnp.split(gradient, groups, -1), strict=True)
-    by_kernel = _apart_by_kernel if spec.onednn else _whole_by_kernel
-    return jnp.concatenate([by_kernel(spec, a, part, b) for a, b in parts], axis=-1)
+    kernel_gradient = _eigen_kernel_gradient if spec.onednn else _plain_kernel_gradient
+    return jnp.concatenate([kernel_gradient(spec, a, part, b) for a, b in parts], axis=-1)
 
 
-class Way(NamedTuple):
-    """A form of a convolution's value and two gradients; None for that of the plain convolution.
+class Form(NamedTuple):
+    """A form of a convolution: functions for its value and gradients; None for the plain ones.
 
     Attributes:
-      name: the name of the form.
-      suits: returns True for the shapes that it is for.
+      name: name of the form.
+      suits: returns True for shapes that the form is for.
       value: (spec, x, kernel) -> y.
-      by_images: (spec, shape of x, kernel, gradient) -> gradient of x.
-      by_kernel: (spec, x, shape of the kernel, gradient) -> gradient of the kernel.
+      image_gradient: (spec, shape of x, kernel, gradient) -> gradient of x.
+      kernel_gradient: (spec, x, shape of the kernel, gradient) -> gradient of the kernel.
     """
 
     name: str
     suits: Callable[[Case], bool]
     value: Callable | None = None
-    by_images: Callable | None = None
-    by_kernel: Callable | None = None
+    image_gradient: Callable | None = None
+    kernel_gradient: Callable | None = None
 
 
-_GATHERED = (_gathered, _gathered_by_images, _gathered_by_kernel)
-# `choose` takes the first form that suits.
-_WAYS = (
-    # XLA itself computes groups naively, a hundred times as slowly. oneDNN has kernels for them,
-    # but not for their gradients by a kernel, and not in bfloat16.
-    Way(
+_IM2COL = (_im2col, _im2col_image_gradient, _im2col_kernel_gradient)
+# `choose` returns the first form that suits a shape.
+_FORMS = (
+    # XLA's own code for groups is naive and a hundred times slower. oneDNN supports groups, except
+    # for kernel gradients and for bfloat16.
+    Form(
         "depthwise, oneDNN",
         lambda c: c.is_depthwise and c.onednn and not c.half,
-        by_images=_turned_by_images,
-        by_kernel=_rows_by_kernel,
+        image_gradient=_flipped_image_gradient,
+        kernel_gradient=_sum_over_rows_kernel_gradient,
     ),
-    # A small kernel's transposed sums cost less than a gradient that is spread over four pixels.
-    Way(
+    # For a small kernel, transposed sums cost less than dilating the gradient to four times as many
+    # pixels.
+    Form(
         "depthwise, strided",
         lambda c: c.is_depthwise and c.stride > 1 and c.kernel[0] <= 3,
-        _by_rows,
-        functools.partial(_pulled_by_images, _by_place),
-        _rows_by_kernel,
+        _sum_over_rows,
+        functools.partial(_image_gradient, _sum_over_taps),
+        _sum_over_rows_kernel_gradient,
     ),
-    Way("depthwise", lambda c: c.is_depthwise, _by_rows, _rows_by_images, _rows_by_kernel),
-    Way(
+    Form(
+        "depthwise",
+        lambda c: c.is_depthwise,
+        _sum_over_rows,
+        _sum_over_rows_image_gradient,
+        _sum_over_rows_kernel_gradient,
+    ),
+    Form(
         "groups, oneDNN",
         lambda c: c.groups > 1 and c.onednn and not c.half,
-        by_images=_turned_by_images,
-        by_kernel=_groups_by_kernel,
+        image_gradient=_flipped_image_gradient,
+        kernel_gradient=_per_group_kernel_gradient,
     ),
-    Way(
+    Form(
         "groups",
         lambda c: c.groups > 1,
-        _by_group,
-        functools.partial(_pulled_by_images, _by_group),
-        _groups_by_kernel,
+        _per_group,
+        functools.partial(_image_gradient, _per_group),
+        _per_group_kernel_gradient,
     ),
-    # One pixel is its own patch: a product as it stands, where a convolution first copies both.
-    Way("pixel", lambda c: c.kernel == (1, 1) and c.padding == (0, 0), *_GATHERED),
-    # XLA takes the larger of the two for the images, which costs up to 25 times as much.
-    Way("small map", lambda c: c.height < c.kernel[0] and c.width < c.kernel[1], *_GATHERED),
-    # A product with few rows costs as much as its kernel is read, once; the convolutions that are
-    # its gradients first turn that kernel round.
-    Way(
+    # A patch is one pixel, so that the product needs no copies. A convolution copies both operands.
+    Form("pixel", lambda c: c.kernel == (1, 1) and c.padding == (0, 0), *_IM2COL),
+    # XLA uses the larger operand, here the kernel, as the images, which costs up to 25 times more.
+    Form("small map", lambda c: c.height < c.kernel[0] and c.width < c.kernel[1], *_IM2COL),
+    # A product with few rows costs about as much as one read of its kernel, whereas convolutions
+    # for the gradients first reverse the kernel.
+    Form(
         "few places",
-        lambda c: c.places <= (100 if c.half and c.onednn else 200) and c.channels >= 64,
-        *_GATHERED,
+        lambda c: c.positions <= (100 if c.half and c.onednn else 200) and c.channels >= 64,
+        *_IM2COL,
     ),
-    # oneDNN multiplies bfloat16 eight times as fast as float32, if XLA hands it the gradients:
-    # as forward convolutions, and as products where the patches are cheap to gather.
-    Way(
+    # oneDNN multiplies bfloat16 eight times as fast as float32. XLA hands gradients to oneDNN as
+    # forward convolutions, or as products if the patches are cheap to gather.
+    Form(
         "half, many channels",
         lambda c: c.half and c.onednn and c.channels * c.stride**2 >= 128,
-        by_images=_turned_by_images,
-        by_kernel=_gathered_by_kernel,
+        image_gradient=_flipped_image_gradient,
+        kernel_gradient=_im2col_kernel_gradient,
     ),
-    Way("half", lambda c: c.half and c.onednn, by_images=_turned_by_images),
-    # The three channels of an image, and few features, leave the vectors of a processor empty,
-    # but oneDNN's.
-    Way(
+    Form("half", lambda c: c.half and c.onednn, image_gradient=_flipped_image_gradient),
+    # The three channels of an image fill only a part of a vector register, except in oneDNN.
+    Form(
         "few channels",
         lambda c: (
             c.channels <= 4
@@ -623,14 +688,16 @@ _WAYS = (
             and c.width % _BLOCK == 0
         ),
         value=_blocked,
-        by_kernel=_blocked_by_kernel,
+        kernel_gradient=_blocked_kernel_gradient,
     ),
-    # Three of four pixels that the gradient is spread over are zeros.
-    Way("strided", lambda c: c.stride > 1 and c.channels < 64, by_images=_gathered_by_images),
-    Way("others", lambda c: True),
+    # At stride 2, three of four pixels of the dilated gradient are zeros.
+    Form(
+        "strided", lambda c: c.stride > 1 and c.channels < 64, image_gradient=_im2col_image_gradient
+    ),
+    Form("default", lambda c: True),
 )
 
 
-def choose(case: Case) -> Way:
+def choose(case: Case) -> Form:
     """Returns the form of a convolution."""
-    return next(way for way in _WAYS if way.suits(case))
+    return next(form for form in _FORMS if form.suits(case))

@@ -1,7 +1,7 @@
-"""What a CPU's libraries take for themselves in a step, beside XLA's plan of its memory.
+"""Scratch memory that Eigen allocates for convolutions on a CPU, outside of XLA's memory plan.
 
-A convolution that oneDNN is not handed is Eigen's: a product of patches of the images with the
-kernel. What it keeps of them lies in memory that it asks the system for, as XLA's plan cannot know.
+Eigen computes all convolutions that XLA does not hand to oneDNN. Eigen multiplies patches of the
+images by the kernel, and allocates memory for packed patches that XLA does not count.
 """
 
 import math
@@ -10,62 +10,66 @@ from typing import NamedTuple
 
 from rrd_jax.cpu import hlo
 
-# Eigen packs a product's operands in slices of so many summed terms at most. Of the few products
-# with very many terms, the gradients of kernels, two slices are there at once; of others, as
-# measured, one.
+# Eigen packs the operands of a product in slices of at most this many summed terms. As measured,
+# two slices exist at the same time in products with very many terms, which are the gradients of
+# kernels, and one slice in other products.
 _SLICE = 320
 
 
 class Scratch(NamedTuple):
-    """The memory of one instruction.
+    """The scratch memory of one instruction.
 
     Attributes:
-      bytes: that it takes while it runs.
-      instruction: whose it is.
+      bytes: memory allocated while the instruction runs.
+      instruction: the instruction.
     """
 
     bytes: int
     instruction: hlo.Instruction
 
 
-def largest(text: str) -> Scratch | None:
-    """The most that one of a program's convolutions takes; None where it has none of Eigen's.
+def largest_scratch(text: str) -> Scratch | None:
+    """Returns the convolution with the most scratch memory; None if Eigen computes no convolution.
 
-    They are few, and follow each other in most programs: two at once are not expected.
+    Programs have few convolutions, most of which run one after the other. The estimate assumes that
+    no two convolutions run at the same time.
 
     Args:
-      text: of a program compiled for a CPU.
+      text: a program compiled for a CPU.
     """
-    return max(_each(text), default=None, key=lambda scratch: scratch.bytes)
+    return max(_eigen_scratch(text), default=None, key=lambda scratch: scratch.bytes)
 
 
-def _each(text: str) -> Iterator[Scratch]:
-    for instruction, convolution in hlo.convolutions(text):
+def _eigen_scratch(text: str) -> Iterator[Scratch]:
+    for instruction, convolution in hlo.find_convolutions(text):
         if instruction.opcode == "convolution":
-            terms = _transposed if _is_transposed(convolution) else _patches
-            yield Scratch(convolution.result.item * terms(convolution), instruction)
+            terms = _transposed_terms if _is_transposed(convolution) else _forward_terms
+            yield Scratch(convolution.result.itemsize * terms(convolution), instruction)
 
 
 def _is_transposed(convolution: hlo.Convolution) -> bool:
-    """Whether Eigen multiplies each pixel of the image with the kernel, and adds the patches up.
+    """Returns True if Eigen multiplies each pixel by the kernel and adds up the patches.
 
-    That is the gradient of images where the stride is more than one.
+    Eigen does this for the gradient of images of a convolution with a stride above 1.
     """
-    others = (*convolution.stride, *convolution.spacing, convolution.groups)
-    return max(convolution.spread) > 1 and max(others) == 1
+    factors = (*convolution.stride, *convolution.rhs_dilation, convolution.groups)
+    return max(convolution.lhs_dilation) > 1 and max(factors) == 1
 
 
-def _transposed(convolution: hlo.Convolution) -> int:
-    """Numbers of all patches, and of the packed image."""
-    pixels = convolution.image.size // convolution.lhs_channels
+def _transposed_terms(convolution: hlo.Convolution) -> int:
+    """Returns the number of elements of all patches and of the packed image."""
+    pixels = convolution.image.size // convolution.image_channels
     patch = math.prod(convolution.window) * convolution.features
-    return pixels * (patch + min(convolution.lhs_channels, 2 * _SLICE))
+    return pixels * (patch + min(convolution.image_channels, 2 * _SLICE))
 
 
-def _patches(convolution: hlo.Convolution) -> int:
-    """Numbers of packed patches, which are the rows of the product, and of the packed kernel."""
+def _forward_terms(convolution: hlo.Convolution) -> int:
+    """Returns the number of elements of the packed patches and of the packed kernel.
+
+    The patches are the rows of the product.
+    """
     patch = math.prod(convolution.window) * convolution.channels
-    places = math.prod(convolution.places)
-    slices = 2 if math.prod(convolution.window) > places else 1
-    rows = convolution.images * places + convolution.features // convolution.groups
+    positions = math.prod(convolution.output_size)
+    slices = 2 if math.prod(convolution.window) > positions else 1
+    rows = convolution.batch * positions + convolution.features // convolution.groups
     return rows * min(patch, slices * _SLICE)

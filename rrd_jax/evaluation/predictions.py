@@ -108,7 +108,7 @@ def compile_predict(
 def _compile_predict(network, normalize, mesh, fast_cpu, objectives=None):
     predict = make_predict(network, normalize, objectives)
     replicated = parallel.replicated(mesh)
-    return compiling.for_mesh(predict, mesh, fast_cpu=fast_cpu, out_shardings=replicated)
+    return compiling.jit_for_mesh(predict, mesh, fast_cpu=fast_cpu, out_shardings=replicated)
 
 
 _shared_predict = functools.lru_cache(8)(_compile_predict)
@@ -176,7 +176,7 @@ def compile_embed(
         return jnp.concatenate(units, axis=-1), labels
 
     replicated = parallel.replicated(mesh)
-    return compiling.for_mesh(
+    return compiling.jit_for_mesh(
         embed, mesh, fast_cpu=fast_cpu, out_shardings=(replicated, replicated)
     )
 

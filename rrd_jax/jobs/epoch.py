@@ -213,4 +213,4 @@ def _losses_not_finite(
 def _diverged(run: Run, reason: str, advice: str) -> errors.DivergedError:
     run.checkpoints.wait()
     manager = run.checkpoints
-    return errors.DivergedError(f"{reason}; {advice}; {manager.kept} in {manager.folder}")
+    return errors.DivergedError(f"{reason}; {advice}; {manager.status} in {manager.folder}")

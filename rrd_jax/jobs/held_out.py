@@ -71,7 +71,7 @@ def compile_losses(
         total = sum(recipe.terms[name].weight * mean for name, mean in means.items())
         return {"loss": total} | {f"loss/{name}": mean for name, mean in means.items()}
 
-    compiled = compiling.for_mesh(
+    compiled = compiling.jit_for_mesh(
         parallel.with_mesh(mesh, compute),
         mesh,
         fast_cpu=training.fast_cpu,

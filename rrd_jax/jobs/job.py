@@ -112,7 +112,7 @@ def _warn_about_bfloat16(job: Job) -> None:
     choices = [("config.dtype", job.student.training.network)]
     choices += [("config.teacher.dtype", teacher.network) for teacher in job.teachers]
     fields = dict.fromkeys(name for name, choice in choices if choice.dtype == jnp.bfloat16)
-    if fields and jax.default_backend() == "cpu" and not parallel.multiplies_half():
+    if fields and jax.default_backend() == "cpu" and not parallel.has_fast_bfloat16():
         console.warn(
             f"{' and '.join(fields)}: bfloat16 is slower than float32 on this CPU, which has no"
             " bfloat16 instructions; set float32"

@@ -116,7 +116,7 @@ class _Stops:
     def after_step(self) -> bool:
         """Returns True if the run has to stop after a step; from now on the run can be saved."""
         self._signal = self._request(self._position.step)
-        self._request.saves = True
+        self._request.can_save = True
         return bool(self._signal)
 
     def between_steps(self) -> bool:
@@ -214,7 +214,7 @@ def _train(run: Run, position: Position, stops: _Stops, trace: tracing.Trace) ->
             run.checkpoints.wait()
     except OSError as error:
         # The disk can also fill up between two checkpoints.
-        raise run.checkpoints.failed(error, "the run stopped") from error
+        raise run.checkpoints.disk_error(error, "the run stopped") from error
 
 
 def _make_steps(run: Run, position: Position, session: _Session, trace: tracing.Trace) -> None:
@@ -370,7 +370,7 @@ def dispatches(
             placed = parallel.put(by_example, (order, view))
         count, teacher_rows = length if done + length <= steps_per_epoch else 1, {}
         if rows:
-            share = rows(parallel.share_of(order[done]), parallel.share_of(view[done]))
+            share = rows(parallel.local_share(order[done]), parallel.local_share(view[done]))
             teacher_rows = parallel.put_batch(mesh, {"rows": share})
         yield count, Split(images, labels, *placed, **teacher_rows)
         step += count

@@ -97,7 +97,7 @@ def build(
     def compiled(*, onednn: bool) -> tuple[Callable, Callable | None]:
         return tuple(
             call
-            and compiling.for_mesh(
+            and compiling.jit_for_mesh(
                 call,
                 mesh=mesh,
                 fast_cpu=recipe.training.fast_cpu,
@@ -110,11 +110,11 @@ def build(
 
     multiply_adds = _multiply_adds(recipe, image_shape, None if teacher_is_cached else teacher)
     if onednn_from is None:
-        onednn_from = compiling.ordinary_calls(recipe.training.batch_size * multiply_adds)
+        onednn_from = compiling.calls_without_onednn(recipe.training.batch_size * multiply_adds)
     first, late = compiled(onednn=not onednn_from), None
     if 0 < onednn_from < recipe.training.epochs * steps_per_epoch:
         late = compiled(onednn=True)
-        late = late if isinstance(late[0], compiling.Unwritten) else None
+        late = late if isinstance(late[0], compiling.OnednnJit) else None
     # Optimized compilation of hundreds of small random draws takes longer than the draws.
     quick = {"xla_backend_optimization_level": 0} if on_cpu else None
     return Program(

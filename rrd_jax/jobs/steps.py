@@ -73,5 +73,5 @@ class Steps:
             "images": ["data.feed=streamed"] if run.dataset.train.on_device else [],
             footprint.ACTIVATIONS: memory_advice.for_activations(run.recipe, devices),
         }
-        compiled = compiling.compiled(train, *arguments.values())
-        return footprint.described(compiled, arguments, parallel.device_bytes(run.mesh), fields)
+        compiled = compiling.compiled_program(train, *arguments.values())
+        return footprint.describe(compiled, arguments, parallel.device_bytes(run.mesh), fields)

@@ -298,7 +298,7 @@ def average(x: jax.Array) -> jax.Array:
             "the images are too small for this network: the maps before the last pooling are"
             f" {x.shape[1]}x{x.shape[2]}; increase data.image_size"
         )
-    return jnp.mean(convolutions.apart(x).astype(jnp.float32), axis=(1, 2))
+    return jnp.mean(convolutions.unfused(x).astype(jnp.float32), axis=(1, 2))
 
 
 def classify(

@@ -1,14 +1,19 @@
 """The processes and devices of a run."""
 
 from rrd_jax.parallel.compilation_cache import enable_compilation_cache
-from rrd_jax.parallel.device_memory import device_bytes, free_bytes, host_bytes, machine_bytes
+from rrd_jax.parallel.device_memory import (
+    device_bytes,
+    free_device_bytes,
+    host_bytes,
+    machine_bytes,
+)
 from rrd_jax.parallel.devices import (
     AXIS,
     check_batch,
     check_jaxlib,
     check_platform,
+    has_fast_bfloat16,
     make_mesh,
-    multiplies_half,
     peak_flops,
     put,
     put_batch,
@@ -19,13 +24,13 @@ from rrd_jax.parallel.devices import (
 )
 from rrd_jax.parallel.processes import (
     StopRequests,
-    as_main,
+    broadcast_from_main,
     check_agreement,
     code_version,
     is_main,
+    local_share,
     main_first,
     process_share,
-    share_of,
     start,
     stop_requests,
 )
@@ -33,7 +38,7 @@ from rrd_jax.parallel.processes import (
 __all__ = [
     "AXIS",
     "StopRequests",
-    "as_main",
+    "broadcast_from_main",
     "check_agreement",
     "check_batch",
     "check_jaxlib",
@@ -41,19 +46,19 @@ __all__ = [
     "code_version",
     "device_bytes",
     "enable_compilation_cache",
-    "free_bytes",
+    "free_device_bytes",
+    "has_fast_bfloat16",
     "host_bytes",
     "is_main",
+    "local_share",
     "machine_bytes",
     "main_first",
     "make_mesh",
-    "multiplies_half",
     "peak_flops",
     "process_share",
     "put",
     "put_batch",
     "replicated",
-    "share_of",
     "split",
     "start",
     "state_shardings",

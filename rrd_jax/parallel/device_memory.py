@@ -11,25 +11,26 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 def machine_bytes() -> int:
-    """Returns the memory of all hosts and devices together, about: an upper bound."""
+    """Returns an upper bound for the memory of all hosts and devices together, in bytes."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     devices = sum(stat.get("bytes_limit", 0) for stat in stats)
     return (host_bytes() + devices) * jax.process_count()
 
 
 def host_bytes() -> int:
-    """Returns the memory of this host that a process may use, in use or not."""
+    """Returns the memory of this host that a process may use, in bytes, free or not."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for path in map(pathlib.Path, _LIMITS):
         try:
             total = min(total, int(path.read_text()))
-        except (OSError, ValueError):  # The file is missing, or contains "max".
+        # The file is missing, or contains "max".
+        except (OSError, ValueError):
             continue
     return total
 
 
-def free_bytes(mesh: Mesh) -> int:
-    """Returns the free memory of each local device; for a CPU, its share of the host's."""
+def free_device_bytes(mesh: Mesh) -> int:
+    """Returns the free bytes of each local device; for a CPU, its share of the host's memory."""
     devices = _local_devices(mesh)
     if stats := devices[0].memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]
@@ -37,7 +38,7 @@ def free_bytes(mesh: Mesh) -> int:
 
 
 def device_bytes(mesh: Mesh) -> int:
-    """Returns the memory of each local device; for a CPU, its share of the host's."""
+    """Returns the total bytes of each local device; for a CPU, its share of the host's memory."""
     devices = _local_devices(mesh)
     if stats := devices[0].memory_stats():
         return stats["bytes_limit"]

@@ -1,6 +1,6 @@
-"""The devices of a run: the mesh, and the sharding of arrays.
+"""The devices of a run: the mesh and the sharding of arrays.
 
-Batch and memory are split over the mesh; other arrays are replicated.
+Batches and memories are split over the mesh; other arrays are replicated.
 """
 
 import functools
@@ -19,12 +19,13 @@ from rrd_jax import errors
 from rrd_jax.terminal import cli, console
 from rrd_jax.training.state import TrainState
 
-# The import of JAX has looked for a TPU; devices are started through this module.
+# The import of JAX has searched for a TPU. This module starts the devices.
 cli.quiet_libtpu()
 AXIS = "data"
 _Tree = TypeVar("_Tree")
 _Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
-# Dense bfloat16 TFLOP/s by part of JAX's device kind; the first match counts.
+# Dense bfloat16 TFLOP/s by a part of JAX's device kind; the first match counts. A device is a core
+# for TPU v3 and v2.
 _PEAK = {
     "B200": 2250,
     "H200": 989,
@@ -39,77 +40,85 @@ _PEAK = {
     "TPU v5": 459,
     "TPU v4 lite": 138,
     "TPU v4": 275,
-    "TPU v3": 61.5,  # per core, which is a device in JAX
+    "TPU v3": 61.5,
     "TPU v2": 22.5,
 }
 _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-_SMALL = 1024  # elements; smaller arrays are not split
+# Arrays with fewer elements are not split.
+_SMALL = 1024
 
 
 def check_platform() -> None:
-    """Starts JAX's devices; warns about an unused NVIDIA GPU.
+    """Starts JAX's devices; warns about an NVIDIA GPU plugin that finds no GPU.
 
     Raises:
       UnavailableError: the platform of JAX_PLATFORMS is not available.
-      InputError: JAX computes in 64 bits.
+      InputError: JAX_ENABLE_X64 is set.
     """
     if jax.config.jax_enable_x64:
         raise errors.InputError(
-            "JAX_ENABLE_X64 is set, but runs are made of 32-bit numbers: unset it, or call"
+            "JAX_ENABLE_X64 is set, but rrd_jax computes in 32 bits; unset JAX_ENABLE_X64, or call"
             " jax.config.update('jax_enable_x64', False)"
         )
-    asked = jax.config.jax_platforms
+    requested = jax.config.jax_platforms
     try:
         platform = jax.default_backend()
-    except (RuntimeError, AssertionError) as error:  # AssertionError if there is no GPU.
+    # JAX raises an AssertionError if there is no GPU.
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).split(" (set JAX_PLATFORMS")[0].strip().split("\n")[0]
         raise errors.UnavailableError(
-            f"JAX_PLATFORMS={asked}, but JAX cannot use that here"
-            f"{f' ({reason[:200]})' if reason else ''}; there is {_platforms_there()}: unset"
-            " JAX_PLATFORMS, or set JAX_PLATFORMS=cpu; an NVIDIA GPU needs pip install"
-            " 'rrd_jax[cuda13]' and a driver, a TPU 'rrd_jax[tpu]'"
+            f"JAX_PLATFORMS={requested}, but JAX cannot use this platform"
+            f"{f' ({reason[:200]})' if reason else ''}; available: {_available_platforms()}; unset"
+            " JAX_PLATFORMS, or set JAX_PLATFORMS=cpu; an NVIDIA GPU needs a driver and pip install"
+            " 'rrd_jax[cuda13]', a TPU needs pip install 'rrd_jax[tpu]'"
         ) from error
-    if platform == "cpu" and not asked and any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
+    if platform == "cpu" and not requested and any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         console.warn(
-            "JAX's plugin for NVIDIA GPUs is installed, but it finds none"
-            f"{'' if visible is None else f' (CUDA_VISIBLE_DEVICES={visible})'}: this runs on the"
-            " CPU; set JAX_PLATFORMS=cuda to be refused instead, cpu to be told nothing"
+            "JAX's plugin for NVIDIA GPUs is installed but finds no GPU"
+            f"{'' if visible is None else f' (CUDA_VISIBLE_DEVICES={visible})'}; running on the"
+            " CPU; set JAX_PLATFORMS=cuda to stop with an error instead, or JAX_PLATFORMS=cpu to"
+            " hide this warning"
         )
 
 
-def _platforms_there() -> str:
+def _available_platforms() -> str:
     """Returns the platforms that JAX finds without JAX_PLATFORMS."""
-    asked = jax.config.jax_platforms
+    requested = jax.config.jax_platforms
     jax.config.update("jax_platforms", "")
     try:
         return " and ".join(sorted({"cpu", jax.default_backend()}))
     except (RuntimeError, AssertionError):
         return "cpu"
-    finally:  # Restores the state before, so that a second try fails in the same way.
+    # A second attempt must fail in the same way.
+    finally:
         clear_backends()
-        jax.config.update("jax_platforms", asked)
+        jax.config.update("jax_platforms", requested)
 
 
 def check_jaxlib() -> None:
     """Raises an InputError for a jaxlib that computes wrong values on the current platform."""
     if jax.lib.__version__ == "0.10.2" and jax.default_backend() == "cpu":
         raise errors.InputError(
-            "jaxlib 0.10.2 computes wrong values on a CPU (issue 39103 of jax); install another:"
-            " pip install 'jax!=0.10.2'"
+            "jaxlib 0.10.2 computes wrong values on a CPU (JAX issue 39103); install another"
+            " version: pip install 'jax!=0.10.2'"
         )
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """1-D mesh of all devices, grouped by process; its axis is `data`."""
+    """Returns a 1-D mesh with the axis `data`.
+
+    Args:
+      devices: devices of the mesh; None for all devices, grouped by process.
+    """
     devices = devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def with_mesh(mesh: Mesh, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """The function, which finds the mesh in `jax.sharding.get_abstract_mesh()` while it is traced.
+    """Returns the function, with `jax.sharding.get_abstract_mesh()` set while it is traced.
 
-    A loss is a function of arrays alone; one that walks a split memory asks there for its devices.
+    The arguments of a loss do not include the mesh, which a loss with a split memory needs.
     """
 
     @functools.wraps(function)
@@ -123,19 +132,21 @@ def with_mesh(mesh: Mesh, function: Callable[_Arguments, _Result]) -> Callable[_
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
     """Raises an InputError if the parts of a batch cannot be split evenly over the mesh."""
     if batch_size % (mesh.size * accumulate):
-        times = f", times the {accumulate} of train.accumulate" if accumulate > 1 else ""
+        parts = f"{mesh.size} devices"
+        parts += f" times train.accumulate={accumulate}" if accumulate > 1 else ""
         raise errors.InputError(
-            f"train.batch_size {batch_size} is not a multiple of the {mesh.size} devices{times}"
+            f"train.batch_size={batch_size} is not a multiple of the {parts}; set it to a"
+            f" multiple of {mesh.size * accumulate}"
         )
 
 
 def peak_flops(device_kind: str) -> float:
-    """Returns a device's dense bfloat16 FLOP/s by its manufacturer; 0 if unknown."""
+    """Returns a device's dense bfloat16 FLOP/s from its data sheet; 0 if unknown."""
     return next((peak * 1e12 for name, peak in _PEAK.items() if name in device_kind), 0.0)
 
 
-def multiplies_half() -> bool:
-    """Returns True if the CPU has bfloat16 instructions, or if that is unknown."""
+def has_fast_bfloat16() -> bool:
+    """Returns True if the CPU has bfloat16 instructions, or if its instructions are unknown."""
     path = pathlib.Path("/proc/cpuinfo")
     words = path.read_text().split() if path.exists() else []
     return "flags" not in words or not {"amx_bf16", "avx512_bf16"}.isdisjoint(words)
@@ -154,14 +165,14 @@ def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def state_shardings(mesh: Mesh, state: TrainState, *, parameters: bool = False) -> TrainState:
     """Returns the sharding of each array of the state.
 
-    Memories are split by rows if the number of devices divides them: they are large, and a step
-    gathers the small embeddings instead. Other arrays are replicated.
+    Memories are split by rows if the number of rows is a multiple of the number of devices, because
+    memories are large. A step gathers the small embeddings. Other arrays are replicated.
 
     Args:
       mesh: the devices.
       state: arrays or shapes.
-      parameters: whether to split parameters, their average and the optimizer's state too, each
-        array along its longest axis that the number of devices divides.
+      parameters: True to split parameters, their average and the optimizer's state too. Each array
+        is split along its longest axis whose size is a multiple of the number of devices.
     """
 
     def memory_sharding(leaf):
@@ -185,7 +196,12 @@ def state_shardings(mesh: Mesh, state: TrainState, *, parameters: bool = False) 
 
 
 def put_batch(mesh: Mesh, batch: _Tree) -> _Tree:
-    """Puts this process's share of a batch, a tree of arrays, on the devices, split by example."""
+    """Puts this process's share of a batch on the devices, split by example.
+
+    Args:
+      mesh: the devices.
+      batch: a tree of arrays.
+    """
     put_one = functools.partial(jax.make_array_from_process_local_data, split(mesh))
     return jax.tree.map(put_one, batch)
 

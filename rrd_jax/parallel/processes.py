@@ -21,28 +21,29 @@ from jax.experimental import multihost_utils
 from rrd_jax import errors
 
 _Result = TypeVar("_Result")
-_START_TIMEOUT = 300  # seconds for the other processes to start
+# Seconds for the other processes to start.
+_START_TIMEOUT = 300
 
 
 def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> None:
     """Joins the processes of a run on several hosts; must be called before JAX starts a device.
 
     Args:
-      coordinator: HOST:PORT of process 0; "" for JAX's detection of Cloud TPU, Slurm, Open MPI and
-        Kubernetes, and for a single process elsewhere.
-      processes: number of processes; 1 for a single process in any case.
-      process_id: of this process, from 0.
+      coordinator: HOST:PORT of process 0. "" selects JAX's detection of Cloud TPU, Slurm, Open MPI
+        and Kubernetes, and a single process elsewhere.
+      processes: number of processes; 1 for a single process without any detection.
+      process_id: id of this process, from 0.
 
     Raises:
-      InputError: the other processes cannot be joined.
+      InputError: the other processes cannot be joined, or the ids do not fit.
     """
-    # A single Slurm task has all GPUs, but JAX would give it one.
+    # A single Slurm task may use all GPUs, but JAX's detection would use only one.
     is_single_task = not coordinator and os.environ.get("SLURM_NTASKS") == "1"
     if processes == 1 or is_single_task:
         return
     if coordinator:
         _find_coordinator(coordinator, processes, process_id)
-    # On a timeout of its own, JAX would end the process with a stack trace.
+    # JAX's timeout, which ends the process with a stack trace, is longer than this timer.
     watch = threading.Timer(_START_TIMEOUT, _give_up, [coordinator])
     watch.daemon = True
     watch.start()
@@ -57,29 +58,34 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
             )
         else:
             jax.distributed.initialize(initialization_timeout=2 * _START_TIMEOUT)
-    except ValueError as error:  # JAX detects no other processes.
+    # JAX detects no other processes.
+    except ValueError as error:
         if processes or process_id:
             raise errors.InputError(
-                f"--processes={processes} --process_id={process_id}, but nothing says where the"
-                " others are; add --coordinator=HOST:PORT of process 0"
+                f"--processes={processes} --process_id={process_id} needs the address of process 0;"
+                " add --coordinator=HOST:PORT"
             ) from error
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
-        raise errors.InputError(f"the other processes cannot be joined ({reason})") from error
+        raise errors.InputError(
+            f"the other processes cannot be joined ({reason}); check --coordinator and the messages"
+            " of the other processes"
+        ) from error
     finally:
         watch.cancel()
     if processes and jax.process_count() != processes:
         raise errors.InputError(
-            f"--processes={processes}, but the host says {jax.process_count()}; leave the flag out"
+            f"--processes={processes}, but JAX detects {jax.process_count()} processes; omit the"
+            " flag"
         )
 
 
 def _give_up(coordinator: str) -> None:
-    """Ends this process while it waits for others inside JAX."""
-    where = f" at --coordinator={coordinator}" if coordinator else ""
+    """Ends this process while JAX waits for other processes."""
+    address = f" at --coordinator={coordinator}" if coordinator else ""
     print(
-        f"error: the other processes have not joined{where} within {_START_TIMEOUT} seconds;"
-        " check whether they were started, and their messages",
+        f"error: the other processes have not joined{address} within {_START_TIMEOUT} seconds;"
+        " check that they were started, and read their messages",
         file=sys.stderr,
         flush=True,
     )
@@ -91,8 +97,8 @@ def _find_coordinator(address: str, processes: int, process_id: int) -> None:
     host_and_port = _parse(address)
     if process_id >= processes:
         raise errors.InputError(
-            f"--process_id={process_id} of --processes={processes}: with --coordinator, ids are"
-            " 0 to the number of processes less one"
+            f"--process_id={process_id} is too large for --processes={processes}; with"
+            f" --coordinator, set --process_id from 0 to {processes - 1}"
         )
     print(f"joining process 0 of {processes} at {address}", flush=True)
     if process_id:
@@ -104,13 +110,13 @@ def _parse(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise errors.InputError(
-            f"--coordinator={address} must be HOST:PORT, for example 10.0.0.2:1234"
+            f"invalid --coordinator={address}; set HOST:PORT, for example 10.0.0.2:1234"
         )
     return host.strip("[]"), int(port)
 
 
 def _wait_for(host_and_port: tuple[str, int]) -> None:
-    """Waits for a server: JAX would end the process if there is none."""
+    """Waits for a server, because JAX would end the process if it finds no server."""
     end = time.monotonic() + _START_TIMEOUT
     while True:
         try:
@@ -120,17 +126,18 @@ def _wait_for(host_and_port: tuple[str, int]) -> None:
             if time.monotonic() > end:
                 address = ":".join(map(str, host_and_port))
                 raise errors.InputError(
-                    f"process 0 does not answer at --coordinator={address} ({error})"
+                    f"process 0 does not answer at --coordinator={address} ({error}); check that it"
+                    " was started and that the address is correct"
                 ) from error
         time.sleep(0.2)
 
 
 def process_share() -> tuple[int, int]:
-    """Returns (i, n): process i of n feeds the i-th of n shares of each batch."""
+    """Returns (i, n): this process is process i of n, and feeds the i-th of n shares of a batch."""
     return jax.process_index(), jax.process_count()
 
 
-def share_of(batch: np.ndarray) -> np.ndarray:
+def local_share(batch: np.ndarray) -> np.ndarray:
     """Returns the share of a batch that this process feeds."""
     i, n = process_share()
     return batch[len(batch) * i // n : len(batch) * (i + 1) // n]
@@ -145,7 +152,7 @@ def main_first(action: Callable[[], _Result]) -> _Result:
     """Calls `action` in process 0, then in the other processes; returns this process's result.
 
     Raises:
-      InputError: the action failed; in the other processes, that it failed in process 0.
+      InputError: the action failed in this process or in process 0.
     """
     if jax.process_count() == 1:
         return action()
@@ -156,22 +163,22 @@ def main_first(action: Callable[[], _Result]) -> _Result:
         except (errors.InputError, OSError) as error:
             problem = error
     if multihost_utils.broadcast_one_to_all(np.int32(problem is not None)):
-        raise problem or errors.InputError("process 0 cannot go on; its message says why")
+        raise problem or errors.InputError("process 0 failed; read its message")
     return result if is_main() else action()
 
 
-def as_main(value: bool) -> bool:
-    """Returns the value of process 0 in all processes."""
+def broadcast_from_main(value: bool) -> bool:
+    """Returns the value that process 0 passes, in all processes."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:
-    """Raises an InputError in all processes if they disagree.
+    """Raises an InputError in all processes if their facts differ.
 
     Args:
-      facts: nested JSON values that must be the same in all processes.
+      facts: nested JSON values that must be equal in all processes.
     """
     if jax.process_count() == 1:
         return
@@ -185,18 +192,18 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
             first, value = by_process[0].get(name, "absent"), other.get(name, "absent")
             if first != value:
                 raise errors.InputError(
-                    f"the processes disagree: {name} is {first} in process 0, and {value} in"
-                    f" process {process}; start all of them with the same command, code and data"
+                    f"the processes disagree: {name} is {first} in process 0 but {value} in process"
+                    f" {process}; start all processes with the same command, code and data"
                 )
 
 
 def _encoded(facts: Mapping[str, Any]) -> np.ndarray:
-    """Encodes facts as JSON in an array [n] uint8."""
+    """Encodes facts as JSON in a uint8 array [n]."""
     return np.frombuffer(json.dumps(_flatten(facts), sort_keys=True).encode(), np.uint8)
 
 
 def code_version() -> dict[str, str]:
-    """Returns the versions of libraries, and a digest of this package's files."""
+    """Returns the versions of libraries and a digest of this package's files."""
     digest, root = hashlib.sha256(), pathlib.Path(__file__).parent.parent
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
@@ -206,7 +213,7 @@ def code_version() -> dict[str, str]:
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested values, with names such as config.train.epochs."""
+    """Flattens nested values into a dictionary with names such as config.train.epochs."""
     flat = {}
     for name, value in facts.items():
         if isinstance(value, Mapping):
@@ -217,53 +224,55 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class StopRequests:
-    """Requests of SIGTERM and Ctrl-C to stop a run between two steps.
+    """Requests by SIGTERM and Ctrl-C to stop a run between two steps.
 
     Attributes:
-      saves: whether there is a step to save; until then, Ctrl-C interrupts.
+      can_save: True once a step can be saved; until then, Ctrl-C interrupts the process.
     """
 
     def __init__(self, has_peers: bool):
-        self.saves, self._has_peers, self._signal = False, has_peers, 0
+        self.can_save, self._has_peers, self._signal = False, has_peers, 0
 
     def __call__(self, step: int) -> int:
-        """Returns True, or the signal's number, to stop after a step; must be called at each step.
+        """Returns True or the signal's number to stop after a step; must be called at each step.
 
-        The result is the same in all processes.
+        All processes get equal results.
         """
-        if self._has_peers:  # JAX handles SIGTERM, and the processes agree on a step.
+        # With several processes, JAX handles SIGTERM, and the processes agree on a step.
+        if self._has_peers:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._signal
 
     def handle(self, number: int, frame: object) -> None:
-        """Handles a signal; a second Ctrl-C interrupts."""
+        """Handles a signal; a second Ctrl-C interrupts the process."""
         del frame
-        if number == signal.SIGINT and (not self.saves or self._signal == number):
+        if number == signal.SIGINT and (not self.can_save or self._signal == number):
             raise KeyboardInterrupt
         self._signal = number
 
-    def raise_unanswered(self) -> None:
-        """Raises the exception of a signal that came too late to stop the run."""
+    def raise_pending(self) -> None:
+        """Raises the exception for a signal that arrived too late to stop the run."""
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self._signal:
-            raise errors.PreemptedError("stopped by SIGTERM; run the same command again")
+            raise errors.PreemptedError("stopped by SIGTERM; run the same command again to resume")
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequests]:
     """Returns a context in which SIGTERM and Ctrl-C request a stop instead of ending the process.
 
-    With several processes, none of which may stop alone, Ctrl-C interrupts immediately.
+    With several processes, which must stop together, Ctrl-C interrupts immediately.
 
     Raises:
-      KeyboardInterrupt: after Ctrl-C, if the run ended without stopping for it.
-      PreemptedError: likewise after SIGTERM.
+      KeyboardInterrupt: Ctrl-C arrived too late to stop the run.
+      PreemptedError: SIGTERM arrived too late to stop the run.
     """
     requests = StopRequests(jax.process_count() > 1)
     is_main_thread = threading.current_thread() is threading.main_thread()
     numbers = [signal.SIGTERM, signal.SIGINT] if is_main_thread and jax.process_count() == 1 else []
-    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # nohup and `&` ignore it.
+    # `nohup` and `&` ignore SIGINT.
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
         numbers = numbers[:1]
     before = {number: signal.signal(number, requests.handle) for number in numbers}
     try:
@@ -271,4 +280,4 @@ def stop_requests() -> Iterator[StopRequests]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    requests.raise_unanswered()
+    requests.raise_pending()

@@ -103,7 +103,7 @@ class EmbeddingCache:
             "device": Space(
                 sum(on_device.values()),
                 sum(on_device[folder] for folder in missing),
-                parallel.free_bytes(self._mesh),
+                parallel.free_device_bytes(self._mesh),
                 "on each device",
             ),
             "host": Space(size, size, parallel.host_bytes(), "in host memory"),

@@ -46,7 +46,7 @@ def plan(cache: EmbeddingCache, recipe: Recipe, was_cached: bool | None) -> Plan
     if obstacle:
         return Plan("", f"teacher cache off: {obstacle}")
     pays = forced or training.epochs > augment.views or cache.exists(augment)
-    if not (parallel.as_main(pays) if was_cached is None else was_cached):
+    if not (parallel.broadcast_from_main(pays) if was_cached is None else was_cached):
         return Plan(
             "",
             f"teacher cache off: caching all {augment.views} views of an image pays off only with"
@@ -73,7 +73,7 @@ def _choose_place(cache: EmbeddingCache, training: Training) -> tuple[str, str]:
     space = cache.space(augment)
     for place in places if choice.place == "auto" else [choice.place]:
         needed, free, where = space[place].needed, space[place].free, space[place].where
-        if parallel.as_main(needed <= free * shares[place]):
+        if parallel.broadcast_from_main(needed <= free * shares[place]):
             return place, ""
     return "", (
         f"embeddings of all views need {needed / 1e9:.2f} GB, with {free / 1e9:.2f} GB free {where}"

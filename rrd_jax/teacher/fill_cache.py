@@ -56,7 +56,7 @@ def fill(
     padded = np.concatenate([index, np.repeat(index[-1:], -len(index) % count)])
     shape = (split.size, split.size, split.channels)
     # The choice depends on the whole split, so that a cache filled in two starts has equal rows.
-    ordinary = compiling.ordinary_calls(networks.summarize(network, shape).macs)
+    ordinary = compiling.calls_without_onednn(networks.summarize(network, shape).macs)
     onednn = len(split) * augment.views > ordinary
     embed = _compile_embed(network, augment, mesh, views, fast_cpu, onednn)
     waiting = None
@@ -87,7 +87,7 @@ def _rows(
     mesh: jax.sharding.Mesh,
 ) -> list[tuple[int, jax.Array]]:
     """Returns (first view, rows [b, at_once, width] on the devices) of each part of the views."""
-    local_index = parallel.share_of(index).astype(np.int32)
+    local_index = parallel.local_share(index).astype(np.int32)
     # The host has computed all views if images have an axis of views.
     by_host = images.ndim == 5
     batch = {"index": local_index} | ({} if by_host else {"image": images})
@@ -146,4 +146,4 @@ def _compile_embed(
     split, replicated = PartitionSpec(parallel.AXIS), PartitionSpec()
     specs = (replicated, split, split, replicated)
     mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
-    return compiling.for_mesh(mapped, mesh, fast_cpu=fast_cpu, onednn=onednn)
+    return compiling.jit_for_mesh(mapped, mesh, fast_cpu=fast_cpu, onednn=onednn)

@@ -79,7 +79,7 @@ def load_or_train(
     path = folder.absolute() / _key(network, variables, dataset, training, l2)
     replicated = parallel.replicated(mesh)
     with workdir.exclusive(path.with_suffix(".lock")) if store else contextlib.nullcontext():
-        if parallel.as_main(checkpoints.exists(path)):
+        if parallel.broadcast_from_main(checkpoints.exists(path)):
             like = _like(width, dataset.num_classes, replicated)
             if (head := checkpoints.load_arrays(path, like)) is not None:
                 console.say(f"[{label}] linear probe: read from {path}")
@@ -170,7 +170,7 @@ def check_memory(
       field: the config field that needs the embeddings.
     """
     size = 4 * examples * width
-    host, device = parallel.host_bytes(), parallel.free_bytes(mesh)
+    host, device = parallel.host_bytes(), parallel.free_device_bytes(mesh)
     where, free = ("the host", host) if size > host / 2 else ("each device", device)
     needed = size if size > host / 2 else size / mesh.size
     if needed > free / 2:

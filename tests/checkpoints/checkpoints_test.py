@@ -116,7 +116,7 @@ def test_no_damaged_file_ever_gives_wrong_values(how, tmp_path, capsys):
         if step == 3:
             out = capsys.readouterr().out
             assert "5 is damaged" in out
-            assert "going on from step 3" in out
+            assert "resuming from step 3" in out
             assert (copy / "5.damaged").is_dir()
 
 
@@ -228,7 +228,7 @@ def test_a_damaged_teacher_falls_back_and_a_missing_one_is_an_error(tmp_path):
     _ruin(tmp_path / "5")
     student, _ = checkpoints.load_student(tmp_path)
     np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 3.0))
-    with pytest.raises(errors.InputError, match="no intact checkpoint under"):
+    with pytest.raises(errors.InputError, match="no intact checkpoint in"):
         checkpoints.load_student(tmp_path / "missing")
 
 

@@ -44,7 +44,7 @@ def _check(shape, kernel, stride, padding, bound=1e-6, onednn_bound=1e-6):
     wanted = jax.jit(plain, compiler_options=compiling.options())(*arrays)
     found = jax.jit(convolutions.fast(run), compiler_options=compiling.options())(*arrays)
     _compare(found, wanted, bound, shape, kernel, stride)
-    found = compiling.Unwritten(run, cores=2)(*arrays)
+    found = compiling.OnednnJit(run, cores=2)(*arrays)
     _compare(found, wanted, onednn_bound, shape, kernel, stride, "oneDNN")
 
 
@@ -55,7 +55,7 @@ def _compare(found, wanted, bound, *about):
 
 # Of each way some shapes, odd ones too.
 @pytest.mark.parametrize(
-    ("way", "shape", "kernel", "stride", "pad"),
+    ("form", "shape", "kernel", "stride", "pad"),
     [
         ("pixel", (2, 6, 5, 12), (1, 1, 12, 8), 1, 0),
         ("pixel", (3, 7, 6, 8), (1, 1, 8, 20), 2, 0),
@@ -66,10 +66,10 @@ def _compare(found, wanted, bound, *about):
         ("few places", (2, 4, 4, 64), (2, 3, 64, 16), 1, 0),
         ("few channels", (2, 6, 8, 3), (3, 3, 3, 16), 1, 1),
         ("few channels", (1, 32, 32, 1), (3, 3, 1, 8), 1, 1),
-        ("others", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
+        ("default", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
         ("strided", (4, 9, 10, 16), (3, 3, 16, 24), 2, 1),
         ("strided", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
-        ("others", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
+        ("default", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
         ("depthwise", (8, 6, 5, 12), (5, 5, 1, 12), 1, 2),
         ("depthwise", (3, 7, 8, 12), (5, 5, 1, 12), 2, 2),
         ("depthwise", (12, 3, 3, 8), (7, 7, 1, 8), 1, 3),
@@ -81,10 +81,10 @@ def _compare(found, wanted, bound, *about):
         ("groups", (4, 6, 5, 12), (3, 3, 1, 24), 1, 1),
     ],
 )
-def test_every_way_is_the_plain_convolution(way, shape, kernel, stride, pad):
+def test_every_form_is_the_plain_convolution(form, shape, kernel, stride, pad):
     case = convolutions.Case(*shape, kernel[:2], kernel[3], stride, (pad, pad))
     case = case._replace(groups=shape[3] // kernel[2])
-    assert convolutions.choose(case).name == way
+    assert convolutions.choose(case).name == form
     _check(shape, kernel, stride, (pad, pad))
 
 
@@ -116,13 +116,13 @@ _MOST = 8  # shapes of a way, evenly among the larger and the smaller ones
 
 @pytest.mark.long
 def test_convolutions_of_our_networks_are_the_plain_ones():
-    by_way = collections.defaultdict(list)
+    by_form = collections.defaultdict(list)
     for shape in sorted(set().union(*(_shapes(name, side, 2) for name, side in _ALL))):
         x, kernel, stride, padding = shape
         case = convolutions.Case(*x, kernel[:2], kernel[3], stride, (padding[0][0], padding[1][0]))
-        by_way[convolutions.choose(case._replace(groups=x[3] // kernel[2])).name].append(shape)
-    assert len(by_way) >= 8
-    for shapes in by_way.values():
+        by_form[convolutions.choose(case._replace(groups=x[3] // kernel[2])).name].append(shape)
+    assert len(by_form) >= 8
+    for shapes in by_form.values():
         for x, kernel, stride, padding in shapes[:: -(-len(shapes) // _MOST)]:
             # Both sides are rounded: sums of 512 products and more differ by a little above 1e-6,
             # and oneDNN adds 4 608 of them one after the other, as it does in PyTorch.
@@ -132,7 +132,7 @@ def test_convolutions_of_our_networks_are_the_plain_ones():
 
 # Ways that are for bfloat16 alone are first seen in float32, where more digits tell them apart.
 @pytest.mark.parametrize(
-    ("way", "shape", "kernel", "stride", "pad"),
+    ("form", "shape", "kernel", "stride", "pad"),
     [
         ("half", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
         ("half", (4, 9, 12, 16), (3, 3, 16, 24), 2, 1),
@@ -145,21 +145,26 @@ def test_convolutions_of_our_networks_are_the_plain_ones():
     ],
 )
 @pytest.mark.long
-def test_every_way_of_bfloat16_is_the_plain_convolution(way, shape, kernel, stride, pad):
+def test_every_form_of_bfloat16_is_the_plain_convolution(form, shape, kernel, stride, pad):
     case = convolutions.Case(
         *shape, kernel[:2], kernel[3], stride, (pad, pad), half=True, onednn=True
     )
-    asked = convolutions.choose(case)
-    assert asked.name == way
+    chosen = convolutions.choose(case)
+    assert chosen.name == form
     x, weights, gradient = _arrays(shape, kernel, stride, (pad, pad))
     spec = convolutions.Spec(stride, (pad, pad))
-    _, by_images, by_kernel = _both(x, weights, gradient, stride=stride, padding=(pad, pad))
-    assert golden.relative(asked.by_images(spec, x, weights, gradient), by_images) < 1e-6
-    if asked.by_kernel:
-        assert golden.relative(asked.by_kernel(spec, x, weights, gradient), by_kernel) < 1e-6
+    _, image_gradient, kernel_gradient = _both(
+        x, weights, gradient, stride=stride, padding=(pad, pad)
+    )
+    assert golden.relative(chosen.image_gradient(spec, x, weights, gradient), image_gradient) < 1e-6
+    if chosen.kernel_gradient:
+        assert (
+            golden.relative(chosen.kernel_gradient(spec, x, weights, gradient), kernel_gradient)
+            < 1e-6
+        )
     arrays = _arrays(shape, kernel, stride, (pad, pad), jnp.bfloat16)
     run = functools.partial(_both, stride=stride, padding=(pad, pad))
-    for a, b in zip(compiling.Unwritten(run)(*arrays), jax.jit(run)(*arrays), strict=True):
+    for a, b in zip(compiling.OnednnJit(run)(*arrays), jax.jit(run)(*arrays), strict=True):
         assert a.dtype == jnp.bfloat16
         assert golden.relative(a, b) < 0.01
 
@@ -194,8 +199,8 @@ def test_whoever_did_not_ask_sees_the_plain_convolution():
     text = str(jax.make_jaxpr(run)(*arrays))
     assert text.count("conv_general_dilated[") == 3
     assert "barrier" not in text
-    asked = convolutions.fast(run)
-    assert "conv_general_dilated[" not in str(jax.make_jaxpr(asked)(*arrays))
+    form = convolutions.fast(run)
+    assert "conv_general_dilated[" not in str(jax.make_jaxpr(form)(*arrays))
     again = convolutions.fast(convolutions.plain(run))
     assert str(jax.make_jaxpr(again)(*arrays)) == text
     assert str(jax.make_jaxpr(run)(*arrays)) == text

@@ -59,11 +59,11 @@ def _run(fast):
 def _text(platform, monkeypatch, convolve):
     """A step's program for a platform, as one for an accelerator is compiled."""
 
-    def for_mesh(function, mesh, fast_cpu, onednn, **keywords):
+    def jit_for_mesh(function, mesh, fast_cpu, onednn, **keywords):
         del mesh, fast_cpu, onednn
         return jax.jit(convolve(function), **keywords)
 
-    monkeypatch.setattr(compiling, "for_mesh", for_mesh)
+    monkeypatch.setattr(compiling, "jit_for_mesh", jit_for_mesh)
     built, variables = _build(True)
     batch = Batch(
         image=jax.ShapeDtypeStruct((_BATCH, *_IMAGE), jnp.uint8),
@@ -86,8 +86,8 @@ def test_a_whole_step_for_an_accelerator_has_none_of_it(platform, monkeypatch):
 def test_fifty_steps_are_the_same_with_and_without(monkeypatch):
     monkeypatch.setattr(compiling, "_is_quick", lambda: False)
     (losses, params, step), (wanted, others, ordinary) = _run(True), _run(False)
-    assert isinstance(step, compiling.Unwritten)
-    assert not isinstance(ordinary, compiling.Unwritten)
+    assert isinstance(step, compiling.OnednnJit)
+    assert not isinstance(ordinary, compiling.OnednnJit)
     np.testing.assert_allclose(losses, wanted, rtol=1e-5)
     leaves = map(jax.tree.leaves, (params["student"], others["student"]))
     largest = max(jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(others["student"]))

@@ -33,12 +33,12 @@ def compiled():
 
 def test_its_parts_are_what_xla_plans(compiled):
     program, given = compiled
-    found = footprint.of(program)
+    found = footprint.measure(program)
     assert found.arguments == 4 * (256 * 64 + 512 * 128)
     assert found.results >= 4 * 256 * 64
     assert found.temporaries >= 4 * 512 * 512
     assert found.peak == sum(found)
-    said = footprint.described(program, given, 10**9, {})
+    said = footprint.describe(program, given, 10**9, {})
     assert "memory per device" in said
     assert "state 0.07 MB, images 0.26 MB, activations " in said
     largest = footprint.temporaries(program)[0]
@@ -53,7 +53,7 @@ def test_what_does_not_fit_names_the_largest_arrays_and_the_fields_that_help(com
         footprint.ACTIVATIONS: iter(["train.remat=all", "a smaller train.batch_size"]),
     }
     with pytest.raises(errors.InputError) as caught:
-        footprint.described(*compiled, 10**6, fields)
+        footprint.describe(*compiled, 10**6, fields)
     said = str(caught.value)
     assert "\n" not in said
     assert " of 1.00 MB " in said
@@ -76,7 +76,7 @@ def test_what_eigen_keeps_of_a_convolution_is_foretold_too():
     program = jax.jit(gradient).lower(*map(jnp.ones, shapes)).compile()
     # A patch for each of 4 * 6 * 6 pixels, and these pixels, packed.
     patches = 4 * (4 * 6 * 6) * (3 * 3 * 8 + 16)
-    assert footprint.of(program).libraries == patches
+    assert footprint.measure(program).libraries == patches
     most = {array.description: array.bytes for array in footprint.temporaries(program)}
     name = next(what for what in most if what.startswith("patches of a convolution"))
     assert most[name] == patches
@@ -89,7 +89,7 @@ def test_arrays_are_counted_as_devices_hold_them():
         "whole": parallel.put(parallel.replicated(mesh), whole),
         "split": parallel.put(parallel.split(mesh), split),
     }
-    sizes = {array.description: array.bytes for array in footprint.arrays(tree, "it")}
+    sizes = {array.description: array.bytes for array in footprint.argument_arrays(tree, "it")}
     assert sizes == {"float32 16x4 of it (whole)": 256, "float32 8x4 of it (split)": 128}
 
 
@@ -111,7 +111,7 @@ def test_a_run_says_what_a_step_takes_and_does_not_begin_what_does_not_fit(
 def _peak(**fields):
     usual = {"train.batch_size": 64, "teacher.cache": "off", "objectives.rrd.queue_size": 4096}
     config = launch.digits("tiny-tiny,rrd", **usual, **fields)
-    return footprint.of(setting.prepare(config, examples=128).compiled).peak
+    return footprint.measure(setting.prepare(config, examples=128).compiled).peak
 
 
 @pytest.mark.long

@@ -24,7 +24,7 @@ def _main(path: str, fields: dict[str, Any], calls: int) -> None:
     config.update_from_flattened_dict(fields)
     config.baseline = False
     step = setting.prepare(config, explicit=tuple(fields), examples=2 * config.train.batch_size)
-    needed = footprint.of(step.compiled)
+    needed = footprint.measure(step.compiled)
     jax.block_until_ready((step.state, step.teacher, step.batch))
     before = _resident_bytes()
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets VmHWM.

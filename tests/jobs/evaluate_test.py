@@ -103,7 +103,7 @@ def test_what_is_missing_or_does_not_fit_is_said(run, tmp_path):
     with pytest.raises(errors.InputError, match="nothing to evaluate"):
         _evaluate(tmp_path)
     config = _config(**{"teacher.checkpoint": str(tmp_path / "lost")})
-    with pytest.raises(errors.InputError, match="no intact checkpoint under .*lost"):
+    with pytest.raises(errors.InputError, match="no intact checkpoint in .*lost"):
         _evaluate(run[0], config)
     with pytest.raises(errors.InputError, match="is tiny for 10 classes.*need resnet20 for 10"):
         _evaluate(run[0], _config("smoke,resnet8-resnet20,kd"))

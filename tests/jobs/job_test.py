@@ -126,7 +126,7 @@ def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher):
 def test_bfloat16_is_warned_of_on_a_processor_that_only_converts_it(
     tmp_path, teacher, monkeypatch, capsys
 ):
-    monkeypatch.setattr(job.parallel, "multiplies_half", lambda: False)
+    monkeypatch.setattr(job.parallel, "has_fast_bfloat16", lambda: False)
     fields = {**teacher, "teacher.dtype": "bfloat16", "train.epochs": 1}
     launch.run(launch.digits(_PAIR, **fields), tmp_path)
     assert (
@@ -143,7 +143,7 @@ def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher):
     with pytest.raises(errors.InputError, match="10 classes and 1 image channels.*100 classes"):
         launch.run(launch.digits(_PAIR, **fields), tmp_path / "b")
     fields = {"teacher.checkpoint": "/nonexistent"}
-    with pytest.raises(errors.InputError, match="no intact checkpoint under /nonexistent"):
+    with pytest.raises(errors.InputError, match="no intact checkpoint in /nonexistent"):
         launch.run(launch.digits(_PAIR, **fields), tmp_path / "c")
 
 
@@ -198,5 +198,5 @@ def test_a_run_on_the_users_own_images_goes_on_only_with_those(tmp_path, data_di
 
 def test_a_batch_must_split_over_the_devices(tmp_path, monkeypatch):
     monkeypatch.undo()  # of `one_device`
-    with pytest.raises(errors.InputError, match="12 is not a multiple of the 8 devices"):
+    with pytest.raises(errors.InputError, match="=12 is not a multiple of the 8 devices"):
         launch.run(launch.digits(_PAIR, **{"train.batch_size": 12}), tmp_path)

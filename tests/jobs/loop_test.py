@@ -206,7 +206,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, make_config, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, "save", save)
-        message = r"\(No space left on device\); step 3 is the last good one"
+        message = r"\(No space left on device\); the last intact checkpoint is step 3"
         with pytest.raises(errors.DiskError, match=message):
             launch.run(make_config(), tmp_path)
     assert launch.run(make_config(), tmp_path)[-1].top1 >= 0

@@ -74,17 +74,17 @@ def test_a_run_that_leaves_blocks_out_goes_on_to_the_same_bits(tmp_path, monkeyp
 @pytest.mark.parametrize("late", [2, 5])  # the run is stopped after the fourth step
 @pytest.mark.long
 def test_a_long_run_changes_to_onednn_at_the_same_step_in_every_start(late, tmp_path, monkeypatch):
-    monkeypatch.setattr(compiling, "_is_quick", lambda: False)
+    monkeypatch.setattr(compiling, "_compiles_quickly", lambda: False)
     calls = []
-    monkeypatch.setattr(compiling, "ordinary_calls", lambda multiply_adds: late)
-    monkeypatch.setattr(compiling.Unwritten, "__call__", _counted(calls))
+    monkeypatch.setattr(compiling, "calls_without_onednn", lambda multiply_adds: late)
+    monkeypatch.setattr(compiling.OnednnJit, "__call__", _counted(calls))
     launch.check_resume(launch.digits("smoke,tiny,ce"), tmp_path)
     if compiling.onednn_types():
         assert len(calls) == 2 * (6 - late)
 
 
 def _counted(calls):
-    original = compiling.Unwritten.__call__
+    original = compiling.OnednnJit.__call__
 
     def call(self, *arguments):
         calls.append(self)

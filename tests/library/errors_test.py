@@ -79,7 +79,7 @@ _WRONG = [
     ({"optimizer": optax.lbfgs()}, "(?s)optimizer .*failed.* 'value_fn'"),
     ({"optimizer": optax.adam(1e-3), "learning_rate": 0.1}, "learning_rate has no effect on"),
     ({"optimizer": optax.adam, "fields": {"optimizer.clip_norm": 1.0}}, "clip_norm has no effect"),
-    ({"teacher": "/nowhere"}, "no intact checkpoint under /nowhere"),
+    ({"teacher": "/nowhere"}, "no intact checkpoint in /nowhere"),
     ({"teacher": (Small(num_classes=4), None)}, "teacher's variables are of type NoneType"),
 ]
 
@@ -182,7 +182,7 @@ def test_an_unfinished_workdir_is_of_its_own_network(tmp_path, monkeypatch):
         patch.setattr(loop, "dispatches", one_epoch)
         with pytest.raises(KeyboardInterrupt):
             rrd_jax.train_teacher(Small(num_classes=4), **given)
-    with pytest.raises(errors.InputError, match="are of another network, .* there and .* here"):
+    with pytest.raises(errors.InputError, match="from another network, .* in the checkpoint and"):
         rrd_jax.train_teacher(Small(num_classes=4, width=16), **given)
 
 

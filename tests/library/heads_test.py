@@ -81,7 +81,7 @@ def test_files_compute_the_head_too_but_weights_alone_have_none(run, tmp_path):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ("dkd", "has no objective 'dkd'; its objectives: crd, embed, rrd"),
+        ("dkd", "has no objective 'dkd'; available: crd, embed, rrd"),
         ("ce", "no head behind"),
         ("rrd[0]", "the run has only one head: use 'rrd'"),
     ],

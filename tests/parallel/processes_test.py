@@ -36,7 +36,7 @@ def test_a_run_is_asked_to_stop_and_told_by_which_signal(number):
 def _ask_and_go_on(number):
     with parallel.stop_requests() as stop:
         assert not stop(1)
-        stop.saves = True
+        stop.can_save = True
         signal.raise_signal(number)
         assert stop(2) == stop(3) == number
 
@@ -48,7 +48,7 @@ def test_ctrl_c_interrupts_while_there_is_nothing_to_save():
 
 def test_a_second_ctrl_c_interrupts():
     stop = parallel.StopRequests(has_peers=False)
-    stop.saves = True
+    stop.can_save = True
     stop.handle(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):
         stop.handle(signal.SIGINT, None)

@@ -245,7 +245,7 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
         (("nothing.jpg",), {}, 2, "'nothing.jpg' does not exist"),
         (("*.gif",), {}, 2, r"no file matches '*.gif'"),
         ((tmp_path / "empty",), {}, 2, "no images in"),
-        ((image,), {"workdir": tmp_path / "none"}, 2, "no intact checkpoint under"),
+        ((image,), {"workdir": tmp_path / "none"}, 2, "no intact checkpoint in"),
         ((image, "--teacher"), {"workdir": tmp_path / "empty"}, 2, "is not the workdir of a run"),
         ((image, "--teacher", "--image_size=8"), {}, 2, "leave out --image_size"),
         ((image, "--class_names=lost.txt"), {}, 2, "lost.txt"),

@@ -230,7 +230,7 @@ def test_where_a_teacher_cannot_be_cached_it_runs_or_says_why(
 ):
     fields = dict(fields)
     if memory := fields.pop("memory", 0):
-        monkeypatch.setattr(parallel, "free_bytes", lambda mesh: memory)
+        monkeypatch.setattr(parallel, "free_device_bytes", lambda mesh: memory)
     config = _config(teacher, f"smoke,tiny-tiny,{argument}", **fields)
     with pytest.raises(errors.InputError, match=f"teacher.cache is on, but .*{reason}"):
         launch.run(config, tmp_path / "run")

@@ -68,6 +68,6 @@ def test_a_teacher_that_is_there_is_read_before_another_is_trained(tmp_path):
     plan = parse(config)
     first, second = plan.teachers
     second = dataclasses.replace(second, checkpoint=str(tmp_path / "lost"))
-    with pytest.raises(errors.InputError, match="no intact checkpoint under .*lost"):
+    with pytest.raises(errors.InputError, match="no intact checkpoint in .*lost"):
         job.run(dataclasses.replace(plan, teachers=(first, second)), tmp_path / "run")
     assert not (tmp_path / "run" / "teacher").exists()

@@ -81,7 +81,7 @@ def test_a_run_starts_from_weights_says_so_and_goes_on_without_them(tmp_path, ca
     assert launch.digests(tmp_path / "run", 3) == launch.digests(tmp_path / "whole", 3)
     about = json.loads((tmp_path / "run" / "model.json").read_text())
     assert about["training"]["start_from"] == origin
-    with pytest.raises(errors.InputError, match="no intact checkpoint under .*weights"):
+    with pytest.raises(errors.InputError, match="no intact checkpoint in .*weights"):
         launch.run(config, tmp_path / "another")
     assert not (tmp_path / "another").exists()
 

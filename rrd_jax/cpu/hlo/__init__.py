@@ -1,16 +1,21 @@
-"""The text of a compiled program: its instructions, and what its convolutions are."""
+"""A parser for the text of compiled programs (HLO): instructions and convolutions."""
 
-from rrd_jax.cpu.hlo.convolutions import Convolution, convolution, convolutions, custom_target
-from rrd_jax.cpu.hlo.program import Array, Instruction, Program, arrays, parse
+from rrd_jax.cpu.hlo.convolution_shapes import (
+    Convolution,
+    custom_call_target,
+    find_convolutions,
+    parse_convolution,
+)
+from rrd_jax.cpu.hlo.parser import Array, Instruction, Program, parse, parse_arrays
 
 __all__ = [
     "Array",
     "Convolution",
     "Instruction",
     "Program",
-    "arrays",
-    "convolution",
-    "convolutions",
-    "custom_target",
+    "custom_call_target",
+    "find_convolutions",
     "parse",
+    "parse_arrays",
+    "parse_convolution",
 ]

@@ -54,7 +54,7 @@ def crop_flip(pad: int, flip: bool) -> Crop:
         place, side = jnp.divmod(view, sides)
         padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
         # Else a CPU computes the corner of a crop anew for each pixel.
-        arguments = convolutions.apart((*jnp.divmod(place, places), side, padded))
+        arguments = convolutions.unfused((*jnp.divmod(place, places), side, padded))
         return jax.vmap(cut_one)(*arguments)
 
     return Crop(places**2 * sides, choose, cut)

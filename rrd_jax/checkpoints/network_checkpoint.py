@@ -1,4 +1,4 @@
-"""Checkpoints of a network alone, and networks read from the checkpoints of runs."""
+"""Checkpoints that contain only a network, and the networks in checkpoints of runs."""
 
 import functools
 import pathlib
@@ -17,23 +17,23 @@ from rrd_jax.training.state import TrainState
 
 
 def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str, Any]) -> str:
-    """Writes a network for `load_student`.
+    """Writes a network that `load_student` can read.
 
     Args:
-      folder: `checkpoints` is created in it.
-      variables: {"params", "batch_stats"} as numpy arrays.
+      folder: the folder in which `checkpoints` is created.
+      variables: {"params", "batch_stats"} as NumPy arrays.
       meta: JSON with "model", "num_classes" and "image_shape".
 
     Returns:
       The digest of the variables.
 
     Raises:
-      InputError: there are checkpoints already, or the folder cannot be written.
+      InputError: the folder contains checkpoints, or cannot be written.
     """
     checkpoint_folder = folder.absolute() / "checkpoints"
     if storage.steps(checkpoint_folder):
         raise errors.InputError(
-            f"{checkpoint_folder} holds checkpoints already; choose another folder"
+            f"{checkpoint_folder} already contains checkpoints; choose another folder"
         )
     student = digests.digest(variables)
     arrays = {"params": {"student": variables["params"]}, "batch_stats": variables["batch_stats"]}
@@ -47,15 +47,15 @@ def load_student(
     """Reads the network of a checkpoint.
 
     Args:
-      folder: a workdir, or the `checkpoints` folder in it.
-      which: "best", by test top-1; "last"; or a step. "" is "last" without a line in the log.
-      raw: whether to read the weights themselves in a run that averages them.
+      folder: a workdir, or the `checkpoints` folder of a workdir.
+      which: "best" by `best_checkpoint.score`, "last", or a step. "" is "last" without a log line.
+      raw: True to read the raw weights instead of their average.
 
     Returns:
-      `TrainState.student` as numpy arrays, and the checkpoint's JSON.
+      `TrainState.student` as NumPy arrays, and the checkpoint's JSON.
 
     Raises:
-      InputError: there is no such checkpoint, or it is not intact.
+      InputError: the checkpoint is missing or damaged.
     """
     return _load(folder, which, functools.partial(_load_student, raw=raw))
 
@@ -67,27 +67,27 @@ def load_objective(
 
     Args:
       folder: see `load_student`.
-      name: of the objective.
+      name: name of the objective.
       which: see `load_student`.
 
     Returns:
-      The state's params and frozen as numpy arrays, and the checkpoint's JSON.
+      The fields params and frozen of the state as NumPy arrays, and the checkpoint's JSON.
 
     Raises:
-      InputError: there is no such checkpoint, it is not intact, or it has no such objective.
+      InputError: the checkpoint is missing or damaged, or does not contain the objective.
     """
     (params, frozen), meta = _load(folder, which, _load_objectives)
-    known = sorted(params.keys() | frozen.keys())
-    if name not in known:
+    names = sorted(params.keys() | frozen.keys())
+    if name not in names:
         raise errors.InputError(
-            f"the run in {folder} has no objective '{name}'; its objectives:"
-            f" {', '.join(known) or 'none'}"
+            f"the run in {folder} has no objective '{name}'; available:"
+            f" {', '.join(names) or 'none'}"
         )
     return ObjectiveState(params.get(name, ()), frozen.get(name, ())), meta
 
 
 def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[str, Any]]:
-    """Calls `load(folder, step)` for the chosen checkpoint and returns its result."""
+    """Returns the result of `load(folder, step)` for the selected checkpoint."""
     checkpoint_folder = folder / "checkpoints"
     folder = (checkpoint_folder if checkpoint_folder.is_dir() else folder).absolute()
     steps = storage.steps(folder)
@@ -96,35 +96,37 @@ def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[s
     for step in reversed(steps):
         try:
             content, meta = load(folder, step)
-        except Exception as error:  # Orbax raises many types for damaged files.
+        # Orbax raises many types of errors for damaged files.
+        except Exception as error:
             storage.warn_damaged(folder, step, error)
             continue
         if which:
             console.note(f"the last intact checkpoint in {folder} is step {step}")
         return content, meta
-    gone = "" if folder.exists() else ", which does not exist"
+    missing = "" if folder.exists() else ", which does not exist"
     raise errors.InputError(
-        f"no intact checkpoint under {folder}{gone}; a checkpoint is the workdir of a run, a folder"
-        " written by `python -m rrd_jax.convert`, or a .pth or .safetensors file"
+        f"no intact checkpoint in {folder}{missing}; pass the workdir of a run, a folder written by"
+        " `python -m rrd_jax.convert`, or a .pth or .safetensors file"
     )
 
 
 def _load_step(
     folder: pathlib.Path, which: str, steps: list[int], load: Callable
 ) -> tuple[Any, dict[str, Any]]:
-    """Calls `load` for the best checkpoint or a given step, without falling back to another."""
+    """Returns the result of `load` for the best checkpoint or a step, without a fallback."""
     step = _best_step(folder) if which == "best" else which
     if not str(step).isdecimal() or int(step) not in steps:
         raise errors.InputError(
-            f"there is no checkpoint '{which}' in {folder}; known: best, last,"
+            f"unknown checkpoint '{which}' in {folder}; available: best, last,"
             f" {', '.join(map(str, steps))}"
         )
     try:
         content, meta = load(folder, int(step))
-    except Exception as error:  # Orbax raises many types for damaged files.
+    # Orbax raises many types of errors for damaged files.
+    except Exception as error:
         raise errors.InputError(
-            f"checkpoint {folder}/{step} is damaged ({storage.first_line(error)}); there are also"
-            f" {', '.join(str(other) for other in steps if other != int(step)) or 'no others'}"
+            f"checkpoint {folder}/{step} is damaged ({storage.first_line(error)}); other steps:"
+            f" {', '.join(str(other) for other in steps if other != int(step)) or 'none'}"
         ) from error
     if which == "best":
         score = best_checkpoint.describe(best_checkpoint.scores(folder)[step], meta["result"])
@@ -137,17 +139,17 @@ def _best_step(folder: pathlib.Path) -> int:
     step = best_checkpoint.best(scored)
     if step is None:
         raise errors.InputError(
-            f"no checkpoint in {folder} was tested, so that none is the best: it is a converted"
-            " network, or a run before the end of its first epoch; leave @best out"
+            f"{folder} has no best checkpoint, because it contains a converted network, or a run"
+            " before the end of its first epoch; omit @best"
         )
     meta, _ = storage.read_json(folder, max(scored))
     result = meta["result"]
     highest = best_checkpoint.highest(result)
     if scored[step] < highest:
         raise errors.InputError(
-            f"the best checkpoint of {folder}, of epoch {result['best_epoch']} with"
-            f" {best_checkpoint.describe(highest, result)}, is gone; of the others, step {step} is"
-            f" the best, with {best_checkpoint.describe(scored[step], result)}: @{step}"
+            f"the best checkpoint in {folder}, epoch {result['best_epoch']} with"
+            f" {best_checkpoint.describe(highest, result)}, is missing; pass @{step} for the best"
+            f" remaining checkpoint, with {best_checkpoint.describe(scored[step], result)}"
         )
     return step
 
@@ -162,7 +164,8 @@ def _load_student(
         tree = checkpointer.metadata(arrays_folder).item_metadata.tree
         needed = _parts_of_student(tree, classifier)
         raw = raw and "ema" in needed
-        if raw:  # the digests are of whole parts
+        # Digests cover whole parts of the state.
+        if raw:
             needed = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
         restored = _restored(checkpointer, arrays_folder, needed)
     parts = dict.fromkeys(TrainState.__dataclass_fields__) | restored
@@ -175,12 +178,12 @@ def _load_student(
 def _load_objectives(
     folder: pathlib.Path, step: int
 ) -> tuple[tuple[dict[str, Any], dict[str, Any]], dict[str, Any]]:
-    """Reads ((params, frozen) of all objectives, meta)."""
+    """Reads (params, frozen) of all objectives, and the checkpoint's JSON."""
     meta, stored = storage.read_json(folder, step)
     arrays_folder = folder / str(step) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(arrays_folder).item_metadata.tree
-        # Digests are of whole parts; a checkpoint of a network alone has no `frozen`.
+        # Digests cover whole parts; a checkpoint that contains only a network has no `frozen`.
         needed = {part: tree[part] for part in ("params", "frozen") if part in tree}
         restored = _restored(checkpointer, arrays_folder, needed)
     computed = {part: digests.digest(tree) for part, tree in restored.items()}
@@ -189,7 +192,7 @@ def _load_objectives(
 
 
 def _restored(checkpointer: Any, folder: pathlib.Path, needed: Any) -> Any:
-    """Reads some leaves of a stored state as numpy arrays."""
+    """Reads the needed leaves of a stored state as NumPy arrays."""
     restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), needed)
     return checkpointer.restore(
         folder,

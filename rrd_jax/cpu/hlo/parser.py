@@ -1,4 +1,4 @@
-"""The text of a compiled program, read into instructions."""
+"""Parses the text of a compiled program into instructions."""
 
 import dataclasses
 import functools
@@ -16,35 +16,35 @@ _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """Type, such as f32, and shape of an array."""
+    """The type, such as f32, and the shape of an array."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Its number of elements."""
+        """Number of elements."""
         size = 1
         for length in self.shape:
             size *= length
         return size
 
     @property
-    def item(self) -> int:
-        """Bytes of an element."""
+    def itemsize(self) -> int:
+        """Bytes per element."""
         return _BYTES.get(self.dtype, 4)
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a program.
+    """An instruction: one line of a program.
 
     Attributes:
-      name: unique in the program.
-      opcode: such as fusion, convolution or custom-call.
-      results: the arrays it makes, one but for tuples.
-      operands: names of what it reads.
-      number: of a parameter.
+      name: a name that is unique in the program.
+      opcode: operation, such as fusion, convolution or custom-call.
+      results: the arrays of the result; several for a tuple.
+      operands: names of the instructions that it reads.
+      number: number of a parameter; -1 for other instructions.
       attributes: the rest of the line.
     """
 
@@ -57,18 +57,18 @@ class Instruction:
 
     @property
     def result(self) -> Array:
-        """The first array it makes; one of no elements where it makes none."""
+        """The first array of the result; an array without elements if there is no array."""
         return self.results[0] if self.results else Array("", (0,))
 
     @functools.cached_property
     def op_name(self) -> str:
-        """What JAX called it: transformations, scopes and the primitive; "" if XLA made it."""
-        found = _OP_NAME.search(self.attributes)
-        return found.group(1).replace("\\'", "'") if found else ""
+        """JAX's name: transformations, scopes and the primitive; "" for instructions of XLA."""
+        match = _OP_NAME.search(self.attributes)
+        return match.group(1).replace("\\'", "'") if match else ""
 
     @functools.cached_property
     def called(self) -> tuple[str, ...]:
-        """The computations it runs."""
+        """Names of the computations that the instruction runs."""
         branches = _BRANCHES.search(self.attributes)
         names = branches.group(1).replace("%", "").replace(" ", "").split(",") if branches else []
         return (*_CALLED.findall(self.attributes), *names)
@@ -79,8 +79,8 @@ class Program:
     """A compiled program.
 
     Attributes:
-      name: of the module, by which a trace calls it.
-      computations: their instructions, by name.
+      name: name of the module, which traces show.
+      computations: the instructions of each computation, by its name.
     """
 
     name: str
@@ -88,26 +88,28 @@ class Program:
 
     @functools.cached_property
     def instructions(self) -> dict[str, Instruction]:
-        """All of them, by name."""
+        """The instructions of all computations, by name."""
         return {i.name: i for lines in self.computations.values() for i in lines}
 
     def readers(self, instruction: Instruction) -> Iterator[Instruction]:
-        """Who reads what an instruction makes; of a fusion, what inside it reads that."""
+        """Yields the instructions that read a result, including the instructions inside fusions."""
         users = self._users.get(instruction.name, ())
         for user in users:
             if user.opcode != "fusion":
                 yield user
                 continue
             for parameter in self.computations.get(user.called[0], ()):
-                is_one = parameter.opcode == "parameter" and parameter.number < len(user.operands)
-                if is_one and user.operands[parameter.number] == instruction.name:
+                is_operand = parameter.opcode == "parameter" and parameter.number < len(
+                    user.operands
+                )
+                if is_operand and user.operands[parameter.number] == instruction.name:
                     yield from self.readers(parameter)
         if not users and instruction.name in self._callers:
             yield from self.readers(self._callers[instruction.name])
 
     @functools.cached_property
     def _callers(self) -> dict[str, Instruction]:
-        """The fusion that an instruction is inside, by its name."""
+        """The fusion that contains an instruction, by the instruction's name."""
         return {
             inner.name: caller
             for caller in self.instructions.values()
@@ -125,21 +127,21 @@ class Program:
         return users
 
     def operand(self, instruction: Instruction, i: int) -> Array:
-        """The i-th array that an instruction reads."""
+        """Returns the i-th array that an instruction reads."""
         return self.instructions[instruction.operands[i]].result
 
-    def inside(self, instruction: Instruction) -> Iterator[Instruction]:
-        """The instructions that it is made of, those of inner computations too; or itself."""
+    def nested_instructions(self, instruction: Instruction) -> Iterator[Instruction]:
+        """Yields the instructions of all computations that an instruction runs, or itself."""
         if not instruction.called or instruction.opcode in ("reduce", "sort", "scatter", "map"):
             yield instruction
             return
         for name in instruction.called:
             for inner in self.computations.get(name, ()):
-                yield from self.inside(inner)
+                yield from self.nested_instructions(inner)
 
 
 def parse(text: str) -> Program:
-    """Reads what `jax.stages.Compiled.as_text` returns, or `Lowered.as_text("hlo")`."""
+    """Parses the text of `jax.stages.Compiled.as_text()` or `jax.stages.Lowered.as_text("hlo")`."""
     name = re.search(r"^HloModule ([\w.\-]+)", text, re.MULTILINE)
     computations: dict[str, list[Instruction]] = {}
     current: list[Instruction] = []
@@ -148,21 +150,21 @@ def parse(text: str) -> Program:
             current = computations.setdefault(header.group(1), [])
         elif assignment := _ASSIGNMENT.match(line):
             current.append(_instruction(assignment.group(1), line[assignment.end() :]))
-    kept = {key: tuple(lines) for key, lines in computations.items()}
-    return Program(name.group(1) if name else "", kept)
+    frozen = {key: tuple(lines) for key, lines in computations.items()}
+    return Program(name.group(1) if name else "", frozen)
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    """An instruction, from what stands behind its name: type opcode(operands), attributes."""
-    end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
+    """Parses the part of a line after the name: type opcode(operands), attributes."""
+    end = _closing_bracket(text, 0) + 1 if text.startswith("(") else text.index(" ")
     results, rest = text[:end], text[end:].lstrip()
     opcode, _, _ = rest.partition("(")
-    close = _closing(rest, len(opcode))
+    close = _closing_bracket(rest, len(opcode))
     operands = rest[len(opcode) + 1 : close]
     return Instruction(
         name,
         opcode,
-        tuple(arrays(results)),
+        tuple(parse_arrays(results)),
         _names(opcode, operands),
         int(operands) if opcode == "parameter" else -1,
         rest[close + 1 :],
@@ -172,22 +174,24 @@ def _instruction(name: str, text: str) -> Instruction:
 def _names(opcode: str, operands: str) -> tuple[str, ...]:
     if opcode in ("parameter", "constant"):
         return ()
-    marked = re.findall(r"%([\w.\-]+)", operands)  # in what is compiled, as types may stand there
+    # Compiled programs mark names by %, because they may also contain types.
+    marked = re.findall(r"%([\w.\-]+)", operands)
     return tuple(marked or re.findall(r"[\w.\-]+", operands))
 
 
-def arrays(text: str) -> Iterator[Array]:
-    """The arrays that a type names."""
+def parse_arrays(text: str) -> Iterator[Array]:
+    """Yields the arrays of a type."""
     for dtype, shape in _ARRAY.findall(re.sub(r"/\*.*?\*/", "", text)):
         lengths = re.findall(r"\d+", shape)
         yield Array(dtype, tuple(map(int, lengths)))
 
 
-def _closing(text: str, start: int) -> int:
-    """Where the bracket that opens at `start` is closed."""
+def _closing_bracket(text: str, start: int) -> int:
+    """Returns the position of the bracket that closes the bracket at `start`."""
     first = text.find(")", start)
+    # Most brackets contain no other brackets.
     if text.find("(", start + 1, first) < 0:
-        return first if first >= 0 else len(text)  # most have none inside
+        return first if first >= 0 else len(text)
     depth = 0
     for i in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[i], 0)
