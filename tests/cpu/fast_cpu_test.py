@@ -84,7 +84,7 @@ def test_a_whole_step_for_an_accelerator_has_none_of_it(platform, monkeypatch):
 
 @pytest.mark.long
 def test_fifty_steps_are_the_same_with_and_without(monkeypatch):
-    monkeypatch.setattr(compiling, "_is_quick", lambda: False)
+    monkeypatch.setattr(compiling, "_compiles_quickly", lambda: False)
     (losses, params, step), (wanted, others, ordinary) = _run(True), _run(False)
     assert isinstance(step, compiling.OnednnJit)
     assert not isinstance(ordinary, compiling.OnednnJit)
