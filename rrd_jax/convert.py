@@ -42,11 +42,13 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
       output: the folder to write to.
 
     Raises:
-      InputError: the file cannot be read or does not fit the network, or the folder is in use.
+      InputError: the file cannot be read or does not fit the network, or the folder is in use or a
+        file.
     """
+    _check_output(output)
     model = _network_name(model, source)
     file, _ = files.split(source)
-    if file.is_dir() and not exported.weights_of(file).is_file():
+    if file.is_dir() and not exported.weights_file(file).is_file():
         raise errors.InputError(f"--input={source} is a folder; set it to a weight file")
     if not file.exists():
         raise errors.InputError(f"--input={source} does not exist; check the path")
@@ -80,12 +82,24 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     )
 
 
+def _check_output(output: pathlib.Path) -> None:
+    """Raises an InputError if --output, or a folder that contains it, is a file."""
+    nearest = next((path for path in (output, *output.absolute().parents) if path.exists()), None)
+    if nearest and not nearest.is_dir():
+        problem = (
+            "is a file" if nearest == output else f"is not possible because {nearest} is a file"
+        )
+        raise errors.InputError(
+            f"--output={output} {problem}; set it to a folder, which is created if it is missing"
+        )
+
+
 def _network_name(model: str, source: pathlib.Path) -> str:
     """Returns the network that --model or the config.json next to the weights names."""
     name = networks.canonical(model or files.network_of(source))
     file, _ = files.split(source)
     if name not in networks.MODELS and file.is_file():
-        fitting = files.fitting(source)
+        fitting = files.fitting_networks(source)
         hint = f"{source} fits {' and '.join(fitting)}" if fitting else f"{source} fits no network"
         problem = f"unknown model '{name}'" if name else "--model is missing"
         raise errors.InputError(

@@ -36,7 +36,7 @@ def _row(row: Sequence[str]) -> tuple[str, ...]:
     name = names.split(" = ")[0]
     counted = ((len(list(same)), tap) for tap, same in itertools.groupby(maps.split()))
     maps = " ".join(f"{count}x{tap}" if count > 1 else tap for count, tap in counted)
-    aliases = {library: getattr(published.of(name), library) for library in published.LIBRARIES}
+    aliases = {library: getattr(published.lookup(name), library) for library in published.LIBRARIES}
     elsewhere = (
         library if alias == name else f"{library}: `{alias}`"
         for library, alias in aliases.items()

@@ -29,7 +29,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     about = exportable.about
     has_torch_names = weight_files.is_built_in(exportable) and not about.classifier
     names = "torch" if has_torch_names else "ours"
-    timm = published.of(about.model).timm if has_torch_names else ""
+    timm = published.lookup(about.model).timm if has_torch_names else ""
     arrays = weight_files.entries(exportable, "timm" if timm else names)
     content = weight_files.header(exportable, "hub", names)
     metadata = {"format": "pt", exported.KEY: json.dumps(content)}
@@ -48,7 +48,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
 
 def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of config.json; the name of a network that timm lacks has a prefix."""
-    about, record = exportable.about, published.of(exportable.about.model)
+    about, record = exportable.about, published.lookup(exportable.about.model)
     shape = about.preprocessing.image_shape
     embedding = networks.summarize(exportable.network, shape).outputs.embedding
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]

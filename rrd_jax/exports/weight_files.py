@@ -166,7 +166,7 @@ def open_file(path: pathlib.Path, threads: int, *, skip_reason: str = "") -> Run
     Raises:
       InputError: the file is damaged, or is not an exported file.
     """
-    file = exported.weights_of(path)
+    file = exported.weights_file(path)
     info = exported.read(file)
     if info is None:
         raise errors.InputError(
@@ -206,8 +206,8 @@ def _tensors(file: pathlib.Path, library: str, info: exported.WeightsInfo) -> di
     model = info.about.model
     # Folders for model hubs have timm's names.
     if renaming := published.renaming(model, "timm"):
-        state_dict = {renaming.to_ours(name): tensor for name, tensor in state_dict.items()}
-    return published.respell(state_dict, model, library)
+        state_dict = {renaming.to_native(name): tensor for name, tensor in state_dict.items()}
+    return published.rename_entries(state_dict, model, library)
 
 
 def _make(about: ModelInfo, names: str) -> tuple[str, Any]:
@@ -229,7 +229,7 @@ def _make(about: ModelInfo, names: str) -> tuple[str, Any]:
 
 def _makers(about: ModelInfo) -> dict[str, Callable[[], Any]]:
     """Returns functions that build the network, by library."""
-    record, channels = published.of(about.model), about.preprocessing.channels
+    record, channels = published.lookup(about.model), about.preprocessing.channels
 
     def torchvision():
         models = importlib.import_module("torchvision.models")

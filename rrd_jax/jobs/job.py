@@ -124,7 +124,7 @@ def _read_starts(
     folder: pathlib.Path,
     dataset: data.Dataset,
     recipes: Mapping[str, recipe.Recipe],
-) -> dict[pathlib.Path, pretrained.Ready]:
+) -> dict[pathlib.Path, pretrained.InitialWeights]:
     """Reads the initial weights of runs without checkpoints, by run folder."""
     plans = {folder / name: plan for name, plan in recipes.items()}
     for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
@@ -284,7 +284,7 @@ def train(
     folder: pathlib.Path,
     setting: Setting,
     teacher: FrozenNetwork | None = None,
-    start: pretrained.Ready | None = None,
+    start: pretrained.InitialWeights | None = None,
 ) -> Result:
     """Trains or resumes a run.
 
@@ -312,7 +312,7 @@ def load_teacher(
     job: Job,
     folder: pathlib.Path,
     setting: Setting,
-    starts: Mapping[pathlib.Path, pretrained.Ready] | None = None,
+    starts: Mapping[pathlib.Path, pretrained.InitialWeights] | None = None,
 ) -> tuple[list[Result], FrozenNetwork]:
     """Loads the teacher, or several teachers as an ensemble; trains teachers without checkpoint.
 

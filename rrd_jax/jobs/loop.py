@@ -43,7 +43,7 @@ def fit(
     mesh: jax.sharding.Mesh,
     teacher: FrozenNetwork | None = None,
     *,
-    start: pretrained.Ready | None = None,
+    start: pretrained.InitialWeights | None = None,
     profile: int = 0,
 ) -> Result:
     """Trains a student to the end of its epochs; resumes from the newest checkpoint, if any.
@@ -81,7 +81,7 @@ def fit(
         return Result(**position.progress.result)
 
 
-def _begin(run: Run, start: pretrained.Ready | None) -> Position:
+def _begin(run: Run, start: pretrained.InitialWeights | None) -> Position:
     """Creates the initial state, and trains or resumes the stages before distillation."""
     position = runs.begin(run, start)
     for name, objective in run.recipe.objectives.items():

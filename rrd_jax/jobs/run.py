@@ -133,7 +133,7 @@ def create(
     return Run(recipe, folder, dataset, mesh, manager, teacher, network, plan, program, parameters)
 
 
-def begin(run: Run, start: pretrained.Ready | None = None) -> Position:
+def begin(run: Run, start: pretrained.InitialWeights | None = None) -> Position:
     """Starts the creation of the state before the first step.
 
     Args:
@@ -168,7 +168,7 @@ def begin(run: Run, start: pretrained.Ready | None = None) -> Position:
 
 
 def _state_creation(
-    run: Run, weights: pretrained.Ready | None
+    run: Run, weights: pretrained.InitialWeights | None
 ) -> Callable[[], tuple[TrainState, str]]:
     """Traces the creation of the initial state; returns a function that compiles and runs it."""
     seed, variables = run.training.seed, run.teacher.variables if run.teacher_network else None

@@ -103,7 +103,7 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     student = weights_loader.read_model_info(folder)
     separate = _separate_preprocessing(teacher, student)
     options = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
-    if exported.weights_of(home).is_file():
+    if exported.weights_file(home).is_file():
         # A file of weights may be for another image size.
         options |= {"network": teacher.model, "image_size": data["image_size"]}
         options["resize"] = data["resize"] if data["augment"] in HOST_AUGMENTATIONS else None

@@ -199,4 +199,4 @@ def _drop_head(
     if spec.is_custom or not count:
         return variables
     head = spec.choice.class_axes(spec.choice.create(count), shape)
-    return pretrained.without(variables, head)
+    return pretrained.drop_params(variables, head)

@@ -1,4 +1,4 @@
-"""Weights of PyTorch's networks as ours, and back."""
+"""Conversion of PyTorch weights to network variables and back."""
 
 from rrd_jax.weights.state_dicts import from_torch, sizes, to_torch
 

@@ -1,9 +1,9 @@
-"""What a state dict of each network holds: PyTorch's names and shapes, by our paths.
+"""Templates of the networks' state dicts: PyTorch's names and shapes, with the Flax paths.
 
-Modules carry PyTorch's names, so the mapping is a rule. A path is joined by dots, an index that
-stands behind an underscore (`layer1_0`) becomes a part of its own (`layer1.0`), and the leaf
-decides the entry's last word and layout. A test pins the entries of every network. A few have the
-names of torchvision, with which they belong; see `published`.
+The modules have PyTorch's names, so the mapping is a rule. The parts of a path are joined by dots,
+an index after an underscore (`layer1_0`) becomes a separate part (`layer1.0`), and the leaf
+determines the last word and the layout of the entry. A test pins the entries of every network. A
+few networks have torchvision's entry names; see `published`.
 """
 
 import functools
@@ -28,7 +28,7 @@ _LAST_WORD = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Sizes that no network has inside, so that they tell where classes and image channels stand.
+# Sizes that no layer of a network has. They mark the axes of classes and image channels.
 CLASSES, CHANNELS = 10007, 10009
 
 
@@ -36,8 +36,8 @@ class Entry(NamedTuple):
     """An entry of a state dict.
 
     Attributes:
-      path: of our leaf.
-      shape: PyTorch's.
+      path: path of the Flax leaf.
+      shape: shape in PyTorch.
       rank: number of axes of the leaf.
     """
 
@@ -47,13 +47,13 @@ class Entry(NamedTuple):
 
 
 def template(name: str) -> dict[str, Entry]:
-    """The entries of a network of CLASSES classes, for images of CHANNELS channels."""
+    """Returns the entries of a network for CLASSES classes and images with CHANNELS channels."""
     entries_of_modules = _template(networks.factory(name), networks.image_size(name))
-    if not (own_names := published.renaming(name, published.of(name).entries)):
+    if not (entry_names := published.renaming(name, published.lookup(name).entries)):
         return entries_of_modules
-    names = {entry: own_names.to_theirs(entry) for entry in entries_of_modules}
+    names = {entry: entry_names.to_foreign(entry) for entry in entries_of_modules}
     return {
-        names[entry]: Entry(path, own_names.shape(names[entry], shape), rank)
+        names[entry]: Entry(path, entry_names.shape(names[entry], shape), rank)
         for entry, (path, shape, rank) in entries_of_modules.items()
     }
 
@@ -66,7 +66,7 @@ def _template(factory: networks.Factory, side: int) -> dict[str, Entry]:
 
 
 def entries(variables: dict[str, Any]) -> dict[str, Entry]:
-    """The entries of a network's variables."""
+    """Returns the entries of a network's variables."""
     return {
         entry_name(path): Entry(path, _torch_shape(path[-1], leaf.shape), leaf.ndim)
         for path, leaf in traverse_util.flatten_dict(dict(variables)).items()
@@ -74,13 +74,14 @@ def entries(variables: dict[str, Any]) -> dict[str, Entry]:
 
 
 def classifier(name: str) -> frozenset[str]:
-    """The entries of a network that have a row for each class."""
+    """Returns the names of the entries of a network that have one row per class."""
     return frozenset(e for e, (_, shape, _) in template(name).items() if CLASSES in shape)
 
 
 def marked_sizes(name: str, shapes: dict[str, Shape]) -> dict[int, int]:
-    """What stands in `shapes` where CLASSES and CHANNELS stand in the template, by these."""
-    marked = {CLASSES: 1000, CHANNELS: 3}  # where those entries are missing
+    """Returns {CLASSES: number of classes, CHANNELS: number of channels} of some shapes."""
+    # The defaults apply if the entries are missing.
+    marked = {CLASSES: 1000, CHANNELS: 3}
     for entry, (_, shape, _) in template(name).items():
         if len(shapes.get(entry, ())) == len(shape):
             pairs = zip(shape, shapes[entry], strict=True)
@@ -89,26 +90,27 @@ def marked_sizes(name: str, shapes: dict[str, Shape]) -> dict[int, int]:
 
 
 def expected_shapes(name: str, actual: dict[str, Shape]) -> dict[str, Shape]:
-    """The shapes of a network, made for the classes and channels of the given ones."""
+    """Returns the shapes of a network for the classes and channels of the shapes `actual`."""
     marked = marked_sizes(name, actual)
     expected = {
         entry: tuple(marked.get(size, size) for size in shape)
         for entry, (_, shape, _) in template(name).items()
     }
-    for entry in expected.keys() & {networks.POSITIONS}:  # of images of any size
+    # The number of positions depends on the image size, so any number is expected.
+    for entry in expected.keys() & {networks.POSITIONS}:
         if len(actual.get(entry, ())) == 3:
             expected[entry] = (1, actual[entry][1], expected[entry][2])
     return expected
 
 
 def entry_name(path: tuple[str, ...]) -> str:
-    """The name of an entry, such as `layer1.0.conv1.weight`, from the path of our leaf."""
+    """Returns the entry name of a Flax leaf, such as `layer1.0.conv1.weight`."""
     modules = [re.sub(r"_(\d+)(?=_|$)", r".\1", part) for part in path[1:-1]]
     return ".".join([*modules, _LAST_WORD.get(path[-1], path[-1])])
 
 
 def from_torch_layout(leaf: str, value: np.ndarray, rank: int) -> np.ndarray:
-    """PyTorch's array as our leaf of this name, with so many axes, has it."""
+    """Converts PyTorch's array to the layout of a Flax leaf with `rank` axes."""
     value = value.reshape(with_rank(value.shape, rank))
     if leaf != "kernel":
         return value
@@ -116,7 +118,7 @@ def from_torch_layout(leaf: str, value: np.ndarray, rank: int) -> np.ndarray:
 
 
 def to_torch_layout(leaf: str, value: np.ndarray) -> np.ndarray:
-    """The inverse of `from_torch_layout`."""
+    """Converts a Flax leaf to PyTorch's layout; the inverse of `from_torch_layout`."""
     if leaf != "kernel":
         return value
     return value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)

@@ -1,7 +1,8 @@
-"""Files and folders of weights that `rrd_jax.exports` wrote, which describe their content.
+"""Weight files and folders of `rrd_jax.exports`, which describe their content.
 
-The description of a .safetensors file is in its metadata, under "rrd_jax"; that of a file of
-torch.save is FILE.json in the same folder. A folder for a hub holds model.safetensors.
+The description of a .safetensors file is in its metadata, under "rrd_jax"; the description of a
+file of torch.save is FILE.json in the same folder. A folder for a model hub holds
+model.safetensors.
 """
 
 import json
@@ -20,7 +21,8 @@ from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.weights import file_formats, transformers_folder
 
 KEY, HUB_WEIGHTS = "rrd_jax", "model.safetensors"
-_MARKS = ('"digest":', '"names":')  # what other files of this name do not hold
+# Texts in a description that other files with the name FILE.json do not contain.
+_MARKS = ('"digest":', '"names":')
 _COLLECTIONS = ("params", "batch_stats")
 
 
@@ -29,9 +31,9 @@ class WeightsInfo(NamedTuple):
 
     Attributes:
       about: the network and its weights.
-      names: whose names the entries have: "ours", "torch", "torchvision" or "timm".
+      names: origin of the entry names: "ours", "torch", "torchvision" or "timm".
       digest: digest of the variables.
-      tree: the variables with the name of each array in its place; None if the names tell it.
+      tree: the variables with names instead of arrays; None if the names determine the tree.
     """
 
     about: ModelInfo
@@ -40,16 +42,16 @@ class WeightsInfo(NamedTuple):
     tree: Any = None
 
 
-def weights_of(path: pathlib.Path) -> pathlib.Path:
-    """Returns the file of weights in a folder for a hub; any other path, as a run's, as it is."""
+def weights_file(path: pathlib.Path) -> pathlib.Path:
+    """Returns the weight file of a model hub folder, or any other path unchanged."""
     if (path / "checkpoints").exists():
         return path
     file = path / HUB_WEIGHTS
-    return file if file.is_file() else transformers_folder.weights_of(path) or path
+    return file if file.is_file() else transformers_folder.weights_file(path) or path
 
 
 def read(file: pathlib.Path) -> WeightsInfo | None:
-    """Returns the description of a file's weights; None for a file that was not exported.
+    """Reads the description of a weight file; None for a file that was not exported.
 
     Raises:
       InputError: the description is damaged.
@@ -62,20 +64,21 @@ def read(file: pathlib.Path) -> WeightsInfo | None:
         about = abouts.from_json(content["about"], where)
         names, digest = content["names"], content["digest"]
         if names not in ("ours", "torch", "torchvision", "timm") or not isinstance(digest, str):
-            raise ValueError(f"its names are {names!r}")
+            raise ValueError(f"unknown names {names!r}")
         if about.preprocessing is None:
-            raise ValueError("it does not say what images it takes")
+            raise ValueError("the preprocessing is missing")
         return WeightsInfo(about, names, digest, content.get("tree"))
     except errors.InputError:
         raise
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise errors.InputError(
-            f"what {where} says of its weights is damaged ({error!r})"
+            f"the description of the weights in {where} is damaged ({error!r}): export or copy it"
+            " again"
         ) from error
 
 
 def metadata(file: pathlib.Path) -> dict[str, str]:
-    """Returns the metadata of a .safetensors file, even if its arrays are cut off; else {}."""
+    """Reads the metadata of a .safetensors file, even if its arrays are incomplete; else {}."""
     try:
         with file.open("rb") as opened:
             if not file_formats.is_safetensors(file):
@@ -104,7 +107,7 @@ def _sidecar_of(file: pathlib.Path) -> pathlib.Path:
 
 
 def describe(variables: dict[str, Any], names: str) -> dict[str, Any]:
-    """Returns the JSON that `read` reads, without "about"."""
+    """Returns the content of the JSON that `read` reads, without "about"."""
     content: dict[str, Any] = {"names": names, "digest": digest(variables)}
     tree = _tree(variables, ())
     if (
@@ -117,29 +120,28 @@ def describe(variables: dict[str, Any], names: str) -> dict[str, Any]:
 
 
 def digest(variables: dict[str, Any]) -> str:
-    """Returns the digest of variables, as runs record it for their teachers."""
+    """Returns the digest of variables, which runs also record for their teachers."""
     return checkpoints.host_digest(jax.device_get(variables))
 
 
-def check(file: pathlib.Path, variables: dict[str, Any], wanted: WeightsInfo) -> None:
-    """Raises an InputError if weights are not those that were written."""
-    if digest(variables) != wanted.digest:
-        way_out = "export or copy it again"
+def check(file: pathlib.Path, variables: dict[str, Any], expected: WeightsInfo) -> None:
+    """Raises an InputError if the digest of weights differs from the recorded digest."""
+    if digest(variables) != expected.digest:
+        remedy = "export or copy it again"
         if not file_formats.is_safetensors(file):
-            way_out += f", or remove {_sidecar_of(file)} if they are new"
+            remedy += f", or remove {_sidecar_of(file)} if the weights are new"
         raise errors.InputError(
-            f"{file} is damaged: its weights are not those that were written, by their digest;"
-            f" {way_out}"
+            f"{file} is damaged: its weights do not match their digest; {remedy}"
         )
 
 
 def flatten(variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns {name: array} of variables, with names such as params/conv1/kernel."""
+    """Returns the arrays of variables by names such as params/conv1/kernel."""
     return dict(_leaves(variables, _tree(variables, ())))
 
 
 def unflatten(arrays: dict[str, np.ndarray], tree: Any = None) -> dict[str, Any]:
-    """Returns the variables of `flatten`, with "params" and "batch_stats" even if empty.
+    """Inverts `flatten`; the result has "params" and "batch_stats" even if they are empty.
 
     Raises:
       KeyError: arrays are missing.
@@ -150,19 +152,21 @@ def unflatten(arrays: dict[str, np.ndarray], tree: Any = None) -> dict[str, Any]
     return {**{name: {} for name in _COLLECTIONS}, **variables}
 
 
-def read_ours(file: pathlib.Path, wanted: WeightsInfo) -> dict[str, Any]:
-    """Returns the variables of a file with our names; raises an InputError if it is damaged."""
+def read_native(file: pathlib.Path, description: WeightsInfo) -> dict[str, Any]:
+    """Reads the variables of a file with native names; raises an InputError if it is damaged."""
     try:
         arrays = safetensors.numpy.load_file(file)
-        return unflatten(arrays, wanted.tree)
-    except Exception as error:  # of the library
+        return unflatten(arrays, description.tree)
+    # safetensors raises errors of several types.
+    except Exception as error:
         raise errors.InputError(
-            f"{file} cannot be read ({errors.printable(str(error))[:200]}); it is damaged"
+            f"{file} cannot be read ({errors.printable(str(error))[:200]}); it is damaged: export"
+            " or copy it again"
         ) from error
 
 
 def _tree(node: Any, path: tuple[str, ...]) -> Any:
-    """Returns variables with the name of each array in its place."""
+    """Returns variables with names instead of arrays."""
     if isinstance(node, dict):
         return {str(key): _tree(value, (*path, str(key))) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -180,7 +184,7 @@ def _leaves(node: Any, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _filled(tree: Any, arrays: dict[str, Any]) -> Any:
-    """Returns a tree with arrays in the places of their names."""
+    """Returns a tree with arrays instead of their names."""
     if isinstance(tree, dict):
         return {key: _filled(node, arrays) for key, node in tree.items()}
     if isinstance(tree, list):

@@ -1,4 +1,4 @@
-"""Opens a file of weights by what is in it, not by its name, and executes nothing of it."""
+"""Reads weight files. The content determines the format, and no code in a file is executed."""
 
 import argparse
 import pathlib
@@ -15,20 +15,20 @@ from rrd_jax import errors
 from rrd_jax.weights import torchscript
 from rrd_jax.weights.entry_values import Stored
 
-_WANTED = "wanted is a .safetensors file, or one of torch.save(network.state_dict(), FILE)"
+_REMEDY = "pass a .safetensors file or a file of torch.save(network.state_dict(), FILE)"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# Beginnings of files behind an offset, and what such a file is.
+# Bytes of a file at an offset, and a description of such files.
 _KINDS: list[tuple[int, bytes, str]] = [
     (0, b"\x89HDF", "an HDF5 file, such as Keras writes"),
     (0, b"\x1f\x8b", "compressed (gzip): unpack it first"),
     (0, b"\x28\xb5\x2f\xfd", "compressed (zstd): unpack it first"),
     (257, b"ustar", "a tar archive: unpack it first"),
-    (0, b"version https://git-lfs", "a pointer of Git LFS, not the file: run `git lfs pull`"),
-    (0, b"<", "a web page: the download went wrong"),
-    (0, b"\x80", "a plain pickle, which is not executed"),
-    (0, b"\x00" * 64, "filled with zeros: a copy or download broke off"),
+    (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
+    (0, b"<", "a web page, so the download failed: download the file again"),
+    (0, b"\x80", "a plain pickle, which is not loaded because it can execute code"),
+    (0, b"\x00" * 64, "filled with zeros: copy or download it again"),
 ]
-# A member of TorchScript, which holds code.
+# Members of TorchScript archives.
 _SCRIPT = r"/code/|constants\.pkl$"
 _SAFETENSORS_TYPES = {
     "F16": np.float16,
@@ -39,18 +39,17 @@ _SAFETENSORS_TYPES = {
 
 
 def read(path: pathlib.Path) -> Any:
-    """Returns the content of a file: dicts, lists and tensors, as a training script saved them.
+    """Reads the content of a file: dicts, lists and tensors, as a training script saved them.
 
-    Nothing in the file is executed: .safetensors holds no code, and anything else is unpickled
-    with `weights_only`.
+    No code in the file is executed: .safetensors files contain none, files of `torch.save` are
+    unpickled with `weights_only`, and only the tensors of TorchScript archives are read.
 
     Args:
-      path: a .safetensors file, one written by `torch.save` in the new or the legacy format, one of
-        `torch.jit.save`, of which no code is looked at, or an .index.json of transformers, which
-        names the files that its entries are in.
+      path: a .safetensors file, a file of `torch.save` in the new or the legacy format, a file of
+        `torch.jit.save`, or an .index.json of transformers, which names a file for each entry.
 
     Raises:
-      InputError: the file cannot be read, or is of another kind.
+      InputError: the file cannot be read or has another format.
     """
     if path.name.endswith(".index.json"):
         return _read_shards(path)
@@ -59,39 +58,46 @@ def read(path: pathlib.Path) -> Any:
             head = file.read(512)
         size = path.stat().st_size
     except OSError as error:
-        raise errors.InputError(f"{path} cannot be read ({error.strerror})") from error
+        raise errors.InputError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
     if _is_safetensors(head):
         return _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
         if any(map(re.compile(_SCRIPT).search, _check_zip(path))):
             return torchscript.read(path)
     elif not head.startswith(_LEGACY_TORCH):
-        raise errors.InputError(f"{path} is {_kind(head, size)}; {_WANTED}")
+        raise errors.InputError(f"{path} is {_kind(head, size)}; {_REMEDY}")
     return _read_torch(path)
 
 
 def _read_shards(index: pathlib.Path) -> dict[str, Any]:
-    """Returns the entries of all files that an index names."""
+    """Reads the entries of all files that an index names."""
     try:
-        homes = errors.read_json(index)["weight_map"]
-        names = sorted(set(homes.values()))
+        shards = errors.read_json(index)["weight_map"]
+        names = sorted(set(shards.values()))
         if any(pathlib.Path(name).name != name for name in names):
-            raise ValueError("it names files of other folders")
+            raise ValueError("it names files in other folders")
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise errors.InputError(f"{index} is damaged ({error!r})") from error
+        raise errors.InputError(
+            f"{index} is damaged ({error!r}): copy or download it again"
+        ) from error
     if missing := [name for name in names if not index.with_name(name).is_file()]:
         raise errors.InputError(
-            f"{index} names {len(names)} files, of which {missing[0]} is not there: copy or"
-            " download it again"
+            f"{index} names {len(names)} files, but {missing[0]} is missing: copy or download"
+            f" {missing[0]}"
         )
     parts = {name: read(index.with_name(name)) for name in names}
-    if lost := [entry for entry, name in homes.items() if entry not in parts[name]]:
-        raise errors.InputError(f"{index} says that {lost[0]} is in {homes[lost[0]]}: it is not")
-    return {entry: parts[name][entry] for entry, name in homes.items()}
+    if lost := [entry for entry, name in shards.items() if entry not in parts[name]]:
+        raise errors.InputError(
+            f"{index} lists entry {lost[0]} in {shards[lost[0]]}, which lacks it: copy or download"
+            " both files again"
+        )
+    return {entry: parts[name][entry] for entry, name in shards.items()}
 
 
 def is_safetensors(path: pathlib.Path) -> bool:
-    """Returns True if a file begins as .safetensors do."""
+    """Returns True if a file starts like a .safetensors file."""
     try:
         with path.open("rb") as file:
             return _is_safetensors(file.read(16))
@@ -105,43 +111,43 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _kind(head: bytes, size: int) -> str:
-    """Returns what a file is that is neither PyTorch's nor .safetensors."""
+    """Describes a file that is neither a PyTorch nor a .safetensors file."""
     if not size:
-        return "empty, of 0 bytes: a copy or download broke off"
+        return "empty (0 bytes): copy or download it again"
     for offset, magic, kind in _KINDS:
         if head[offset:].startswith(magic):
             return kind
     try:
         head[:400].decode()
     except UnicodeDecodeError:
-        return "no file of PyTorch, or a damaged one"
-    return f"text, which begins with {head[:30].decode(errors='replace')!r}"
+        return "not a PyTorch file, or damaged"
+    return f"a text file that starts with {head[:30].decode(errors='replace')!r}"
 
 
 def _check_zip(path: pathlib.Path) -> list[str]:
-    """Returns the members of a zip; raises an InputError if it is damaged, or not PyTorch's."""
+    """Returns the members of a zip; raises an InputError unless it is an intact PyTorch file."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if not any(re.search(r"(^|/)data\.pkl$", name) for name in names):
-                raise errors.InputError(f"{path} is a zip archive, but not PyTorch's; {_WANTED}")
+                raise errors.InputError(f"{path} is a zip archive, but not PyTorch's; {_REMEDY}")
             damaged = _damaged_members(archive)
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
         if isinstance(error, errors.InputError):
             raise
         raise errors.InputError(
-            f"{path} is damaged or cut off ({error}): copy or download it again"
+            f"{path} is damaged or incomplete ({error}): copy or download it again"
         ) from error
     if damaged:
         raise errors.InputError(
-            f"{path} is damaged, the checksum of {damaged[0]} in it does not match: copy or"
-            " download it again"
+            f"{path} is damaged (the checksum of {damaged[0]} does not match): copy or download"
+            " it again"
         )
     return names
 
 
 def _damaged_members(archive: zipfile.ZipFile) -> list[str]:
-    """Returns members whose checksums do not match; none if no checksum does.
+    """Returns the members with wrong checksums, or an empty list if all checksums are wrong.
 
     PyTorch can leave out the checksums of all members.
     """
@@ -160,14 +166,15 @@ def _damaged_members(archive: zipfile.ZipFile) -> list[str]:
 def _read_safetensors(path: pathlib.Path) -> dict[str, Stored]:
     try:
         file = safetensors.safe_open(path, framework="numpy")
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, no mapping
-    except Exception as error:  # of the library
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    # safetensors raises errors of several types.
+    except Exception as error:
         raise _unreadable(path, error) from error
     stored = {}
     for name, part in slices.items():
         kind = part.get_dtype()
         dtype = np.dtype(_SAFETENSORS_TYPES[kind]).name if kind in _SAFETENSORS_TYPES else kind
-        # The whole of it: safetensors before 0.8 takes no Ellipsis.
+        # Versions of safetensors before 0.8 do not accept an Ellipsis.
         stored[name] = Stored(tuple(part.get_shape()), dtype, lambda part=part: part[()])
     return stored
 
@@ -177,27 +184,31 @@ def _read_torch(path: pathlib.Path) -> Any:
         import torch
     except ImportError:
         raise errors.InputError(
-            f"{path} needs PyTorch to be read: pip install 'rrd_jax[torch]', or save it as"
-            " .safetensors, which does not"
+            f"reading {path} requires PyTorch: pip install 'rrd_jax[torch]', or save the weights"
+            " as .safetensors"
         ) from None
     try:
         with (
             torch.serialization.safe_globals(_harmless_types()),
-            warnings.catch_warnings(action="ignore"),  # of tensors that are refused later
-            path.open("rb") as file,  # of a path, torch.load would look at the suffix
+            # PyTorch warns about kinds of tensors that raise an error later.
+            warnings.catch_warnings(action="ignore"),
+            # For a path, torch.load would interpret the suffix.
+            path.open("rb") as file,
         ):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and tensor errors of many kinds
+    # Damaged files raise pickle, zip and tensor errors of many types.
+    except Exception as error:
         if barred := re.search(r"GLOBAL (\S+)|got <class '(\S+)'>", str(error)):
             raise errors.InputError(
-                f"{path} holds more than tensors ({barred[1] or barred[2]}), which is not executed;"
-                " write the weights alone with torch.save(network.state_dict(), FILE)"
+                f"{path} holds more than tensors ({barred[1] or barred[2]}), and loading other"
+                " objects can execute code; save the weights alone with"
+                " torch.save(network.state_dict(), FILE)"
             ) from error
         raise _unreadable(path, error) from error
 
 
 def _harmless_types() -> list[Any]:
-    """Returns types that training scripts keep beside the weights, and that hold no code."""
+    """Returns the safe types that training scripts often save with the weights."""
     scalar = np.float32(0).__reduce__()[0]
     codes = np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"
     return [
@@ -211,4 +222,7 @@ def _harmless_types() -> list[Any]:
 
 def _unreadable(path: pathlib.Path, error: Exception) -> errors.InputError:
     reason = str(error).strip().split("\n")[0].split(". ")[0][:200] or type(error).__name__
-    return errors.InputError(f"{path} cannot be read ({reason}); it is damaged or no PyTorch file")
+    return errors.InputError(
+        f"{path} cannot be read ({reason}); it is damaged or not a PyTorch file: copy or download"
+        " it again"
+    )

@@ -1,6 +1,7 @@
-"""Reads a network's weights from a run, a converted folder, an exported or a PyTorch file."""
+"""Loads a network's weights from a run, a converted folder, an exported file or a PyTorch file."""
 
 import pathlib
+import re
 from typing import Any
 
 from rrd_jax import checkpoints, errors, imports, networks
@@ -18,49 +19,67 @@ from rrd_jax.weights import (
     transformers_folder,
 )
 
+# A URL as pathlib prints it. Windows drives have a single letter.
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<rest>.*)", re.IGNORECASE)
+
 
 def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """A path and what is chosen of it: RUN@best, RUN@last, RUN@STEP, FILE@KEY.
+    """Splits RUN@best, RUN@last, RUN@STEP or FILE@KEY at the last @.
 
     Args:
-      path: as a user gives it, with or without "hf:"; one that is there as it is counts as a path
-        alone.
+      path: the user's path, with or without "hf:"; a path that exists is not split.
 
     Returns:
-      The path, and what stands behind its last @, "" for nothing.
+      The path, and the part after the last @, "" without one.
+
+    Raises:
+      InputError: the path is a URL.
     """
     path = pathlib.Path(str(path).removeprefix(transformers_folder.PREFIX))
+    _check_no_url(path)
     base, at, which = str(path).rpartition("@")
     if not at or "/" in which or not base or path.exists() or not pathlib.Path(base).exists():
         return path, ""
     return pathlib.Path(base), which
 
 
+def _check_no_url(path: pathlib.Path) -> None:
+    """Raises an InputError for a URL; pathlib removes one of the two slashes after its scheme."""
+    match = _URL.fullmatch(str(path))
+    if match and not path.exists():
+        raise errors.InputError(
+            f"{match['scheme']}://{match['rest']} is a URL, and URLs are not downloaded: download"
+            " the file and pass its path"
+        )
+
+
 def load(
     path: pathlib.Path, model: str, *, raw: bool = False, headless: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The variables of a network, and what is known of it.
+    """Loads the variables and the metadata of a network.
 
     Args:
       path: the workdir of a run, a folder written by `rrd_jax.convert`, an exported file or folder
-        of weights, a PyTorch file, or hf:FOLDER, a folder of transformers; with @best, @last or
-        @STEP behind a run, that checkpoint in place of the newest; with @KEY behind a file, the
-        weights under that key.
-      model: the name of the network; "" for what the path says itself, see `network_of`.
-      raw: of a run that averages its weights, whether these themselves are wanted.
-      headless: whether the classifier may be missing in a PyTorch file; there are 0 classes then.
+        of weights, a PyTorch file, or hf:FOLDER for a transformers folder. RUN@best, RUN@last and
+        RUN@STEP select another checkpoint than the newest, FILE@KEY selects the weights under a
+        key.
+      model: name of the network; "" for the network that the path names, see `network_of`.
+      raw: whether to load the raw weights of a run that averages its weights.
+      headless: whether the classifier of a PyTorch file may be missing; num_classes is then 0.
 
     Returns:
-      {"params", "batch_stats"} as numpy arrays, and under "classifier" what classifies in the
-      network's place; and {"model", "num_classes", "image_shape", ...}; of a PyTorch file's image
-      shape only the channels are known, unless its folder says more.
+      {"params", "batch_stats"} as numpy arrays, with "classifier" if an objective classifies
+      instead of the network; and the metadata {"model", "num_classes", "image_shape", ...}. The
+      image shape of a PyTorch file is [None, None, channels] unless its folder describes the
+      preprocessing.
 
     Raises:
-      InputError: nothing is there, it is damaged, not finite, or does not fit the network.
+      InputError: the path does not exist, or the weights are damaged, not finite or do not fit the
+        network.
     """
     _check_hub(path)
     path, which = split(path)
-    path, model = exported.weights_of(path), networks.canonical(model)
+    path, model = exported.weights_file(path), networks.canonical(model)
     if not path.is_file():
         _check_folder(path)
         variables, meta = checkpoints.load_student(path, which, raw=raw)
@@ -74,17 +93,17 @@ def load(
 
 
 def preprocessing_of(path: pathlib.Path, model: str = "") -> Preprocessing | None:
-    """How images become what the network of a path sees, where it says so itself.
+    """Returns the preprocessing of a network that its path describes; None if it is missing.
 
     Args:
-      path: as `load` has it.
-      model: the name of the network; "" for what the path says.
+      path: see `load`.
+      model: name of the network; "" for the network that the path names.
 
     Raises:
-      InputError: what it says is damaged.
+      InputError: the description is damaged.
     """
     home, which = split(path)
-    file = exported.weights_of(home)
+    file = exported.weights_file(home)
     if file.is_file():
         description = exported.read(file)
         if description and not which:
@@ -96,13 +115,13 @@ def preprocessing_of(path: pathlib.Path, model: str = "") -> Preprocessing | Non
 
 
 def network_of(path: pathlib.Path) -> str:
-    """The network that an exported file, or a config.json beside a file, names; "" for none.
+    """Returns the network that an exported file or the config.json of a file names; "" for none.
 
     Raises:
-      InputError: what it says is damaged, or no network here.
+      InputError: the description is damaged, or names a network that is not supported.
     """
     _check_hub(path)
-    file = exported.weights_of(split(path)[0])
+    file = exported.weights_file(split(path)[0])
     if not file.is_file():
         return ""
     description = exported.read(file)
@@ -110,7 +129,7 @@ def network_of(path: pathlib.Path) -> str:
 
 
 def _check_hub(path: pathlib.Path) -> None:
-    """Raises an InputError for hf:FOLDER that is no folder of transformers with one of ours."""
+    """Raises an InputError unless hf:FOLDER is a transformers folder with a supported network."""
     if str(path).startswith(transformers_folder.PREFIX):
         transformers_folder.check(split(path)[0])
 
@@ -121,10 +140,11 @@ def _load_exported(
     about = description.about
     if model and model != about.model:
         raise errors.InputError(
-            f"the weights in {path} are of '{about.model}', as it says itself, not of '{model}'"
+            f"{path} holds weights of '{about.model}', not of '{model}'; set the model to"
+            f" '{about.model}'"
         )
     if description.names == "ours":
-        variables = exported.read_ours(path, description)
+        variables = exported.read_native(path, description)
     else:
         variables = _from_torch(path, about.model, headless=not about.num_classes)
     exported.check(path, variables, description)
@@ -141,86 +161,87 @@ def _load_exported(
 
 
 def _from_torch(path: pathlib.Path, model: str, *, headless: bool) -> dict[str, Any]:
-    """Of an exported file, which fits its network unless it is damaged."""
+    """Reads an exported file with PyTorch's names, which fits its network unless it is damaged."""
     content = file_formats.read(path)
     try:
         return from_torch(model, content, where=str(path), headless=headless)
     except errors.InputError as error:
         reason, *_ = str(error).removeprefix(f"{path} ").split("\n")
         raise errors.InputError(
-            f"{path} is damaged, it {reason}: export or copy it again"
+            f"{path} is damaged: it {reason}; export or copy it again"
         ) from None
 
 
 def _load_file(
     path: pathlib.Path, which: str, model: str, *, headless: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of a PyTorch file."""
+    """Loads a PyTorch file."""
     if imports.is_path(model):
         raise errors.InputError(
-            f"{path} is a PyTorch file, which fits networks of rrd_jax.networks only, not"
-            f" '{model}': name the workdir of a run of it, or pass its variables in Python"
+            f"{path} is a PyTorch file, which cannot be loaded into the custom network '{model}':"
+            " pass the workdir of a run, or pass the variables in Python"
         )
-    known = sidecar.read(path, model)
-    model = model or known.model
+    described = sidecar.read(path, model)
+    model = model or described.model
     if not model:
         raise errors.InputError(
-            f"{path} does not say which network its weights are of, or it is none here: name one"
-            f" of {errors.name_list(networks.MODELS)}"
+            f"{path} does not name a supported network; set the model to one of"
+            f" {errors.name_list(networks.MODELS)}"
         )
     content = file_formats.read(path)
     variables = from_torch(model, content, where=str(path), key=which, headless=headless)
-    _warn_of_activation(path, model, content)
+    _warn_about_activation(path, model, content)
     num_classes, channels = sizes(model, variables)
     meta = {"model": model, "num_classes": num_classes, "image_shape": [None, None, channels]}
-    if known.num_classes not in (None, num_classes):
-        return variables, meta  # of other weights that lay there
-    about = ModelInfo(model, num_classes, {}, known.class_names, known.preprocessing)
+    # The config describes other weights that were in the folder before.
+    if described.num_classes not in (None, num_classes):
+        return variables, meta
+    about = ModelInfo(model, num_classes, {}, described.class_names, described.preprocessing)
     if about.preprocessing and about.preprocessing.channels == channels:
         meta["image_shape"] = list(about.preprocessing.image_shape)
     elif about.preprocessing:
         return variables, meta
-    known_at_all = about.class_names or about.preprocessing
-    return variables, meta | ({"about": about.to_json()} if known_at_all else {})
+    has_content = about.class_names or about.preprocessing
+    return variables, meta | ({"about": about.to_json()} if has_content else {})
 
 
-def _warn_of_activation(path: pathlib.Path, model: str, content: Any) -> None:
-    """Warns of timm's names of a network that computes the same only as config.json would say."""
-    arguments, timm = published.of(model).timm_args, published.renaming(model, "timm")
+def _warn_about_activation(path: pathlib.Path, model: str, content: Any) -> None:
+    """Warns about timm's entry names if only a config.json could confirm timm's arguments."""
+    arguments, timm = published.lookup(model).timm_args, published.renaming(model, "timm")
     if not arguments or not timm or path.with_name("config.json").is_file():
         return
-    if any(timm.to_ours(entry) != entry for entry in entry_search.flatten(content).arrays):
+    if any(timm.to_native(entry) != entry for entry in entry_search.flatten(content).arrays):
         text = ", ".join(f"{name}='{value}'" for name, value in arguments.items())
         console.warn(
-            f"{path} has timm's names of {published.of(model).timm}, and nothing says that it was"
-            f" made with {text}, as {model} is: without that, it computes something else"
+            f"{path} has entry names of timm's {published.lookup(model).timm}; {model} computes the"
+            f" same function only if the network was created with {text}"
         )
 
 
-def fitting(path: pathlib.Path) -> list[str]:
-    """The networks whose weights a PyTorch file holds.
+def fitting_networks(path: pathlib.Path) -> list[str]:
+    """Returns the names of the networks that the entries of a PyTorch file fit.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: the file cannot be read.
     """
     path, _ = split(path)
     flat = entry_search.flatten(file_formats.read(path))
     return mismatch.fitting_networks(flat)
 
 
-# Files of weights that are named themselves, and not their folder.
+# Weight files that must be named directly rather than by their folder.
 _WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "pytorch_model*.bin")
 
 
 def _check_folder(path: pathlib.Path) -> None:
-    """Raises an InputError for a folder of something else than a run."""
+    """Raises an InputError for a folder that is not a run, with a hint about its content."""
     if not path.is_dir() or (path / "checkpoints").exists():
         return
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         run = path.parent.parent
-        raise errors.InputError(f"{path} is one checkpoint of a run: write {run}@{path.name}")
-    transformers_folder.check_others(path)
+        raise errors.InputError(f"{path} is one checkpoint of a run: pass {run}@{path.name}")
+    transformers_folder.check_unsupported(path)
     for file in sorted(file for pattern in _WEIGHTS for file in path.glob(pattern)):
         raise errors.InputError(
-            f"{path} is a folder with weights, no checkpoint of a run: name the file, {file}"
+            f"{path} is a folder with weight files, not a run: pass the file, {file}"
         )

@@ -1,4 +1,4 @@
-"""Entry names of transformers, of OpenAI's CLIP and of DINOv2's authors, beside ours."""
+"""Layouts of state dicts of transformers, OpenAI's CLIP and the authors of DINOv2."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from rrd_jax.weights.entry_layouts import Entries, Layout, Rule
 
 
 def _rules(*rows: tuple[str, ...]) -> tuple[Rule, ...]:
-    """Of rows: ours, theirs, and how theirs lie, "" for the same."""
-    return tuple(Rule((ours,), (theirs,), *form) for ours, theirs, *form in rows)
+    """Builds rules from rows (native name, foreign name[, form])."""
+    return tuple(Rule((native,), (foreign,), *form) for native, foreign, *form in rows)
 
 
-def _fused(ours: str, theirs: str, parts: tuple[str, ...]) -> Rule:
-    return Rule((ours,), tuple(theirs.format("{}", part) for part in parts))
+def _fused(native: str, foreign: str, parts: tuple[str, ...]) -> Rule:
+    return Rule((native,), tuple(foreign.format("{}", part) for part in parts))
 
 
 _PARTS = ("query", "key", "value")
@@ -39,8 +39,8 @@ _IGNORED = r"pooler\.|embeddings\.mask_token"
 _CLASSIFIER = _rules(("head.", "classifier."))
 
 
-def _with_one_class_position(entries: Entries) -> Entries:
-    """DINOv2's with registers: the class token has its position in it here."""
+def _merge_class_position(entries: Entries) -> Entries:
+    """Adds the class token's position to the class token, for DINOv2 with registers."""
     entries = {name: value for name, value in entries.items() if name != "mask_token"}
     if not entries.keys() >= {"reg_token", "cls_token", "pos_embed"}:
         return entries
@@ -51,21 +51,21 @@ def _with_one_class_position(entries: Entries) -> Entries:
         return entry_values.read(value).astype(np.float32)
 
     return entries | {
-        "cls_token": entry_layouts.later(
+        "cls_token": entry_layouts.lazy(
             tuple(token.shape), token, lambda: read(token) + read(positions)[:, :1]
         ),
-        "pos_embed": entry_layouts.later(
+        "pos_embed": entry_layouts.lazy(
             (1, count, *tuple(positions.shape)[2:]), positions, lambda: read(positions)[:, 1:]
         ),
     }
 
 
-def _with_position_of_class(entries: Entries) -> Entries:
-    """The inverse, with a position of 0; and the token of masked squares, which is read nowhere."""
+def _split_class_position(entries: Entries) -> Entries:
+    """Adds a class position of 0, and an unused mask token of 0; inverts the function above."""
     if "reg_token" in entries:
         positions = entries["pos_embed"]
-        none = np.zeros_like(positions[:, :1])
-        entries = entries | {"pos_embed": np.concatenate([none, positions], axis=1)}
+        class_position = np.zeros_like(positions[:, :1])
+        entries = entries | {"pos_embed": np.concatenate([class_position, positions], axis=1)}
     return entries | {"mask_token": np.zeros_like(entries["cls_token"][0])}
 
 
@@ -98,23 +98,23 @@ def _dino(*mlps: Rule) -> Layout:
         "encoder.layer.0.layer_scale1.lambda1",
         "dinov2.",
         (*rules, *mlps, qkv),
-        after=_with_one_class_position,
-        before=_with_position_of_class,
+        after=_merge_class_position,
+        before=_split_class_position,
     )
 
 
 def _dino_authors(*, gated: bool = False) -> Layout:
-    """Of the files that DINOv2's authors publish, whose blocks may stand in groups."""
+    """Returns the layout of the files of DINOv2's authors, whose blocks may be grouped."""
     inside = {
         **{name: name for name in ("norm1.", "norm2.", "attn.qkv.", "attn.proj.")},
         **{name: name for name in ("ls1.gamma", "ls2.gamma", "mlp.fc1.", "mlp.fc2.")},
     }
     both = (inside, {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."})
     blocks = [
-        (f"blocks.{{}}.{ours}", f"blocks.{group}{{}}.{theirs}")
+        (f"blocks.{{}}.{native}", f"blocks.{group}{{}}.{foreign}")
         for group in ("", "{#}.")
         for names in (reversed(both) if gated else both)
-        for ours, theirs in names.items()
+        for native, foreign in names.items()
     ]
     rules = _rules(
         ("cls_token", "cls_token"),
@@ -126,11 +126,11 @@ def _dino_authors(*, gated: bool = False) -> Layout:
         *blocks,
     )
     return Layout(
-        "mask_token", "", rules, after=_with_one_class_position, before=_with_position_of_class
+        "mask_token", "", rules, after=_merge_class_position, before=_split_class_position
     )
 
 
-_BEHIND = _rules(
+_TOWER_BLOCKS = _rules(
     ("blocks.{}.norm1.", "encoder.layers.{}.layer_norm1."),
     ("blocks.{}.norm2.", "encoder.layers.{}.layer_norm2."),
     ("blocks.{}.attn.proj.", "encoder.layers.{}.self_attn.out_proj."),
@@ -143,7 +143,7 @@ _TOWER = (
         ("patch_embed.proj.", "embeddings.patch_embedding."),
         ("pos_embed", "embeddings.position_embedding.weight", "rows"),
     ),
-    *_BEHIND,
+    *_TOWER_BLOCKS,
     _fused(
         "blocks.{}.attn.qkv.", "encoder.layers.{}.self_attn.{}.", ("q_proj", "k_proj", "v_proj")
     ),
@@ -201,7 +201,7 @@ _OPENAI = Layout(
         ("blocks.{}.mlp.fc1.", "transformer.resblocks.{}.mlp.c_fc."),
         ("blocks.{}.mlp.fc2.", "transformer.resblocks.{}.mlp.c_proj."),
         ("norm.", "ln_post."),
-        ("head.weight", "proj", "turned"),
+        ("head.weight", "proj", "transposed"),
     ),
     ignored=r"transformer\.|token_embedding\.|positional_embedding|ln_final\.|text_projection|text\."
     r"|logit_scale|logit_bias|attn_mask|input_resolution|context_length|vocab_size",
@@ -233,20 +233,20 @@ def _convnext(inner: str, marker: str) -> Layout:
 
 
 def _normed(*rows: tuple[str, str, str]) -> tuple[Rule, ...]:
-    """Of rows: our convolution, our norm behind it, and their module of both."""
+    """Builds rules from rows (native convolution, native norm, foreign module with both)."""
     return _rules(
-        *((f"{conv}.", f"{theirs}.convolution.") for conv, _, theirs in rows),
-        *((f"{norm}.", f"{theirs}.normalization.") for _, norm, theirs in rows),
+        *((f"{conv}.", f"{foreign}.convolution.") for conv, _, foreign in rows),
+        *((f"{norm}.", f"{foreign}.normalization.") for _, norm, foreign in rows),
     )
 
 
 def _regnet() -> Layout:
     block = "s{+}.b{+}."
-    places = {f"conv{i + 1}": f"layer.{place}" for i, place in enumerate((0, 1, 3))}
-    rows = {f"{block}{ours}": _BLOCK + theirs for ours, theirs in places.items()}
+    layers = {f"conv{i + 1}": f"layer.{index}" for i, index in enumerate((0, 1, 3))}
+    rows = {f"{block}{module}": _BLOCK + layer for module, layer in layers.items()}
     rows |= {"stem": "embedder.embedder", f"{block}downsample": f"{_BLOCK}shortcut"}
     rules = (
-        *_normed(*((f"{ours}.conv", f"{ours}.bn", theirs) for ours, theirs in rows.items())),
+        *_normed(*((f"{module}.conv", f"{module}.bn", layer) for module, layer in rows.items())),
         *_rules(
             (f"{block}se.fc1.", f"{_BLOCK}layer.2.attention.0."),
             (f"{block}se.fc2.", f"{_BLOCK}layer.2.attention.2."),
@@ -291,32 +291,33 @@ _PLAIN = Layout("encoder.layer.0.layernorm_before.weight", "vit.", _VIT, _CLASSI
 _DINO, _GATED_DINO = _dino(*_MLP, *_GATED_MLP), _dino(*_GATED_MLP)
 _FIRST = _convnext("convnext.", "layer_scale_parameter")
 _SECOND = _convnext("convnextv2.", "grn.weight")
-# In the order in which they are looked for: ResNets have a name that RegNets have too.
-KNOWN = (
+# In the order of the search: RegNets contain the marker of ResNets.
+ALL = (
     *(_DEIT, _PLAIN, _DINO, _dino_authors(), _CLIP, _SIGLIP, _OPENAI),
     *(_FIRST, _SECOND, _regnet(), _RESNET, _MOBILENET),
 )
-# Of transformers, beside a tower or DINOv2: it reads more than the embedding, or something else.
+# Classifier entries of transformers models whose classifier does not read just the embedding, such
+# as DINOv2 and the vision towers.
 OTHER_CLASSIFIER = ("classifier.weight", "classifier.bias")
 NAMES = ("transformers", "openai", "dinov2")
 
 
-def of(name: str, names: str) -> Layout | None:
-    """How others lay out the entries of a network; None where they do not have it.
+def find(name: str, library: str) -> Layout | None:
+    """Returns the layout of a network in another library; None if the library lacks the network.
 
     Args:
-      name: of the network.
-      names: whose they are, of NAMES.
+      name: name of the network.
+      library: one of NAMES.
     """
     network = networks.factory(name)(num_classes=1)
     is_dino = getattr(network, "scale", 0) and network.pool == "token"
-    if names != "transformers":
-        if names == "openai":
+    if library != "transformers":
+        if library == "openai":
             return _OPENAI if getattr(network, "norm_first", False) else None
         return _dino_authors(gated=network.gated) if is_dino else None
     match network:
         case vit.VisionTransformer():
-            return _of_transformer(network)
+            return _transformer(network)
         case convnext.ConvNeXt():
             return _SECOND if network.second else _FIRST
         case regnet.RegNetY():
@@ -328,7 +329,7 @@ def of(name: str, names: str) -> Layout | None:
     return None
 
 
-def _of_transformer(network: vit.VisionTransformer) -> Layout | None:
+def _transformer(network: vit.VisionTransformer) -> Layout | None:
     if network.pool == "attention":
         return _SIGLIP
     if network.norm_first:

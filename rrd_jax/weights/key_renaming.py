@@ -1,4 +1,4 @@
-"""Names that another library has for the entries of a network, and the shapes of these."""
+"""Conversion between entry names of rrd_jax (native) and of another library (foreign)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,10 +7,10 @@ LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"
 
 
 class Renaming:
-    """Two names for each entry of a network: ours, as a state dict has it, and a library's.
+    """A mapping between the native entry names of a network and those of another library.
 
-    Both ways, what stands before a name, such as `module.`, stays, and so does an entry that is not
-    known.
+    In both directions, a prefix such as `module.` is kept, and an unknown name is returned
+    unchanged.
     """
 
     def __init__(
@@ -20,46 +20,46 @@ class Renaming:
         former: Iterable[tuple[str, str]] = (),
         ranks: Mapping[str, int] | None = None,
     ):
-        """Of a network.
+        """Initializes the mapping.
 
         Args:
-          pairs: of modules, or of whole entries: (ours, theirs), each name once on its side.
-          former: the same with names that older files of the library have; only read.
-          ranks: the number of axes of their arrays, by the end of their names, where it is not the
-            number of ours; the axes that are more or fewer are of length one, and are the last.
+          pairs: (native, foreign) names of modules or entries; each name occurs once.
+          former: pairs with the foreign names in older files of the library; only read.
+          ranks: end of a foreign name -> the rank of the foreign array, if the native rank differs;
+            the ranks differ in trailing axes of length 1.
         """
         pairs = list(pairs)
-        self._theirs = dict(pairs)
-        self._ours = {theirs: ours for ours, theirs in [*pairs, *former]}
+        self._foreign_names = dict(pairs)
+        self._native_names = {foreign: native for native, foreign in [*pairs, *former]}
         self._ranks = ranks or {}
 
-    def to_ours(self, entry: str) -> str:
-        """Our name of an entry with their name."""
-        return _renamed(entry, self._ours)
+    def to_native(self, entry: str) -> str:
+        """Returns the native name of a foreign entry."""
+        return _renamed(entry, self._native_names)
 
-    def to_theirs(self, entry: str) -> str:
-        """Their name of an entry with ours."""
-        return _renamed(entry, self._theirs)
+    def to_foreign(self, entry: str) -> str:
+        """Returns the foreign name of a native entry."""
+        return _renamed(entry, self._foreign_names)
 
-    def shape(self, entry: str, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of an entry, by their name, of which ours is this."""
+    def shape(self, entry: str, native: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the foreign shape of a foreign entry with the native shape `native`."""
         ranks = (rank for end, rank in self._ranks.items() if f".{entry}".endswith(f".{end}"))
-        rank = next(ranks, len(ours))
-        return with_rank(ours, rank)
+        rank = next(ranks, len(native))
+        return with_rank(native, rank)
 
     def write(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """A state dict with our names as theirs, which loads strictly there."""
+        """Returns a native state dict with foreign names and shapes, for strict loading."""
         written = {}
         for entry, value in state_dict.items():
-            name = self.to_theirs(entry)
+            name = self.to_foreign(entry)
             shape = tuple(getattr(value, "shape", ()))
-            wanted = self.shape(name, shape)
-            written[name] = value if wanted == shape else value.reshape(wanted)
+            foreign_shape = self.shape(name, shape)
+            written[name] = value if foreign_shape == shape else value.reshape(foreign_shape)
         return written
 
 
 def with_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """A shape with so many axes; last ones of length one are added, or left out where they are."""
+    """Returns a shape with `rank` axes: adds or removes trailing axes of length 1, if possible."""
     if any(size != 1 for size in shape[rank:]):
         return shape
     return (*shape, *(1,) * (rank - len(shape)))[:rank]

@@ -1,4 +1,4 @@
-"""Weights of a file, fitted to a network and data: other classes, channels, sizes of images."""
+"""Adapts initial weights to a network and data: classes, image channels and image size."""
 
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
@@ -15,16 +15,16 @@ from rrd_jax.training.choices import NetworkChoice
 from rrd_jax.training.recipe import Recipe, Training
 from rrd_jax.weights import files
 
-_COLOURS = {1: "grey", 3: "RGB"}
+_COLORS = {1: "gray", 3: "RGB"}
 
 
-class Ready(NamedTuple):
-    """Weights that a network can start from.
+class InitialWeights(NamedTuple):
+    """Weights from which training of a network starts.
 
     Attributes:
-      weights: by path such as params/conv1/kernel; those of a new classifier are not among them.
-      origin: what a run says of them, as JSON: name, digest, and whether the head is new.
-      lines: what is to be said of them.
+      weights: arrays by path, such as params/conv1/kernel, without those of a new classifier.
+      origin: JSON that the run records: name, digest, and whether the head is new.
+      lines: messages to print.
     """
 
     weights: dict[str, np.ndarray]
@@ -32,17 +32,17 @@ class Ready(NamedTuple):
     lines: tuple[str, ...]
 
 
-def read(plan: Recipe, dataset: data.Dataset) -> Ready | None:
-    """Reads the weights that the student of a recipe starts from; None for random weights.
+def read(plan: Recipe, dataset: data.Dataset) -> InitialWeights | None:
+    """Reads the initial weights of a recipe's student; None for random weights.
 
-    Prints how the weights were changed to fit.
+    Prints how the weights were adapted.
 
     Args:
       plan: the recipe.
-      dataset: the run's.
+      dataset: data set of the run.
 
     Raises:
-      InputError: they are missing, damaged, or of another network.
+      InputError: the weights are missing or damaged, or belong to another network.
     """
     training = plan.training
     start = training.start
@@ -65,18 +65,18 @@ def adapt(
     meta: Mapping[str, Any],
     plan: Recipe,
     dataset: data.Dataset,
-) -> Ready:
-    """Adapts weights to a run's network and data: classifier, channels and sizes of images.
+) -> InitialWeights:
+    """Adapts weights to a run's network and data: classifier, image channels and image size.
 
     Args:
-      where: they are from, for messages.
-      variables: {"params", "batch_stats"}, of any classes, channels and sizes of images.
-      meta: what is known of them, as `weights.files.load` gives it; empty for nothing.
-      plan: the run's recipe.
-      dataset: the run's.
+      where: source of the weights, for messages.
+      variables: {"params", "batch_stats"} for any classes, channels and image size.
+      meta: metadata of the weights from `weights.files.load`; may be empty.
+      plan: recipe of the run.
+      dataset: data set of the run.
 
     Raises:
-      InputError: they are of another network, or cannot be made to fit.
+      InputError: the weights belong to another network or cannot be adapted.
     """
     training, network, shape = plan.training, plan.student, dataset.image_shape
     choice = training.network
@@ -84,31 +84,29 @@ def adapt(
     if not dataset.num_classes:
         variables = _without_head(variables, meta, choice, network, shape)
     variables = networks.fit_positions(variables, network, shape)
-    given = _by_path({name: variables.get(name, {}) for name in ("params", "batch_stats")})
-    wanted = networks.named_shapes(networks.summarize(network, shape).variables)
+    arrays = _by_path({name: variables.get(name, {}) for name in ("params", "batch_stats")})
+    expected = networks.named_shapes(networks.summarize(network, shape).variables)
     axes = {f"params/{name}": i for name, i in choice.class_axes(network, shape).items()}
     digest = checkpoints.digest({name: variables.get(name) for name in ("params", "batch_stats")})
-    is_new, why = False, ""
+    is_new, reason = False, ""
     if axes or dataset.num_classes:
-        is_new, why = _is_new(where, meta, training, dataset, _sizes(given, axes))
-    changes = (
-        [f"its classifier is new, for {dataset.num_classes} classes ({why})"] if is_new else []
-    )
+        is_new, reason = _is_new(where, meta, training, dataset, _num_classes(arrays, axes))
+    changes = [f"new classifier for {dataset.num_classes} classes ({reason})"] if is_new else []
     if is_new and not axes:
         raise errors.InputError(
-            f"the classifier of '{choice.model}' is to be new, but the network does not report it:"
-            " return its parameters as 'head', {'kernel', 'bias'}, in its Outputs"
+            f"'{choice.model}' needs a new classifier, but the network does not report its"
+            " classifier: return its parameters as 'head', {'kernel', 'bias'}, in its Outputs"
         )
-    weights = {name: value for name, value in given.items() if not (is_new and name in axes)}
-    changes += _fit_channels(weights, wanted, meta, shape)
+    weights = {name: value for name, value in arrays.items() if not (is_new and name in axes)}
+    changes += _fit_channels(weights, expected, meta, shape)
     image_size = _image_size(meta)
-    _check_sizes(where, weights, wanted, network, image_size, shape)
-    fresh = {name: np.zeros(wanted[name], np.float32) for name in axes if is_new}
-    whole = _like(networks.summarize(network, shape).variables, fresh | weights)
-    networks.check_weights(where, whole, network, shape)
-    changes += _sizes_of_images(image_size, shape)
+    _check_sizes(where, weights, expected, network, image_size, shape)
+    new_arrays = {name: np.zeros(expected[name], np.float32) for name in axes if is_new}
+    complete = _like(networks.summarize(network, shape).variables, new_arrays | weights)
+    networks.check_weights(where, complete, network, shape)
+    changes += _image_size_changes(image_size, shape)
     origin = {"checkpoint": pathlib.Path(where).name, "digest": digest}
-    return Ready(
+    return InitialWeights(
         weights,
         origin | {"head": "new" if is_new else "kept"},
         (f"[{training.label}] starts from {'; '.join([where, *changes])}",),
@@ -122,15 +120,15 @@ def _without_head(
     network: networks.Network,
     shape: tuple[int, int, int],
 ) -> Mapping[str, Any]:
-    """Weights without those of a classifier, for a network that has none."""
+    """Removes the classifier's weights for a network without a classifier."""
     count = meta.get("num_classes")
     if not count or not isinstance(networks.summarize(network, shape).outputs.logits, tuple):
         return variables
-    return without(variables, choice.class_axes(choice.create(count), shape))
+    return drop_params(variables, choice.class_axes(choice.create(count), shape))
 
 
-def without(variables: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The same weights without parameters at some paths, such as a classifier's."""
+def drop_params(variables: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Returns variables without the parameters at some paths, such as a classifier's."""
     flat = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
     params = {name: value for name, value in flat.items() if name not in names}
     return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
@@ -140,8 +138,8 @@ def _check_network(where: str, meta: Mapping[str, Any], choice: NetworkChoice) -
     model = meta.get("model", choice.model)
     if model != choice.model:
         raise errors.InputError(
-            f"the weights in {where} are of {model}, but config needs {choice.model}: it is another"
-            " network"
+            f"the weights in {where} are of {model}, but config needs {choice.model}; choose"
+            f" weights of {choice.model}, or set model to {model}"
         )
 
 
@@ -151,16 +149,16 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 
 def _like(tree: Any, values: Mapping[str, Any]) -> Any:
-    """A tree of these values where it has leaves; what the tree lacks is added at its root."""
+    """Returns a tree of the values; if the names differ from `tree`, builds it from the names."""
     names = list(_by_path(tree))
     if sorted(names) == sorted(values):
         return jax.tree.unflatten(jax.tree.structure(tree), [values[name] for name in names])
     return {"params": {}, "batch_stats": {}, **traverse_util.unflatten_dict(dict(values), sep="/")}
 
 
-def _sizes(given: Mapping[str, Any], axes: Mapping[str, int]) -> int | None:
-    """How many classes weights are for, by their classifier; None where it is not known."""
-    return next((given[n].shape[i] for n, i in axes.items() if n in given), None)
+def _num_classes(arrays: Mapping[str, Any], axes: Mapping[str, int]) -> int | None:
+    """Returns the number of classes of weights by their classifier; None if it is unknown."""
+    return next((arrays[n].shape[i] for n, i in axes.items() if n in arrays), None)
 
 
 def _is_new(
@@ -170,22 +168,22 @@ def _is_new(
     dataset: data.Dataset,
     classes: int | None,
 ) -> tuple[bool, str]:
-    """Whether the classifier is to be new, and why."""
+    """Returns whether the classifier is replaced by a new one, and the reason."""
     head, field = training.start.head, f"{training.start.section}.head"
-    there = meta.get("num_classes", dataset.num_classes) if classes is None else classes
+    num_classes = meta.get("num_classes", dataset.num_classes) if classes is None else classes
     classifier = meta.get("classifier")
     if head == "new":
         return True, f"{field} is new"
     if classifier:
-        reason = f"there '{classifier}' classified in its place"
-    elif not there:
-        reason = "there is none"
-    elif there != dataset.num_classes:
-        reason = f"there are {there:,} there"
+        reason = f"objective '{classifier}' classified instead of the network"
+    elif not num_classes:
+        reason = "the weights have no classifier"
+    elif num_classes != dataset.num_classes:
+        reason = f"the number of classes of the weights is {num_classes:,}"
     else:
-        theirs = names_to_compare(meta, pathlib.Path(where), dataset)
-        differ = theirs and dataset.class_names and theirs != tuple(dataset.class_names)
-        return bool(differ and head == "auto"), "they have other names, or another order, there"
+        names = names_to_compare(meta, pathlib.Path(where), dataset)
+        differ = names and dataset.class_names and names != tuple(dataset.class_names)
+        return bool(differ and head == "auto"), "class names or their order differ"
     if head == "keep":
         raise errors.InputError(
             f"{field} is keep, but the classifier in {where} cannot be kept for"
@@ -195,92 +193,104 @@ def _is_new(
 
 
 def _fit_channels(
-    weights: dict[str, Any], wanted: Mapping[str, Any], meta: Mapping[str, Any], shape: Any
+    weights: dict[str, Any], expected: Mapping[str, Any], meta: Mapping[str, Any], shape: Any
 ) -> list[str]:
-    """Makes the first convolution one for grey or RGB images, where it is of the other kind."""
-    there = (meta.get("image_shape") or [None])[-1]
+    """Converts the first convolution between gray and RGB images, if the channels differ."""
+    channels = (meta.get("image_shape") or [None])[-1]
     for name, value in weights.items():
-        sizes = tuple(value.shape), tuple(wanted.get(name, ()))
+        sizes = tuple(value.shape), tuple(expected.get(name, ()))
         differing = [i for i, pair in enumerate(zip(*sizes, strict=False)) if pair[0] != pair[1]]
         if len(sizes[0]) != 4 or len(sizes[1]) != 4 or len(differing) != 1:
             continue
         axis = differing[0]
         pair = sizes[0][axis], sizes[1][axis]
-        if pair not in ((1, 3), (3, 1)) or pair[1] != shape[-1] or there not in (None, pair[0]):
+        is_conversion = pair in ((1, 3), (3, 1)) and pair[1] == shape[-1]
+        if not is_conversion or channels not in (None, pair[0]):
             continue
         value = np.asarray(value, np.float32)
-        if pair == (3, 1):  # a grey image is one of three equal channels
+        # A gray image is equivalent to an RGB image with three equal channels, so both conversions
+        # preserve the output for gray images.
+        if pair == (3, 1):
             weights[name] = value.sum(axis, keepdims=True)
-            how = "its kernels are summed over them"
-        else:  # an image of three equal channels gives what the grey one gave
+            method = "kernels summed over channels"
+        else:
             weights[name] = np.repeat(value / 3, 3, axis)
-            how = "a third of its kernels reads each channel"
+            method = "a third of its kernels for each channel"
         module = name.removeprefix("params/").rpartition("/")[0]
-        return [f"{module} takes {_COLOURS[pair[1]]} images, and took {_COLOURS[pair[0]]}: {how}"]
+        return [
+            f"{module} converted from {_COLORS[pair[0]]} to {_COLORS[pair[1]]} images: {method}"
+        ]
     return []
 
 
 def _check_sizes(
     where: str,
     weights: Mapping[str, Any],
-    wanted: Mapping[str, Any],
+    expected: Mapping[str, Any],
     network: networks.Network,
     image_size: int | None,
     shape: tuple[int, int, int],
 ) -> None:
-    """Raises an InputError for parameters whose shapes depend on the size of the images."""
-    differing = [n for n, v in weights.items() if tuple(v.shape) != wanted.get(n, v.shape)]
+    """Raises an InputError for parameters whose shapes depend on the image size."""
+    differing = [n for n, v in weights.items() if tuple(v.shape) != expected.get(n, v.shape)]
     if not differing:
         return
     size, _, channels = shape
-    there = image_size or 2 * size
+    other_size = image_size or 2 * size
+    # A network for a fixed image size raises an error for another size.
     try:
-        other = networks.summarize(network, (there, there, channels)).variables
-    except errors.InputError:  # a network made for one size says so
+        other = networks.summarize(network, (other_size, other_size, channels)).variables
+    except errors.InputError:
         return
     shapes = networks.named_shapes(other)
     for name in differing:
-        if shapes.get(name) != wanted[name]:
+        if shapes.get(name) != expected[name]:
             raise errors.InputError(
-                f"{name} is {tuple(weights[name].shape)} in {where}, and {wanted[name]} for images"
-                f" of {size}x{size} pixels, on whose size it depends: set data.image_size to that"
-                " of the weights"
+                f"{name} has shape {tuple(weights[name].shape)} in {where}, but {expected[name]}"
+                f" for {size}x{size} images; its shape depends on the image size: set"
+                " data.image_size to the image size of the weights"
             )
 
 
-def _sizes_of_images(there: int | None, shape: Sequence[int]) -> list[str]:
-    if there in (None, shape[0]):
+def _image_size_changes(image_size: int | None, shape: Sequence[int]) -> list[str]:
+    if image_size in (None, shape[0]):
         return []
-    return [f"it saw images of {there}x{there} pixels, and sees {shape[0]}x{shape[0]} now"]
+    return [f"image size changed from {image_size}x{image_size} to {shape[0]}x{shape[0]} pixels"]
 
 
 def _image_size(meta: Mapping[str, Any]) -> int | None:
-    """Height and width of the images that weights were trained on; None where it is not known."""
-    known = model_info.from_json(meta["about"], "it").preprocessing if meta.get("about") else None
-    return (meta.get("image_shape") or [None])[0] or (known and known.image_size)
+    """Returns height and width of the images of the weights' training; None if unknown."""
+    about = meta.get("about")
+    preprocessing = (
+        model_info.from_json(about, "the description of the weights").preprocessing
+        if about
+        else None
+    )
+    return (meta.get("image_shape") or [None])[0] or (preprocessing and preprocessing.image_size)
 
 
 def names_to_compare(
     meta: Mapping[str, Any], path: pathlib.Path, dataset: data.Dataset
 ) -> tuple[str, ...]:
-    """As `class_names`; () too where the same data set has numbers for names on one side.
+    """Returns the class names of weights for a comparison with those of a data set.
 
-    TFDS numbers classes without names; `data.class_names` may have named them since, or not yet.
+    The result is () if the names are unknown, or if both belong to one data set and either side has
+    numbers as names. TFDS numbers classes without names, and `data.class_names` may name them.
     """
     names = class_names(meta, path)
     numbered = any(
-        tuple(some) == tuple(map(str, range(len(some)))) for some in (names, dataset.class_names)
+        tuple(side) == tuple(map(str, range(len(side)))) for side in (names, dataset.class_names)
     )
     is_same = data.have_same_origin(meta.get("dataset"), dataset.version)
     return () if numbered and is_same else names
 
 
 def class_names(meta: Mapping[str, Any], path: pathlib.Path) -> tuple[str, ...]:
-    """What the classes of weights are called, in their order; () where that is not known.
+    """Returns the class names of weights, in the order of labels; () if they are unknown.
 
     Args:
-      meta: as `weights.files.load` gives it.
-      path: of the weights; runs of earlier versions have the names in data.json.
+      meta: metadata from `weights.files.load`.
+      path: path of the weights; runs of earlier versions have the names in data.json.
     """
     if meta.get("about"):
         return model_info.from_json(meta["about"], str(path)).class_names

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm that compute what ours of another name, or of the same, do."""
+"""Equivalents of the networks in torchvision and timm: names, options and entry names."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -13,18 +13,18 @@ LIBRARIES = ("torchvision", "timm")
 
 
 class Published(NamedTuple):
-    """A network as other libraries have it.
+    """The equivalents of a network in other libraries.
 
     Attributes:
-      torchvision: its name there, "" for none.
-      timm: its name there, "" for none.
-      timm_args: what timm's must be told to compute the same.
-      renamings: by library, what makes the names of its entries, of our name of the network; where
-        it has others than the network's modules have here.
-      entries: the library whose names a state dict of ours has, "" for those of the modules.
+      torchvision: name in torchvision, "" for none.
+      timm: name in timm, "" for none.
+      timm_args: arguments with which timm's network computes the same function.
+      renamings: library -> a function that returns the renaming of a network by its native name,
+        for libraries whose entry names differ from the names of the modules here.
+      entries: the library whose entry names native state dicts have, "" for the modules' names.
       timm_ends: timm's names of the first convolution and of the classifier.
-      timm_pool: what timm calls the way to what the classifier reads.
-      is_sized: whether timm must be told the size of images.
+      timm_pool: timm's name of the pooling before the classifier.
+      is_sized: whether timm requires the image size.
     """
 
     torchvision: str = ""
@@ -37,60 +37,61 @@ class Published(NamedTuple):
     is_sized: bool = False
 
     def make_args(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        """What timm must be told to make it for images [H, W, channels]."""
+        """Returns the arguments of timm.create_model for images [H, W, channels]."""
         sized = {"img_size": list(image_shape[:2])} if self.is_sized else {}
         return {"in_chans": image_shape[-1], **sized, **self.timm_args}
 
 
-def of(name: str) -> Published:
-    """What is known of a network, by our name; nothing of most."""
+def lookup(name: str) -> Published:
+    """Returns the equivalents of a network by its native name; empty for most networks."""
     return _NETWORKS.get(networks.canonical(name), Published())
 
 
 def from_timm(architecture: str) -> str:
-    """Our name of a network of timm; "" where it is none of ours."""
-    name = architecture.split(".")[0]  # behind the dot stands which weights
-    return next((ours for ours, known in _NETWORKS.items() if known.timm == name), "")
+    """Returns the native name of a network of timm; "" if there is no equivalent."""
+    # The part after the dot names the weights.
+    name = architecture.split(".")[0]
+    return next((native for native, record in _NETWORKS.items() if record.timm == name), "")
 
 
 def library_of(name: str) -> str:
-    """The library whose names of entries go with a name of a network; "" for those of modules."""
-    known = of(name)
+    """Returns the library whose entry names belong to a network name; "" for modules' names."""
+    record = lookup(name)
     if name not in networks.ALIASES:
-        return known.entries
-    return next(library for library in LIBRARIES if getattr(known, library) == name)
+        return record.entries
+    return next(library for library in LIBRARIES if getattr(record, library) == name)
 
 
 @functools.cache
 def renaming(name: str, library: str) -> Renaming | None:
-    """A library's names of a network's entries; None where they are those of its modules here."""
+    """Returns the renaming of a network for a library; None if the library has modules' names."""
     name = networks.canonical(name)
-    make = of(name).renamings.get(library)
+    make = lookup(name).renamings.get(library)
     return make(name) if make else None
 
 
 def renamings(name: str) -> list[Renaming]:
-    """All that other libraries have for what a state dict of ours names otherwise."""
-    known = of(name)
-    tables = (renaming(name, library) for library in known.renamings if library != known.entries)
+    """Returns the renamings of all libraries whose entry names differ from the native ones."""
+    record = lookup(name)
+    tables = (renaming(name, library) for library in record.renamings if library != record.entries)
     return [table for table in tables if table]
 
 
-def respell(state_dict: Mapping[str, Any], name: str, library: str) -> dict[str, Any]:
-    """A state dict of ours with a library's names and shapes; "" for those of the modules."""
-    known = of(name)
-    if library == known.entries:
+def rename_entries(state_dict: Mapping[str, Any], name: str, library: str) -> dict[str, Any]:
+    """Converts a native state dict to a library's names and shapes; "" for the modules' names."""
+    record = lookup(name)
+    if library == record.entries:
         return dict(state_dict)
-    if own_names := renaming(name, known.entries):
-        state_dict = {own_names.to_ours(entry): value for entry, value in state_dict.items()}
-    wanted = renaming(name, library)
-    return wanted.write(state_dict) if wanted else dict(state_dict)
+    if entry_names := renaming(name, record.entries):
+        state_dict = {entry_names.to_native(entry): value for entry, value in state_dict.items()}
+    target = renaming(name, library)
+    return target.write(state_dict) if target else dict(state_dict)
 
 
 def _mobilenetv1() -> Iterator[tuple[str, str]]:
     yield from {"model.0.0": "conv_stem", "model.0.1": "bn1", "fc": "classifier"}.items()
     block = {0: "conv_dw", 1: "bn1", 3: "conv_pw", 4: "bn2"}
-    for i, place in enumerate(_places((1, 2, 2, 6, 2)), start=1):
+    for i, place in enumerate(_block_names((1, 2, 2, 6, 2)), start=1):
         yield from ((f"model.{i}.{k}", f"{place}.{module}") for k, module in block.items())
 
 
@@ -99,16 +100,16 @@ def _mobilenetv2() -> Iterator[tuple[str, str]]:
     yield from {"features.18.0": "conv_head", "features.18.1": "bn2"}.items()
     yield "classifier.1", "classifier"
     flat = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
-    widening = {
+    expanding = {
         **{"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2"},
         **{"2": "conv_pwl", "3": "bn3"},
     }
-    for i, place in enumerate(_places((1, 2, 3, 4, 3, 3, 1)), start=1):
-        block = flat if i == 1 else widening
+    for i, place in enumerate(_block_names((1, 2, 3, 4, 3, 3, 1)), start=1):
+        block = flat if i == 1 else expanding
         yield from ((f"features.{i}.conv.{k}", f"{place}.{m}") for k, m in block.items())
 
 
-def _places(blocks: tuple[int, ...]) -> Iterator[str]:
+def _block_names(blocks: tuple[int, ...]) -> Iterator[str]:
     for stage, count in enumerate(blocks):
         yield from (f"blocks.{stage}.{j}" for j in range(count))
 
@@ -118,27 +119,27 @@ _RESNETS = (
     *("wide_resnet50_2", "resnext50_32x4d"),
 )
 _STEM = ("conv_stem", "classifier")
-# What torchvision calls these.
+# torchvision's names by native name.
 _VITS, _REGNETS = (
-    {ours: name for name, ours in networks.ALIASES.items() if name.startswith(kind)}
+    {native: name for name, native in networks.ALIASES.items() if name.startswith(kind)}
     for kind in ("vit_", "regnet_")
 )
 _CONVNEXTS = {f"convnext_{size}": f"convnext_{size}" for size in ("tiny", "small", "base", "large")}
 _EFFICIENTNETS = {f"efficientnet_b{i}": f"efficientnet_b{i}" for i in range(5)}
 
 
-def _both(
+def _with_timm_names(
     family: Mapping[str, Any],
     make: Callable[[str], Renaming],
-    theirs: Mapping[str, str],
+    torchvision: Mapping[str, str],
     ends: tuple[str, str],
 ) -> dict[str, Published]:
-    """Networks that have timm's names, of which torchvision has some."""
+    """Returns networks with timm's names; `torchvision` has torchvision's names of some."""
     return {
         name: Published(
-            theirs.get(name, ""),
+            torchvision.get(name, ""),
             name,
-            renamings={"torchvision": make} if name in theirs else {},
+            renamings={"torchvision": make} if name in torchvision else {},
             timm_ends=ends,
         )
         for name in family
@@ -154,7 +155,7 @@ _NETWORKS: dict[str, Published] = {
         renamings={"timm": lambda _: Renaming(_mobilenetv2())},
         timm_ends=_STEM,
     ),
-    # timm's has ReLU6, where the network of the benchmark has ReLU.
+    # timm's network has ReLU6 by default, the benchmark's network has ReLU.
     "mobilenetv1": Published(
         "",
         "mobilenetv1_100",
@@ -162,23 +163,29 @@ _NETWORKS: dict[str, Published] = {
         {"timm": lambda _: Renaming(_mobilenetv1())},
         timm_ends=_STEM,
     ),
-    # These have timm's modules, and its names where it computes the same.
+    # These networks have timm's modules, and timm's names if the networks are equal.
     "resnet50_gn": Published("", "resnet50_gn"),
     **{
         name: Published(
             _VITS.get(name, ""),
             name.replace("_gelutanh", ""),
             {"act_layer": "gelu_tanh"} if "_gelutanh" in name else {},
-            renamings={"torchvision": torchvision_names.transformer} if name in _VITS else {},
+            renamings={"torchvision": torchvision_names.vit_renaming} if name in _VITS else {},
             timm_ends=("patch_embed.proj", "head"),
             timm_pool="map" if make.keywords.get("pool") == "attention" else "token",
             is_sized=True,
         )
         for name, make in vit.IMAGENET.items()
     },
-    **_both(convnext.IMAGENET, torchvision_names.convolutional, _CONVNEXTS, ("stem.0", "head.fc")),
-    **_both(inverted.IMAGENET, torchvision_names.efficient, _EFFICIENTNETS, _STEM),
-    **_both(regnet.IMAGENET, torchvision_names.regular, _REGNETS, ("stem.conv", "head.fc")),
+    **_with_timm_names(
+        convnext.IMAGENET, torchvision_names.convnext_renaming, _CONVNEXTS, ("stem.0", "head.fc")
+    ),
+    **_with_timm_names(
+        inverted.IMAGENET, torchvision_names.efficientnet_renaming, _EFFICIENTNETS, _STEM
+    ),
+    **_with_timm_names(
+        regnet.IMAGENET, torchvision_names.regnet_renaming, _REGNETS, ("stem.conv", "head.fc")
+    ),
     **{name: Published("", name, timm_ends=("stem.0", "head")) for name in convmixer.IMAGENET},
     **{
         name: Published("", name, timm_ends=("stem.conv_kxk.conv", "head.fc"))
@@ -189,9 +196,9 @@ _NETWORKS: dict[str, Published] = {
             name, renamings={"torchvision": make}, entries="torchvision", timm_ends=_STEM
         )
         for name, make in (
-            ("efficientnet_v2_s", torchvision_names.efficient),
-            ("mobilenet_v3_small", torchvision_names.mobile),
-            ("mobilenet_v3_large", torchvision_names.mobile),
+            ("efficientnet_v2_s", torchvision_names.efficientnet_renaming),
+            ("mobilenet_v3_small", torchvision_names.mobilenet_renaming),
+            ("mobilenet_v3_large", torchvision_names.mobilenet_renaming),
         )
     },
 }

@@ -1,4 +1,7 @@
-"""What timm and Hugging Face write beside a file of weights: its network, classes and images."""
+"""Reads the config files of timm and transformers next to a weight file.
+
+The files name the network, the classes and the preprocessing of images.
+"""
 
 import math
 import pathlib
@@ -9,22 +12,22 @@ from rrd_jax import errors, networks
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.weights import published, transformers_config
 
-# Arguments of timm's networks that change nothing of what a network computes when it is tested.
+# Arguments of timm's networks that do not change their outputs at test time.
 _HARMLESS = {
     *("num_classes", "in_chans", "img_size"),
     *("drop_rate", "drop_path_rate", "drop_block_rate"),
 }
-_USUAL = {"output_stride": 32}
+_DEFAULTS = {"output_stride": 32}
 
 
 class Sidecar(NamedTuple):
-    """What lies beside a file of weights.
+    """The content of the config files next to a weight file.
 
     Attributes:
-      model: our name of the network, "" where it is not said, or none of ours.
-      num_classes: C; None where it is not said.
-      class_names: in the order of labels; () where they are not said.
-      preprocessing: of its images; None where it is not said, or cannot be done here.
+      model: name of the network, "" if it is missing or not supported.
+      num_classes: C; None if it is missing.
+      class_names: class names in the order of labels; () if they are missing.
+      preprocessing: preprocessing of images; None if it is missing or not supported.
     """
 
     model: str = ""
@@ -34,29 +37,29 @@ class Sidecar(NamedTuple):
 
 
 def read(file: pathlib.Path, model: str = "") -> Sidecar:
-    """What lies beside a file of weights, in config.json and preprocessor_config.json.
+    """Reads config.json and preprocessor_config.json in the folder of a weight file.
 
     Args:
-      file: of weights.
-      model: our name of the network that they are to be of; "" for what lies there.
+      file: the weight file.
+      model: expected name of the network; "" for the network that the config names.
 
     Raises:
-      InputError: it is of a network that computes something else than ours with the same entries,
-        or says of its classes and images what cannot be.
+      InputError: the config describes another network, or a network with the same entries that
+        computes another function, or its classes or preprocessing are invalid.
     """
     content = _json(file.with_name("config.json"))
     where = str(file.with_name("config.json"))
     try:
         if isinstance(content.get("architecture"), str):
-            return _of_timm(file, content, model)
+            return _read_timm(file, content, model)
         if content.get("model_type") in transformers_config.KINDS:
-            return _of_transformers(file, content, model)
+            return _read_transformers(file, content, model)
         return Sidecar()
     except errors.InputError as error:
         raise errors.InputError(str(error)) from None
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise errors.InputError(
-            f"{where}, which lies beside the weights, is damaged ({type(error).__name__}: {error})"
+            f"{where} is damaged ({type(error).__name__}: {error}): download or remove it"
         ) from error
 
 
@@ -68,56 +71,60 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _of_timm(file: pathlib.Path, content: dict[str, Any], model: str) -> Sidecar:
-    """Of timm's config.json, where names and images may stand in pretrained_cfg or above it."""
+def _read_timm(file: pathlib.Path, content: dict[str, Any], model: str) -> Sidecar:
+    """Reads timm's config.json, with class names and preprocessing in pretrained_cfg or outside."""
     images = content.get("pretrained_cfg", content)
     architecture = content["architecture"].split(".")[0]
-    ours = published.from_timm(architecture)
-    known = published.of(model or ours)
-    if model and architecture not in (model, known.timm) and _is_timms(content):
+    name = published.from_timm(architecture)
+    record = published.lookup(model or name)
+    if model and architecture not in (model, record.timm) and _is_timm_config(content):
         raise errors.InputError(
-            f"{file} is of timm's {architecture}, as the config.json beside it says, not of {model}"
+            f"{file} holds timm's {architecture} according to its config.json, not {model}; set"
+            " the model to the network of the file"
         )
-    if model or ours:
-        _check_arguments(file, architecture, content.get("model_args") or {}, known)
+    if model or name:
+        _check_arguments(file, architecture, content.get("model_args") or {}, record)
     count = content.get("num_classes", images.get("num_classes"))
     names = content.get("label_names") or images.get("label_names") or ()
     if isinstance(names, Mapping):
         names = [names[str(label)] for label in range(len(names))]
-    return Sidecar(ours, count, _names(file, names, count), _images_of_timm(images))
+    class_names = _class_names(file, names, count)
+    return Sidecar(name, count, class_names, _timm_preprocessing(images))
 
 
-def _is_timms(content: dict[str, Any]) -> bool:
+def _is_timm_config(content: dict[str, Any]) -> bool:
     return ":" not in content["architecture"] and "pretrained_cfg" in content
 
 
 def _check_arguments(
-    file: pathlib.Path, architecture: str, arguments: Mapping[str, Any], known: published.Published
+    file: pathlib.Path, architecture: str, arguments: Mapping[str, Any], record: published.Published
 ) -> None:
-    """Raises an InputError for arguments with which timm's network computes something else."""
-    wanted = {**_USUAL, "global_pool": known.timm_pool, **known.timm_args}
-    for name, value in {**dict.fromkeys(known.timm_args), **arguments}.items():
-        if name not in _HARMLESS and value != wanted.get(name):
+    """Raises an InputError for arguments that change the function of timm's network."""
+    expected = {**_DEFAULTS, "global_pool": record.timm_pool, **record.timm_args}
+    for name, value in {**dict.fromkeys(record.timm_args), **arguments}.items():
+        if name not in _HARMLESS and value != expected.get(name):
             raise errors.InputError(
-                f"{file} is of timm's {architecture} with {name}={value}, as the config.json beside"
-                f" it says, which is no network here: that here has {name}={wanted.get(name)}"
+                f"{file} holds timm's {architecture} with {name}={value} according to its"
+                f" config.json, which is not supported: use weights with"
+                f" {name}={expected.get(name)}"
             )
 
 
-def _names(file: pathlib.Path, names: Any, count: int | None) -> tuple[str, ...]:
-    if count is not None and count != 0:  # of a backbone alone
+def _class_names(file: pathlib.Path, names: Any, count: int | None) -> tuple[str, ...]:
+    # A backbone without a classifier has 0 classes.
+    if count is not None and count != 0:
         errors.check_counts(num_classes=count)
     if not isinstance(names, list | tuple):
-        raise TypeError("names of classes are no list")
+        raise TypeError("label_names is not a list")
     if names and count not in (None, len(names)):
         raise errors.InputError(
-            f"the config.json beside {file} names {len(names)} classes of {count}: take the names"
-            " out of it, or put the others in"
+            f"the config.json next to {file} names {len(names)} classes of {count}: remove the"
+            " names or add the missing ones"
         )
     return tuple(map(str, names))
 
 
-def _images_of_timm(content: Mapping[str, Any]) -> Preprocessing | None:
+def _timm_preprocessing(content: Mapping[str, Any]) -> Preprocessing | None:
     if not all(name in content for name in ("input_size", "mean", "std")):
         return None
     channels, height, width = content["input_size"]
@@ -130,52 +137,57 @@ def _images_of_timm(content: Mapping[str, Any]) -> Preprocessing | None:
     return _preprocessing(height, channels, *moments, resize, content.get("interpolation"))
 
 
-def to_timm(wanted: Preprocessing) -> dict[str, Any]:
-    """How images are treated, as timm's pretrained_cfg has it; `read` reads it.
+def to_timm(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Converts a preprocessing to timm's pretrained_cfg, which `read` reads.
 
-    timm shrinks by "bilinear" with the average of what a new pixel covers, as here; whoever
-    writes weights that were read with another filter keeps that one.
+    timm's "bilinear" filter is antialiased, as in rrd_jax. Other filters are kept.
     """
-    size = wanted.image_size
-    crop = size / wanted.resize if wanted.resize else 1.0
-    while wanted.resize and math.floor(size / crop) < wanted.resize:  # by rounding
+    size, resize = preprocessing.image_size, preprocessing.resize
+    crop = size / resize if resize else 1.0
+    # timm computes floor(size / crop), which rounding errors could make too small.
+    while resize and math.floor(size / crop) < resize:
         crop = math.nextafter(crop, 0)
     return {
-        "input_size": [wanted.channels, size, size],
+        "input_size": [preprocessing.channels, size, size],
         "fixed_input_size": False,
-        "interpolation": wanted.interpolation,
+        "interpolation": preprocessing.interpolation,
         "crop_pct": crop,
-        "crop_mode": "center" if wanted.resize else "squash",
-        "mean": list(wanted.mean),
-        "std": list(wanted.std),
+        "crop_mode": "center" if resize else "squash",
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
     }
 
 
-def _of_transformers(file: pathlib.Path, content: dict[str, Any], model: str) -> Sidecar:
-    """Of a config.json of transformers, and a preprocessor_config.json beside it."""
+def _read_transformers(file: pathlib.Path, content: dict[str, Any], model: str) -> Sidecar:
+    """Reads the config.json of transformers and the preprocessor_config.json next to it."""
     fitting = transformers_config.names(content, str(file))
     if model and networks.canonical(model) not in fitting:
         raise errors.InputError(
-            f"{file} is of {fitting[0]}, as the config.json beside it says, not of {model}"
+            f"{file} holds {fitting[0]} according to its config.json, not {model}; set the model to"
+            f" {fitting[0]}"
         )
     labels = content.get("id2label") or {} if transformers_config.is_classifier(content) else {}
     names = [labels[str(label)] for label in range(len(labels))]
-    if names == [f"LABEL_{label}" for label in range(len(names))]:  # what it writes for none
+    # transformers writes these names if a model has none.
+    if names == [f"LABEL_{label}" for label in range(len(names))]:
         names = []
     vision = content.get("vision_config") or content
     images = _json(file.with_name("preprocessor_config.json"))
-    preprocessing = _of_processor(images, vision.get("num_channels", 3))
+    preprocessing = _processor_preprocessing(images, vision.get("num_channels", 3))
     return Sidecar(model or fitting[0], len(labels) or None, tuple(names), preprocessing)
 
 
-_BICUBIC = 3  # of Pillow's filters
-_FROM_384 = 384  # pixels; from there on the processor of ConvNeXts scales whole images
+# Pillow's number of the bicubic filter.
+_BICUBIC = 3
+# From this image size in pixels on, the processor of ConvNeXts scales images without a crop.
+_NO_CROP_SIZE = 384
 
 
-def _of_processor(content: Mapping[str, Any], channels: int) -> Preprocessing | None:
+def _processor_preprocessing(content: Mapping[str, Any], channels: int) -> Preprocessing | None:
     size, crop, resize = content.get("size"), content.get("crop_size"), None
     has_crop = crop is not None and content.get("do_center_crop", True)
-    if isinstance(size, int):  # as earlier versions have it
+    # Earlier versions of transformers write a number.
+    if isinstance(size, int):
         is_short = has_crop or content.get("crop_pct")
         size = {"shortest_edge": size} if is_short else {"height": size, "width": size}
     if not isinstance(size, Mapping) or "image_mean" not in content:
@@ -185,26 +197,31 @@ def _of_processor(content: Mapping[str, Any], channels: int) -> Preprocessing | 
         image_size, resize = crop if isinstance(crop, int) else crop["height"], short
     elif short and content.get("crop_pct"):
         image_size = short
-        resize = int(short / content["crop_pct"]) if short < _FROM_384 else None
+        resize = int(short / content["crop_pct"]) if short < _NO_CROP_SIZE else None
     elif "height" in size and size["height"] == size.get("width"):
         image_size = size["height"]
     else:
         return None
-    # (pixel * factor - mean) / std, in units of pixel / 255
+    # The processor computes (pixel * factor - mean) / std; here, pixels are divided by 255.
     factor = content.get("rescale_factor", 1 / 255) if content.get("do_rescale", True) else 1.0
     unit = 1 if math.isclose(255 * factor, 1, rel_tol=1e-6) else 255 * factor
     mean, std = content["image_mean"], content["image_std"]
     if not content.get("do_normalize", True):
         mean, std = [0.0] * channels, [1.0] * channels
     moments = [[value / unit for value in values] for values in (mean, std)]
-    scaled = {_BICUBIC: "bicubic"}.get(content.get("resample"))
-    return _preprocessing(image_size, channels, *moments, resize, scaled)
+    filter_name = {_BICUBIC: "bicubic"}.get(content.get("resample"))
+    return _preprocessing(image_size, channels, *moments, resize, filter_name)
 
 
 def _preprocessing(
-    image_size: int, channels: int, mean: Any, std: Any, resize: int | None, scaled: str | None
+    image_size: int,
+    channels: int,
+    mean: Any,
+    std: Any,
+    resize: int | None,
+    filter_name: str | None,
 ) -> Preprocessing:
-    """Of a file; what scales images there is bilinear wherever it is not bicubic."""
+    """Returns the preprocessing of a file; replaces filters other than bicubic by bilinear."""
     moments = [tuple(map(float, values)) for values in (mean, std)]
-    usual = "bicubic" if scaled == "bicubic" else "bilinear"
-    return Preprocessing(image_size, channels, *moments, resize, usual)
+    interpolation = "bicubic" if filter_name == "bicubic" else "bilinear"
+    return Preprocessing(image_size, channels, *moments, resize, interpolation)

@@ -1,4 +1,4 @@
-"""PyTorch state dicts to our variables and back, by name."""
+"""Conversion between PyTorch state dicts and network variables, by entry names."""
 
 from typing import Any
 
@@ -28,27 +28,25 @@ def from_torch(
     key: str = "",
     headless: bool = False,
 ) -> dict[str, Any]:
-    """Variables of network `name` from a PyTorch state dict, or what a script saved it in.
+    """Converts a PyTorch state dict, or a checkpoint that contains one, to network variables.
 
-    Keys and prefixes before the entries' names are found out, such as `state_dict`, `model`,
-    `module.` and `student.`. Where there are averaged weights beside the raw ones, they are taken,
-    and a note says so.
+    Detects keys and prefixes of the entries' names, such as `state_dict`, `model`, `module.` and
+    `student.`. Prefers averaged weights to raw weights, and prints a note about the choice.
 
     Args:
       name: a key of `networks.MODELS` or `networks.ALIASES`.
-      state_dict: entry name to array or tensor, or dicts of such; classes and image channels are
-        read off it.
-      where: it is from, for messages.
-      key: what stands before the names of the entries to take, such as "state_dict_ema"; "" to
-        find out.
-      headless: whether the classifier may be missing; it is missing in the variables then.
+      state_dict: arrays or tensors by entry name, or nested dicts of them; their shapes determine
+        the numbers of classes and of image channels.
+      where: source of the state dict, for messages.
+      key: prefix of the entries to convert, such as "state_dict_ema"; "" to detect the prefix.
+      headless: whether the classifier may be missing; if so, the variables have no classifier.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 numpy arrays.
 
     Raises:
-      InputError: names or shapes differ, and the message says how; two networks are there and
-        `key` names neither; or there are no finite floats.
+      InputError: names or shapes differ, as the message describes; the state dict contains two
+        networks and `key` names neither; or values are not finite floats.
     """
     template = entry_templates.template(name)
     try:
@@ -65,77 +63,81 @@ def from_torch(
 
 
 def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -> dict[str, Any]:
-    """The entries of a network in what a file holds."""
+    """Returns the entries of a network in the content of a file."""
     flat = entry_search.flatten(content)
     if key:
-        flat = entry_search.below(flat, key)
-    if not flat.arrays or not (found := entry_search.places(flat, name)):
+        flat = entry_search.under_key(flat, key)
+    if not flat.arrays or not (candidates := entry_search.find_candidates(flat, name)):
         raise entry_search.MisfitError(mismatch.describe_others(name, flat))
-    place, note = entry_search.choose(found, flat, name, below=key)
-    if headless and not place.is_of(name):
-        place, left = place.without(foreign_layouts.OTHER_CLASSIFIER)
-        if left and place.is_backbone_of(name):
+    choice, note = entry_search.choose(candidates, flat, name, parent_key=key)
+    if headless and not choice.is_of(name):
+        choice, is_reduced = choice.without(foreign_layouts.OTHER_CLASSIFIER)
+        if is_reduced and choice.is_backbone_of(name):
             console.note(
-                f"{where}: its classifier is left out, which reads more than the embedding"
+                f"{where}: classifier not loaded, because it does not read just the embedding"
             )
-    if not place.is_of(name) and not (headless and place.is_backbone_of(name)):
-        raise entry_search.MisfitError(mismatch.describe(name, place.shapes, flat))
+    if not choice.is_of(name) and not (headless and choice.is_backbone_of(name)):
+        raise entry_search.MisfitError(mismatch.describe(name, choice.shapes, flat))
     if note:
         console.note(f"{where}: {note}")
-    return place.entries
+    return choice.entries
 
 
 def _values(name: str, entries: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Their numbers; classes and channels that are none are no network's."""
-    arrays, faults = entry_values.all_of(entries)
+    """Returns the values of entries; raises a MisfitError for invalid values."""
+    arrays, faults = entry_values.read_all(entries)
     if len(faults) == 1:
         raise entry_search.MisfitError(f"cannot be used as {name}: {faults[0]}")
     if faults:
         lines = [f"  {fault}" for fault in faults[:_ROWS]]
         if len(faults) > _ROWS:
             lines.append(f"  and {len(faults) - _ROWS} more")
-        first = f"cannot be used as {name}: of {len(entries)} entries {len(faults)} are no weights:"
+        first = f"cannot be used as {name}: {len(faults)} of {len(entries)} entries are invalid:"
         raise entry_search.MisfitError("\n".join([first, *lines]))
     return arrays
 
 
 def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[str, np.ndarray]:
-    """The PyTorch state dict of network `name`; inverse of `from_torch`.
+    """Converts variables to a PyTorch state dict; the inverse of `from_torch`.
 
     For PyTorch: `{entry: torch.from_numpy(array) for entry, array in to_torch(...).items()}`; for a
     file: `safetensors.numpy.save_file(to_torch(...), path)`.
 
-    PyTorch also counts the batches that each batch norm saw; nothing reads that count with its
-    default momentum, and it is written as 0.
+    The batch counters of PyTorch's batch norms are written as 0. With the default momentum, PyTorch
+    does not read them.
 
     Args:
       name: a key of `networks.MODELS` or `networks.ALIASES`.
-      variables: the network's weights.
-      layout: whose entries are wanted: "torchvision"; "timm"; "transformers" (of its networks for
-        classification, of its models without a head where there is none, of a
-        CLIPVisionModelWithProjection); "openai" (its CLIP's); "dinov2" (its authors'); or "" for
-        those of the library that has the network by this name, timm's where both have.
+      variables: the variables of the network.
+      layout: the library whose entry names and shapes are used: "torchvision"; "timm";
+        "transformers" (the model for image classification, the model without a head, or a
+        CLIPVisionModelWithProjection); "openai" (CLIP); "dinov2" (the authors' files); or "" for
+        the library that has a network with this name, timm if both torchvision and timm do.
 
     Raises:
-      InputError: the name is unknown, the library has no such network, or an entry has no place
-        there.
+      InputError: the name is unknown, the library has no such network, or the layout has no
+        counterpart of an entry.
     """
-    networks.factory(name)  # raises for an unknown name
-    known = published.of(name)
-    table = foreign_layouts.of(name, layout) if layout in foreign_layouts.NAMES else None
-    is_published = layout in published.LIBRARIES and getattr(known, layout)
+    # Raises an error for an unknown name.
+    networks.factory(name)
+    record = published.lookup(name)
+    table = foreign_layouts.find(name, layout) if layout in foreign_layouts.NAMES else None
+    is_published = layout in published.LIBRARIES and getattr(record, layout)
     if layout and not (table or is_published):
-        there = [library for library in published.LIBRARIES if getattr(known, library)]
-        there += [library for library in foreign_layouts.NAMES if foreign_layouts.of(name, library)]
+        libraries = [library for library in published.LIBRARIES if getattr(record, library)]
+        libraries += [
+            library for library in foreign_layouts.NAMES if foreign_layouts.find(name, library)
+        ]
         raise errors.InputError(
-            f"'{layout}' has no network that computes what {name} does; those that have:"
-            f" {', '.join(there) or 'none'}"
+            f"'{layout}' has no network equivalent to {name}; choose one of:"
+            f" {', '.join(libraries) or 'none'}"
         )
     state_dict = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
         entry = entry_templates.entry_name(path)
         array = entry_templates.to_torch_layout(path[-1], np.asarray(leaf))
-        state_dict[entry] = np.ascontiguousarray(array)  # or safetensors would write it wrongly
+        # safetensors writes arrays that are not contiguous in the wrong order.
+        state_dict[entry] = np.ascontiguousarray(array)
     if table:
         state_dict = entry_layouts.write(table, state_dict)
     for entry in [e for e in state_dict if e.endswith("running_var")]:
@@ -147,13 +149,14 @@ def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[
 
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
-    """The numbers of classes and of image channels that a network's variables are made for.
+    """Returns the numbers of classes and of image channels of a network's variables.
 
-    Of variables without a classifier there are 0 classes.
+    The number of classes is 0 for variables without a classifier.
     """
-    shapes = {entry: found.shape for entry, found in entry_templates.entries(variables).items()}
-    if own_names := published.renaming(name, published.of(name).entries):
-        shapes = {own_names.to_theirs(entry): shape for entry, shape in shapes.items()}
+    entries = entry_templates.entries(variables)
+    shapes = {entry_name: entry.shape for entry_name, entry in entries.items()}
+    if entry_names := published.renaming(name, published.lookup(name).entries):
+        shapes = {entry_names.to_foreign(entry): shape for entry, shape in shapes.items()}
     marked = entry_templates.marked_sizes(name, shapes)
     has_head = not entry_templates.classifier(name).isdisjoint(shapes)
     return marked[entry_templates.CLASSES] if has_head else 0, marked[entry_templates.CHANNELS]

@@ -15,16 +15,16 @@ _ACTIVATIONS = {
 
 
 class Kind(NamedTuple):
-    """A kind of network of transformers.
+    """A model type of transformers.
 
     Attributes:
-      description: the kind in words.
-      family: our class of networks.
-      defaults: values that a config leaves out.
-      fixed: values that a config must have for a network here.
-      sizes: config -> the values that tell networks of the kind apart, by name.
-      ours: one of our networks -> the same values; None if it is of another kind.
-      epsilon: name of the value that is added to variances, "" for none.
+      description: description of the kind, for messages.
+      family: class of the networks in rrd_jax.
+      defaults: config values by default.
+      fixed: config values that supported networks must have.
+      sizes: config -> the values that distinguish networks of the kind, by name.
+      network_sizes: network -> the same values; None if the network is of another kind.
+      epsilon: config name of the norms' epsilon, "" for none.
     """
 
     description: str
@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     defaults: Config
     fixed: Config
     sizes: Callable[[Config], dict[str, Any]]
-    ours: Callable[[Any], dict[str, Any] | None]
+    network_sizes: Callable[[Any], dict[str, Any] | None]
     epsilon: str = "layer_norm_eps"
 
 
@@ -57,7 +57,8 @@ _TRANSFORMER = _picked(*_WIDE, "hidden_act")
 
 def _dino_sizes(config: Config) -> dict[str, Any]:
     gated, hidden = config["use_swiglu_ffn"], int(config["hidden_size"] * config["mlp_ratio"])
-    if gated:  # two matrices, each of two thirds, rounded up to a multiple of 8
+    # A gated MLP has two matrices, each with 2/3 of the width, rounded up to a multiple of 8.
+    if gated:
         hidden = 2 * ((int(hidden * 2 / 3) + 7) // 8 * 8)
     activation = "silu" if gated else config["hidden_act"]
     registers = config.get("num_register_tokens", 0)
@@ -68,9 +69,9 @@ def _dino_sizes(config: Config) -> dict[str, Any]:
 def _transformer(
     *, pool: str = "token", clip: bool = False, distilled: bool = False, dino: bool = False
 ) -> Callable[[vit.VisionTransformer], dict[str, Any] | None]:
-    """What our transformers of a kind are, in the words of a config."""
+    """Returns a function that returns the sizes of a transformer, with the names of a config."""
 
-    def ours(network: vit.VisionTransformer) -> dict[str, Any] | None:
+    def network_sizes(network: vit.VisionTransformer) -> dict[str, Any] | None:
         kind = (network.pool, network.norm_first, network.distilled, bool(network.scale))
         if kind != (pool, clip, distilled, dino):
             return None
@@ -90,15 +91,16 @@ def _transformer(
         more = {"use_swiglu_ffn": network.gated, "num_register_tokens": network.registers}
         return sizes | more
 
-    return ours
+    return network_sizes
 
 
 def _convnext(second: bool) -> Callable[[convnext.ConvNeXt], dict[str, Any] | None]:
-    def ours(network: convnext.ConvNeXt) -> dict[str, Any] | None:
-        same = network.second == second
-        return {"hidden_sizes": network.widths, "depths": network.blocks} if same else None
+    def sizes(network: convnext.ConvNeXt) -> dict[str, Any] | None:
+        if network.second != second:
+            return None
+        return {"hidden_sizes": network.widths, "depths": network.blocks}
 
-    return ours
+    return sizes
 
 
 def _regnet(network: regnet.RegNetY) -> dict[str, Any]:
@@ -131,24 +133,24 @@ _STAGES = _picked("hidden_sizes", "depths")
 _CONVNEXT_FIXED = {"patch_size": 4, "hidden_act": "gelu"}
 
 
-def _kind_of_dino(description: str, more: Config) -> Kind:
+def _dino_kind(description: str, more: Config) -> Kind:
     defaults = {**_DINO, "patch_size": 14, "use_swiglu_ffn": False, **more}
-    ours = _transformer(dino=True)
-    return Kind(description, vit.VisionTransformer, defaults, _WITH_BIAS, _dino_sizes, ours)
+    sizes = _transformer(dino=True)
+    return Kind(description, vit.VisionTransformer, defaults, _WITH_BIAS, _dino_sizes, sizes)
 
 
-def _kind_of_tower(
-    description: str, activation: str, epsilon: float, patch: int, ours: Callable
+def _tower_kind(
+    description: str, activation: str, epsilon: float, patch: int, network_sizes: Callable
 ) -> Kind:
     defaults = {**_WIDE, "patch_size": patch, "hidden_act": activation, "layer_norm_eps": epsilon}
-    return Kind(description, vit.VisionTransformer, defaults, {}, _TRANSFORMER, ours)
+    return Kind(description, vit.VisionTransformer, defaults, {}, _TRANSFORMER, network_sizes)
 
 
-_CLIP = _kind_of_tower("a tower of CLIP", "quick_gelu", 1e-5, 32, _transformer(clip=True))
-_SIGLIP = _kind_of_tower(
+_CLIP = _tower_kind("a tower of CLIP", "quick_gelu", 1e-5, 32, _transformer(clip=True))
+_SIGLIP = _tower_kind(
     "a tower of SigLIP", "gelu_pytorch_tanh", 1e-6, 16, _transformer(pool="attention")
 )
-# By model_type.
+# Kinds by model_type.
 KINDS = {
     "vit": Kind("a ViT", vit.VisionTransformer, _PLAIN, _WITH_BIAS, _TRANSFORMER, _transformer()),
     "deit": Kind(
@@ -159,8 +161,8 @@ KINDS = {
         _TRANSFORMER,
         _transformer(distilled=True),
     ),
-    "dinov2": _kind_of_dino("a DINOv2", {}),
-    "dinov2_with_registers": _kind_of_dino("a DINOv2 with registers", {"num_register_tokens": 4}),
+    "dinov2": _dino_kind("a DINOv2", {}),
+    "dinov2_with_registers": _dino_kind("a DINOv2 with registers", {"num_register_tokens": 4}),
     "clip": _CLIP,
     "clip_vision_model": _CLIP,
     "siglip": _SIGLIP,
@@ -222,24 +224,26 @@ _EPSILONS = {mobilenet.MobileNetV2: 1e-5}
 
 
 def names(content: Config, where: str) -> list[str]:
-    """Returns our names of the networks that a config describes, that of its image size first.
+    """Returns the names of the networks that a config describes.
+
+    A network with the image size of the config comes first.
 
     Args:
       content: content of a config.json with a model_type.
       where: path of the config, for messages.
 
     Raises:
-      InputError: no network here has its kind and its sizes, and computes the same.
+      InputError: no network in rrd_jax is equivalent.
     """
     model_type = content["model_type"]
     if model_type not in KINDS:
         text = (
-            " (a text tower: name the folder of the whole model, or of its vision tower)"
+            " (a text tower: name the folder of the whole model or of its vision tower)"
             if model_type.endswith("_text_model")
             else ""
         )
         raise errors.InputError(
-            f"{where} is of model_type '{model_type}', which is not read{text}; those that are:"
+            f"{where}: model_type '{model_type}' is not supported{text}; supported:"
             f" {', '.join(KINDS)}"
         )
     kind = KINDS[model_type]
@@ -248,47 +252,57 @@ def names(content: Config, where: str) -> list[str]:
     for name, value in kind.fixed.items():
         if config.get(name, value) != value:
             raise errors.InputError(
-                f"{where} is of {kind.description} with {name}={config[name]}, which is no network"
-                f" here: those here have {name}={value}"
+                f"{where} describes {kind.description} with {name}={config[name]}, which is not"
+                f" supported: supported networks have {name}={value}"
             )
-    wanted = kind.sizes(config)
-    networks_here = {name: make(num_classes=1) for name, make in networks.MODELS.items()}
-    known = {n: kind.ours(x) for n, x in networks_here.items() if isinstance(x, kind.family)}
-    fitting = [name for name, sizes in known.items() if sizes == wanted]
+    expected = kind.sizes(config)
+    instances = {name: make(num_classes=1) for name, make in networks.MODELS.items()}
+    candidates = {
+        name: kind.network_sizes(network)
+        for name, network in instances.items()
+        if isinstance(network, kind.family)
+    }
+    fitting = [name for name, sizes in candidates.items() if sizes == expected]
     if not fitting:
-        same = {name: sizes for name, sizes in known.items() if sizes is not None}
-        nearest = max(same, key=lambda name: len(same[name].items() & wanted.items()), default="")
-        differing = {n: v for n, v in same.get(nearest, {}).items() if wanted[n] != v}
-        hint = f"; {nearest} comes nearest, with {_listed(differing)}" if nearest else ""
+        same_kind = {name: sizes for name, sizes in candidates.items() if sizes is not None}
+        nearest = max(
+            same_kind,
+            key=lambda name: len(same_kind[name].items() & expected.items()),
+            default="",
+        )
+        differing = {n: v for n, v in same_kind.get(nearest, {}).items() if expected[n] != v}
+        hint = f"; the closest is {nearest} with {_format_sizes(differing)}" if nearest else ""
         raise errors.InputError(
-            f"{where} is of {kind.description} with {_listed(wanted)}, and no network here is{hint}"
+            f"{where} describes {kind.description} with {_format_sizes(expected)}, which no network"
+            f" of rrd_jax has{hint}"
         )
     _check_epsilon(where, kind, config, fitting[0])
-    side = config.get("image_size")
-    return sorted(fitting, key=lambda name: networks.image_size(name) != side)
+    image_size = config.get("image_size")
+    return sorted(fitting, key=lambda name: networks.image_size(name) != image_size)
 
 
 def is_classifier(content: Config) -> bool:
-    """Returns True if a config's network classifies by a linear layer on its embedding."""
-    named = str((content.get("architectures") or ["ForImageClassification"])[0])
-    elsewhere = ("dinov2", "dinov2_with_registers", "clip", "siglip")
-    return "ForImageClassification" in named and content["model_type"] not in elsewhere
+    """Returns True if a config describes a linear classifier on the embedding."""
+    architecture = str((content.get("architectures") or ["ForImageClassification"])[0])
+    # The classifiers of these models do not read just the embedding.
+    excluded = ("dinov2", "dinov2_with_registers", "clip", "siglip")
+    return "ForImageClassification" in architecture and content["model_type"] not in excluded
 
 
-def _listed(sizes: Mapping[str, Any]) -> str:
+def _format_sizes(sizes: Mapping[str, Any]) -> str:
     texts = {n: "-".join(map(str, v)) if isinstance(v, tuple) else v for n, v in sizes.items()}
     return ", ".join(f"{name}={text}" for name, text in texts.items())
 
 
 def _check_epsilon(where: str, kind: Kind, config: Config, name: str) -> None:
-    """Raises an InputError if norms add more to variances than ours do; less hardly matters."""
+    """Raises an InputError if the norms' epsilon is above ours; a smaller one hardly matters."""
     if not kind.epsilon:
         return
     network = networks.MODELS[name](num_classes=1)
-    here = _EPSILONS.get(kind.family, getattr(network, "epsilon", 1e-6))
-    there = config[kind.epsilon]
-    if there > here:
+    supported = _EPSILONS.get(kind.family, getattr(network, "epsilon", 1e-6))
+    epsilon = config[kind.epsilon]
+    if epsilon > supported:
         raise errors.InputError(
-            f"{where} is of {kind.description} with {kind.epsilon}={there}, which is no network"
-            f" here: those here have {here}"
+            f"{where} describes {kind.description} with {kind.epsilon}={epsilon}, which is not"
+            f" supported: supported networks have {supported}"
         )

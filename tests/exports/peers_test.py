@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 
-_OLDER = [name for name in modern.older() if any(published.of(name)[:2])]
+_OLDER = [name for name in modern.older() if any(published.lookup(name)[:2])]
 _NAMES = [*_OLDER, *modern.FEW]
 _QUICK = ["mobilenetv2", "mobilenetv1"]
 _LONG = [pytest.param(n, marks=pytest.mark.long) for n in _NAMES if n not in _QUICK]
@@ -30,14 +30,14 @@ def _export(exportable, form, path, **options):
 
 def _theirs(name, channels=3):
     """torchvision's network, or timm's where that has none."""
-    known = published.of(name)
+    known = published.lookup(name)
     if known.torchvision:
         network = getattr(torchvision.models, known.torchvision)(num_classes=8)
         return network, lambda state_dict: state_dict
     options = known.make_args((64, 64, channels))
-    return timm.create_model(known.timm, num_classes=8, **options), lambda s: published.respell(
-        s, name, "timm"
-    )
+    return timm.create_model(
+        known.timm, num_classes=8, **options
+    ), lambda s: published.rename_entries(s, name, "timm")
 
 
 @pytest.mark.parametrize("name", [*_QUICK, *_LONG])
@@ -56,7 +56,7 @@ def test_they_load_it_strictly_and_what_they_save_is_bit_for_bit_the_same(name, 
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "b.pth")
     for path in (file, pth, tmp_path / "b.safetensors", tmp_path / "b.pth"):
         chex.assert_trees_all_equal(files.load(path, name)[0], exportable.variables)
-    if published.of(name).timm:
+    if published.lookup(name).timm:
         folder = _export(exportable, "hub", tmp_path / "hub")
         network = timm.create_model(f"local-dir:{folder}", pretrained=True)
         timm.models.save_for_hf(network, tmp_path / "saved", safe_serialization="both")
@@ -78,7 +78,7 @@ def test_they_compute_the_same(name, channels, tmp_path):
     wanted = exportable(images)
     for form, file in (("safetensors", "a.safetensors"), ("torch", "a.pth"), ("hub", "hub")):
         runtime = exports.open_file(_export(exportable, form, tmp_path / file, names="torch"), 1)
-        has_timm = published.of(name).timm
+        has_timm = published.lookup(name).timm
         assert runtime.runtime.startswith("torch" if form != "hub" or has_timm else "jax")
         computed = runtime(images)
         for output in ("logits", "embedding"):
@@ -106,10 +106,10 @@ def test_a_state_dict_that_was_damaged_or_changed_is_a_line(tmp_path):
     content = torch.load(path, weights_only=True)
     content["fc.bias"] += 1
     torch.save(content, path)
-    with pytest.raises(errors.InputError, match=r"by their digest.*remove .*f.pth.json if they"):
+    with pytest.raises(errors.InputError, match=r"match their digest.*remove .*f.pth.json if the"):
         files.load(path, "")
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(errors.InputError, match="damaged or cut off") as caught:
+    with pytest.raises(errors.InputError, match="damaged or incomplete") as caught:
         exports.open_file(path)
     assert "\n" not in str(caught.value)
     path.with_name("f.pth.json").unlink()
@@ -147,12 +147,12 @@ def test_timms_transform_does_what_the_folder_says():
 def test_timms_other_networks_with_the_same_names_are_refused(tmp_path, capsys):
     other, blur = (timm.create_model(n, num_classes=8) for n in ("mobilenetv1_100", "resnetblur18"))
     timm.models.save_for_hf(other, tmp_path / "relu6", safe_serialization=True)
-    with pytest.raises(errors.InputError, match="act_layer=None.*that here has act_layer=relu"):
+    with pytest.raises(errors.InputError, match="act_layer=None.*use weights with act_layer=relu"):
         files.load(tmp_path / "relu6", "mobilenetv1")
     torch.save(other.state_dict(), tmp_path / "f.pth")  # whose names do not tell the activation
     files.load(tmp_path / "f.pth", "mobilenetv1")
     assert "nothing says that it was made with act_layer='relu'" in capsys.readouterr().out
     timm.models.save_for_hf(blur, tmp_path / "blur", safe_serialization=True)
-    with pytest.raises(errors.InputError, match="timm's resnetblur18.*not of resnet18"):
+    with pytest.raises(errors.InputError, match="timm's resnetblur18.*not resnet18"):
         files.load(tmp_path / "blur", "resnet18")
     assert files.network_of(tmp_path / "blur") == ""

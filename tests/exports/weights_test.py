@@ -47,7 +47,7 @@ def test_a_network_of_ones_own_has_our_names_only(tmp_path):
         exports.get_format("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
     with pytest.raises(errors.InputError, match="unknown names 'keras'; .*known: ours, torch"):
         exports.get_format("safetensors").write(exportable, tmp_path / "g", Options(names="keras"))
-    with pytest.raises(errors.InputError, match="are of .*Own', as it says itself"):
+    with pytest.raises(errors.InputError, match="holds weights of .*Own', not of"):
         rrd_jax.load(path, network="resnet14")
 
 
@@ -82,7 +82,7 @@ def test_damage_is_a_line(names, tmp_path):
     content = path.read_bytes()
     for damaged, said in (
         (content[: len(content) // 2], "cannot be read|damaged"),
-        (content[:-1000] + bytes([content[-1000] ^ 4]) + content[-999:], "by their digest"),
+        (content[:-1000] + bytes([content[-1000] ^ 4]) + content[-999:], "not match their digest"),
         (content.replace(b'\\"num_classes\\": 8', b'\\"num_classes\\": 9'), "8 class names"),
     ):
         path.write_bytes(damaged)
@@ -117,4 +117,4 @@ def test_a_folder_for_hubs_that_lacks_something_is_told_in_a_line(tmp_path):
 def test_a_run_is_read_from_its_checkpoints_whatever_lies_beside_them(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     _written(made.exportable(), tmp_path / "model.safetensors")
-    assert exported.weights_of(tmp_path) == tmp_path
+    assert exported.weights_file(tmp_path) == tmp_path

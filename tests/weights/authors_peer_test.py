@@ -91,7 +91,7 @@ def test_openais_clip_is_read_whole_or_its_tower_alone():
         assert back.keys() == tower.keys()
         for entry, value in tower.items():
             np.testing.assert_array_equal(back[entry], value.numpy(), entry)
-    with pytest.raises(errors.InputError, match="a text tower, which sees no images: name the fil"):
+    with pytest.raises(errors.InputError, match="a text tower, which reads no images: name the fi"):
         from_torch(name, text)
 
 

@@ -66,16 +66,16 @@ def test_keys_and_prefixes_are_found_out(content, capsys):
 def test_averaged_weights_are_taken_and_the_note_names_the_others(content, taken, other, capsys):
     _assert_taken(content, _OTHER)
     note = capsys.readouterr().out
-    assert note.startswith("note: the state dict: the averaged weights under " + taken + " are")
-    assert f"which FILE@{other} takes" in note
+    assert note.startswith(f"note: the state dict: using the averaged weights under {taken}, not")
+    assert f"for those, write FILE@{other}" in note
     _assert_taken(content, _RAW, key=other)
 
 
 def test_of_several_networks_the_one_that_fits_is_taken_and_said(capsys):
     _assert_taken(_behind("student.") | _behind("teacher.", _LARGER), _RAW)
-    assert "the weights under student are taken; those under teacher" in capsys.readouterr().out
+    assert "using the weights under student; the entries under teacher" in capsys.readouterr().out
     _assert_taken({"student": _RAW, "ema": {"shadow": [np.ones(3)]}}, _RAW)
-    assert "the weights under student are taken; those under ema" in capsys.readouterr().out
+    assert "using the weights under student; the entries under ema" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,9 @@ def test_of_several_networks_the_one_that_fits_is_taken_and_said(capsys):
     ],
 )
 def test_two_that_fit_are_refused_until_one_is_named(content):
-    with pytest.raises(errors.InputError, match="under .*, which differ; name the key behind"):
+    with pytest.raises(
+        errors.InputError, match="different weights of .* under .*; name one of the keys"
+    ):
         from_torch("resnet8", content)
 
 
@@ -97,5 +99,5 @@ def test_a_key_behind_a_files_name_chooses(tmp_path):
     for key, wanted in (("student", _RAW), ("teacher", _OTHER)):
         variables, _ = files.load(path.with_name(f"{path.name}@{key}"), "resnet8")
         np.testing.assert_array_equal(variables["params"]["fc"]["bias"], wanted["fc.bias"])
-    with pytest.raises(errors.InputError, match="nothing under 'ema'; there are: student, teacher"):
+    with pytest.raises(errors.InputError, match="nothing under 'ema'; its keys: student, teacher"):
         files.load(path.with_name(f"{path.name}@ema"), "resnet8")

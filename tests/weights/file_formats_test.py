@@ -26,18 +26,18 @@ def _safetensors(**arrays):
 
 # Content of a file, whatever its name, and a part of the message.
 _FILES = [
-    (b"", "is empty, of 0 bytes"),
-    (b"no weights at all", "is text, which begins with 'no weights at all'"),
+    (b"", r"is empty \(0 bytes\)"),
+    (b"no weights at all", "is a text file that starts with 'no weights at all'"),
     (b"<!DOCTYPE html>", "is a web page"),
     (b"version https://git-lfs.github.com/spec/v1\noid", "run `git lfs pull`"),
-    (b"\xfe\xfd\xfc" * 99, "no file of PyTorch, or a damaged one"),
+    (b"\xfe\xfd\xfc" * 99, "not a PyTorch file, or damaged"),
     (bytes(5000), "filled with zeros"),
     (b"\x89HDF\r\n\x1a\n" + bytes(600), "Keras"),
     (b"\x1f\x8b\x08\x00", "unpack it first"),
-    (pickle.dumps({"a": 1}), "a plain pickle, which is not executed"),
+    (pickle.dumps({"a": 1}), "a plain pickle, which is not loaded"),
     (_zip("a/code/b.py", "a/data.pkl", "a/constants.pkl"), "TorchScript"),
     (_zip("letter.txt"), "a zip archive, but not PyTorch's"),
-    (_zip("a/data.pkl")[:-30], "damaged or cut off"),
+    (_zip("a/data.pkl")[:-30], "damaged or incomplete"),
     (_safetensors()[:-1], "it is damaged"),
     (_safetensors()[:30], "it is damaged"),
     (_safetensors() + b"x", "it is damaged"),
@@ -64,7 +64,7 @@ def test_safetensors_are_read_by_any_name(tmp_path):
 def test_folders_of_others_are_named(tmp_path):
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "pytorch_model.bin").touch()
-    with pytest.raises(errors.InputError, match="name the file, .*hf/pytorch_model.bin"):
+    with pytest.raises(errors.InputError, match="pass the file, .*hf/pytorch_model.bin"):
         files.load(tmp_path / "hf", "resnet8")
     (tmp_path / "empty.pth").mkdir()
     for path in (tmp_path / "empty.pth", tmp_path / "nothing", tmp_path / "nothing@best"):

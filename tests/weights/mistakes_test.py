@@ -38,7 +38,7 @@ _VALUES = {
     "infinite": (_bad("fc.bias", -np.inf), "fc.bias is not finite: 1 infinite of 10 values"),
     "all": (
         {k: v * np.nan for k, v in _GOOD.items()},
-        r"of 47 entries 47 are no weights:(\n  .* NaN of .*){4}\n  and 43 more$",
+        r"47 of 47 entries are invalid:(\n  .* NaN of .*){4}\n  and 43 more$",
     ),
     "beyond float32": (
         _with(fc__bias=np.full(10, 1e300)),
@@ -48,29 +48,29 @@ _VALUES = {
         _bad("bn1.running_var", -0.5),
         "bn1.running_var is a variance, but as low as -0.5",
     ),
-    "integers": (_with(fc__bias=np.arange(10)), "fc.bias is (int|I)64, where floats are wanted"),
+    "integers": (_with(fc__bias=np.arange(10)), "fc.bias is (int|I)64, but must be one of float16"),
     "no classes": (
         _with(fc__weight=np.ones((0, 64), np.float32), fc__bias=np.ones(0, np.float32)),
         "fc.weight has no values",
     ),
-    "parameters": (_without("running_mean", "running_var"), "running statistics are missing"),
+    "parameters": (_without("running_mean", "running_var"), "running statistics of .* are missing"),
     "backbone": (_without("fc.weight", "fc.bias"), "its classifier fc is missing: .* a backbone"),
     "no bias": (_without("fc.bias"), "its classifier lacks fc.bias"),
     "head": (
         {k.replace("fc.", "head."): v for k, v in _GOOD.items()},
         "its classifier is not fc, but head",
     ),
-    "classes": (_with(fc__bias=np.ones(7, np.float32)), "fc is not of one number of classes"),
+    "classes": (_with(fc__bias=np.ones(7, np.float32)), "fc has inconsistent numbers of classes"),
     "width": (
         {k: np.concatenate([v, v]) if v.ndim else v for k, v in _GOOD.items()},
-        "0 missing, 0 unexpected and 4[0-9] of other shapes",
+        "missing entries: 0, unexpected: 0, with another shape: 4[0-9]",
     ),
     "axes": (
         {k: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for k, v in _GOOD.items()},
-        "axes in another order",
+        "axes of its convolutions",
     ),
-    "missing": (_without("layer1.0.bn1.bias"), "damaged: 1 missing, 0 unexpected"),
-    "more": (_with(loss__weight=np.ones(3, np.float32)), "0 missing, 1 unexpected"),
+    "missing": (_without("layer1.0.bn1.bias"), "damaged .missing entries: 1, unexpected: 0"),
+    "more": (_with(loss__weight=np.ones(3, np.float32)), "missing entries: 0, unexpected: 1"),
     "another": (_of("resnet14"), "it fits resnet14"),
     "stranger": ({"a": np.ones(3), "b": np.ones(3)}, "entries of another network: a, b"),
 }
@@ -100,15 +100,15 @@ _ROUND["model"]["again"] = _ROUND
     ("content", "message"),
     [
         (_ROUND, "holds no tensors"),
-        ({}, "holds no tensors, .* but nothing"),
-        (None, "but NoneType"),
-        ("hello", "but str"),
+        ({}, "holds no tensors, only nothing"),
+        (None, "only NoneType"),
+        ("hello", "only str"),
         ({"state": {}, "param_groups": [{"lr": 1}]}, "the settings of an optimizer"),
         ({"state": {0: {"exp_avg": np.ones(3)}}, "param_groups": []}, "the state of an optimizer"),
         (np.ones((2, 3)), r"one tensor of shape \(2, 3\)"),
         ([np.ones(3), np.ones(2)], "2 tensors without names"),
         ({"a": {"b": np.ones(2)}, "a.b": np.ones(2)}, "two entries a.b"),
-        ({"conv1.weight": [[1.0]]}, "holds no tensors, .* but conv1"),
+        ({"conv1.weight": [[1.0]]}, "holds no tensors, only conv1"),
     ],
 )
 def test_what_holds_no_state_dict_is_named_in_a_line(content, message):
@@ -123,7 +123,7 @@ def test_tensors_without_floats_are_refused_in_a_line_each(tmp_path):
     weight, path = torch.ones(10, 64), tmp_path / "t.pth"
     good = {name: torch.from_numpy(value.copy()) for name, value in _GOOD.items()}
     for tensor, message in (
-        (torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "is quantised"),
+        (torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "is quantized"),
         (weight.to_sparse(), "is sparse"),
         (weight.to("meta"), "no values .a meta tensor"),
         (weight.to(torch.float8_e4m3fn), "is float8"),

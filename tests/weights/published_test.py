@@ -6,10 +6,10 @@ from rrd_jax.weights import entry_templates, published
 @pytest.mark.parametrize("name", ["mobilenetv1", "mobilenetv2"])
 def test_timms_names_are_others_and_lead_back(name):
     entries = dict.fromkeys(entry_templates.template(name), 0)
-    theirs = published.respell(entries, name, "timm")
+    theirs = published.rename_entries(entries, name, "timm")
     assert len(theirs) == len(entries)
     assert not theirs.keys() & entries.keys()
-    back = published.renaming(name, "timm").to_ours
+    back = published.renaming(name, "timm").to_native
     assert [back(entry) for entry in theirs] == list(entries)
     assert back("module.blocks.1.0.conv_pw.weight").startswith("module.")
     assert back("stranger.weight") == "stranger.weight"

@@ -32,7 +32,7 @@ def test_of_timms_config(tmp_path):
     other = {"architecture": "vit_base", "model_args": {"depth": 3}}
     assert _read(tmp_path, other) == sidecar.Sidecar()
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(errors.InputError, match="does not say which network.*name one of"):
+    with pytest.raises(errors.InputError, match="does not name a supported network; .* one of"):
         files.load(tmp_path, "")
 
 
@@ -65,7 +65,7 @@ def test_of_hugging_faces_configs(tmp_path):
         ({"pretrained_cfg": {**_IMAGES, "input_size": 224}}, "damaged"),
         ({"pretrained_cfg": 3}, "damaged"),
         ({"model_args": {"output_stride": 8}}, "with output_stride=8"),
-        ({"architecture": "seresnet18"}, "of timm's seresnet18.*, not of resnet18"),
+        ({"architecture": "seresnet18"}, "holds timm's seresnet18.*, not resnet18"),
     ],
 )
 def test_what_cannot_be_is_a_line(change, said, tmp_path):

@@ -44,7 +44,7 @@ def _compare(name, network, variables, images):
     assert golden.relative(outputs.embedding, embedding.numpy()) < 1e-5
 
 
-_TIMM = [name for name in modern.SMALLEST if published.of(name).timm]
+_TIMM = [name for name in modern.SMALLEST if published.lookup(name).timm]
 
 
 @pytest.mark.parametrize("name", _TIMM)

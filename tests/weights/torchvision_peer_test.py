@@ -117,7 +117,7 @@ def test_a_library_without_the_network_has_no_names_of_it():
     variables = networks.summarize(networks.create("mobilenet_v3_small", 10), (64, 64, 3)).variables
     with pytest.raises(errors.InputError, match="'timm' has no network.*: torchvision"):
         to_torch("mobilenet_v3_small", variables, layout="timm")
-    assert published.of("mobilenetv3_small_100").torchvision == ""
+    assert published.lookup("mobilenetv3_small_100").torchvision == ""
 
 
 @pytest.mark.parametrize("name", fresh.mark_long_except(modern.TORCHVISION, _QUICK))
