@@ -132,9 +132,11 @@ def _run() -> None:
 
 def _main(argv: list[str]) -> None:
     del argv
+    for flag, description in ((_INPUT, "a file of weights"), (_OUTPUT, "a new folder")):
+        if flag.value is None:
+            cli.stop(1, f"--{flag.name} is missing; name {description}")
     cli.guard(_run)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["input", "output"])
     app.run(_main, flags_parser=cli.parse_flags)

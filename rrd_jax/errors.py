@@ -153,8 +153,12 @@ def name_list(names: Iterable[str], near: str = "") -> str:
 
 def hint(name: str, candidates: Iterable[str]) -> str:
     """Returns "did you mean 'NAME'? " with the closest candidate; "" if no candidate is close."""
-    close = difflib.get_close_matches(str(name), candidates, n=1)
-    return f"did you mean '{close[0]}'? " if close else ""
+    by_lower = {candidate.lower(): candidate for candidate in map(str, candidates)}
+    # "SGD" and "optax.adam" are close to "sgd" and "adam".
+    for word in (str(name).lower(), str(name).lower().rpartition(".")[2]):
+        if close := difflib.get_close_matches(word, by_lower, n=1):
+            return f"did you mean '{by_lower[close[0]]}'? "
+    return ""
 
 
 def check_positive(**values: Any) -> None:

@@ -299,10 +299,11 @@ def _job() -> None:
 def main(argv: list[str]) -> None:
     """Writes the files, or the report."""
     del argv
+    if not FLAGS.workdir:
+        cli.stop(1, "--workdir is missing; name the workdir of a run")
     cli.guard(_job, stopped="stopped; no partial file remains")
 
 
 if __name__ == "__main__":
     define_flags()
-    flags.mark_flags_as_required(["workdir"])
     app.run(main, flags_parser=cli.parse_flags)

@@ -74,6 +74,13 @@ def _bare(argument: str, tree: Mapping[str, Any]) -> str:
     return f"unknown flag --{name}; did you mean {suggestion}?" if matches else ""
 
 
+def _teacher_indices(count: int) -> str:
+    if not count:
+        return "this config has no teacher; name a pair, such as CONFIG.py:resnet8x4-resnet8"
+    last = f" to teacher[{count - 1}]" if count > 1 else ""
+    return f"the number of teachers is {count}; write teacher[0]{last}"
+
+
 def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, Any]) -> str:
     path = flag.partition("config.")[2]
     words = re.findall(r"\[(-?\d+)\]|([^.\[\]]+)", path)
@@ -83,8 +90,7 @@ def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, A
     for index, name in words:
         is_teacher = node is config.get("teacher")
         if isinstance(node, list) and (not index or int(index) >= len(node)):
-            last = len(node) - 1
-            return f"{flag}: there are {len(node)} teachers: write teacher[0] to teacher[{last}]"
+            return f"{flag}: {_teacher_indices(len(node))}"
         if type(node) is Options:
             return ""
         if isinstance(node, ConfigDict) and index and is_teacher:

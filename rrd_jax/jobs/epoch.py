@@ -144,10 +144,11 @@ def _warn_about_collapse(run: Run, position: Position, tested: predictions.Predi
     position.collapsed = position.collapsed + 1 if warning else 0
     epoch, epochs = position.progress.epoch, run.training.epochs
     if position.collapsed == 2 or (position.collapsed == 1 and epoch == epochs):
+        rate = learning_rate(run, position)
+        value = "" if math.isnan(rate) else f" ({rate:.3g})"
         console.warn(
-            f"[{run.training.label}] after epoch {epoch} of {epochs} {warning}; check"
-            f" optimizer.learning_rate ({learning_rate(run, position):.3g}), the weights of the"
-            " objectives and the labels"
+            f"[{run.training.label}] after epoch {epoch} of {epochs} {warning}; check the learning"
+            f" rate{value}, the weights of the objectives and the labels"
         )
 
 
@@ -196,10 +197,14 @@ def _losses_not_finite(
         causes += ["data.mean and data.std"]
         causes += ["the teacher's weights"] if run.teacher_network else []
     else:
-        rate = run.training.optimizer.learning_rate
-        causes = [f"optimizer.learning_rate (here {rate:g})", "optimizer.clip_norm", *causes]
+        first_rate = run.recipe.schedule(0)
+        if math.isnan(first_rate):
+            causes = ["the learning rate of the optimizer", *causes]
+        else:
+            rate = run.training.optimizer.learning_rate
+            causes = [f"optimizer.learning_rate (here {rate:g})", "optimizer.clip_norm", *causes]
         # Some optimizers, such as prodigy, divide by the learning rate.
-        if run.recipe.schedule(0) == 0:
+        if first_rate == 0:
             causes += ["optimizer.warmup_start (the first rate is 0)"]
     if run.recipe.student.dtype != np.float32:
         causes += [f"dtype (here {np.dtype(run.recipe.student.dtype).name})"]

@@ -104,5 +104,5 @@ def _obstacle(training: Training, objectives: Mapping[str, Objective]) -> str:
         return "views do not repeat unless data.views.count limits them"
     for name, objective in objectives.items():
         if objective.needs_teacher and objective.needs_maps:
-            return f"'{name}' compares maps"
+            return f"objective '{name}' may read feature maps (needs_maps is True)"
     return ""

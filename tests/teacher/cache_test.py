@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_written_is_replaced_by_memory(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("argument", "fields", "reason"),
     [
-        ("at", {}, "'at' compares maps"),
+        ("at", {}, "'at' may read feature maps"),
         ("kd", {"data.mix": "mixup"}, "mixes each image with another"),
         ("kd", {"data.augment": "random_resized"}, "views do not repeat unless data.views.count"),
         ("kd", {"memory": 100}, "need 0.00 GB, with 0.00 GB free on each device"),
