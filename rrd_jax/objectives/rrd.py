@@ -59,7 +59,7 @@ def relational_loss(
     *,
     temperature_student: float,
     temperature_teacher: float,
-    own: jax.Array | None = None,
+    extra_rows: jax.Array | None = None,
     chunk: int | None = None,
     precision: str = "auto",
     longest: float | None = None,
@@ -79,18 +79,18 @@ def relational_loss(
       memory: [K, D] earlier teacher embeddings, constant for gradients.
       temperature_student: temperature tau_s of the student, > 0.
       temperature_teacher: temperature tau_t of the teacher, > 0.
-      own: [B, D] an additional row per image, such as the image's teacher embedding, constant for
-        gradients; None for no additional rows.
+      extra_rows: [B, D] one additional memory row per image, such as the image's teacher embedding,
+        constant for gradients; None for no additional rows.
       chunk: number of memory rows that are compared at once, without an array of [B, K]; 0 for all
         rows, None for the platform's default. The result does not depend on it.
       precision: precision of the gradient's product on a TPU, if chunk is None and B K is at most
         2^22 on each device: "high" for three passes of bfloat16, "highest" for full float32,
         "auto" for "high" if both temperatures are static and at least 0.04. All other products are
         full float32.
-      longest: upper bound of |student| |row| and |teacher| |row|, including the rows of `own`, such
-        as 1 if all vectors have length 1; None if unknown. With a bound, and temperatures of at
-        least longest / 66, a TPU omits the maximum in the softmax. Products above the bound may
-        then overflow.
+      longest: upper bound of |student| |row| and |teacher| |row|, including `extra_rows`, such as 1
+        if all vectors have length 1; None if unknown. With a bound, and temperatures of at least
+        longest / 66, a TPU omits the maximum in the softmax. Products above the bound may then
+        overflow.
 
     Returns:
       [B] losses in nats. The minimum is the entropy of p_t, reached if p_s equals p_t.
@@ -116,20 +116,20 @@ def relational_loss(
         raise errors.InputError(
             f"memory is a {type(memory).__name__}, but must be an array; pass its attribute rows"
         )
-    optional = {} if own is None else {"own": own}
+    optional = {} if extra_rows is None else {"extra_rows": extra_rows}
     errors.check_arrays(student=student, teacher=teacher, memory=memory, **optional)
     if longest is not None:
         errors.check_positive(longest=longest)
     shapes = {tuple(array.shape) for array in (student, teacher, *optional.values())}
     if memory.ndim != 2 or shapes != {(len(student), memory.shape[1])}:
-        listed = f", own {own.shape}" if optional else ""
+        listed = f", extra_rows {extra_rows.shape}" if optional else ""
         raise errors.InputError(
             f"student {student.shape}, teacher {teacher.shape}{listed} must be [B, D], and memory"
             f" {memory.shape} must be [K, D]"
         )
     if not memory.size:
         raise errors.InputError(f"memory {memory.shape} is empty, but must have at least one row")
-    teacher, memory, own_rows = jax.lax.stop_gradient((teacher, memory, own))
+    teacher, memory, own_rows = jax.lax.stop_gradient((teacher, memory, extra_rows))
     temperatures = (temperature_student, temperature_teacher)
     is_static = not any(errors.is_traced(value) for value in (*temperatures, longest))
     if precision == "auto":
@@ -176,7 +176,7 @@ class Comparison(NamedTuple):
             rows,
             temperature_student=self.temperature_student,
             temperature_teacher=self.temperature_teacher,
-            own=target if self.own_pair else None,
+            extra_rows=target if self.own_pair else None,
             chunk=self.chunk,
             precision=self.precision,
             longest=self.longest,

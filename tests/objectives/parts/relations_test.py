@@ -154,7 +154,7 @@ def _with_own(own, *arguments):
             *(student, teacher, rows),
             temperature_student=tau_s,
             temperature_teacher=tau_t,
-            own=own,
+            extra_rows=own,
             chunk=chunk,
         )
         return jnp.sum(losses), losses
