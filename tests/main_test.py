@@ -34,7 +34,11 @@ _DIGITS = "--config=configs/digits.py"
         ([_DIGITS, "--processes=-1"], 1, "processes"),
         ([_DIGITS, "--processes=2"], 2, "add --coordinator=HOST:PORT"),
         ([_DIGITS, "--coordinator=here", "--processes=2"], 2, "set HOST:PORT"),
-        ([_DIGITS, "--coordinator=a:1", "--processes=2", "--process_id=2"], 2, "ids are 0 to"),
+        (
+            [_DIGITS, "--coordinator=a:1", "--processes=2", "--process_id=2"],
+            2,
+            "set --process_id from 0 to 1",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(commands, arguments, code, message, tmp_path):

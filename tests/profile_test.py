@@ -1,4 +1,4 @@
-"""Where a step's time goes: what its instructions are, what they compute, and their times."""
+"""Profiles of train steps: the kinds, the operations and the times of instructions."""
 
 import collections
 import json
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.profile import (
+    compiled_step,
     figures,
     kinds,
     measuring,
-    setting,
-    text,
+    report,
     timeline,
 )
 from experiments.profile.timeline import Event
@@ -23,8 +23,8 @@ from rrd_jax.cpu import hlo
 from tests import launch
 from tests.conftest import use_one_device
 
-# A step as XLA writes one on a CPU, cut down: a convolution and its gradients, of which that of the
-# kernel has lost its name, a call of oneDNN, a fusion of several operations, and a loop.
+# A shortened step in the form that XLA writes on a CPU: a convolution and its gradients, a call of
+# oneDNN, a fusion of several operations, and a loop. The kernel's gradient has no name.
 _TEXT = r"""
 HloModule jit_step, is_scheduled=true
 
@@ -87,7 +87,7 @@ def entries():
     return kinds.classify(hlo.parse(_TEXT))
 
 
-def test_a_convolution_and_its_gradients_have_the_same_operations_whoever_computes_them(entries):
+def test_a_convolution_and_its_gradients_have_equal_operations_in_all_libraries(entries):
     for name, direction in [
         ("forward", "forward"),
         ("onednn", "forward"),
@@ -96,116 +96,121 @@ def test_a_convolution_and_its_gradients_have_the_same_operations_whoever_comput
     ]:
         entry = entries[name]
         assert (entry.kind, entry.direction) == (kinds.CONVOLUTIONS, direction)
-        assert entry.label == "3x3, 4 to 6 channels, 16x16 places, stride 2"
+        assert entry.label == "3x3, 4 to 6 channels, 16x16 positions, stride 2"
         assert entry.flops == _FORWARD
 
 
-def test_a_gradient_that_has_lost_its_name_is_known_by_what_reads_it(entries):
+def test_a_gradient_without_a_name_is_named_after_its_readers(entries):
     assert "conv1/conv_general_dilated" in entries["of_kernel"].op_name
     assert (entries["of_kernel"].part, entries["of_kernel"].backward) == ("student", True)
     assert entries["updated"].part == "update"
 
 
-def test_a_fusion_is_what_its_dearest_operation_is(entries):
+def test_a_fusion_has_the_kind_of_its_most_expensive_operation(entries):
     fusion = entries["ynn_fusion"]
     assert (fusion.kind, fusion.part, fusion.count) == (kinds.CONVOLUTIONS, "teacher", 2)
     assert fusion.label == "2 in one fusion"
     assert fusion.flops == 2 * (2 * 8 * 32 * 32 * 6 * 3 * 3 * 4)
 
 
-def test_products_have_their_operations(entries):
+def test_the_operations_of_products_are_counted(entries):
     assert (entries["logits"].kind, entries["logits"].flops) == (kinds.PRODUCTS, 2 * 8 * 6 * 10)
     assert entries["matmul"].flops == 2 * 8 * 6 * 10
     assert entries["matmul"].part == "objective rrd"
 
 
-def test_loops_are_no_work_of_their_own(entries):
-    assert [name for name, entry in entries.items() if entry.runs_others] == ["while"]
+def test_loops_are_not_counted_as_work(entries):
+    assert [name for name, entry in entries.items() if entry.is_runner] == ["while"]
     assert (entries["copy.1"].kind, entries["copy.1"].part) == (kinds.COPIES, "input")
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_jaxs_own_gradients_have_the_operations_of_the_formula(stride, groups):
+def test_gradients_of_jax_have_the_operations_of_the_formula(stride, groups):
     def loss(images, kernel):
         with jax.named_scope("student"):
-            made = jax.lax.conv_general_dilated(
+            output = jax.lax.conv_general_dilated(
                 images, kernel, (stride, stride), [(1, 1), (1, 1)],
                 dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
             )  # fmt: skip
-        return jnp.sum(made**2)
+        return jnp.sum(output**2)
 
     shapes = [(2, 12, 12, 8), (3, 3, 8 // groups, 16)]
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     lowered = jax.jit(jax.grad(loss, (0, 1))).lower(*arrays)
     written = hlo.parse(lowered.as_text("hlo", debug_info=True))
-    places = (12 - 1) // stride + 1
-    for found in (written, hlo.parse(lowered.compile().as_text())):
-        main = [i for i in found.instructions.values() if i.opcode == "convolution"]
-        classified = kinds.classify(found, written)
+    positions = (12 - 1) // stride + 1
+    for parsed in (written, hlo.parse(lowered.compile().as_text())):
+        main = [i for i in parsed.instructions.values() if i.opcode == "convolution"]
+        classified = kinds.classify(parsed, written)
         described = {classified[i.name].direction: classified[i.name].flops for i in main}
         assert set(described) == {"forward", "gradient of images", "gradient of kernel"}
-        assert set(described.values()) == {2 * 2 * places**2 * 3 * 3 * (8 // groups) * 16}
+        assert set(described.values()) == {2 * 2 * positions**2 * 3 * 3 * (8 // groups) * 16}
 
 
-def test_instructions_that_run_at_once_share_the_time():
+def test_instructions_that_run_together_share_the_time():
     events = [Event("a", 0, 10), Event("b", 5, 10), Event("loop", 0, 30), Event("c", 20, 25)]
     assert timeline.shares(events, {"loop"}) == {"a": 7.5, "b": 2.5, "c": 5, "loop": 15}
     assert timeline.shares([Event("a", 0, 2), Event("a", 1, 3)], ()) == {"a": 3}
-    whole = timeline.joined([events, [Event("a", 100, 110)]], {"loop"})
-    assert whole.seconds["a"] == pytest.approx(17.5e-9 / 2)
-    assert whole.window == pytest.approx(40e-9 / 2)
+    merged = timeline.merge([events, [Event("a", 100, 110)]], {"loop"})
+    assert merged.seconds["a"] == pytest.approx(17.5e-9 / 2)
+    assert merged.window == pytest.approx(40e-9 / 2)
 
 
-def test_the_slowest_shape_stands_first_with_its_share_of_the_peak(entries):
+def test_the_slowest_shape_comes_first_with_its_share_of_the_peak(entries):
     seconds = {"forward": 0.002, "of_images": 0.004, "unheard": 0.001, "updated": 0.5}
-    whole = timeline.Timeline(seconds, dict.fromkeys(seconds, 2), 0.6)
-    found = figures.collect(entries, whole, 2, {"f32": 2 * _FORWARD / 0.002})
-    worst = found["groups"][0]
+    times = timeline.Timeline(seconds, dict.fromkeys(seconds, 2), 0.6)
+    profile = figures.collect(entries, times, 2, {"f32": 2 * _FORWARD / 0.002})
+    worst = profile["groups"][0]
     assert worst["direction"] == "gradient of images"
     assert worst["of_peak"] == pytest.approx(0.5)
-    assert sum(part["all"] for part in found["parts"]) + found["idle"] == pytest.approx(300)
-    assert {part["what"] for part in found["parts"]} >= {"update", "not in the program's text"}
+    assert sum(part["all"] for part in profile["parts"]) + profile["idle"] == pytest.approx(300)
+    assert {part["what"] for part in profile["parts"]} >= {"update", "not in the program's text"}
 
 
 @pytest.fixture(scope="module")
 def step(tiny_network):
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
-        # The first layer's way of a CPU multiplies zeros too, and would count as it computes.
+        # The CPU form of the first layer also multiplies zeros, and its operations would count.
         fields = {"train.batch_size": 64, "teacher.cache": "off", "fast_cpu": False}
-        return setting.prepare(launch.digits("tiny-tiny,rrd+kd", **fields))
+        return compiled_step.prepare(launch.digits("tiny-tiny,rrd+kd", **fields))
 
 
-def test_the_parts_of_a_real_step_add_up_to_what_the_clock_says(step, tmp_path, monkeypatch):
+def test_the_parts_of_a_real_step_add_up_to_the_measured_time(step, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "peak_rate", lambda dtype: 1e11)
-    for attempt in range(3):  # another program may have had the processor
-        found = measuring.profile(step, tmp_path / str(attempt), 10)
-        total = found["idle"] + sum(part["all"] for part in found["parts"])
-        assert total == pytest.approx(found["window"])
-        if total > 0.9 * found["traced"]:
+    # Another program may use the processor during an attempt.
+    for attempt in range(3):
+        profile = measuring.profile(step, tmp_path / str(attempt), 10)
+        total = profile["idle"] + sum(part["all"] for part in profile["parts"])
+        assert total == pytest.approx(profile["window"])
+        if total > 0.9 * profile["traced"]:
             break
-    assert 0.9 * found["traced"] < total <= found["traced"]
-    assert found["idle"] < 0.5 * total
-    spent = {part["what"] for part in found["parts"] if part["all"]}
+    assert 0.9 * profile["traced"] < total <= profile["traced"]
+    assert profile["idle"] < 0.5 * total
+    measured = {part["what"] for part in profile["parts"] if part["all"]}
     objectives = {"objective rrd", "objective kd", "objective ce"}
     assert (
-        spent >= {"convolutions", "matrix products", "update", "input, augmentation"} | objectives
+        measured
+        >= {"convolutions", "matrix products", "update", "input, augmentation"} | objectives
     )
-    assert not [row for row in found["instructions"] if row["kind"] == figures.UNKNOWN.kind]
-    table = text.of(found, rows=5)
-    assert "tiny, ce + kd + rrd, teacher tiny, running; 64 images of 8x8x1 a step" in table
+    assert not [row for row in profile["instructions"] if row["kind"] == figures.UNKNOWN.kind]
+    table = report.format_profile(profile, rows=5)
+    assert "tiny, ce + kd + rrd, teacher tiny, live; 64 images of 8x8x1 per step" in table
 
 
 def test_the_operations_of_a_real_step_are_those_of_the_networks(step):
     compiled = hlo.parse(step.compiled.as_text())
     entries = kinds.classify(compiled, hlo.parse(step.lowered.as_text("hlo", debug_info=True)))
     totals = collections.Counter()
-    for instruction in list(compiled.computations.values())[-1]:  # the profiler sees these
+    # The profiler times the instructions of the last computation.
+    for instruction in list(compiled.computations.values())[-1]:
         entry = entries[instruction.name]
-        if entry.part in ("teacher", "student"):  # a compiler may write 1x1 ones as products
+        # The compiler may write 1x1 convolutions as products.
+        if entry.part in ("teacher", "student"):
             totals[entry.part, entry.backward] += entry.flops
-    first = 8 * 8 * 3 * 3 * 8  # multiplications of the first layer; images have no gradient
+    # Multiplications of the first layer, which computes no gradient of the images.
+    first = 8 * 8 * 3 * 3 * 8
     forward = 2 * 64 * networks.summarize(networks.create("tiny", 10), (8, 8, 1)).macs
     assert totals == {
         ("teacher", False): forward,
@@ -215,24 +220,24 @@ def test_the_operations_of_a_real_step_are_those_of_the_networks(step):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_teacher_that_is_remembered_need_not_have_seen_the_images():
+def test_a_cached_teacher_needs_no_cached_embeddings():
     config = launch.digits("smoke,tiny-tiny,rrd", **{"teacher.cache": "on"})
-    step = setting.prepare(config, examples=16)
-    assert step.about["teacher"] == "tiny, remembered"
+    step = compiled_step.prepare(config, examples=16)
+    assert step.about["teacher"] == "tiny, cached"
     assert jnp.isfinite(step()["loss"])
 
 
 @pytest.mark.long
-def test_the_command_prints_figures_as_json_and_keeps_the_trace(tmp_path):
+def test_the_command_prints_figures_as_json_and_writes_the_trace(tmp_path):
     command = [sys.executable, "-m", "experiments.profile"]
-    told = ["--config=configs/digits.py:smoke", "--config.train.batch_size=4", "--format=json"]
-    done = subprocess.run(
-        [*command, *told, "--steps=2", f"--workdir={tmp_path}"], capture_output=True, text=True
+    flags = ["--config=configs/digits.py:smoke", "--config.train.batch_size=4", "--format=json"]
+    process = subprocess.run(
+        [*command, *flags, "--steps=2", f"--workdir={tmp_path}"], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["about"]["batch"] == 4
-    assert found["steps"] == 2
+    assert process.returncode == 0, process.stderr
+    output = json.loads(process.stdout)
+    assert output["about"]["batch"] == 4
+    assert output["steps"] == 2
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert (tmp_path / "profile.md").read_text().startswith("resnet8, ")
     missing = subprocess.run(command, capture_output=True, text=True)

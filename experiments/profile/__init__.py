@@ -1,1 +1,1 @@
-"""Where the time of a train step goes: its instructions, timed by JAX's profiler, by kind."""
+"""A profile of the train step: the time of its instructions, by kind, from JAX's profiler."""

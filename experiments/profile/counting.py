@@ -1,9 +1,10 @@
-"""What an instruction has to compute: floating-point operations of convolutions and products.
+"""Counts the floating-point operations of convolutions and matrix products.
 
-A convolution of B images, a kernel of H x W taps, C channels a group to D features at P places has
-2 B P H W C D operations, and each of its two gradients has as many. Taps on the zeros of padding
-count, as in papers; the holes of a dilated image, which XLA writes the gradient of a stride with,
-do not. XLA's own estimates leave padding out, and most of what is in custom calls.
+A convolution of B images with a kernel of H x W taps, from C channels per group to D features at P
+positions, has 2 B P H W C D operations, and each of its two gradients has as many. As in papers,
+taps on the zeros of padding count. The zeros between the pixels of a dilated image, which XLA uses
+for the gradient of a strided convolution, do not count. XLA's own estimates omit padding and most
+custom calls.
 """
 
 import math
@@ -13,20 +14,20 @@ from rrd_jax.cpu.hlo import Instruction, Program, custom_call_target, parse_conv
 
 
 def flops(program: Program, instruction: Instruction) -> int:
-    """Operations of an instruction's convolutions and products, those inside it too."""
+    """Returns the operations of the convolutions and products that an instruction runs."""
     return sum(_flops(program, inner) for inner in program.nested_instructions(instruction))
 
 
 def _flops(program: Program, instruction: Instruction) -> int:
-    if found := parse_convolution(program, instruction):
-        return found.flops
-    if depth := contracted(program, instruction):
+    if convolution := parse_convolution(program, instruction):
+        return convolution.flops
+    if depth := contracted_size(program, instruction):
         return 2 * instruction.result.size * depth
     return 0
 
 
-def contracted(program: Program, instruction: Instruction) -> int:
-    """The length of the axes that a matrix product sums over; 0 for what is none."""
+def contracted_size(program: Program, instruction: Instruction) -> int:
+    """Returns the number of terms that a matrix product sums; 0 for other instructions."""
     if instruction.opcode == "dot":
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
         numbers = re.findall(r"\d+", axes.group(1)) if axes else []
@@ -35,7 +36,7 @@ def contracted(program: Program, instruction: Instruction) -> int:
     target = custom_call_target(instruction)
     if not any(part in target for part in ("onednn$matmul", "cublas", "dot", "gemm")):
         return 0
-    # Of B products [M, K] by [K, N]: BMK * BKN / BMN = B K^2.
+    # For B products of [M, K] and [K, N]: BMK * BKN / BMN = B K^2.
     left, right = (program.operand(instruction, i) for i in (0, 1))
     result = instruction.result
     batch = math.prod(result.shape[:-2])

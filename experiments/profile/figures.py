@@ -1,4 +1,4 @@
-"""The figures of a profile: sums of instructions' times by what they are."""
+"""The figures of a profile: times of instructions, summed by kind and part."""
 
 import collections
 import time
@@ -12,7 +12,7 @@ from experiments.profile.kinds import Entry
 from experiments.profile.timeline import Timeline
 
 _TYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16, "f16": jnp.float16, "f64": jnp.float64}
-_PARTS = ("teacher", "student", "student, backwards")
+_PARTS = ("teacher", "student", "student, backward")
 _KINDS = (
     kinds.CONVOLUTIONS, kinds.PRODUCTS, kinds.REDUCTIONS, kinds.COPIES, kinds.OTHERS,
 )  # fmt: skip
@@ -20,11 +20,11 @@ UNKNOWN = Entry("not in the program's text", "", False)
 
 
 def peak_rate(dtype: str, side: int = 0) -> float:
-    """FLOP/s of one large matrix product of a type, on one device, the best of eight.
+    """Returns the FLOP/s of one large matrix product on one device, the best of eight.
 
     Args:
-      dtype: such as f32.
-      side: of the matrices; 0 for what is large on the platform.
+      dtype: type of the matrices in HLO, such as f32.
+      side: side of the square matrices; 0 for 2048 on a CPU and 8192 elsewhere.
     """
     side = side or (2048 if jax.default_backend() == "cpu" else 8192)
     square = jnp.ones((side, side), _TYPES.get(dtype, jnp.float32))
@@ -44,17 +44,18 @@ def collect(
     steps: int,
     peaks: dict[str, float],
 ) -> dict[str, Any]:
-    """What the tables show, in milliseconds a step.
+    """Returns the contents of the tables, in milliseconds per step.
 
     Args:
-      entries: what each instruction is.
-      timeline: of a trace.
-      steps: that were traced.
-      peaks: FLOP/s by type, of a device.
+      entries: classes of the instructions, by name.
+      timeline: the times of a trace.
+      steps: number of traced steps.
+      peaks: FLOP/s of a device, by type.
 
     Returns:
-      JSON: `parts`, which add up to `window`, from the first instruction to the last; `groups` of
-      equal convolutions and products, and `instructions`, both with the slowest first.
+      JSON with `parts`, which add up with `idle` to `window`, the time from the first instruction
+      to the last; with `groups` of equal convolutions and products; and with `instructions`. The
+      slowest groups and instructions come first.
     """
     rows = []
     for name, seconds in timeline.seconds.items():
@@ -79,33 +80,33 @@ def collect(
 
 
 def _parts(rows: list[tuple[str, Entry, float, float]]) -> list[dict[str, Any]]:
-    """Milliseconds by kind, for the networks by whose they are; and of the rest of the step."""
+    """Returns the milliseconds of the networks by kind and network, and of the rest of the step."""
     networks = {kind: dict.fromkeys(_PARTS, 0.0) for kind in _KINDS}
     rest: dict[str, float] = collections.defaultdict(float)
     for _, entry, milliseconds, _ in rows:
         if entry.part in ("teacher", "student") and entry.kind in networks:
-            whose = entry.part + (", backwards" if entry.backward else "")
-            networks[entry.kind][whose] += milliseconds
+            column = entry.part + (", backward" if entry.backward else "")
+            networks[entry.kind][column] += milliseconds
         else:
-            rest[_rest(entry)] += milliseconds
-    named = [
+            rest[_row_name(entry)] += milliseconds
+    rows_of_networks = [
         {"what": kind, **times, "all": sum(times.values())} for kind, times in networks.items()
     ]
     order = sorted(rest, key=lambda what: (not what.startswith("objective"), what))
-    return named + [{"what": what, "all": rest[what]} for what in order]
+    return rows_of_networks + [{"what": what, "all": rest[what]} for what in order]
 
 
-def _rest(entry: Entry) -> str:
-    """What a row of the table calls an instruction that is of no network."""
+def _row_name(entry: Entry) -> str:
+    """Returns the name of the table row for an instruction outside of the networks."""
     if entry is UNKNOWN:
         return entry.kind
-    return {"input": "input, augmentation", "": "of no part"}.get(entry.part, entry.part)
+    return {"input": "input, augmentation", "": "unknown part"}.get(entry.part, entry.part)
 
 
 def _groups(
     rows: list[tuple[str, Entry, float, float]], peaks: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """Equal convolutions and products together, with their rates; the dearest first."""
+    """Returns groups of equal convolutions and products with their rates, the slowest first."""
     groups: dict[tuple, dict[str, Any]] = {}
     for _, entry, milliseconds, calls in rows:
         if not entry.flops:

@@ -1,14 +1,14 @@
-"""What each instruction of a train step is, and which part of the step it belongs to."""
+"""Classifies the instructions of a train step by kind and by part of the step."""
 
 import dataclasses
 
-from experiments.profile import convolutions, counting, names
+from experiments.profile import counting, names, network_convolutions
 from rrd_jax.cpu import hlo
 from rrd_jax.cpu.hlo import Instruction, Program
 
 CONVOLUTIONS, PRODUCTS, REDUCTIONS = "convolutions", "matrix products", "reductions, pooling"
 COPIES, OTHERS = "transposes, copies", "other fusions"
-# Opcodes of a fusion that decide what it is, first of all first.
+# Opcodes that determine the kind of a fusion; the first kind that matches counts.
 _DECIDING = {
     REDUCTIONS: ("reduce", "reduce-window", "select-and-scatter", "sort", "topk"),
     COPIES: ("transpose", "copy", "scatter", "gather"),
@@ -23,19 +23,19 @@ _RUNNERS = ("while", "conditional", "call", "async-start", "async-done", "async-
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What an instruction is.
+    """The class of an instruction.
 
     Attributes:
-      kind: of work, one of the constants above.
-      part: of the step: input, teacher, student, objective <name>, update, or "" for none.
-      backward: whether it is of a gradient.
-      label: for convolutions and products, their shape; "" for others.
-      direction: of a convolution; "" for others.
-      count: how many convolutions or products it is.
-      flops: of these.
-      dtype: of what it reads.
-      op_name: what JAX called it, or what it is made for.
-      runs_others: whether it is a loop or a call, whose instructions have times of their own.
+      kind: kind of work, one of the constants above.
+      part: part of the step: input, teacher, student, objective <name>, update, or "" if unknown.
+      backward: True for a part of the backward pass.
+      label: shape of convolutions and products; "" for other instructions.
+      direction: direction of a convolution; "" for other instructions.
+      count: number of convolutions or products.
+      flops: floating-point operations of the convolutions or products.
+      dtype: dtype of the largest array that is read or written.
+      op_name: result of `names.op_name`.
+      is_runner: True for loops and calls, whose instructions are timed separately.
     """
 
     kind: str
@@ -47,73 +47,78 @@ class Entry:
     flops: int = 0
     dtype: str = ""
     op_name: str = ""
-    runs_others: bool = False
+    is_runner: bool = False
 
 
 def classify(program: Program, written: Program | None = None) -> dict[str, Entry]:
-    """What each instruction is, by its name.
+    """Returns the class of each instruction, by its name.
 
     Args:
-      program: as it is compiled.
-      written: as JAX wrote it, whose convolutions are those of the networks; None where it is not
-        known, then convolutions are described as the compiler has rewritten them.
+      program: the compiled program.
+      written: the program as JAX wrote it, with the convolutions of the networks. With None,
+        convolutions have the shapes of the compiled program.
     """
-    known = convolutions.Known(written or program)
+    forward = network_convolutions.ForwardConvolutions(written or program)
     return {
-        name: _entry(program, instruction, known)
+        name: _entry(program, instruction, forward)
         for name, instruction in program.instructions.items()
     }
 
 
-def _entry(program: Program, instruction: Instruction, known: convolutions.Known) -> Entry:
-    op_name = names.of(program, instruction)
+def _entry(
+    program: Program,
+    instruction: Instruction,
+    forward: network_convolutions.ForwardConvolutions,
+) -> Entry:
+    op_name = names.op_name(program, instruction)
     part, backward = names.part(op_name), names.is_backward(op_name)
     shared = {"part": part, "backward": backward, "op_name": op_name}
     if instruction.opcode in _RUNNERS:
-        return Entry(OTHERS, runs_others=True, **shared)
-    inside = list(program.nested_instructions(instruction))
-    shared["dtype"] = _widest(program, instruction)
-    found = [
-        known.described(convolution, names.of(program, inner) or op_name)
-        for inner in inside
+        return Entry(OTHERS, is_runner=True, **shared)
+    nested = list(program.nested_instructions(instruction))
+    shared["dtype"] = _largest_dtype(program, instruction)
+    matches = [
+        forward.match(convolution, names.op_name(program, inner) or op_name)
+        for inner in nested
         if (convolution := hlo.parse_convolution(program, inner))
     ]
-    products = [inner for inner in inside if counting.contracted(program, inner)]
+    products = [inner for inner in nested if counting.contracted_size(program, inner)]
     flops = sum(counting.flops(program, product) for product in products)
-    shape = " and ".join(sorted({_product(program, product) for product in products}))
-    if found:
-        directions = {one.direction for one in found}
+    shape = " and ".join(sorted({_product_shape(program, product) for product in products}))
+    if matches:
+        directions = {match.direction for match in matches}
         return Entry(
             CONVOLUTIONS,
             **shared,
-            label=found[0].label if len(found) == 1 else f"{len(found)} in one fusion",
+            label=matches[0].label if len(matches) == 1 else f"{len(matches)} in one fusion",
             direction=directions.pop() if len(directions) == 1 else "several",
-            flops=flops + sum(one.flops for one in found),
-            count=len(found),
+            flops=flops + sum(match.flops for match in matches),
+            count=len(matches),
         )
     if products:
         return Entry(PRODUCTS, **shared, label=shape, flops=flops, count=len(products))
-    return Entry(_plain_kind(inside), **shared)
+    return Entry(_other_kind(nested), **shared)
 
 
-def _plain_kind(inside: list[Instruction]) -> str:
-    opcodes = {i.opcode for i in inside}
+def _other_kind(nested: list[Instruction]) -> str:
+    """Returns the kind of an instruction without convolutions and products."""
+    opcodes = {instruction.opcode for instruction in nested}
     for kind, deciding in _DECIDING.items():
         if opcodes.intersection(deciding):
             return kind
     return COPIES if opcodes <= _MOVING else OTHERS
 
 
-def _widest(program: Program, instruction: Instruction) -> str:
-    """The type of the largest array it reads or makes."""
-    read = [program.instructions[name].result for name in instruction.operands
-            if name in program.instructions]  # fmt: skip
-    return max([*read, instruction.result], key=lambda array: array.size).dtype
+def _largest_dtype(program: Program, instruction: Instruction) -> str:
+    """Returns the dtype of the largest array that an instruction reads or writes."""
+    operands = [program.instructions[name].result for name in instruction.operands
+                if name in program.instructions]  # fmt: skip
+    return max([*operands, instruction.result], key=lambda array: array.size).dtype
 
 
-def _product(program: Program, instruction: Instruction) -> str:
-    """[M, K] by [K, N], as M x K x N; of several at once, with their number before it."""
-    depth, result = counting.contracted(program, instruction), instruction.result
+def _product_shape(program: Program, instruction: Instruction) -> str:
+    """Returns the shape of a product of [M, K] and [K, N] as "M x K x N"."""
+    depth, result = counting.contracted_size(program, instruction), instruction.result
     left = program.operand(instruction, 0).size
     rows = max(left // max(depth, 1), 1)
     return f"{rows} x {depth} x {max(result.size // rows, 1)}"

@@ -1,4 +1,4 @@
-"""The times of instructions, from a trace of JAX's profiler."""
+"""Reads the times of instructions from a trace of JAX's profiler."""
 
 import collections
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 
 
 class Event(NamedTuple):
-    """An instruction that ran, by name, from start to end in nanoseconds."""
+    """A run of an instruction: its name, and its start and end in nanoseconds."""
 
     name: str
     start: float
@@ -21,13 +21,13 @@ class Event(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """Where the time of a trace went, the mean of the devices.
+    """The times of a trace, averaged over devices.
 
     Attributes:
-      seconds: of each instruction. Where several run at once, each has its share of the time, so
-        that all add up to the time in which any runs.
-      calls: how often each ran.
-      window: seconds from the first instruction's start to the last one's end.
+      seconds: time of each instruction, by name. Instructions that run at the same time share the
+        time, so that all times add up to the time in which any instruction runs.
+      calls: number of runs of each instruction, by name.
+      window: seconds from the start of the first instruction to the end of the last.
     """
 
     seconds: dict[str, float]
@@ -36,34 +36,36 @@ class Timeline:
 
     @property
     def busy(self) -> float:
-        """Seconds in which an instruction ran."""
+        """Seconds in which any instruction ran."""
         return sum(self.seconds.values())
 
 
 def record(folder: pathlib.Path, steps: Callable[[], object]) -> pathlib.Path:
-    """Traces what `steps` does; returns the file of the profiler."""
+    """Traces a call of `steps` and returns the profiler's file."""
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # calls of Python functions would fill the trace
+    # Calls of Python functions would fill the trace.
+    options.python_tracer_level = 0
     with jax.profiler.trace(str(folder), profiler_options=options):
         steps()
     return max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
 
 
 def read(path: pathlib.Path, module: str, runners: Collection[str]) -> Timeline:
-    """The instructions of a program in a trace.
+    """Returns the times of a program's instructions in a trace.
 
-    On a CPU they are events of the threads that ran them; on a GPU, of the kernels that they
-    started, which a device's plane holds under the instruction's name.
+    The trace of a CPU has events for the threads that run instructions. The trace of a GPU has
+    events for the kernels of instructions, in the planes of the devices.
 
     Args:
-      path: an xplane.pb.
-      module: the program's name.
-      runners: names of loops and calls, whose time is that of what they run.
+      path: an xplane.pb file.
+      module: name of the program.
+      runners: names of loops and calls, which get only the time in which nothing else runs.
     """
     devices: dict[tuple, list[Event]] = collections.defaultdict(list)
     profile = jax.profiler.ProfileData.from_file(str(path))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the extension's own types
+        # The types of the extension module cause warnings.
+        warnings.simplefilter("ignore", DeprecationWarning)
         for plane in profile.planes:
             for line in plane.lines:
                 for event in line.events:
@@ -71,19 +73,19 @@ def read(path: pathlib.Path, module: str, runners: Collection[str]) -> Timeline:
                     name = stats.get("hlo_op")
                     if name and stats.get("hlo_module", module) == module:
                         device = plane.name, stats.get("device_ordinal", 0)
-                        found = Event(instruction(str(name)), event.start_ns, event.end_ns)
-                        devices[device].append(found)
-    of_devices = [key for key in devices if key[0].startswith("/device:")]
-    return joined([devices[key] for key in of_devices or devices], runners)
+                        run = Event(instruction(str(name)), event.start_ns, event.end_ns)
+                        devices[device].append(run)
+    accelerators = [key for key in devices if key[0].startswith("/device:")]
+    return merge([devices[key] for key in accelerators or devices], runners)
 
 
 def instruction(name: str) -> str:
-    """An instruction's name from that of an event, where a custom call's target may follow it."""
+    """Returns the instruction of an event's name, which may end with a custom call's target."""
     return re.sub(r"__\w+\$\w+$", "", name.removeprefix("%"))
 
 
-def joined(devices: Collection[list[Event]], runners: Collection[str]) -> Timeline:
-    """The mean timeline of devices, each given by its events."""
+def merge(devices: Collection[list[Event]], runners: Collection[str]) -> Timeline:
+    """Returns the mean timeline of several devices, given the events of each device."""
     seconds: dict[str, float] = collections.defaultdict(float)
     calls: dict[str, int] = collections.Counter()
     window = 0.0
@@ -99,9 +101,9 @@ def joined(devices: Collection[list[Event]], runners: Collection[str]) -> Timeli
 
 
 def shares(events: Iterable[Event], runners: Collection[str]) -> dict[str, float]:
-    """Nanoseconds of each instruction; those that run at once share the time equally.
+    """Returns the nanoseconds of each instruction; instructions that run together share the time.
 
-    A loop or call has only the time in which nothing else runs.
+    A loop or call gets only the time in which nothing else runs.
     """
     borders = []
     for event in events:
@@ -109,14 +111,14 @@ def shares(events: Iterable[Event], runners: Collection[str]) -> dict[str, float
     borders.sort()
     active: dict[bool, dict[str, int]] = {True: {}, False: {}}
     total: dict[str, float] = collections.defaultdict(float)
-    before = 0.0
+    previous = 0.0
     for time, change, name in borders:
         running = active[False] or active[True]
-        if running and time > before:
-            each = (time - before) / sum(running.values())
+        if running and time > previous:
+            share = (time - previous) / sum(running.values())
             for key, count in running.items():
-                total[key] += count * each
-        before = time
+                total[key] += count * share
+        previous = time
         kind = active[name in runners]
         kind[name] = kind.get(name, 0) + change
         if not kind[name]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.profile import setting
+from experiments.profile import compiled_step
 from rrd_jax import errors, parallel
 from rrd_jax.cpu import footprint
 from tests import launch
@@ -111,7 +111,7 @@ def test_a_run_says_what_a_step_takes_and_does_not_begin_what_does_not_fit(
 def _peak(**fields):
     usual = {"train.batch_size": 64, "teacher.cache": "off", "objectives.rrd.queue_size": 4096}
     config = launch.digits("tiny-tiny,rrd", **usual, **fields)
-    return footprint.measure(setting.prepare(config, examples=128).compiled).peak
+    return footprint.measure(compiled_step.prepare(config, examples=128).compiled).peak
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from experiments.profile import setting
+from experiments.profile import compiled_step
 from rrd_jax.cpu import footprint
 
 
@@ -23,7 +23,9 @@ def _main(path: str, fields: dict[str, Any], calls: int) -> None:
     config = runpy.run_path(f"configs/{file}")["get_config"](argument)
     config.update_from_flattened_dict(fields)
     config.baseline = False
-    step = setting.prepare(config, explicit=tuple(fields), examples=2 * config.train.batch_size)
+    step = compiled_step.prepare(
+        config, explicit=tuple(fields), examples=2 * config.train.batch_size
+    )
     needed = footprint.measure(step.compiled)
     jax.block_until_ready((step.state, step.teacher, step.batch))
     before = _resident_bytes()

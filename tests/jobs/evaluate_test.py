@@ -80,7 +80,7 @@ def test_the_best_checkpoint_is_evaluated_and_a_teacher(run, tmp_path, capsys):
     assert [row["top1"] for row in rows] == [teacher.best_top1, student.best_top1]
     assert capsys.readouterr().out.count("note: the best checkpoint in") == 2
     assert _evaluate(pathlib.Path(f"{folder}@last"))[1]["top1"] == last["top1"]
-    with pytest.raises(errors.InputError, match="no checkpoint '77'.*known: best, last"):
+    with pytest.raises(errors.InputError, match="unknown checkpoint '77'.*available: best, last"):
         _evaluate(pathlib.Path(f"{folder}@77"))
     with pytest.raises(errors.InputError, match="is a checkpoint of the run in .*omit @best"):
         launch.run(_config(), pathlib.Path(f"{folder}@best"))

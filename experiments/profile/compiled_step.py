@@ -1,4 +1,4 @@
-"""A config's train step, compiled as a run compiles it, and what to call it with."""
+"""The train step of a config, compiled as in a run, with its arguments."""
 
 import dataclasses
 import pathlib
@@ -24,7 +24,8 @@ from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job
 from rrd_jax.training.step import Split
 
-_CLASSES = 100  # of data that are not there, and do not say
+# Number of classes of random images for a missing data set.
+_CLASSES = 100
 
 
 @dataclasses.dataclass
@@ -32,13 +33,13 @@ class Step:
     """A compiled train step with its arguments.
 
     Attributes:
-      lowered: what is compiled.
+      lowered: the lowered step.
       compiled: (state, teacher, batch) -> (state, logged); the state is donated.
-      state: of the student.
-      teacher: its variables or its embeddings; None for none.
-      batch: what each call sees.
-      count: steps that one call makes.
-      about: what it is, by name, for the table.
+      state: the student's state.
+      teacher: the teacher's variables or cached embeddings; None without a teacher.
+      batch: the batch or split that each call reads.
+      count: number of steps per call.
+      about: description of the step, for the table.
     """
 
     lowered: jax.stages.Lowered
@@ -50,35 +51,40 @@ class Step:
     about: dict[str, Any]
 
     def __call__(self) -> Any:
-        """Makes `count` steps; returns what they log."""
+        """Runs `count` steps and returns the logged values."""
         self.state, logged = self.compiled(self.state, self.teacher, self.batch)
         return logged
 
 
 def prepare(config: ConfigDict, explicit: Any = None, examples: int = 0) -> Step:
-    """The step of a config's student, on random images of its size, with random weights.
+    """Returns the step of a config's student with random images and random weights.
 
-    Images by import path, of Hugging Face or of a folder are the first of their own, if there.
+    For sources by import path, of Hugging Face and for folders, the images are the first images of
+    the source, if it exists.
 
     Args:
-      config: it is not changed.
-      explicit: as `parse` has it.
-      examples: images that stand in for the training split; 0 for the config's, or four batches.
+      config: the config, which is not changed.
+      explicit: fields that were set explicitly, see `parse`.
+      examples: number of training images; 0 for `data.mock_examples`, or for four batches if that
+        field is 0.
+
+    Raises:
+      InputError: the config is invalid, or there are fewer images than a batch has.
     """
-    plan = parse(_mocked(config, examples), explicit=explicit)
+    plan = parse(_with_mock_examples(config, examples), explicit=explicit)
     setting = _open(plan.student)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         teacher = _teacher(plan, folder, setting)
         dataset, training = setting.dataset, plan.student.training
-        chosen = recipe.create(training, dataset.num_classes, len(dataset.train))
-        with checkpoints.Checkpoints(folder / "checkpoints") as kept:
-            run = runs.create(chosen, folder, dataset, setting.mesh, teacher, kept)
-    return _compiled(run)
+        student_recipe = recipe.create(training, dataset.num_classes, len(dataset.train))
+        with checkpoints.Checkpoints(folder / "checkpoints") as manager:
+            run = runs.create(student_recipe, folder, dataset, setting.mesh, teacher, manager)
+    return _compile(run)
 
 
 def _open(part: recipe.Part) -> job.Setting:
-    """The devices, and the images that `data.mock_examples` asks for, or random ones."""
+    """Returns the devices and the data set of `data.mock_examples`, or random images."""
     try:
         return job.prepare(part)
     except errors.InputError as error:
@@ -91,23 +97,24 @@ def _open(part: recipe.Part) -> job.Setting:
         arrays = images, labels
         dataset = data.from_sources(arrays, arrays, source, num_classes=_CLASSES)
         setting = job.prepare(part, dataset)
-        console.warn(f"random images of {_CLASSES} classes stand in for the data: {error}")
+        console.warn(f"using random images of {_CLASSES} classes instead of the data: {error}")
         return setting
 
 
-def _mocked(config: ConfigDict, examples: int) -> ConfigDict:
+def _with_mock_examples(config: ConfigDict, examples: int) -> ConfigDict:
     config = config.copy_and_resolve_references()
     count = examples or config.data.mock_examples or 4 * config.train.batch_size
     if count < config.train.batch_size:
         raise errors.InputError(
-            f"--examples is {count}, but a batch has {config.train.batch_size} images"
+            f"--examples={count} is less than the batch size; set at least"
+            f" {config.train.batch_size}"
         )
     config.data.mock_examples = count
     return config
 
 
 def _teacher(plan: Job, folder: pathlib.Path, setting: job.Setting) -> FrozenNetwork | None:
-    """The job's teachers with random weights, as one."""
+    """Returns the job's teachers as one network with random weights."""
     if not plan.teachers:
         return None
     teachers = []
@@ -120,17 +127,18 @@ def _teacher(plan: Job, folder: pathlib.Path, setting: job.Setting) -> FrozenNet
     return teacher
 
 
-def _compiled(run: Run) -> Step:
+def _compile(run: Run) -> Step:
     program, training = run.program, run.recipe.training
     teacher = None
     if run.teacher_network:
-        teacher = _embeddings(run) if run.teacher_is_cached else run.teacher.folded
+        teacher = _random_embeddings(run) if run.teacher_is_cached else run.teacher.folded
     variables = run.teacher.variables if run.teacher_network else None
     state = program.create(training.seed, variables)
     calls = loop.dispatches(run.recipe, run.dataset, run.mesh, program.length, start=0)
     count, batch = next(calls)
     calls.close()
-    step = program.train(program.late_from, count)  # as most steps of the run
+    # Most steps of a run use this program.
+    step = program.train(program.late_from, count)
     lowered = step.lower(state, teacher, batch)
     compiled = compiling.compiled_program(step, state, teacher, batch)
     about = {
@@ -138,21 +146,21 @@ def _compiled(run: Run) -> Step:
         "objectives": " + ".join(choice.name for choice in training.objectives),
         "batch": training.batch_size,
         "image": list(run.dataset.image_shape),
-        "teacher": _about_teacher(run),
+        "teacher": _describe_teacher(run),
         "device": f"{run.mesh.size} {run.mesh.devices.flat[0].device_kind}",
     }
     return Step(lowered, compiled, state, teacher, batch, count, about)
 
 
-def _about_teacher(run: Run) -> str:
+def _describe_teacher(run: Run) -> str:
     if not run.teacher_network:
         return ""
     models = " and ".join(origin["model"] for origin in run.teacher.origins)
-    return f"{models}, {'remembered' if run.teacher_is_cached else 'running'}"
+    return f"{models}, {'cached' if run.teacher_is_cached else 'live'}"
 
 
-def _embeddings(run: Run) -> dict[str, tuple[Any, ...]]:
-    """What a cached teacher gives to steps, random: nothing is computed for it."""
+def _random_embeddings(run: Run) -> dict[str, tuple[Any, ...]]:
+    """Returns random embeddings in the form of the teacher cache."""
     dataset: data.Dataset = run.dataset
     rows = len(dataset.train) * run.recipe.training.augment.views
     split = parallel.split(run.mesh)
