@@ -33,7 +33,7 @@ def _cores():
 
 
 def _fake_torch(tmp_path, device):
-    """An interpreter that says what it computes on, and fails at everything else."""
+    """Returns an interpreter that prints a device and fails for all other programs."""
     python = tmp_path / "python"
     answer = f'[ "$1" = -c ] && echo {device} && exit 0'
     last = "IndexError: list\nset VERBOSE=1 to see more"
@@ -44,7 +44,7 @@ def _fake_torch(tmp_path, device):
 
 @pytest.fixture
 def peer(monkeypatch):
-    """The peer's module; its networks, loss and memory are run here, not its steps."""
+    """The peer's module, for its networks, loss and memory."""
     pytest.importorskip("torch")
     pytest.importorskip("torchvision")
     monkeypatch.syspath_prepend("experiments/benchmark/peers")
@@ -52,8 +52,8 @@ def peer(monkeypatch):
 
 
 @pytest.mark.long
-def test_our_reader_makes_rounds_of_a_cached_teacher_and_says_what_a_step_is_judged_by(tmp_path):
-    case = "rrd+kd, remembered"
+def test_the_reader_of_rrd_jax_runs_rounds_with_a_cached_teacher_and_reports_its_figures(tmp_path):
+    case = "rrd+kd, cached"
     models = {"config": "configs/cifar100.py", "teacher": "resnet8", "student": "resnet8"}
     images = {"side": 8, "classes": 4, "examples": 8, "batch_size": 4}
     task = models | images | {"queue_size": 20, "epochs": 1, "cases": [case], "halves": ["teacher"]}
@@ -61,29 +61,30 @@ def test_our_reader_makes_rounds_of_a_cached_teacher_and_says_what_a_step_is_jud
     try:
         assert reader.ready["fill"] > 0
         assert reader.ready["start"][case] > 0
-        assert reader.ask("round", case)["seconds"] > 0
-        held = reader.ask("bytes", case)["bytes"]  # kernels and momenta of resnet8, at least
-        assert held is None or held > 2 * 4 * 75_000
+        assert reader.request("round", case)["seconds"] > 0
+        # At least the kernels and momenta of resnet8.
+        peak = reader.request("bytes", case)["bytes"]
+        assert peak is None or peak > 2 * 4 * 75_000
     finally:
         reader.close()
 
 
-def test_a_reader_that_ends_early_gives_the_line_of_its_error(tmp_path):
+def test_a_reader_that_ends_early_raises_the_line_of_its_error(tmp_path):
     fake = _fake_torch(tmp_path, "cpu")
     with pytest.raises(ReaderError, match="^IndexError: list$"):
         Reader(fake, "torch_peer.py", {}, tmp_path / "log", _cores(), tmp_path)
 
 
 def _figures():
-    """Two rounds, as speed.json has them."""
+    """Returns the figures of two rounds, as in speed.json."""
     seconds = {
         "rrd_jax: ce+kd": [0.19, 0.21],
         "rrd_jax: rrd+kd": [0.2, 0.22],
-        "rrd_jax: ce+kd, remembered": [0.1, 0.1],
-        "rrd_jax: rrd+kd, remembered": [0.1, 0.11],
+        "rrd_jax: ce+kd, cached": [0.1, 0.1],
+        "rrd_jax: rrd+kd, cached": [0.1, 0.11],
         "torch, eager, NCHW: rrd+kd": [0.5, 0.6],
         "torch, compiled, NHWC: rrd+kd": [0.3, 0.44],
-        "torch, compiled, NHWC: rrd+kd, remembered": [0.08, 0.11],
+        "torch, compiled, NHWC: rrd+kd, cached": [0.08, 0.11],
     }
     start = dict.fromkeys((key.partition(": ")[2] for key in seconds), 7.0)
     ours = {"device": "NVIDIA H100", "fill": 24.0, "start": start}
@@ -104,49 +105,50 @@ def _cells(table):
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in table.split("\n")]
 
 
-def test_the_first_table_has_ours_beside_the_fastest_peer_of_each_row():
-    header, _, live, beside_live, remembered = _cells(table.summary([_figures()]))
+def test_the_first_table_compares_rrd_jax_with_the_fastest_peer_of_each_row():
+    header, _, live, cached_and_live, cached = _cells(table.summary([_figures()]))
     row = dict(zip(header, live, strict=True))
-    # Of two rounds 0.3 / 0.2 and 0.44 / 0.22.
-    assert row["teacher, ours / theirs"] == "runs / runs"
-    assert (row["ours / fastest PyTorch"], row["rounds"]) == ("1.75", "1.50 to 2.00")
-    assert row["which"] == "compiled, NHWC"
-    assert row["MB at the peak"] == "50 / -"
-    assert row["ready after"] == "7 / 2 s"
-    assert beside_live[4:7] == ["remembered / runs", "3.50", "3.00 to 4.00"]
-    assert remembered[4:7] == ["remembered / remembered", "0.90", "0.80 to 1.00"]
-    assert row["ms a step"] == "210.000 / 370.000"
+    assert row["teacher, rrd_jax / PyTorch"] == "runs / runs"
+    # The ratios of two rounds are 0.3 / 0.2 and 0.44 / 0.22.
+    assert (row["speed ratio to fastest PyTorch"], row["min to max"]) == ("1.75", "1.50 to 2.00")
+    assert row["fastest variant"] == "compiled, NHWC"
+    assert row["peak MB"] == "50 / -"
+    assert row["time to ready"] == "7 / 2 s"
+    assert cached_and_live[4:7] == ["cached / runs", "3.50", "3.00 to 4.00"]
+    assert cached[4:7] == ["cached / cached", "0.90", "0.80 to 1.00"]
+    assert row["ms per step"] == "210.000 / 370.000"
 
 
-def test_memory_that_work_takes_and_frees_is_seen(monkeypatch):
+def test_the_growth_of_memory_includes_memory_that_is_freed(monkeypatch):
     monkeypatch.syspath_prepend("experiments/benchmark/peers")
     growth = importlib.import_module("resident_memory").growth
     if growth(lambda: None) is None:
-        pytest.skip("this system does not say what a process takes")
-    assert growth(lambda: np.ones(2**23).sum()) >= 0.9 * 2**26  # some of it may be there already
+        pytest.skip("this system does not report the memory of processes")
+    # Some of the memory may be resident already.
+    assert growth(lambda: np.ones(2**23).sum()) >= 0.9 * 2**26
     assert growth(lambda: None) < 2**23
 
 
 @pytest.mark.long
-def test_peers_that_fail_are_rows_and_the_rest_goes_on(tmp_path):
-    done = _run(tmp_path, *_SMALL, f"--torch_python={_fake_torch(tmp_path, 'cpu')}")
-    assert done.returncode == 0, done.stderr
-    assert "torch, eager, NCHW failed: IndexError: list\n" in done.stdout
-    assert done.stdout.count("| failed ") == 5
-    assert (tmp_path / "speed.md").read_text().strip() in done.stdout
-    (kept,) = json.loads((tmp_path / "speed.json").read_text())
-    assert len(kept["failed"]) == 5
-    assert len(kept["seconds"]) == 4
-    assert all(len(rounds) == 1 and rounds[0] > 0 for rounds in kept["seconds"].values())
-    assert kept["ready"]["rrd_jax"]["fill"] > 0
+def test_failed_peers_are_rows_and_the_other_readers_continue(tmp_path):
+    process = _run(tmp_path, *_SMALL, f"--torch_python={_fake_torch(tmp_path, 'cpu')}")
+    assert process.returncode == 0, process.stderr
+    assert "torch, eager, NCHW failed: IndexError: list\n" in process.stdout
+    assert process.stdout.count("| failed ") == 5
+    assert (tmp_path / "speed.md").read_text().strip() in process.stdout
+    (figures,) = json.loads((tmp_path / "speed.json").read_text())
+    assert len(figures["failed"]) == 5
+    assert len(figures["seconds"]) == 4
+    assert all(len(rounds) == 1 and rounds[0] > 0 for rounds in figures["seconds"].values())
+    assert figures["ready"]["rrd_jax"]["fill"] > 0
 
 
 @pytest.mark.long
 def test_peers_on_another_device_are_refused(tmp_path):
-    done = _run(tmp_path, f"--torch_python={_fake_torch(tmp_path, 'gpu')}")
-    assert done.returncode == 2
-    assert "computes on a gpu, jax on a cpu" in done.stderr
-    assert len(done.stderr.strip().split("\n")) == 1
+    process = _run(tmp_path, f"--torch_python={_fake_torch(tmp_path, 'gpu')}")
+    assert process.returncode == 2
+    assert "computes on a gpu, jax on a cpu" in process.stderr
+    assert len(process.stderr.strip().split("\n")) == 1
 
 
 @pytest.mark.parametrize(
@@ -160,11 +162,11 @@ def test_peers_on_another_device_are_refused(tmp_path):
     ],
 )
 @pytest.mark.long
-def test_bad_flags_are_one_line(tmp_path, options, message):
-    done = _run(tmp_path, *options)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().split("\n")) == 1
+def test_invalid_flags_give_one_line(tmp_path, options, message):
+    process = _run(tmp_path, *options)
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert len(process.stderr.strip().split("\n")) == 1
 
 
 def _tensors(torch, tree):
@@ -172,7 +174,7 @@ def _tensors(torch, tree):
 
 
 def _our_step():
-    """The step of CIFAR-100's config on four batches of small images, without augmentation."""
+    """Returns the step of CIFAR-100's config without augmentation, and four batches of images."""
     config = runpy.run_path("configs/cifar100.py")["get_config"]("resnet8-resnet8,rrd+kd")
     config.data.augment = "none"
     config.train.batch_size = 16
@@ -193,7 +195,7 @@ def _our_step():
     return training, built, teacher, batches
 
 
-def test_the_peer_computes_the_same_losses_and_follows_the_same_steps(peer):
+def test_the_peer_computes_equal_losses_and_steps(peer):
     import torch
 
     training, built, teacher, batches = _our_step()
@@ -234,25 +236,25 @@ def test_the_peer_computes_the_same_losses_and_follows_the_same_steps(peer):
     np.testing.assert_allclose(peer_kernel, kernel, rtol=1e-3, atol=1e-4)
 
 
-def test_the_peer_cuts_the_same_views(peer):
+def test_the_peer_crops_equal_views(peer):
     import torch
 
     mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
     ours = pipeline.make_augment("crop_flip", mean=mean, std=std, pad=4, flip=True)
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
-    theirs = peer.Images(
+    peer_images = peer.Images(
         torch.from_numpy(images), torch.arange(16), 16, True, torch.contiguous_format
     )
-    theirs.shuffle()
-    cut, index, view = theirs.batch()
+    peer_images.shuffle()
+    views, index, view = peer_images.batch()
     assert 0 <= int(view.min()) <= int(view.max()) < 16 * ours.views
     np.testing.assert_array_equal(view // ours.views, index)
-    shown = ours.show(jnp.asarray(view.numpy() % ours.views), None, images[index.numpy()])
-    np.testing.assert_allclose(cut.permute(0, 2, 3, 1), shown, atol=1e-5)
+    expected = ours.show(jnp.asarray(view.numpy() % ours.views), None, images[index.numpy()])
+    np.testing.assert_allclose(views.permute(0, 2, 3, 1), expected, atol=1e-5)
 
 
 @pytest.mark.long
-def test_the_peers_folded_teacher_is_the_same_network(peer):
+def test_the_folded_teacher_of_the_peer_equals_the_network(peer):
     import torch
 
     network = networks.create("resnet8x4", 10)
@@ -267,5 +269,5 @@ def test_the_peers_folded_teacher_is_the_same_network(peer):
     peer.fold(folded)
     assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     logits = folded(torch.from_numpy(images).permute(0, 3, 1, 2)).detach()
-    wanted = network.apply(variables, images, train=False).logits
-    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
+    expected = network.apply(variables, images, train=False).logits
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)

@@ -220,7 +220,7 @@ def test_the_operations_of_a_real_step_are_those_of_the_networks(step):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_cached_teacher_needs_no_cached_embeddings():
+def test_a_step_with_a_cached_teacher_runs_on_random_embeddings():
     config = launch.digits("smoke,tiny-tiny,rrd", **{"teacher.cache": "on"})
     step = compiled_step.prepare(config, examples=16)
     assert step.about["teacher"] == "tiny, cached"

@@ -1,4 +1,4 @@
-"""The step of a published pair, lowered and compiled for eight TPU chips that are not there."""
+"""Train steps of published pairs, lowered and compiled for TPUs without TPU hardware."""
 
 import importlib.util
 import json
@@ -20,23 +20,24 @@ pytestmark = [
     pytest.mark.xdist_group("tpu_aot"),
 ]
 
-# Of the published pairs, the one that is compiled soonest.
+# The published pair with the shortest compilation.
 _CONFIG = "configs/cifar100.py:vgg13-vgg8"
 _NAME = "cifar100-vgg13-vgg8-rrd+kd-v5e-2x4"
 _SPLIT = 50_000 * 32 * 32 * 3
 
 
 def _run(*options):
-    quick = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_COMPILATION_CACHE_DIR")  # of tests
+    # Variables that tests set and users do not.
+    test_variables = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_COMPILATION_CACHE_DIR")
     return subprocess.run(
         [sys.executable, "-m", "experiments.tpu_aot", "--memory=0", *options],
         capture_output=True,
         text=True,
-        env={name: value for name, value in os.environ.items() if name not in quick},
+        env={name: value for name, value in os.environ.items() if name not in test_variables},
     )
 
 
-def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32():
+def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_are_float32():
     mesh = steps.make_mesh("v5e:2x4")
     step = steps.train_step(steps.parse_job(_CONFIG), mesh)
     program = step.lowered.as_text()
@@ -47,15 +48,16 @@ def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32()
 
     assert kinds("convolution") == {"bf16"}
     assert kinds("exponential", "log", "rsqrt", "reduce", "dot_general") == {"f32"}
-    (signature,) = re.findall(r"func public @main.*", program)  # the state, and what is logged
-    assert signature.count("bf16") == 10  # the kernels of a folded VGG13
+    # The signature has the state and the logged values, and the 10 kernels of a folded VGG13.
+    (signature,) = re.findall(r"func public @main.*", program)
+    assert signature.count("bf16") == 10
     assert "f32" in signature
     assert "tensor<50000x3072xui8>" in signature
 
 
 @pytest.fixture
 def uncached():
-    """Nothing goes into JAX's cache on disk: a TPU's program cannot be read back without one."""
+    """JAX without its cache on disk, from which programs cannot be read without a TPU."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, 1e9)
@@ -63,8 +65,8 @@ def uncached():
     jax.config.update(name, before)
 
 
-# Six passes of bfloat16 for similarities, three for the gradient; and full float32 where asked for,
-# at low temperatures, and where the memory is walked in chunks.
+# By default, similarities take six passes of bfloat16, and gradients three. Full float32 is used
+# with precision="highest", at low temperatures and for a memory in chunks.
 @pytest.mark.parametrize(
     ("options", "passes"),
     [
@@ -74,24 +76,25 @@ def uncached():
     ],
 )
 @pytest.mark.usefixtures("uncached")
-def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
+def test_a_tpu_program_has_the_passes_of_its_options(options, passes):
     mesh = steps.make_mesh("v5e:2x4", chips=1)
     rows = [jax.ShapeDtypeStruct((n, 128), jnp.float32) for n in (64, 64, 2048)]
-    rows = steps._placed(rows, parallel.replicated(mesh))
+    rows = steps._with_sharding(rows, parallel.replicated(mesh))
     options = {"temperature_student": 0.04, "temperature_teacher": 0.1} | options
 
     def total(*arrays):
         return jnp.sum(relational_loss(*arrays, **options))
 
     lowered = jax.jit(jax.grad(total)).lower(*rows)
-    asked = re.findall(r"precision = \[(\w+), (\w+)\]", lowered.as_text())
-    assert sorted(asked) == [(each.upper(), each.upper()) for each in passes]
-    if not options.keys() & {"precision", "chunk"}:  # the compiler keeps them; of few, for time
-        found = re.findall(r"operand_precision=\{(\w+),(\w+)\}", lowered.compile().as_text())
-        assert sorted(found) == [(each, each) for each in passes]
+    requested = re.findall(r"precision = \[(\w+), (\w+)\]", lowered.as_text())
+    assert sorted(requested) == [(name.upper(), name.upper()) for name in passes]
+    # To save time, only one case is compiled.
+    if not options.keys() & {"precision", "chunk"}:
+        compiled = re.findall(r"operand_precision=\{(\w+),(\w+)\}", lowered.compile().as_text())
+        assert sorted(compiled) == [(name, name) for name in passes]
 
 
-# A maximum over [B, K] is a pass of its own; what is compared must be known to be short without it.
+# A maximum over [B, K] is a separate pass. Without it, the norms of the rows must be bounded.
 @pytest.mark.parametrize(
     ("options", "has_maximum"),
     [
@@ -102,14 +105,14 @@ def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
         ({"temperature_teacher": 0.015}, True),
     ],
 )
-def test_rrds_program_has_a_maximum_only_where_rows_may_be_long(options, has_maximum):
+def test_the_program_of_rrd_has_a_maximum_only_if_rows_may_be_long(options, has_maximum):
     mesh = steps.make_mesh("v5e:2x4", chips=1)
     rrd = objectives.create("rrd", **options | {"queue_size": 256})
     images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
     outputs = steps._outputs(networks.create("resnet8", 10), images)
     number = jax.ShapeDtypeStruct((8,), jnp.int32)
     batch = Batch(image=None, label=number, index=number)
-    program = steps._alone(rrd, outputs, outputs, batch, mesh)[0].as_text()
+    program = steps._lower_objective(rrd, outputs, outputs, batch, mesh)[0].as_text()
     assert "exponential" in program
     assert ("applies stablehlo.maximum" in program) == has_maximum
 
@@ -128,34 +131,35 @@ def test_a_collective_in_several_lines_is_counted_once():
         "all-reduce": [["f32[512]", "bf16[3,3,8,8]"]],
         "collective-permute": [["f32[2,8]"]],
     }
-    assert table._described("all-reduce", collectives["all-reduce"]) == ("1 all-reduce, f32[512]")
+    assert table._describe("all-reduce", collectives["all-reduce"]) == ("1 all-reduce, f32[512]")
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """The step's figures, and its program as compiled."""
+    """The figures and the compiled program of the step."""
     folder = tmp_path_factory.mktemp("tpu_aot")
-    done = _run(f"--config={_CONFIG}", "--topologies=v5e:2x4", f"--workdir={folder}")
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    assert (folder / "tpu_aot.md").read_text().strip() in done.stdout
+    process = _run(f"--config={_CONFIG}", "--topologies=v5e:2x4", f"--workdir={folder}")
+    print(process.stdout)
+    assert process.returncode == 0, process.stderr
+    assert not process.stderr
+    assert (folder / "tpu_aot.md").read_text().strip() in process.stdout
     figures = json.loads((folder / "tpu_aot.json").read_text())["steps"][_NAME]
     assert (folder / f"{_NAME}.mlir").exists()
     return figures, (folder / f"{_NAME}.hlo").read_text()
 
 
 @pytest.mark.long
-def test_the_memory_stays_where_it_is_and_so_do_similarities(compiled):
+def test_no_collective_transfers_the_memory_or_similarities(compiled):
     figures, _ = compiled
     arrays = {a for kind in figures["collectives"].values() for arrays in kind for a in arrays}
-    assert "f32[64,128]" in arrays  # the embeddings are gathered
+    # The embeddings are gathered.
+    assert "f32[64,128]" in arrays
     sizes = {int(n) for array in arrays for n in re.findall(r"\d+", array.split("[")[1])}
     assert not sizes & {16384, 16384 // 8}
 
 
 @pytest.mark.long
-def test_a_step_copies_nothing_as_large_as_the_resident_split(compiled):
+def test_a_step_does_not_copy_the_resident_split(compiled):
     figures, program = compiled
     assert _SPLIT < figures["bytes"]["arguments"] < 2 * _SPLIT
     assert figures["bytes"]["temporaries"] < _SPLIT / 10
@@ -165,40 +169,40 @@ def test_a_step_copies_nothing_as_large_as_the_resident_split(compiled):
 
 
 @pytest.mark.long
-def test_flops_are_about_those_of_the_networks(compiled):
+def test_flops_approximate_the_counted_flops_of_the_networks(compiled):
     flops = compiled[0]["flops"]
-    # XLA leaves out products with the padding around images, half of them where images are small.
+    # XLA does not count products with padding, which are half of all products for small images.
     assert 0.5 * flops["counted"] < flops["xla"] < 1.2 * flops["counted"]
     assert compiled[0]["cycles"] > 10_000
     assert compiled[0]["moved"] > 1e6
 
 
 @pytest.mark.long
-def test_programs_are_silent_about_a_libtpu_that_finds_no_chip():
+def test_commands_print_no_warning_of_a_libtpu_without_chips():
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
-    # While another process holds libtpu, it is silent anyway.
+    # If another process uses libtpu, libtpu prints no warning in any case.
     environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     program = (
         "import jax; from rrd_jax.terminal import cli; cli.guard(lambda: print(jax.devices()))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
     )
-    assert "Device" in done.stdout
-    assert not done.stderr
+    assert "Device" in process.stdout
+    assert not process.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--topologies=v5e:2x3x4"], "no topology 'v5e:2x3x4'"),
+        (["--topologies=v5e:2x3x4"], "unknown topology 'v5e:2x3x4'"),
         (["--config=configs/cifar100.py:vgg8"], "'configs/cifar100.py:vgg8' must have one teacher"),
         (["--config=configs/digits.py"], "unknown data set 'digits'"),
     ],
 )
 @pytest.mark.long
-def test_what_cannot_be_compiled_is_one_line(tmp_path, options, message):
-    done = _run("--topologies=v5e:2x4", *options, f"--workdir={tmp_path}")
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().split("\n")) == 1
+def test_steps_that_cannot_be_compiled_give_one_line(tmp_path, options, message):
+    process = _run("--topologies=v5e:2x4", *options, f"--workdir={tmp_path}")
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert len(process.stderr.strip().split("\n")) == 1

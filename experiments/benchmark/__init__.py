@@ -1,1 +1,1 @@
-"""A benchmark of the distillation step beside PyTorch's."""
+"""A benchmark of the distillation step, compared with PyTorch."""

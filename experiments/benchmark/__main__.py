@@ -1,15 +1,15 @@
-"""Times a distillation step beside PyTorch's: one table, of one run on one machine.
+"""Times a distillation step and compares it with PyTorch on one machine.
 
     python -m experiments.benchmark --torch_python=PYTHON
     python -m experiments.benchmark --torch_python=PYTHON --cores=0 --sizes=cifar
 
-PYTHON is an interpreter with torch and torchvision; without one, PyTorch is left out. A reader is a
-process that times one implementation of the step. All readers of a size of images start one after
-the other, compile, and then take turns, round by round. On a GPU, for which rrd_jax is installed
-with its extra cuda13 or cuda12, networks and sets are those of the published pairs; a CPU gets
-small ones, of which only ratios count. PyTorch comes in the variants that its users would try, and
-the fastest of each row counts. The tables go to <workdir>/speed.md, and every figure, as soon as
-there is one, to <workdir>/speed.json.
+PYTHON is an interpreter with torch and torchvision; without it, PyTorch is not measured. A reader
+is a process that times one implementation of the step. All readers for a size of images start one
+after the other, compile, and then take turns, round by round. On a GPU, which needs the extra
+cuda13 or cuda12 of rrd_jax, networks and data sets are those of published pairs. On a CPU they are
+small, and only ratios are meaningful. PyTorch is measured in several common variants; the fastest
+variant of each row counts. The tables are written to <workdir>/speed.md, and all figures, as soon
+as they are measured, to <workdir>/speed.json.
 """
 
 import datetime
@@ -28,26 +28,30 @@ from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli
 
-_TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
+_TORCH = flags.DEFINE_string(
+    "torch_python", "", "Interpreter with torch and torchvision; none if empty."
+)
 _SIZES = flags.DEFINE_list(
     "sizes",
     ["cifar", "imagenet", "transformer", "mobile"],
-    "Two sizes of images, and at the second a ViT that teaches and a MobileNetV3 that learns.",
+    "Rows: two sizes of images; the larger size with a ViT teacher; with a MobileNetV3 student.",
 )
 _PRECISIONS = flags.DEFINE_list(
     "precisions",
     [],
-    "float32, bfloat16, or teacher: bfloat16 for it alone; none for what the processor has.",
+    "float32, bfloat16, or teacher: bfloat16 for the teacher only; empty for what the device has.",
 )
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Images a step; none for what suits the size.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Images per step; empty for the size's.")
 _STEPS = flags.DEFINE_integer(
-    "steps", 0, "The fewest steps a round, in whole epochs; 0 for what suits.", lower_bound=0
+    "steps", 0, "Minimum steps per round, in whole epochs; 0 for the size's.", lower_bound=0
 )
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds over all.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds over all readers.", lower_bound=1)
 _CORES = flags.DEFINE_list(
-    "cores", ["1"], "On a CPU, cores that all share; 0 for all; several for several tables."
+    "cores",
+    ["1"],
+    "Number of cores on a CPU, shared by all readers; 0 for all. Several make several rows.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/speed-benchmark", "Results, and what readers say.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/speed-benchmark", "Folder for results and logs.")
 
 
 def _groups(on_cpu: bool) -> list[Group]:
@@ -60,19 +64,28 @@ def _groups(on_cpu: bool) -> list[Group]:
             for batch_size in batch_sizes:
                 if size.examples and batch_size > size.examples:
                     raise errors.InputError(
-                        f"--batch_sizes has {batch_size}, but the set has {size.examples:,} images"
+                        f"--batch_sizes has {batch_size}, but the data set has {size.examples:,}"
+                        " images; set a smaller batch size"
                     )
                 for precision in precisions:
                     errors.lookup("precision", precision, rows.PRECISIONS)
-                    options = {"steps": _STEPS.value, "torch_python": _TORCH.value}
-                    groups.append(Group(name, size, batch_size, precision, cores=cores, **options))
+                    group = Group(
+                        name,
+                        size,
+                        batch_size,
+                        precision,
+                        steps=_STEPS.value,
+                        cores=cores,
+                        torch_python=_TORCH.value,
+                    )
+                    groups.append(group)
     return groups
 
 
 def _numbers(flag: str, values: Any, *, least: int) -> list[int]:
     for value in map(str, values):
         if not value.isdecimal() or int(value) < least:
-            raise errors.InputError(f"--{flag} has '{value}', but must be from {least} on")
+            raise errors.InputError(f"--{flag} has '{value}'; set integers of at least {least}")
     return list(map(int, values))
 
 
@@ -80,52 +93,60 @@ def _platform() -> str:
     """Returns the platform of both libraries, such as cpu.
 
     Raises:
-      InputError: an interpreter cannot be used, or the two compute on different devices.
+      InputError: an interpreter cannot be used, or the libraries use different devices.
     """
-    ours = machine.run_line(sys.executable, "import jax; print(jax.default_backend())")
+    jax_platform = machine.run_line(sys.executable, "import jax; print(jax.default_backend())")
     if _TORCH.value:
         program = "import torch, torchvision; print('gpu' if torch.cuda.is_available() else 'cpu')"
-        theirs = machine.run_line(_TORCH.value, program)
-        if theirs != ours:
+        torch_platform = machine.run_line(_TORCH.value, program)
+        if torch_platform != jax_platform:
             raise errors.InputError(
-                f"torch of {_TORCH.value} computes on a {theirs}, jax on a {ours}: install both for"
-                " the same device, or hide a GPU from both by CUDA_VISIBLE_DEVICES="
+                f"torch of {_TORCH.value} computes on a {torch_platform}, jax on a {jax_platform};"
+                " install both for one device, or hide the GPU from both by CUDA_VISIBLE_DEVICES="
             )
-    return ours
+    return jax_platform
 
 
 def _text(figures: list[dict[str, Any]], load: float, *, on_cpu: bool) -> str:
-    """The tables, what they say, and where they come from; load is that before the first reader."""
-    known = [ready for group in figures for ready in group["ready"].values()]
-    versions = dict(pair for ready in known for pair in ready["versions"].items())
+    """Returns the tables, their explanation and the origin of the figures.
+
+    Args:
+      figures: `figures` of all groups.
+      load: load of the machine before the first reader.
+      on_cpu: True for a CPU.
+    """
+    reports = [ready for group in figures for ready in group["ready"].values()]
+    versions = dict(pair for ready in reports for pair in ready["versions"].items())
     lines = [
         table.summary(figures),
         "",
-        f"'Ours / fastest PyTorch': how many times as fast our step of {LOSS} is, the median over"
-        f" {_REPEATS.value} rounds in turns, with the least and the most. Of the other figures with"
-        " a stroke the first is ours: what a step holds and takes; compilation and a first epoch,"
-        " for which variants of PyTorch share the kernels that they have in common.",
+        f"'speed ratio to fastest PyTorch': the speed of rrd_jax in a step of {LOSS}, relative to"
+        f" the fastest variant of PyTorch: the median over {_REPEATS.value} alternating rounds,"
+        " with minimum and maximum. In columns with a slash, the first number is that of rrd_jax."
+        " 'peak MB': memory of the state and the step. 'time to ready': compilation and a first"
+        " epoch, for which variants of PyTorch share their common kernels.",
         "",
-        table.readers(figures),
+        table.reader_table(figures),
         "",
-        f"'Ours / it': how many times as fast {LOSS} of ours is, with the teacher as it has it."
-        " A star: the fastest PyTorch. K = 16 384 rows.",
+        f"'rrd_jax / reader': the speed of rrd_jax in a step of {LOSS}, with a live or cached"
+        " teacher as in the row, relative to the reader. A star marks the fastest PyTorch."
+        " K = 16 384 rows.",
         "",
     ]
     for group in figures:
         lines += [f"- {line}" for line in table.remarks(group)]
     lines += [
         "",
-        f"{datetime.date.today()}, {machine.processor(known[0]['device'])}, {os.cpu_count()} cores,"
-        f" {platform.machine()}; Python {platform.python_version()},"
+        f"{datetime.date.today()}, {machine.processor(reports[0]['device'])},"
+        f" {os.cpu_count()} cores, {platform.machine()}; Python {platform.python_version()},"
         f" {', '.join(f'{name} {version}' for name, version in versions.items())}; load {load:.1f}"
-        f" before, {os.getloadavg()[0]:.1f} after, ours included.",
+        f" before, {os.getloadavg()[0]:.1f} after, including the benchmark.",
         "",
         f"    {machine.command('experiments.benchmark')}",
     ]
     if not _TORCH.value:
         names = rows.peers("float32", crops=True, on_cpu=on_cpu)
-        lines += ["", f"Left out, no interpreter given: {'; '.join(names)}."]
+        lines += ["", f"Not measured without --torch_python: {'; '.join(names)}."]
     return "\n".join(lines)
 
 
@@ -137,19 +158,19 @@ def _job() -> None:
     figures = [group.figures for group in groups]
     load = os.getloadavg()[0]
 
-    def keep():
+    def save():
         atomic_write.write_json(workdir / "speed.json", figures)
 
     for group in groups:
-        group.measure(workdir, _REPEATS.value, keep)
+        group.measure(workdir, _REPEATS.value, save)
     text = _text(figures, load, on_cpu=on_cpu)
     atomic_write.write_text(workdir / "speed.md", text + "\n")
-    print(f"\n{text}\n\nkept in {workdir / 'speed.md'} and {workdir / 'speed.json'}")
+    print(f"\n{text}\n\nwritten to {workdir / 'speed.md'} and {workdir / 'speed.json'}")
 
 
 def _main(argv: list[str]) -> None:
     del argv
-    cli.guard(_job, stopped="stopped; what was measured is in speed.json of the workdir")
+    cli.guard(_job, stopped="stopped; finished measurements are in speed.json in the workdir")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A reader of the speed benchmark: a process that compiles a train step and then times it."""
+"""A reader of the speed benchmark: a process that compiles a train step and times it."""
 
 import contextlib
 import json
@@ -13,31 +13,31 @@ _SCRIPTS = pathlib.Path(__file__).parent / "peers"
 
 
 def first_cores(count: int) -> list[int]:
-    """The numbers of so many of the cores that this process may use; 0 for all."""
-    there = sorted(os.sched_getaffinity(0))
-    return there[: count or len(there)]
+    """Returns the numbers of the first `count` cores that this process may use; 0 for all."""
+    available = sorted(os.sched_getaffinity(0))
+    return available[: count or len(available)]
 
 
 class ReaderError(RuntimeError):
-    """A reader has ended early; the message is the line that says why."""
+    """An error for a reader that ended early; the message is a line of its output."""
 
 
 class Reader:
-    """A process that gets ready, and then does what it is asked.
+    """A process that compiles a task's steps and then answers requests.
 
     Args:
-      python: its interpreter.
-      script: a file of peers.
-      task: what to do; becomes the script's argument, as JSON.
-      log: receives what the process writes to stderr.
-      cores: numbers of those that it may use; None for all.
-      kernels: folder of those that torch.compile has made; None for its usual one.
+      python: interpreter of the process.
+      script: a file in peers/.
+      task: the task, which the script gets as a JSON argument.
+      log: file for the standard error output of the process.
+      cores: numbers of the cores that the process may use; None for all.
+      kernels: folder for kernels of torch.compile; None for PyTorch's default.
 
     Attributes:
-      ready: what the process says once it is ready.
+      ready: JSON report of the process once it is ready.
 
     Raises:
-      ReaderError: it ends before it is ready.
+      ReaderError: the process ends before it is ready.
     """
 
     def __init__(
@@ -59,13 +59,14 @@ class Reader:
                 text=True,
                 env={
                     **os.environ,
-                    # Several share a device: none may take its memory beforehand.
+                    # Several readers share a device, so that no reader may reserve its memory.
                     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
                     **({"TORCHINDUCTOR_CACHE_DIR": str(kernels)} if kernels else {}),
                 },
             )
-        with contextlib.suppress(ProcessLookupError):  # it has ended; `_answer` says why
-            # Its threads, which start later, inherit this.
+        # If the process has ended, `_answer` raises an error.
+        with contextlib.suppress(ProcessLookupError):
+            # Threads that the process starts later inherit the cores.
             os.sched_setaffinity(self._process.pid, cores or os.sched_getaffinity(0))
         try:
             self.ready = self._answer()
@@ -74,17 +75,18 @@ class Reader:
             raise
 
     def round(self, case: str) -> float:
-        """Seconds a step of a case, as `ask`."""
-        return self.ask("round", case)["seconds"]
+        """Runs a round of a case and returns the seconds per step; raises as `request`."""
+        return self.request("round", case)["seconds"]
 
-    def ask(self, what: str, case: str = "") -> dict[str, Any]:
-        """The answer to a request, as peers/ours.py lists them.
+    def request(self, kind: str, case: str = "") -> dict[str, Any]:
+        """Sends a request, see peers/ours.py, and returns the answer.
 
         Raises:
-          ReaderError: the process ends instead.
+          ReaderError: the process ends without an answer.
         """
-        with contextlib.suppress(BrokenPipeError):  # the process has ended, and will not answer
-            self._process.stdin.write(f"{what} {case}\n")
+        # If the process has ended, `_answer` raises an error.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{kind} {case}\n")
             self._process.stdin.flush()
         return self._answer()
 
@@ -95,9 +97,10 @@ class Reader:
 
     def _answer(self) -> dict[str, Any]:
         while line := self._process.stdout.readline():
-            if line.startswith("{"):  # whatever else libraries print
+            # Libraries may print other lines.
+            if line.startswith("{"):
                 return json.loads(line)
         code = self._process.wait()
         lines = [line.strip() for line in self._log.read_text().split("\n") if line.strip()]
-        named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-        raise ReaderError((named or lines or [f"exit code {code}"])[-1])
+        exceptions = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        raise ReaderError((exceptions or lines or [f"exit code {code}"])[-1])

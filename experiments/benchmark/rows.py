@@ -1,22 +1,22 @@
-"""What the speed benchmark measures: sizes of images, precisions, and the variants of PyTorch."""
+"""The rows of the speed benchmark: sizes of images, precisions and variants of PyTorch."""
 
 from typing import Any, NamedTuple
 
 from rrd_jax import parallel
 
-OURS, LOSS, CACHED = "rrd_jax", "rrd+kd", ", remembered"
+OURS, LOSS, CACHED = "rrd_jax", "rrd+kd", ", cached"
 
-# Which networks compute in bfloat16; all else is float32 in every row.
+# The networks that compute in bfloat16; everything else is float32 in all rows.
 PRECISIONS = {"float32": [], "bfloat16": ["student", "teacher"], "teacher": ["teacher"]}
 
 
 class Variant(NamedTuple):
-    """A way to run the step in PyTorch.
+    """A variant of the step in PyTorch.
 
     Attributes:
-      name: of peers/torch_peer.py.
+      name: name in peers/torch_peer.py.
       layout: "contiguous" or "channels_last".
-      first_only: whether a CPU leaves it out where the precision is not float32.
+      first_only: True to omit the variant on CPUs if the precision is not float32.
     """
 
     name: str
@@ -24,8 +24,9 @@ class Variant(NamedTuple):
     first_only: bool = False
 
 
-# What a user of PyTorch would try; the fastest is marked in each row. NCHW is PyTorch's layout,
-# NHWC its channels_last, for which alone a CPU compiles bfloat16: each takes half a minute.
+# Common variants of PyTorch; the tables mark the fastest. NCHW is PyTorch's default layout, NHWC is
+# channels_last. On a CPU, bfloat16 is compiled only for NHWC, because each compilation takes half a
+# minute.
 _VARIANTS = {
     "torch, eager, NCHW": Variant("eager", "contiguous"),
     "torch, eager, NHWC": Variant("eager", "channels_last"),
@@ -36,19 +37,19 @@ _VARIANTS = {
 
 
 class Size(NamedTuple):
-    """Images, and the networks for them.
+    """A size of images, and networks for this size.
 
     Attributes:
-      config: the file with the recipe.
-      teacher: a network's name.
-      student: a network's name.
+      config: config file with the recipe.
+      teacher: name of the teacher's network.
+      student: name of the student's network.
       side: height and width of the images.
-      classes: C.
-      examples: N; 0 for `epoch` batches.
-      epoch: steps of an epoch, where `examples` is 0.
-      batch_sizes: the default of --batch_sizes.
-      steps: the default of --steps.
-      crops: whether the step crops and flips; otherwise the host has done it.
+      classes: number of classes C.
+      examples: number of images N; 0 for `epoch` batches.
+      epoch: number of steps per epoch if `examples` is 0.
+      batch_sizes: default of --batch_sizes.
+      steps: default of --steps.
+      crops: True if the step crops and flips images; otherwise the host does.
     """
 
     config: str
@@ -79,42 +80,47 @@ _SMALL = {
     "transformer": Size(_IMAGENET, _VIT, "resnet18", 96, 1000, 0, 2, (8,), 4, crops=False),
     "mobile": Size(_IMAGENET, "resnet34", _MOBILE, 96, 1000, 0, 2, (8,), 4, crops=False),
 }
-QUEUE_SIZE = 16_384  # the published K, in the small rows too
+# The published K, also for the small networks of CPUs.
+QUEUE_SIZE = 16_384
 
 
 def sizes(on_cpu: bool) -> dict[str, Size]:
-    """By name; a CPU gets small networks and sets."""
+    """Returns the sizes by name; a CPU gets small networks and data sets."""
     return _SMALL if on_cpu else _FULL
 
 
 def precisions(on_cpu: bool) -> list[str]:
-    """The default of --precisions: bfloat16 only where the processor has instructions for it."""
+    """Returns the default of --precisions, with bfloat16 if the device has instructions for it."""
     return ["float32", *(["bfloat16"] if not on_cpu or parallel.has_fast_bfloat16() else [])]
 
 
 def cases(crops: bool) -> list[str]:
-    """Of our reader: losses, with a teacher that runs and, where there are views, remembered."""
+    """Returns the cases of the reader of rrd_jax: losses with a live and a cached teacher.
+
+    Args:
+      crops: see `peers`.
+    """
     live = ["ce+kd", LOSS]
     return live + ([f"{method}{CACHED}" for method in live] if crops else [])
 
 
 def peers(precision: str, *, crops: bool, on_cpu: bool) -> dict[str, dict[str, Any]]:
-    """By name, what each variant of PyTorch is told beside the task.
+    """Returns the options of each variant of PyTorch, which are added to the task, by name.
 
     Args:
-      precision: a name of PRECISIONS.
-      crops: whether the step crops; only then has the teacher a limited number of views, which a
-        table can hold.
-      on_cpu: whether it is for a CPU, on which compiling is most of the time.
+      precision: a name in PRECISIONS.
+      crops: True if the step crops images. Only then is the number of views limited, so that the
+        teacher can be cached.
+      on_cpu: True for a CPU, on which compilation takes most of the time.
     """
-    told = {}
+    options = {}
     for name, variant in _VARIANTS.items():
         if variant.first_only and on_cpu and precision != "float32":
             continue
-        remembered = [f"{LOSS}{CACHED}"] if crops else []
-        told[name] = {
+        cached = [f"{LOSS}{CACHED}"] if crops else []
+        options[name] = {
             "variant": variant.name,
             "layout": variant.layout,
-            "cases": [LOSS, *remembered],
+            "cases": [LOSS, *cached],
         }
-    return told
+    return options

@@ -1,4 +1,4 @@
-"""The tables and the remarks of the speed benchmark, from its figures."""
+"""The tables and remarks of the speed benchmark."""
 
 import statistics
 from typing import Any
@@ -9,32 +9,36 @@ from rrd_jax.terminal import tables
 
 
 def summary(groups: list[dict[str, Any]]) -> str:
-    """A row for each group and teacher: ours beside the fastest PyTorch there is.
+    """Returns a table that compares rrd_jax with the fastest PyTorch, by group and teacher.
 
-    Ours with a teacher remembered stands beside the fastest PyTorch with a table like it, and
-    beside the fastest that runs its teacher.
+    rrd_jax with a cached teacher is compared with the fastest PyTorch with a cached teacher, and
+    with the fastest PyTorch that runs its teacher.
 
     Args:
-      groups: `Group.figures`.
+      groups: `figures` of groups.
     """
-    header = ["images", "batch", "precision", "cores", "teacher, ours / theirs"]
-    header += ["ours / fastest PyTorch", "rounds", "which"]
-    header += ["MB at the peak", "ready after", "images/s", "ms a step"]
+    header = ["images", "batch", "precision", "cores", "teacher, rrd_jax / PyTorch"]
+    header += ["speed ratio to fastest PyTorch", "min to max", "fastest variant"]
+    header += ["peak MB", "time to ready", "images/s", "ms per step"]
     rows = []
     for group in groups:
-        for ours, theirs in ((LOSS, LOSS), (LOSS + CACHED, LOSS), (LOSS + CACHED, LOSS + CACHED)):
-            if f"{OURS}: {ours}" in group["seconds"]:
-                rows.append(_beside(group, ours, theirs))
+        for case, peer_case in (
+            (LOSS, LOSS),
+            (LOSS + CACHED, LOSS),
+            (LOSS + CACHED, LOSS + CACHED),
+        ):
+            if f"{OURS}: {case}" in group["seconds"]:
+                rows.append(_comparison(group, case, peer_case))
     return tables.markdown(header, rows)
 
 
-def _beside(group: dict[str, Any], ours: str, theirs: str) -> list[Any]:
-    """Ours of one case beside the fastest peer's of a case."""
-    peer = fastest(group, theirs)
-    keys = [f"{OURS}: {ours}", *([f"{peer}: {theirs}"] if peer else [])]
+def _comparison(group: dict[str, Any], case: str, peer_case: str) -> list[Any]:
+    """Returns a row that compares a case of rrd_jax with a case of the fastest peer."""
+    peer = fastest(group, peer_case)
+    keys = [f"{OURS}: {case}", *([f"{peer}: {peer_case}"] if peer else [])]
     ratios = _ratios(group, keys[-1], keys[0]) if peer else []
     teacher = " / ".join(
-        "remembered" if case.endswith(CACHED) else "runs" for case in (ours, theirs)
+        "cached" if name.endswith(CACHED) else "runs" for name in (case, peer_case)
     )
     return [
         *_images(group),
@@ -49,10 +53,11 @@ def _beside(group: dict[str, Any], ours: str, theirs: str) -> list[Any]:
     ]
 
 
-def readers(groups: list[dict[str, Any]]) -> str:
-    """A row for each reader and case; the fastest PyTorch of each is marked by a star."""
-    header = ["images", "batch", "precision", "cores", "reader", "loss", "teacher", "ours / it"]
-    header += ["rounds", "MB at the peak", "ready after", "images/s", "ms a step"]
+def reader_table(groups: list[dict[str, Any]]) -> str:
+    """Returns a table of all readers and cases; a star marks the fastest PyTorch of each case."""
+    header = ["images", "batch", "precision", "cores", "reader", "loss", "teacher"]
+    header += ["rrd_jax / reader", "min to max", "peak MB", "time to ready", "images/s"]
+    header += ["ms per step"]
     rows = []
     for group in groups:
         rows += [_row(group, key) for key in group["seconds"]]
@@ -65,7 +70,7 @@ def readers(groups: list[dict[str, Any]]) -> str:
 def _row(group: dict[str, Any], key: str) -> list[Any]:
     name, _, case = key.partition(": ")
     method, _, is_cached = case.partition(", ")
-    teacher = "-" if method == "ce" else "remembered" if is_cached else "runs"
+    teacher = "-" if method == "ce" else "cached" if is_cached else "runs"
     ratios = _ratios(group, key, f"{OURS}: {LOSS}{CACHED if is_cached else ''}")
     mark = " *" if name == fastest(group, case) else ""
     row = [*_images(group), name + mark, method, teacher, f"{statistics.median(ratios):.2f}"]
@@ -80,9 +85,9 @@ def _images(group: dict[str, Any]) -> list[Any]:
 
 
 def _ratios(group: dict[str, Any], key: str, reference: str) -> list[float]:
-    """By round, the time of a reader's case over that of a reference."""
+    """Returns the time of a reader's case divided by the time of a reference, by round."""
     rounds = zip(group["seconds"][key], group["seconds"][reference], strict=False)
-    return [seconds / in_reference for seconds, in_reference in rounds]
+    return [seconds / reference_seconds for seconds, reference_seconds in rounds]
 
 
 def _spread(ratios: list[float]) -> str:
@@ -90,9 +95,9 @@ def _spread(ratios: list[float]) -> str:
 
 
 def _pair(group: dict[str, Any], keys: list[str], figure: Any, unit: str) -> str:
-    """A figure of each key, such as "12 / 15 s"; a dash where it is not known."""
-    shown = [figure(group, key) for key in keys]
-    return f"{' / '.join(shown)} {unit if set(shown) != {'-'} else ''}".strip()
+    """Returns the figures of keys, such as "12 / 15 s"; a dash stands for a missing figure."""
+    figures = [figure(group, key) for key in keys]
+    return f"{' / '.join(figures)} {unit if set(figures) != {'-'} else ''}".strip()
 
 
 def _megabytes(group: dict[str, Any], key: str) -> str:
@@ -114,7 +119,7 @@ def _milliseconds(group: dict[str, Any], key: str) -> str:
 
 
 def remarks(group: dict[str, Any]) -> list[str]:
-    """Returns failures of peers, and how peers launch their steps."""
+    """Returns remarks about failures of peers, and about peers with unusual launches of steps."""
     task = group["task"]
     label = f"{group['size']}, batch {task['batch_size']}, {group['precision']}"
     lines = [f"{label}: {name} failed: {reason}" for name, reason in group["failed"].items()]

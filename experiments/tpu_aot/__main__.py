@@ -1,11 +1,11 @@
-"""Compiles the train steps for TPUs, without one: memory, collectives and FLOPs of a chip.
+"""Compiles train steps for TPUs on a machine without TPUs: memory, collectives and FLOPs per chip.
 
     python -m experiments.tpu_aot
     python -m experiments.tpu_aot --config=configs/cifar100.py:vgg13-vgg8 --topologies=v5e:2x4
 
-libtpu's ahead-of-time compiler makes the programs that the chips would run. The table goes to
-<workdir>/tpu_aot.md, its values to <workdir>/tpu_aot.json, and each program to <workdir>: the
-compiler's input (.mlir) and output (.hlo).
+libtpu's ahead-of-time compiler produces the programs that the chips would run. The table is written
+to <workdir>/tpu_aot.md, its values to <workdir>/tpu_aot.json, and the compiler's input (.mlir) and
+output (.hlo) for each program to <workdir>.
 """
 
 import importlib.metadata
@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # of this process; the compiler is asked for TPUs by name
+# This process computes on the CPU; the compiler gets the names of TPU topologies.
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 from absl import app, flags
 
@@ -27,17 +28,21 @@ from rrd_jax.terminal import cli
 _CONFIGS = flags.DEFINE_multi_string(
     "config",
     ["configs/cifar100.py:vgg13-vgg8", "configs/imagenet_r34_r18.py"],
-    "A file of configs/ with a teacher, options behind a colon; may be repeated.",
+    "Config file with a teacher, as FILE or FILE:STRING; may be repeated.",
 )
-_TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:2x4", "v5p:2x2x1"], "Chips, as libtpu names.")
+_TOPOLOGIES = flags.DEFINE_list(
+    "topologies", ["v5e:2x4", "v5p:2x2x1"], "Topologies in libtpu's names."
+)
 _MEMORY = flags.DEFINE_integer(
-    "memory", 2**20, "Rows of a memory that RRD alone, of 256 images, walks on one chip; 0: not."
+    "memory",
+    2**20,
+    "Rows of the memory in a step of RRD alone with 256 images, on one chip; 0 for no such step.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/tpu-aot", "Programs and results.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/tpu-aot", "Folder for programs and results.")
 
 
 def measure(step: Step, folder: pathlib.Path) -> dict[str, Any]:
-    """Compiles a step, keeps both its programs in a folder, and returns its figures for a chip."""
+    """Compiles a step, writes its programs to a folder, and returns its figures for one chip."""
     start = time.monotonic()
     compiled = step.lowered.compile()
     seconds, program = time.monotonic() - start, compiled.as_text()
@@ -46,7 +51,8 @@ def measure(step: Step, folder: pathlib.Path) -> dict[str, Any]:
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     parts = {
         "arguments": memory.argument_size_in_bytes,
-        "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,  # the others
+        # Outputs that do not reuse the memory of an argument.
+        "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "program": memory.generated_code_size_in_bytes,
     }
@@ -86,12 +92,12 @@ def _job() -> None:
     text = f"{table.summary(results)}\n\n{listed}."
     atomic_write.write_text(folder / "tpu_aot.md", text + "\n")
     atomic_write.write_json(folder / "tpu_aot.json", {"versions": versions, "steps": results})
-    print(f"\n{text}\n\nkept in {folder / 'tpu_aot.md'} and {folder / 'tpu_aot.json'}")
+    print(f"\n{text}\n\nwritten to {folder / 'tpu_aot.md'} and {folder / 'tpu_aot.json'}")
 
 
 def _main(argv: list[str]) -> None:
     del argv
-    cli.guard(_job, stopped="stopped; nothing is kept but the programs")
+    cli.guard(_job, stopped="stopped; only programs were written")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train steps, traced for TPUs that need not exist."""
+"""Train steps that are traced for TPUs, which need not exist."""
 
 import importlib.util
 import math
@@ -19,19 +19,20 @@ from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job
 from rrd_jax.training.step import Split
 
-# Images for training, and classes. All are in colour.
+# Number of training images and of classes; all images are RGB.
 _SETS = {"cifar100": (50_000, 100), "imagenet2012": (1_281_167, 1000)}
 
 
 class Step(NamedTuple):
-    """A step that is traced, not compiled yet.
+    """A lowered step that is not compiled yet.
 
     Attributes:
-      name: of its files.
-      lowered: by JAX, for the mesh.
-      mesh: of a topology's chips.
-      batch_size: images a step.
-      flops: of the networks' convolutions and matrices, or of the loss's, in a step on all chips.
+      name: name of the files.
+      lowered: the lowered step for the mesh.
+      mesh: chips of a topology.
+      batch_size: images per step.
+      flops: FLOPs of a step on all chips: convolutions and products of the networks, or of the
+        loss.
     """
 
     name: str
@@ -42,33 +43,39 @@ class Step(NamedTuple):
 
 
 def make_mesh(topology: str, chips: int | None = None) -> jax.sharding.Mesh:
-    """The mesh of a run on all, or the first, chips of a topology.
+    """Returns the mesh of a run on the chips of a topology.
+
+    Args:
+      topology: libtpu's name of the topology.
+      chips: number of chips, the first ones; None for all.
 
     Raises:
-      InputError: libtpu is missing, or does not know the topology.
+      InputError: libtpu is missing or does not support the topology.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise errors.InputError(
-            "libtpu is not installed; pip install -e '.[test]' has it, on Linux x86_64"
+            "libtpu is not installed; on Linux x86_64, run pip install -e '.[test]'"
         )
-    # No chip is used: nobody need wait for another process that has libtpu.
+    # No chip is used, so that several processes may load libtpu.
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).split("\n")[0]
-        raise errors.InputError(f"no topology '{topology}', such as v5e:2x4: {reason}") from error
+        raise errors.InputError(
+            f"unknown topology '{topology}' ({reason}); set a topology such as v5e:2x4"
+        ) from error
     return parallel.make_mesh(list(devices)[:chips])
 
 
-def parse_job(named: str) -> Job:
-    """The job of a config file with options behind a colon, for TPUs."""
-    path, _, argument = named.partition(":")
+def parse_job(config_file: str) -> Job:
+    """Returns the job of a config file, FILE or FILE:STRING, parsed for TPUs."""
+    path, _, argument = config_file.partition(":")
     config = runpy.run_path(path)["get_config"](argument)
     config.baseline = bool(config.teacher.model)
     plan = parse(config, platform="tpu")
     if len(plan.teachers) != 1:
-        raise errors.InputError(f"'{named}' must have one teacher; name a pair TEACHER-STUDENT")
+        raise errors.InputError(f"'{config_file}' must have one teacher; set FILE:TEACHER-STUDENT")
     return plan
 
 
@@ -77,10 +84,10 @@ def train_step(plan: Job, mesh: jax.sharding.Mesh) -> Step:
 
     Args:
       plan: a job with one teacher, parsed for a TPU.
-      mesh: of a topology's chips.
+      mesh: chips of a topology.
 
     Raises:
-      InputError: the size of the data set is not known here, or the batch does not fit the mesh.
+      InputError: the data set is not in `_SETS`, or the batch cannot be split over the mesh.
     """
     part = plan.student
     training, source = part.training, part.source
@@ -89,7 +96,8 @@ def train_step(plan: Job, mesh: jax.sharding.Mesh) -> Step:
     parallel.check_batch(mesh, size, training.accumulate)
     student_recipe = recipe.create(training, num_classes, examples)
     teacher = plan.teachers[0].network.create(num_classes)
-    resident = not source.crops_on_host  # both sets, where it may be
+    # Images of both data sets are resident unless the host crops them.
+    resident = not source.crops_on_host
     built = program.build(
         student_recipe, mesh, image_shape, examples // size, resident=resident, teacher=teacher
     )
@@ -97,10 +105,10 @@ def train_step(plan: Job, mesh: jax.sharding.Mesh) -> Step:
         lambda key: fold.fold(teacher, networks.init(teacher, key, image_shape), image_shape),
         built.abstract.key,
     )
-    variables = _placed(variables, parallel.replicated(mesh))
+    variables = _with_sharding(variables, parallel.replicated(mesh))
     batch = _step_input(mesh, examples, size, image_shape, resident=resident)
     step = built.train_steps or built.train_step
-    # Backwards, each product has two gradients.
+    # In the backward pass, each product has two gradients.
     macs = 3 * networks.summarize(student_recipe.student, image_shape).macs
     macs += networks.summarize(teacher, image_shape).macs
     lowered = step.lower(built.abstract, variables, batch)
@@ -115,7 +123,7 @@ def _step_input(
     *,
     resident: bool,
 ) -> Split | Batch:
-    """What a step is given, as shapes: a resident split or a batch of a streamed one."""
+    """Returns the shapes of a step's input: a resident split, or a batch of a streamed split."""
     by_example = parallel.split(mesh)
     if not resident:
         return Batch(
@@ -123,21 +131,29 @@ def _step_input(
             label=_abstract((size,), jnp.int32, by_example),
             index=_abstract((size,), jnp.int32, by_example),
         )
-    everywhere = parallel.replicated(mesh)
+    replicated = parallel.replicated(mesh)
     return Split(
-        image=_abstract((examples, math.prod(image_shape)), jnp.uint8, everywhere),
-        label=_abstract((examples,), jnp.int32, everywhere),
+        image=_abstract((examples, math.prod(image_shape)), jnp.uint8, replicated),
+        label=_abstract((examples,), jnp.int32, replicated),
         order=_abstract((examples // size, size), jnp.int32, parallel.split(mesh, axis=1)),
     )
 
 
 def memory_step(mesh: jax.sharding.Mesh, rows: int, batch_size: int = 256) -> Step:
-    """RRD alone, with its gradients, between networks of 512 features such as ResNet-34 and 18."""
+    """Lowers the loss and gradients of RRD alone, for embeddings of 512 features as in ResNet-18.
+
+    Args:
+      mesh: chips of a topology.
+      rows: rows of the memory.
+      batch_size: number of images.
+    """
     rrd = objectives.create("rrd", queue_size=rows)
-    images = jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32)  # of any size
+    # The size of the images does not matter.
+    images = jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32)
     outputs = _outputs(networks.create("resnet18", 1000), images)
-    lowered, state = _alone(rrd, outputs, outputs, None, mesh)  # a queue reads nothing of the batch
-    # Student and teacher: similarities, and the mean row that is the gradient's direction.
+    # With a queue, the objective reads no fields of the batch.
+    lowered, state = _lower_objective(rrd, outputs, outputs, None, mesh)
+    # Products of the student and the teacher: the similarities, and the mean rows in the gradient.
     flops = 4 * 2 * batch_size * state.memory.rows.size
     return Step(f"rrd-alone-memory-{rows}", lowered, mesh, batch_size, flops)
 
@@ -146,24 +162,24 @@ def _outputs(network: networks.Network, images: jax.ShapeDtypeStruct) -> Any:
     return jax.eval_shape(network.init_with_output, jax.random.key(0), images)[0]
 
 
-def _alone(
+def _lower_objective(
     objective: objectives.Objective, student: Any, teacher: Any, batch: Batch | None, mesh: Any
 ) -> tuple[jax.stages.Lowered, objectives.ObjectiveState]:
-    """An objective's loss, its gradients and its next memory, for Outputs; and its state."""
-    # A gradient of zeros for maps that are not compared would cost more than the loss.
-    read = ("logits", "embedding", *(("maps", "preactivations") * objective.needs_maps))
+    """Lowers an objective with its gradients and next memory; also returns the shapes of its state."""
+    # Zero gradients for maps that the objective does not compare would cost more than the loss.
+    fields = ("logits", "embedding", *(("maps", "preactivations") * objective.needs_maps))
 
     def step(memory, state, student, teacher, batch):
         def mean(params, parts):
-            carried = state._replace(params=params, memory=memory)
-            losses, moved = objective.loss(carried, student._replace(**parts), teacher, batch)
-            return jnp.mean(losses), moved
+            current = state._replace(params=params, memory=memory)
+            losses, next_memory = objective.loss(current, student._replace(**parts), teacher, batch)
+            return jnp.mean(losses), next_memory
 
-        parts = {name: getattr(student, name) for name in read}
+        parts = {name: getattr(student, name) for name in fields}
         return jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(state.params, parts)
 
     state = jax.eval_shape(lambda: objective.init(jax.random.key(0), student, teacher))
-    state, *outputs = _placed((state, student, teacher), parallel.replicated(mesh))
+    state, *outputs = _with_sharding((state, student, teacher), parallel.replicated(mesh))
     lowered = jax.jit(step, donate_argnums=0).lower(
         state.memory, state._replace(memory=()), *outputs, batch
     )
@@ -176,5 +192,5 @@ def _abstract(
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+def _with_sharding(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     return jax.tree.map(lambda leaf: _abstract(leaf.shape, leaf.dtype, sharding), tree)

@@ -1,4 +1,4 @@
-"""What compiled TPU programs say of themselves: their collectives, and a table of their figures."""
+"""Figures of compiled TPU programs: collectives, estimated cycles and a summary table."""
 
 import math
 import re
@@ -6,7 +6,8 @@ from typing import Any
 
 from rrd_jax.terminal import tables
 
-_HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}  # GB a chip
+# GB per chip.
+_HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
 _COLLECTIVE = re.compile(
     r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
@@ -14,11 +15,11 @@ _ARRAY = re.compile(r"\b[a-z]+[a-z\d]*\[[\d,]*\]")
 
 
 def collectives(text: str) -> dict[str, list[list[str]]]:
-    """By kind, the arrays that each collective of an HLO module returns, as ["f32[64,128]"]."""
+    """Returns the arrays of each collective of an HLO module, such as ["f32[64,128]"], by kind."""
     arrays: dict[str, dict[str, list[str]]] = {}
     for line in text.split("\n"):
         if match := _COLLECTIVE.search(line):
-            # A collective that is fused with a product is in several lines, of the same channel.
+            # A collective that is fused with a product has several lines with one channel.
             channel = re.search(r"channel_id=(\d+)", line)
             by_channel = arrays.setdefault(match[2], {})
             by_channel[channel[0] if channel else line] = _ARRAY.findall(match[1])
@@ -26,16 +27,16 @@ def collectives(text: str) -> dict[str, list[list[str]]]:
 
 
 def cycles(text: str) -> int:
-    """What XLA expects the instructions of an HLO module to take, one after the other.
+    """Returns XLA's estimate of the cycles of an HLO module's instructions, run in sequence.
 
-    A guess of the compiler, good for choosing between two ways to write the same: a loop's body
-    counts once, and nothing is said of what runs side by side.
+    The estimate serves to compare two ways of writing a program. The body of a loop counts once,
+    and parallel execution is not considered.
     """
     return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
 
 
 def summary(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each step; sizes and FLOPs are of one chip."""
+    """Returns a table with a row for each step; sizes and FLOPs are those of one chip."""
     header = (
         "step",
         "chips",
@@ -47,11 +48,11 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
         "temporaries",
         "program",
         "GFLOP by XLA",
-        "counted",
+        "GFLOP counted",
         "MB moved",
-        "Mcycles guessed",
+        "estimated Mcycles",
         "collectives: number, largest array",
-        "compiled in s",
+        "compilation, s",
     )
     rows = []
     for name, figures in results.items():
@@ -67,14 +68,14 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
                 f"{figures['flops']['counted'] / 1e9:.1f}",
                 f"{figures['moved'] / 1e6:.0f}",
                 f"{figures['cycles'] / 1e6:.2f}",
-                "; ".join(_described(*item) for item in figures["collectives"].items()) or "-",
+                "; ".join(_describe(*item) for item in figures["collectives"].items()) or "-",
                 f"{figures['seconds']:.0f}",
             )
         )
     return tables.markdown(header, rows)
 
 
-def _described(kind: str, returned: list[list[str]]) -> str:
+def _describe(kind: str, returned: list[list[str]]) -> str:
     largest = max((array for arrays in returned for array in arrays), key=_bytes)
     return f"{len(returned)} {kind}, {largest}"
 

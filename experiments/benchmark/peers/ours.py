@@ -1,11 +1,11 @@
-"""Times our train step, compiled and fed as in a run; experiments.benchmark starts this program.
+"""Times the train step of rrd_jax, compiled and fed as in a run, for experiments.benchmark.
 
-The argument is a task as JSON. The first line of output is JSON too: it says that all cases of the
-task are compiled and warm. From then on each line of input is a request, and the program answers
-with a line of JSON:
+The argument is a task as JSON. Once all cases of the task are compiled and warm, the program prints
+a report, a line of JSON. Each line of input is then a request, and the program answers with a line
+of JSON:
 
-    round CASE  makes the task's epochs; seconds a step
-    bytes CASE  at the peak of an epoch
+    round CASE  runs the task's epochs and returns the seconds per step
+    bytes CASE  returns the peak memory of an epoch
 """
 
 import dataclasses
@@ -31,11 +31,12 @@ from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job
 
 _ROOT = pathlib.Path(__file__).parents[3]
-_SHOWN = 16  # images whose views a CPU's teacher looks at
+# On a CPU, the teacher computes the views of this number of images only.
+_CPU_IMAGES = 16
 
 
 class _Setting:
-    """What all cases share: random images, the teacher and its cached embeddings."""
+    """Objects that all cases share: random images, the teacher and its cached embeddings."""
 
     def __init__(self, task: dict[str, Any]):
         self.task, self.mesh = task, parallel.make_mesh(jax.devices()[:1])
@@ -53,7 +54,7 @@ class _Setting:
             self.embeddings, self.fill_seconds = _embed(self.teacher, images)
 
     def job(self, method: str) -> Job:
-        """The job of the task's config, with a method's objectives."""
+        """Returns the job of the task's config with a method's objectives."""
         task = self.task
         get_config = runpy.run_path(str(_ROOT / task["config"]))["get_config"]
         config = get_config(f"{task['teacher']}-{task['student']},{method}")
@@ -65,13 +66,13 @@ class _Setting:
         return parse(config)
 
     def recipe(self, method: str) -> recipe.Recipe:
-        """The recipe of the method's student."""
+        """Returns the recipe of the method's student."""
         examples = len(self.dataset.train)
         return recipe.create(self.job(method).student.training, self.task["classes"], examples)
 
 
 def _random_images(task: dict[str, Any]) -> data.Dataset:
-    """A resident data set of random images."""
+    """Returns a resident data set of random images."""
     examples, side = task["examples"], task["side"]
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (examples, side, side, 3), np.uint8)
@@ -82,20 +83,28 @@ def _random_images(task: dict[str, Any]) -> data.Dataset:
 
 
 def _embed(teacher: FrozenNetwork, images: np.ndarray) -> tuple[dict[str, Any], float]:
-    """The embeddings that a step reads in the teacher's place, and what all cost in seconds.
+    """Returns the teacher's cached embeddings, and the seconds that the cache of all images costs.
 
-    A run keeps them on disk too. A CPU shows some images, and takes their embeddings for all.
+    A run also stores the embeddings on disk. On a CPU, the embeddings of some images are repeated
+    for all images.
     """
-    shown = images[:_SHOWN] if jax.default_backend() == "cpu" else images
+    computed = images[:_CPU_IMAGES] if jax.default_backend() == "cpu" else images
     augment = teacher.training.augment
     summary = networks.summarize(teacher.network, teacher.dataset.image_shape)
     width = summary.outputs.embedding.shape[-1]
-    table = np.empty((len(shown), augment.views, width), teacher.network.dtype)
-    index, start = np.arange(len(shown)), time.perf_counter()
-    given = (teacher.dataset.train, augment, teacher.mesh, index, table.__setitem__)
-    fill_cache.fill(teacher.network, teacher.folded, *given)
-    seconds = (time.perf_counter() - start) * len(images) / len(shown)
-    times = -(-len(images) // len(shown))
+    table = np.empty((len(computed), augment.views, width), teacher.network.dtype)
+    index, start = np.arange(len(computed)), time.perf_counter()
+    fill_cache.fill(
+        teacher.network,
+        teacher.folded,
+        teacher.dataset.train,
+        augment,
+        teacher.mesh,
+        index,
+        table.__setitem__,
+    )
+    seconds = (time.perf_counter() - start) * len(images) / len(computed)
+    times = -(-len(images) // len(computed))
     table = np.tile(table.reshape(-1, width), (times, 1))
     table = jax.device_put(table, parallel.split(teacher.mesh))
     head = networks.head(teacher.network, teacher.variables, teacher.dataset.image_shape)
@@ -103,17 +112,17 @@ def _embed(teacher: FrozenNetwork, images: np.ndarray) -> tuple[dict[str, Any], 
 
 
 class _Case:
-    """The steps of a run, without its tests and checkpoints, compiled and warm.
+    """The compiled and warm steps of a run, without tests and checkpoints.
 
     Attributes:
-      start: seconds until it was warm.
+      start: seconds until the steps were warm.
     """
 
     def __init__(self, setting: _Setting, name: str):
         start = time.perf_counter()
         method, _, is_cached = name.partition(", ")
         plan, teacher = setting.recipe(method), None if method == "ce" else setting.teacher
-        # The benchmark decides when it ends.
+        # The benchmark determines the number of steps.
         training = dataclasses.replace(plan.training, epochs=sys.maxsize)
         plan = dataclasses.replace(plan, training=training)
         self._log_every = training.log_every
@@ -132,11 +141,11 @@ class _Case:
         self._teacher = setting.embeddings if is_cached else teacher and teacher.folded
         length = self._program.length
         self._calls = loop.dispatches(plan, setting.dataset, setting.mesh, length, start=0)
-        self.make_epochs(1)
+        self.run_epochs(1)
         self.start = time.perf_counter() - start
 
-    def make_epochs(self, count: int) -> int:
-        """Looks at the losses as often as a run does; returns the number of steps."""
+    def run_epochs(self, count: int) -> int:
+        """Runs epochs, fetching losses as often as a run, and returns the number of steps."""
         steps, step, pending, waiting = count * self._steps_per_epoch, 0, [], 0
         while step < steps:
             length, self._batch = next(self._calls)
@@ -151,27 +160,28 @@ class _Case:
         return steps
 
     def bytes(self) -> int | None:
-        """At the peak of an epoch: what the case holds, and what a step adds to it.
+        """Returns the peak memory of an epoch: the arrays of the case, and the memory of a step.
 
-        On a CPU that is what resident memory grows by, as the peer has it; elsewhere what XLA says.
+        On a CPU, the memory of a step is the growth of resident memory, as for the peer; elsewhere
+        it is XLA's figure.
         """
-        held = jax.tree.leaves((self._state, self._teacher, self._batch))
-        held_bytes = sum(leaf.nbytes for leaf in held)
+        arrays = jax.tree.leaves((self._state, self._teacher, self._batch))
+        array_bytes = sum(leaf.nbytes for leaf in arrays)
         if jax.default_backend() == "cpu":
-            growth = resident_memory.growth(lambda: self.make_epochs(1))
-            return growth and growth + held_bytes
+            growth = resident_memory.growth(lambda: self.run_epochs(1))
+            return growth and growth + array_bytes
         train = self._program.train_steps or self._program.train_step
         compiled = train.lower(self._state, self._teacher, self._batch).compile()
-        return held_bytes + compiled.memory_analysis().temp_size_in_bytes
+        return array_bytes + compiled.memory_analysis().temp_size_in_bytes
 
 
 def _answer(request: str, cases: dict[str, _Case], task: dict[str, Any]) -> dict[str, Any]:
-    what, _, name = request.partition(" ")
+    kind, _, name = request.partition(" ")
     case = cases[name]
-    if what == "bytes":
+    if kind == "bytes":
         return {"bytes": case.bytes()}
     start = time.perf_counter()
-    steps = case.make_epochs(task["epochs"])
+    steps = case.run_epochs(task["epochs"])
     return {"seconds": (time.perf_counter() - start) / steps}
 
 

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes beyond what its process holds already; stands alone."""
+"""Measures the growth of resident memory during a call; needs only the standard library."""
 
 import contextlib
 import ctypes
@@ -9,11 +9,17 @@ _STATUS, _CLEAR = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/cl
 
 
 def growth(work: Callable[[], object]) -> int | None:
-    """Bytes by which resident memory grows during some work; None where Linux does not say it."""
+    """Returns the bytes by which resident memory grows during a call; None if Linux reports none.
+
+    Args:
+      work: called without arguments.
+    """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is not to hide what is taken
+        # Freed memory that is still resident would reduce the growth.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     try:
-        _CLEAR.write_text("5")  # the peak begins anew
+        # Resets the peak of resident memory.
+        _CLEAR.write_text("5")
         before = _status("VmRSS")
         work()
         return max(0, _status("VmHWM") - before)

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PAD = 4
-_PLACES = 2 * PAD + 1
-VIEWS = _PLACES**2 * 2
+_OFFSETS = 2 * PAD + 1
+VIEWS = _OFFSETS**2 * 2
 _MEAN, _STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 
@@ -14,10 +14,10 @@ class Images:
     """A training split on the device, and the order of an epoch.
 
     Args:
-      images: [N, H, W, 3] uint8.
-      labels: [N].
+      images: uint8 [N, H, W, 3].
+      labels: labels [N].
       batch_size: B.
-      crops: whether a step crops and flips.
+      crops: True if a step crops and flips images.
       layout: memory format of the batches.
     """
 
@@ -39,28 +39,28 @@ class Images:
         self.factor, self.shift = 1 / (255 * std), -mean / std
 
     def shuffle(self) -> None:
-        """Begins an epoch."""
+        """Starts an epoch with a new order of the images."""
         order = torch.randperm(len(self.images), device=self.order.device)
         self.order.copy_(order[: self.order.numel()].view_as(self.order))
         self.step.zero_()
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images [B, 3, H, W], labels, and the number of each view among those of all images."""
+        """Returns images [B, 3, H, W], labels [B] and the index of each view among all views."""
         index = self.order.index_select(0, self.step).squeeze(0)
         images, view = self._cut(index) if self.crops else (self.images[index], index)
         images = (images.float() * self.factor + self.shift).permute(0, 3, 1, 2)
         return images.contiguous(memory_format=self.layout), self.labels[index], view
 
     def _cut(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """A view [B, H, W, 3] of each image, and its number."""
+        """Returns a view [B, H, W, 3] of each image, and the index of each view."""
         shape, device = (3, len(index)), index.device
-        top, left, side = torch.randint(0, 2 * _PLACES**2, shape, device=device)
-        top, left, side = top % _PLACES, left % _PLACES, side % 2
-        view = ((index * _PLACES + top) * _PLACES + left) * 2 + side
-        places = torch.arange(self.side, device=device)
-        columns = torch.where(side[:, None] == 1, places.flip(0), places) + left[:, None]
-        rows = places + top[:, None]
-        # Pixels by one number each: twice as fast on a CPU as by three.
+        top, left, side = torch.randint(0, 2 * _OFFSETS**2, shape, device=device)
+        top, left, side = top % _OFFSETS, left % _OFFSETS, side % 2
+        view = ((index * _OFFSETS + top) * _OFFSETS + left) * 2 + side
+        offsets = torch.arange(self.side, device=device)
+        columns = torch.where(side[:, None] == 1, offsets.flip(0), offsets) + left[:, None]
+        rows = offsets + top[:, None]
+        # On a CPU, one index per pixel is twice as fast as three.
         _, height, width, channels = self.images.shape
         pixels = (index[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
         flat = self.images.view(-1, channels).index_select(0, pixels.view(-1))

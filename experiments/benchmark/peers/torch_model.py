@@ -1,4 +1,4 @@
-"""The networks, loss and memory of the PyTorch peer, from their definitions."""
+"""The networks, the loss and the memory of the PyTorch peer, written from their definitions."""
 
 import re
 
@@ -26,7 +26,7 @@ class _Block(nn.Module):
 
 
 class _CifarResNet(nn.Module):
-    """6n + 2 layers for images of about 32 pixels."""
+    """A ResNet with 6n + 2 layers for images of about 32 pixels."""
 
     def __init__(self, depth: int, widths: tuple[int, ...], classes: int, channels: int):
         super().__init__()
@@ -49,7 +49,7 @@ class _CifarResNet(nn.Module):
 
 
 class _Headed(nn.Module):
-    """A body that gives embeddings, and its classifier, as `fc`."""
+    """A network that computes embeddings, with its classifier in `fc`."""
 
     def __init__(self, body: nn.Module, fc: nn.Linear):
         super().__init__()
@@ -60,7 +60,14 @@ class _Headed(nn.Module):
 
 
 def create(name: str, classes: int, side: int = 32, channels: int = 3) -> nn.Module:
-    """A network for images of a side: of torchvision, or such as resnet32x4, of 6n + 2 layers."""
+    """Returns a network: of torchvision, or a ResNet with 6n + 2 layers such as resnet32x4.
+
+    Args:
+      name: name of the network.
+      classes: number of classes.
+      side: height and width of the images.
+      channels: channels of the images.
+    """
     models = torchvision.models
     if name in ("resnet18", "resnet34"):
         return getattr(models, name)(num_classes=classes)
@@ -89,13 +96,15 @@ def fold(network: nn.Module) -> None:
 
 
 class Distiller(nn.Module):
-    """Student, teacher and RRD's projections and queue; only the student's side is trained.
+    """A student, a teacher and RRD's projections and queue.
+
+    The student, its classifier and its projection are trained.
 
     Args:
       student: a network with its classifier in `fc`.
       teacher: a network with its classifier in `fc`.
-      queue: [K, D] rows of length 1.
-      halves: which of "student" and "teacher" compute in bfloat16, by autocast.
+      queue: [K, D], rows with norm 1.
+      halves: the networks, "student" and "teacher", that compute in bfloat16 by autocast.
     """
 
     def __init__(
@@ -115,11 +124,11 @@ class Distiller(nn.Module):
         for frozen in (self.teacher, self.teacher_head, self.teacher_projection):
             frozen.requires_grad_(False)
         self.register_buffer("queue", queue)
-        self.register_buffer("place", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("position", torch.zeros(1, dtype=torch.long))
         self.halves = halves
 
     def trained(self) -> list[nn.Parameter]:
-        """The parameters that the optimizer moves."""
+        """Returns the parameters that are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(
@@ -128,12 +137,12 @@ class Distiller(nn.Module):
         """Returns the means of CE, KD and RRD, and the teacher's keys [B, D] for `push`.
 
         Args:
-          images: [B, channels, H, W], normalised.
-          labels: [B].
-          target: the teacher's embeddings of the images; None to run it.
+          images: normalized images [B, channels, H, W].
+          labels: labels [B].
+          target: the teacher's embeddings of the images; None to run the teacher.
         """
         if target is None:
-            # A compiled step keeps nothing of the teacher anyway, and takes no other way to say it.
+            # torch.compile supports only no_grad. Compiled steps store no teacher activations.
             mode = torch.no_grad if torch.compiler.is_compiling() else torch.inference_mode
             with mode(), self._autocast("teacher", images):
                 target = self.teacher(images)
@@ -160,8 +169,8 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
-        """Replaces the oldest rows by keys, after the backward pass, which reads the rows."""
+        """Replaces the oldest rows by keys; must follow the backward pass, which reads the rows."""
         size = len(self.queue)
-        places = (self.place + torch.arange(len(keys), device=keys.device)) % size
-        self.queue.index_copy_(0, places[-size:], keys[-size:])
-        self.place.add_(len(keys)).remainder_(size)
+        positions = (self.position + torch.arange(len(keys), device=keys.device)) % size
+        self.queue.index_copy_(0, positions[-size:], keys[-size:])
+        self.position.add_(len(keys)).remainder_(size)

@@ -1,16 +1,16 @@
-"""Times the same distillation step in PyTorch; experiments.benchmark starts it as ours.py.
+"""Times the distillation step in PyTorch, for experiments.benchmark; see ours.py for requests.
 
-The task names a variant, each with CE, KD and RRD with a queue, and SGD:
+The step has the losses CE, KD and RRD with a queue, and SGD. The task names a variant:
 
-    eager          as fast as it goes without a compiler: images and augmentation on the device,
-                   the teacher in inference mode with its batch norms folded, fused SGD, denormal
-                   numbers flushed, TF32 on a GPU
-    compiled       the same by torch.compile; on a GPU all of a step in one CUDA graph
-    max-autotune   the same in that mode of torch.compile
+    eager          without a compiler: images and augmentation on the device, the teacher in
+                   inference mode with folded batch norms, fused SGD, denormal numbers flushed,
+                   TF32 on a GPU
+    compiled       as eager, with torch.compile; on a GPU, one CUDA graph per step
+    max-autotune   as compiled, with this mode of torch.compile
 
-They take the task's `layout`, and the networks named in `halves` compute in bfloat16. A case that
-ends with `remembered` reads a teacher's embeddings of all views from a table. Its rows are random:
-what they hold takes no time.
+All variants use the task's `layout`. The networks named in `halves` compute in bfloat16. Cases that
+end with `cached` read the teacher's embeddings of all views from a table with random rows, because
+their values do not affect the time.
 """
 
 import json
@@ -28,25 +28,25 @@ from torch.nn import functional as F
 from torch_images import VIEWS, Images
 from torch_model import Distiller, create, fold
 
-# On a GPU, graphs of a mode's own would be inside of ours.
+# On a GPU, the CUDA graphs of torch.compile would be nested in the graph of the step.
 _MODES = {"compiled": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 
 
 class _Case:
-    """A model and its epochs, compiled and warm.
+    """A model with its epochs, compiled and warm.
 
     Attributes:
-      launched: how steps are launched.
-      start: seconds until it was warm.
+      launched: description of how steps are launched.
+      start: seconds until the epochs were warm.
     """
 
     def __init__(self, task: dict[str, Any], name: str, device: torch.device):
         before, start = _allocated(device), time.perf_counter()
-        self._task, self._remembered = task, name.endswith("remembered")
+        self._task, self._is_cached = task, name.endswith("cached")
         layout = torch.channels_last if task["layout"] == "channels_last" else None
         self._layout = layout or torch.contiguous_format
         self._model, self._optimizer = self._build(device)
-        self._held: list[Tensor] = []
+        self._data: list[Tensor] = []
         self.epoch, self.launched = self._make_epoch(device)
         self.epoch()
         self.start = time.perf_counter() - start
@@ -59,10 +59,12 @@ class _Case:
         )
         fold(teacher.eval())
         if "teacher" in task["halves"]:
-            teacher.to(torch.bfloat16).fc.float()  # once, where autocast would at each step
+            # Autocast would convert the weights at each step.
+            teacher.to(torch.bfloat16).fc.float()
         for module in student.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.num_batches_tracked = None  # nothing reads it, and each is a kernel
+                # Updates of this unused counter would be separate kernels.
+                module.num_batches_tracked = None
         queue = F.normalize(torch.randn(task["queue_size"], 128))
         model = Distiller(student, teacher, queue, tuple(task["halves"]))
         model.to(device, memory_format=self._layout)
@@ -72,26 +74,26 @@ class _Case:
         return model, optimizer
 
     def _make_epoch(self, device: torch.device) -> tuple[Callable[[], int], str]:
-        """As `torch_steps.resident`."""
+        """Returns the result of `torch_steps.resident`."""
         task, model = self._task, self._model
         shape = (task["examples"], task["side"], task["side"], 3)
         images = torch.randint(0, 256, shape, dtype=torch.uint8)
         labels = torch.randint(0, task["classes"], shape[:1])
         table = None
-        if self._remembered:
+        if self._is_cached:
             shape = (task["examples"] * VIEWS, model.teacher_head.in_features)
-            kind = torch.bfloat16 if "teacher" in task["halves"] else torch.float32
-            table = torch.rand(shape, dtype=kind, device=device)
+            dtype = torch.bfloat16 if "teacher" in task["halves"] else torch.float32
+            table = torch.rand(shape, dtype=dtype, device=device)
         split = Images(
             images.to(device), labels.to(device), task["batch_size"], task["crops"], self._layout
         )
-        self._held = [split.images] + ([] if table is None else [table])
+        self._data = [split.images] + ([] if table is None else [table])
         return torch_steps.resident(
             model, self._optimizer, split, table, _MODES.get(task["variant"])
         )
 
     def bytes(self) -> int | None:
-        """At the peak of an epoch: what the case holds, and what a step adds to it."""
+        """Returns the peak memory of an epoch: tensors of the case plus memory of a step."""
         if self._peak_on_gpu:
             return self._peak_on_gpu
         growth = resident_memory.growth(self.epoch)
@@ -103,10 +105,10 @@ class _Case:
             for value in state.values()
             if isinstance(value, Tensor)
         ]
-        held = sum(
-            map(_size, [*parameters, *self._model.buffers(), *gradients, *momenta, *self._held])
+        tensor_bytes = sum(
+            map(_size, [*parameters, *self._model.buffers(), *gradients, *momenta, *self._data])
         )
-        return growth and held + growth
+        return growth and tensor_bytes + growth
 
 
 def _size(tensor: Tensor) -> int:
@@ -125,7 +127,7 @@ def _peak(device: torch.device) -> int:
 
 
 def _answers(task: dict[str, Any], requests: Iterable[str]) -> Iterable[dict[str, Any]]:
-    """Yields what it reports once all is warm, then an answer to each request."""
+    """Yields a report once all cases are warm, then an answer to each request."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
@@ -139,8 +141,8 @@ def _answers(task: dict[str, Any], requests: Iterable[str]) -> Iterable[dict[str
         "start": {name: case.start for name, case in cases.items()},
     }
     for line in requests:
-        what, _, name = line.strip().partition(" ")
-        if what == "bytes":
+        kind, _, name = line.strip().partition(" ")
+        if kind == "bytes":
             yield {"bytes": cases[name].bytes()}
         else:
             start = time.perf_counter()

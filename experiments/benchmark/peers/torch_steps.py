@@ -1,4 +1,4 @@
-"""Epochs of the PyTorch peer, whose images lie on the device."""
+"""Epochs of the PyTorch peer, with all images on the device."""
 
 from collections.abc import Callable
 
@@ -15,20 +15,23 @@ def resident(
     table: Tensor | None,
     mode: str | None,
 ) -> tuple[Callable[[], int], str]:
-    """Returns a function that makes an epoch and returns its steps, and how steps are launched.
+    """Returns a function that runs an epoch, and a description of how steps are launched.
 
     Args:
-      model: on the device.
-      optimizer: of its parameters.
-      images: on the device.
-      table: the teacher's embeddings of all views; None to run it.
-      mode: of torch.compile; None for eager steps.
+      model: model on the device.
+      optimizer: optimizer of the model's parameters.
+      images: images on the device.
+      table: the teacher's embeddings of all views; None to run the teacher.
+      mode: mode of torch.compile; None for eager steps.
+
+    Returns:
+      A function that runs an epoch and returns the number of steps, and the description.
     """
     total = torch.zeros((), device=model.queue.device)
 
     def loss():
-        shown, labels, view = images.batch()
-        *terms, keys = model(shown, labels, None if table is None else table[view])
+        batch, labels, view = images.batch()
+        *terms, keys = model(batch, labels, None if table is None else table[view])
         return sum(terms), keys
 
     @torch.no_grad()
@@ -56,10 +59,11 @@ def resident(
     if mode is not None and torch.cuda.is_available():
         images.shuffle()
         try:
-            step, launched = _captured(step, images.step), "one CUDA graph a step"
-        except Exception as error:  # of many kinds; the next best is then measured and named
+            step, launched = _captured(step, images.step), "one CUDA graph per step"
+        # PyTorch raises many types of errors. The fallback is measured, and named in the report.
+        except Exception as error:
             reason = str(error).strip().split("\n")[0]
-            launched = f"by reduce-overhead, as one CUDA graph failed: {reason}"
+            launched = f"by reduce-overhead, because one CUDA graph failed: {reason}"
             torch.cuda.synchronize()
             step = _marked(make_step("reduce-overhead"))
 
@@ -74,7 +78,7 @@ def resident(
 
 
 def _marked(step: Callable[[], None]) -> Callable[[], None]:
-    """A step that tells reduce-overhead where it begins."""
+    """Returns a step that marks its beginning for reduce-overhead."""
 
     def marked():
         torch.compiler.cudagraph_mark_step_begin()
@@ -84,11 +88,12 @@ def _marked(step: Callable[[], None]) -> Callable[[], None]:
 
 
 def _captured(step: Callable, counter: Tensor) -> Callable:
-    """A step as one CUDA graph; all that changes from step to step lies on the device."""
+    """Returns a step as one CUDA graph; everything that changes between steps is on the device."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):  # compiles, chooses algorithms, and gives SGD its momenta
+        # Compiles, selects algorithms and creates the momenta of SGD.
+        for _ in range(3):
             step()
             counter.zero_()
     torch.cuda.current_stream().wait_stream(stream)
