@@ -165,7 +165,7 @@ def _outputs(network: networks.Network, images: jax.ShapeDtypeStruct) -> Any:
 def _lower_objective(
     objective: objectives.Objective, student: Any, teacher: Any, batch: Batch | None, mesh: Any
 ) -> tuple[jax.stages.Lowered, objectives.ObjectiveState]:
-    """Lowers an objective with its gradients and next memory; also returns the shapes of its state."""
+    """Returns an objective lowered with gradients and next memory, and the shapes of its state."""
     # Zero gradients for maps that the objective does not compare would cost more than the loss.
     fields = ("logits", "embedding", *(("maps", "preactivations") * objective.needs_maps))
 
