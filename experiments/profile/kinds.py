@@ -34,7 +34,7 @@ class Entry:
       count: number of convolutions or products.
       flops: floating-point operations of the convolutions or products.
       dtype: dtype of the largest array that is read or written.
-      op_name: result of `names.op_name`.
+      op_name: result of `names.find_op_name`.
       is_runner: True for loops and calls, whose instructions are timed separately.
     """
 
@@ -70,7 +70,7 @@ def _entry(
     instruction: Instruction,
     forward: network_convolutions.ForwardConvolutions,
 ) -> Entry:
-    op_name = names.op_name(program, instruction)
+    op_name = names.find_op_name(program, instruction)
     part, backward = names.part(op_name), names.is_backward(op_name)
     shared = {"part": part, "backward": backward, "op_name": op_name}
     if instruction.opcode in _RUNNERS:
@@ -78,7 +78,7 @@ def _entry(
     nested = list(program.nested_instructions(instruction))
     shared["dtype"] = _largest_dtype(program, instruction)
     matches = [
-        forward.match(convolution, names.op_name(program, inner) or op_name)
+        forward.match(convolution, names.find_op_name(program, inner) or op_name)
         for inner in nested
         if (convolution := hlo.parse_convolution(program, inner))
     ]

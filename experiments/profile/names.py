@@ -10,7 +10,7 @@ _MOST_READERS = 16
 _PARTS = ("input", "teacher", "student", "update")
 
 
-def op_name(program: Program, instruction: Instruction) -> str:
+def find_op_name(program: Program, instruction: Instruction) -> str:
     """Returns JAX's name of an instruction, or a related name for instructions of XLA.
 
     For instructions without a name, the names of their readers are searched first, then the names

@@ -42,7 +42,7 @@ class ForwardConvolutions:
         self._by_sizes = collections.defaultdict(list)
         for instruction in program.instructions.values():
             convolution = hlo.parse_convolution(program, instruction)
-            op_name = convolution and names.op_name(program, instruction)
+            op_name = convolution and names.find_op_name(program, instruction)
             if op_name and not names.is_backward(op_name):
                 self._by_path[_layer(op_name), _sizes(convolution)].append(convolution)
                 self._by_sizes[_sizes(convolution)].append(convolution)
@@ -52,7 +52,7 @@ class ForwardConvolutions:
 
         Args:
           convolution: the convolution, as the compiler wrote it.
-          op_name: result of `names.op_name` for the convolution.
+          op_name: result of `names.find_op_name` for the convolution.
         """
         backward = names.is_backward(op_name)
         forward = self._find(op_name, _sizes(convolution))

@@ -72,8 +72,8 @@ def measure(step: Step, folder: pathlib.Path) -> dict[str, Any]:
 def _steps() -> Iterator[Step]:
     for topology in _TOPOLOGIES.value:
         mesh = steps.make_mesh(topology)
-        for named in filter(None, _CONFIGS.value):
-            step = steps.train_step(steps.parse_job(named), mesh)
+        for config_file in filter(None, _CONFIGS.value):
+            step = steps.train_step(steps.parse_job(config_file), mesh)
             yield step._replace(name=f"{step.name}-{topology.replace(':', '-')}")
     if _MEMORY.value:
         mesh = steps.make_mesh(_TOPOLOGIES.value[0], chips=1)

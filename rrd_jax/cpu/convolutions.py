@@ -178,9 +178,9 @@ def convolve(
     spec = Spec(stride, tuple(padding), precision)
     case = _case(spec, x, kernel)
     if case.groups == 1 or target is _Target.PLAIN:
-        return _plain(spec, x, kernel)
+        return _plain_convolution(spec, x, kernel)
     on_cpu = functools.partial(_sum_over_taps if case.is_depthwise else _per_group, spec)
-    default = functools.partial(_plain, spec)
+    default = functools.partial(_plain_convolution, spec)
     return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=default)
 
 
@@ -196,7 +196,7 @@ def unfused(x: Any) -> Any:
     return jax.lax.optimization_barrier(x) if _is_fast() else x
 
 
-def _plain(spec, x, kernel):
+def _plain_convolution(spec, x, kernel):
     # Without preferred_element_type, the backward pass stays in the compute dtype too.
     return jax.lax.conv_general_dilated(
         x,
@@ -217,9 +217,9 @@ def _image_gradient(convolution, spec, x, kernel, gradient):
 
 def _plain_kernel_gradient(spec, x, kernel, gradient):
     """Returns the kernel's gradient of the plain convolution."""
-    (kernel_gradient,) = jax.linear_transpose(lambda kernel: _plain(spec, x, kernel), kernel)(
-        gradient
-    )
+    (kernel_gradient,) = jax.linear_transpose(
+        lambda kernel: _plain_convolution(spec, x, kernel), kernel
+    )(gradient)
     return kernel_gradient
 
 
@@ -227,7 +227,7 @@ def _plain_kernel_gradient(spec, x, kernel, gradient):
 def _convolve_for_cpu(spec, x, kernel):
     """Computes a convolution whose value and gradients have the CPU form for its shape."""
     form = choose(_case(spec, x, kernel))
-    return (form.value or _plain)(spec, x, kernel)
+    return (form.value or _plain_convolution)(spec, x, kernel)
 
 
 def _convolve_forward(spec, x, kernel):
@@ -241,7 +241,7 @@ def _convolve_backward(spec, residuals, gradient):
     # Without the barrier, XLA fuses the operations that compute x and gradient into the transposes
     # of the gradients, and repeats these operations for each position.
     x, gradient = jax.lax.optimization_barrier((x, gradient))
-    default = functools.partial(_image_gradient, _plain)
+    default = functools.partial(_image_gradient, _plain_convolution)
     image_gradient = (form.image_gradient or default)(spec, x_shape, kernel, gradient)
     kernel_gradient = (form.kernel_gradient or _default_kernel_gradient)(
         spec, x, kernel_shape, gradient
@@ -587,7 +587,7 @@ def _per_group(spec, x, kernel):
     """Computes one convolution for each group of channels."""
     groups = x.shape[-1] // kernel.shape[2]
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-    return jnp.concatenate([_plain(spec, *part) for part in parts], axis=-1)
+    return jnp.concatenate([_plain_convolution(spec, *part) for part in parts], axis=-1)
 
 
 def _per_group_kernel_gradient(spec, x, kernel, gradient):

@@ -102,7 +102,7 @@ def _is_for_cpu(compiled: Any) -> bool:
     return any(device.platform == "cpu" for device in shardings[0].device_set)
 
 
-class Array(NamedTuple):
+class SizedArray(NamedTuple):
     """An array of a program on each device.
 
     Attributes:
@@ -114,7 +114,7 @@ class Array(NamedTuple):
     description: str
 
 
-def argument_arrays(tree: Any, name: str) -> list[Array]:
+def argument_arrays(tree: Any, name: str) -> list[SizedArray]:
     """Returns the arrays of an argument of a program.
 
     Args:
@@ -129,11 +129,11 @@ def argument_arrays(tree: Any, name: str) -> list[Array]:
         shape = leaf.sharding.shard_shape(leaf.shape)
         path_text = jax.tree_util.keystr(path, simple=True, separator="/")
         description = f"{_format_array(leaf.dtype.name, shape)} of {name} ({path_text})"
-        members.append(Array(math.prod(shape) * leaf.dtype.itemsize, description))
+        members.append(SizedArray(math.prod(shape) * leaf.dtype.itemsize, description))
     return members
 
 
-def temporaries(compiled: Any) -> list[Array]:
+def temporaries(compiled: Any) -> list[SizedArray]:
     """Returns the intermediate arrays of a compiled program, largest first.
 
     Their lifetimes may not overlap.
@@ -146,14 +146,14 @@ def temporaries(compiled: Any) -> list[Array]:
     }
     written = (lines for name, lines in program.computations.items() if name not in inside)
     members = {
-        Array(result.size * result.itemsize, _describe_result(result, instruction))
+        SizedArray(result.size * result.itemsize, _describe_result(result, instruction))
         for instruction in itertools.chain(*written)
         if instruction.opcode not in _NO_MEMORY
         for result in instruction.results
     }
     if _is_for_cpu(compiled) and (most := scratch.largest_scratch(text)):
         location = _location(most.instruction.op_name)
-        members.add(Array(most.bytes, f"patches of a convolution{location}"))
+        members.add(SizedArray(most.bytes, f"patches of a convolution{location}"))
     return sorted(members, reverse=True)
 
 
