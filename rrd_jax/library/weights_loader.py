@@ -135,8 +135,8 @@ def _load_weights(
     model = networks.canonical(network) if isinstance(network, str) else ""
     if folder.is_file() and not model and not files.network_of(path):
         raise errors.InputError(
-            f"the weights in {folder} do not name their network: pass network=NAME, one of"
-            f" {errors.name_list(networks.MODELS)}"
+            f"the weights in {folder} do not name their network: set `network` (on the command line"
+            f" --network=NAME) to one of {errors.name_list(networks.MODELS)}"
         )
     variables, meta = files.load(path, model, raw=raw, headless=True)
     fields = read_run_fields(folder)

@@ -1,3 +1,5 @@
-"""The command that predicts: `__main__` has its flags, `writing` the forms of its answers,
-`neighbours` which images are alike, `picture` shows that.
+"""The prediction command.
+
+`__main__` defines the flags, `writing` and `parquet` the output formats, `neighbours` the search
+for similar images, and `neighbour_figure` a figure of its results.
 """

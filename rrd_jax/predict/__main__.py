@@ -1,16 +1,16 @@
-"""Predicts the classes of images: a line for each image with the most probable classes.
+"""Predicts the classes of images, and prints one line per image with the most probable classes.
 
     python -m rrd_jax.predict --workdir=runs/digits photo.jpg folder 'more/*.png'
     python -m rrd_jax.predict --workdir=runs/digits@best --format=csv --output=out.csv folder
     find . -name '*.jpg' -print0 | python -m rrd_jax.predict --workdir=student.onnx -
     python -m rrd_jax.predict --workdir=runs/digits --neighbours=photo.jpg --picture=near.png folder
 
-Images are files, folders, which are searched, patterns, or - for a list on standard input,
-separated by line ends or zeros. They are preprocessed like the test images of the run. With
---neighbours, the command prints which of the images are nearest to other images, by the embeddings
-of the network. Predictions are written batch by batch in the order of the images; messages go to
-standard error. The exit code is 0 if all images were read, 1 for a bad flag, 2 for bad input, or if
-some images could not be read: these are listed, the others are predicted.
+Arguments are image files, folders (searched recursively), glob patterns, or - for a list on
+standard input, separated by line ends or zero bytes. Images are preprocessed like the run's test
+images. With --neighbours, the command prints the images whose embeddings are nearest to those of
+other images. Predictions are written batch by batch in the order of the images. Messages go to
+standard error. The exit code is 0 if all images were read, 1 for an invalid flag, and 2 for invalid
+input or unreadable images. Unreadable images are listed and skipped.
 """
 
 import contextlib
@@ -18,74 +18,80 @@ import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import app, flags
 
 from rrd_jax import errors
-from rrd_jax.terminal import cli, console
+from rrd_jax.terminal import cli, console, runtime_errors
 
 if TYPE_CHECKING:
     from rrd_jax.library import Predictions, Predictor
     from rrd_jax.predict.neighbours import QueryResult
 
-# Those of `writing`, which imports JAX.
+# A copy of `writing.FORMATS`: `writing` imports JAX, which would slow down --help.
 _FORMATS = ("text", "csv", "jsonl", "npz", "parquet")
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "The network: a run, as RUN, RUN@best, RUN@last or RUN@STEP; a file of rrd_jax.export or"
+    "The network: a run, as RUN, RUN@best, RUN@last or RUN@STEP; an output of rrd_jax.export or"
     " rrd_jax.convert; or a PyTorch file, with --network, --mean, --std and --image_size.",
 )
-_TEACHER = flags.DEFINE_bool("teacher", False, "Predicts with the teacher of the run in --workdir.")
+_TEACHER = flags.DEFINE_bool("teacher", False, "Uses the teacher of the run in --workdir.")
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
     "average",
     ["average", "raw"],
-    "Averaged or raw weights of a run that averages its weights.",
+    "Whether to use the averaged or the raw weights of a run that averages its weights.",
 )
 _HEAD = flags.DEFINE_string(
     "head",
     None,
-    "The objective of the run whose head is applied to embeddings, such as rrd, or rrd[0] for one"
-    " of several teachers. Default: no head.",
+    "The objective whose head is applied to embeddings, such as rrd, or rrd[0] for one of several"
+    " teachers. Default: no head.",
 )
 _NETWORK = flags.DEFINE_string(
-    "network", None, "The network of weights without a name: a name or import path."
+    "network",
+    None,
+    "The name or import path of the network, for weights that do not include it.",
 )
 _MEAN = flags.DEFINE_list(
-    "mean", None, "Mean of each channel, of values in [0, 1]. Default: the run's."
+    "mean", None, "Mean per channel of pixel values in [0, 1]. Default: the run's."
 )
 _STD = flags.DEFINE_list(
-    "std", None, "Standard deviation of each channel, likewise. Default: the run's."
+    "std",
+    None,
+    "Standard deviation per channel of pixel values in [0, 1]. Default: the run's.",
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size",
     None,
-    "Height and width of the input. Default: the run's.",
+    "Height and width of the network's input. Default: the run's.",
     lower_bound=1,
 )
 _RESIZE = flags.DEFINE_integer(
     "resize",
     None,
-    "Short side of images before the central crop. Default: the run's, or none: images are padded"
-    " or scaled to --image_size.",
+    "Short side of images before the central crop. Default: the run's, or no crop: images are"
+    " padded or scaled to --image_size.",
     lower_bound=1,
 )
 _CLASS_NAMES = flags.DEFINE_string(
-    "class_names", None, "A file of the classes' names, one a line, or JSON. Default: the run's."
+    "class_names",
+    None,
+    "A file of class names, one per line or in JSON. Default: the run's.",
 )
 _FORMAT = flags.DEFINE_enum(
     "format", "text", _FORMATS, "Format of the predictions; npz and parquet need --output."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write. Default: standard output.")
 _TOP = flags.DEFINE_integer(
-    "top", 5, "Classes per image; with --neighbours, images per query.", lower_bound=1
+    "top", 5, "Number of classes per image; with --neighbours, of images per query.", lower_bound=1
 )
-_LOGITS = flags.DEFINE_bool("logits", False, "Writes the logits of all classes too.")
-_EMBEDDINGS = flags.DEFINE_bool("embeddings", False, "Writes the network's embeddings too.")
+_LOGITS = flags.DEFINE_bool("logits", False, "Also writes the logits of all classes.")
+_EMBEDDINGS = flags.DEFINE_bool("embeddings", False, "Also writes the network's embeddings.")
 _LABELS = flags.DEFINE_bool(
     "labels",
     False,
@@ -94,36 +100,41 @@ _LABELS = flags.DEFINE_bool(
 _NEIGHBOURS = flags.DEFINE_string(
     "neighbours",
     None,
-    "Files, a folder or a pattern: for each of these images, finds the --top nearest of the other"
-    " images by the cosine of the embeddings.",
+    "A file, a folder or a pattern. For each of these query images, finds the --top nearest of the"
+    " other images by the cosine similarity of the embeddings.",
 )
 _PICTURE = flags.DEFINE_string(
     "picture",
     None,
-    "With --neighbours, a .png, .svg or .pdf of the first queries and their neighbours, for the"
-    " student and the teacher of a run.",
+    "With --neighbours, a .png, .svg or .pdf file to draw: the first queries and their neighbors,"
+    " for the student and the teacher of a run.",
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images per call.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 64, "Images per call of the network.", lower_bound=1
+)
 
 
 def main(argv: list[str]) -> None:
-    """Predicts classes, or finds neighbours."""
+    """Predicts classes or finds neighbors."""
     if not _WORKDIR.value:
-        cli.stop(1, "--workdir is missing; name a run or an exported file")
+        cli.stop(
+            1, "--workdir is missing; name a run or an exported file, as in --workdir=runs/digits"
+        )
     if len(argv) < 2:
-        cli.stop(1, "no images are named; name files or folders, or - for a list")
+        cli.stop(1, "no images are named; name files or folders, or - to read names from stdin")
     cli.guard(functools.partial(_run, argv[1:]), stopped="stopped")
 
 
 def _run(names: list[str]) -> None:
     stdout = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # Standard output is for predictions alone.
+    # Standard output contains only predictions.
+    with contextlib.redirect_stdout(sys.stderr):
         _check_flags()
         paths = _paths(names)
         if _NEIGHBOURS.value is not None:
             _search(paths, stdout)
             return
-        # --help and bad flags do not wait for the import of JAX.
+        # This import loads JAX, for which --help and invalid flags need not wait.
         from rrd_jax.predict import writing
 
         content = writing.Content(_TOP.value, _LOGITS.value, _EMBEDDINGS.value)
@@ -133,7 +144,10 @@ def _run(names: list[str]) -> None:
             predictor = _predictor()
             _check_classes(predictor)
             tally = _Tally(predictor, len(paths), shows=output is not None or not _tty(stdout))
-            with contextlib.closing(predictor.batches(paths, _BATCH_SIZE.value)) as parts:
+            with (
+                _memory_errors(predictor, len(paths)),
+                contextlib.closing(predictor.batches(paths, _BATCH_SIZE.value)) as parts,
+            ):
                 for part in parts:
                     _check_embeddings(predictor, part)
                     write(part)
@@ -150,7 +164,7 @@ def _prepare() -> None:
 
 
 def _search(paths: list[str], stdout: TextIO) -> None:
-    """Finds and writes the neighbours of --neighbours."""
+    """Finds the nearest images of the --neighbours queries, and writes them."""
     from rrd_jax.predict import neighbour_figure, neighbours, writing
 
     picture_path = pathlib.Path(_PICTURE.value) if _PICTURE.value is not None else None
@@ -169,7 +183,8 @@ def _search(paths: list[str], stdout: TextIO) -> None:
             count=_TOP.value,
             batch_size=_BATCH_SIZE.value,
         )
-        results = search(predictor, on_batch=tally.add)
+        with _memory_errors(predictor, max(len(paths), len(queries))):
+            results = search(predictor, on_batch=tally.add)
         for line in neighbours.lines(_FORMAT.value, results):
             put(line)
     if picture_path is not None:
@@ -183,22 +198,22 @@ def _draw(
     results: "list[QueryResult]",
     search: "Callable[..., list[QueryResult]]",
 ) -> None:
-    """Draws the neighbours, with those that the teacher of a student finds."""
+    """Draws the neighbors; for a student, also those that its teacher finds."""
     from rrd_jax.predict import neighbour_figure, neighbours
 
     console.clear()
     rows = {"teacher" if _TEACHER.value else "network": results}
     if teacher := _teacher():
-        of_teacher = search(teacher, on_batch=lambda part: None)
-        rows = {"student": results, "teacher": of_teacher}
-        share = 100 * neighbours.overlap(results, of_teacher)
-        console.say(f"student and teacher have {share:.1f} % of these neighbours in common")
+        teacher_results = search(teacher, on_batch=lambda part: None)
+        rows = {"student": results, "teacher": teacher_results}
+        share = 100 * neighbours.overlap(results, teacher_results)
+        console.say(f"student and teacher share {share:.1f} % of these neighbors")
     neighbour_figure.draw(path, rows, predictor.about.preprocessing)
     console.say(f"picture: {path}")
 
 
 def _teacher() -> "Predictor | None":
-    """Returns the teacher of the run whose student predicts; None if there is none."""
+    """Returns the teacher of the run whose student predicts; None for a run without a teacher."""
     from rrd_jax import library
     from rrd_jax.weights import files
 
@@ -207,30 +222,34 @@ def _teacher() -> "Predictor | None":
     try:
         return library.load_teacher(files.split(_WORKDIR.value)[0])
     except errors.InputError as error:
-        console.note(f"the picture has no neighbours of the teacher: {error}")
+        console.note(f"the picture has no row for the teacher: {error}")
         return None
 
 
 def _check_flags() -> None:
     if _FORMAT.value in ("npz", "parquet") and _OUTPUT.value is None:
-        raise errors.InputError(f"--format={_FORMAT.value} is no text: name a file with --output")
+        raise errors.InputError(f"--format={_FORMAT.value} is binary: name a file with --output")
     if _OUTPUT.value == "":
-        raise errors.InputError("--output is empty; leave it out for standard output")
+        raise errors.InputError(
+            "--output is empty: name a file, or omit the flag for standard output"
+        )
     if _NEIGHBOURS.value is not None:
         _check_search()
     elif _PICTURE.value is not None:
-        raise errors.InputError("--picture shows neighbours: name images with --neighbours too")
+        raise errors.InputError("--picture needs --neighbours: name query images with it")
     if _FORMAT.value == "text" and (_LOGITS.value or _EMBEDDINGS.value):
         flag = "logits" if _LOGITS.value else "embeddings"
-        raise errors.InputError(f"--{flag} needs --format=csv, jsonl, npz or parquet")
+        raise errors.InputError(f"--{flag} needs --format=csv, jsonl, npz or parquet: set one")
 
 
 def _check_search() -> None:
     for flag in (_LOGITS, _EMBEDDINGS, _LABELS):
         if flag.value:
-            raise errors.InputError(f"--{flag.name} is not for --neighbours: leave one out")
+            raise errors.InputError(f"--{flag.name} cannot be combined with --neighbours: omit one")
     if _FORMAT.value in ("npz", "parquet"):
-        raise errors.InputError("--neighbours needs --format=text, csv or jsonl")
+        raise errors.InputError(
+            f"--neighbours cannot write --format={_FORMAT.value}: set --format=text, csv or jsonl"
+        )
 
 
 def _paths(names: list[str]) -> list[str]:
@@ -259,13 +278,13 @@ def _predictor() -> "Predictor":
     if _TEACHER.value:
         if options:
             raise errors.InputError(
-                f"--teacher uses the teacher of the run as it is: leave out --{' --'.join(options)}"
+                f"--teacher uses the network of the run unchanged: omit --{' --'.join(options)}"
             )
         return library.load_teacher(_WORKDIR.value)
     loaded = library.load(_WORKDIR.value, **options)
     predictor = loaded if isinstance(loaded, library.Predictor) else loaded.predictor
     if predictor.num_classes and not predictor.about.class_names:
-        console.note("the classes have no names; --class_names=FILE names them")
+        console.note("the classes have no names; set them with --class_names=FILE")
     return predictor
 
 
@@ -274,12 +293,12 @@ def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
         return texts and tuple(map(float, texts))
     except ValueError as error:
         raise errors.InputError(
-            f"--{name}={','.join(texts)} must be numbers with commas, one for each channel"
+            f"--{name}={','.join(texts)} must be numbers separated by commas, one per channel"
         ) from error
 
 
 def _check_classes(predictor: "Predictor") -> None:
-    """Raises an InputError for a network without a classifier unless embeddings are written."""
+    """Raises an InputError if the network has no classifier and no embeddings are requested."""
     if not predictor.num_classes and (_LOGITS.value or not _EMBEDDINGS.value):
         raise errors.InputError(
             f"'{predictor.name}' has no classifier: use --embeddings with --format=csv, jsonl, npz"
@@ -289,26 +308,58 @@ def _check_classes(predictor: "Predictor") -> None:
 
 def _check_embeddings(predictor: "Predictor", part: "Predictions") -> None:
     if _EMBEDDINGS.value and len(part) and part.embeddings is None:
-        raise errors.InputError(f"'{predictor.name}' has no embedding: leave out --embeddings")
+        raise errors.InputError(f"'{predictor.name}' has no embedding: omit --embeddings")
+
+
+@contextlib.contextmanager
+def _memory_errors(predictor: "Predictor", count: int) -> Iterator[None]:
+    """Reports exhausted memory with the flags that reduce its use.
+
+    Args:
+      predictor: the predictor that runs in the `with` block.
+      count: number of images.
+
+    Raises:
+      InputError: a batch is larger than the memory of the host, or the memory is exhausted.
+    """
+    from rrd_jax import parallel
+
+    height, width, channels = predictor.image_shape
+    size = min(count, _BATCH_SIZE.value)
+    remedies = ["--image_size"] if _IMAGE_SIZE.value is not None else []
+    remedies += ["--batch_size"] if size > 1 or not remedies else []
+    problem = f"a batch of shape [{size}, {height}, {width}, {channels}] does not fit into memory"
+    remedy = f"use a smaller {' or '.join(remedies)}"
+    # The network's input is float32.
+    if 4 * size * height * width * channels > parallel.host_bytes():
+        raise errors.InputError(f"{problem}: {remedy}")
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not runtime_errors.is_out_of_memory(error):
+            raise
+        reason = runtime_errors.first_line(error) or "MemoryError"
+        raise errors.InputError(f"{problem} ({reason}): {remedy}") from error
 
 
 def _tty(stream: TextIO) -> bool:
     try:
         return stream.isatty()
-    except ValueError:  # The stream is closed.
+    # The stream is closed.
+    except ValueError:
         return False
 
 
 class _Tally:
-    """Counts of images, and the progress line.
+    """Counts of predicted, unreadable and correctly classified images, with a progress line.
 
     Args:
-      predictor: that predicts.
+      predictor: the predictor whose images are counted.
       total: the number of images.
       shows: whether to show a progress line.
 
     Raises:
-      InputError: --labels without names of classes.
+      InputError: --labels is set, but the classes have no names.
     """
 
     def __init__(self, predictor: "Predictor", total: int, *, shows: bool):
@@ -317,10 +368,10 @@ class _Tally:
         self._done = self._unread = self._labelled = self._right = 0
         self._names = set(predictor.about.class_names)
         if _LABELS.value and not self._names:
-            raise errors.InputError("--labels needs names of classes: pass --class_names")
+            raise errors.InputError("--labels needs class names: set --class_names=FILE")
 
     def add(self, part: "Predictions") -> None:
-        """Counts the images of a batch; warns of those that cannot be read."""
+        """Counts the images of a batch, and warns about unreadable ones."""
         for file, reason in part.unread:
             console.warn(f"{errors.printable(file)}: {reason}")
         self._done += len(part) + len(part.unread)
@@ -352,9 +403,11 @@ class _Tally:
             share = 100 * self._right / max(1, self._labelled)
             console.say(f"top-1 {share:.2f} % of {self._labelled:,} images with a label")
         if self._unread:
+            images = "image" if self._total == 1 else "images"
+            subject = "nothing is" if self._unread == self._done else "the other images are"
             raise errors.InputError(
-                f"{self._unread:,} of {self._total:,} images cannot be read, and are listed above;"
-                " the others are predicted"
+                f"{self._unread:,} of {self._total:,} {images} cannot be read: repair or omit the"
+                f" files listed above; {subject} predicted"
             )
 
 

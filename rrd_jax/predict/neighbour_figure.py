@@ -1,4 +1,4 @@
-"""A picture of queries and their neighbours, with a row for each query and network."""
+"""The figure of --picture: queries and their neighbors, in one row per query and network."""
 
 import os
 import pathlib
@@ -11,17 +11,27 @@ from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.predict.neighbours import QueryResult
 from rrd_jax.terminal import drawing
 
-_MOST_QUERIES = 12
+_MAX_QUERIES = 12
 
 
 def check(path: pathlib.Path) -> None:
-    """Raises an error if the picture cannot be written, before anything is computed."""
+    """Raises an error if the figure cannot be written, before anything is computed.
+
+    Raises:
+      InputError: the file type is unsupported, the file exists, or its folder does not.
+      UnavailableError: matplotlib is not installed.
+    """
     if path.suffix not in (".png", ".svg", ".pdf"):
-        raise errors.InputError(f"--picture={path} must end in .png, .svg or .pdf")
+        raise errors.InputError(
+            f"--picture={path} is not supported; it must end in .png, .svg or .pdf"
+        )
     if os.path.lexists(path):
-        raise errors.InputError(f"--picture={path} is there already: remove it, or name another")
+        raise errors.InputError(f"--picture={path} already exists: remove it or name another file")
     if not path.parent.is_dir():
-        raise errors.InputError(f"--picture={path} cannot be written: there is no {path.parent}")
+        raise errors.InputError(
+            f"--picture={path} cannot be written, because folder {path.parent} does not exist:"
+            " create it or name another"
+        )
     drawing.check("--picture")
 
 
@@ -30,15 +40,16 @@ def draw(
     results: Mapping[str, Sequence[QueryResult]],
     preprocessing: Preprocessing,
 ) -> None:
-    """Writes the picture, whole or not at all.
+    """Writes the figure; a failure leaves no partial file.
 
     Args:
-      path: of a .png, .svg or .pdf file.
-      results: of the same queries, by the label of a network. The first twelve are drawn.
-      preprocessing: how the images of the picture are read.
+      path: a .png, .svg or .pdf file.
+      results: results by network label, for the same queries. The first twelve queries are drawn.
+      preprocessing: the preprocessing with which the images are read.
 
     Raises:
-      DiskError: the disk takes nothing more.
+      InputError: the file cannot be written.
+      DiskError: the disk is full or cannot be written.
     """
     drawing.write(lambda: _figure(results, preprocessing), path)
 
@@ -48,7 +59,7 @@ def _figure(results: Mapping[str, Sequence[QueryResult]], preprocessing: Preproc
 
     rows = [
         (label, result)
-        for same_query in zip(*(r[:_MOST_QUERIES] for r in results.values()), strict=True)
+        for same_query in zip(*(r[:_MAX_QUERIES] for r in results.values()), strict=True)
         for label, result in zip(results, same_query, strict=True)
     ]
     columns = 1 + max(len(result.neighbours) for _, result in rows)
@@ -57,13 +68,13 @@ def _figure(results: Mapping[str, Sequence[QueryResult]], preprocessing: Preproc
     for axes, (label, result) in zip(grid, rows, strict=True):
         for axis in axes:
             axis.axis("off")
-        _show(axes[0], result.query, f"{label}:", preprocessing)
+        _draw_image(axes[0], result.query, f"{label}:", preprocessing)
         for axis, neighbour in zip(axes[1:], result.neighbours, strict=False):
-            _show(axis, neighbour.file, f"{neighbour.cosine:.3f}", preprocessing)
+            _draw_image(axis, neighbour.file, f"{neighbour.cosine:.3f}", preprocessing)
     return figure
 
 
-def _show(axis: Any, file: str, title: str, preprocessing: Preprocessing) -> None:
+def _draw_image(axis: Any, file: str, title: str, preprocessing: Preprocessing) -> None:
     axis.set_title(title, fontsize=8)
     image = reader.read(file, preprocessing)
     axis.imshow(

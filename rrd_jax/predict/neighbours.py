@@ -1,4 +1,4 @@
-"""Nearest neighbours of images by the cosine of a network's embeddings."""
+"""Nearest neighbors of images by the cosine similarity of a network's embeddings."""
 
 import contextlib
 import json
@@ -17,25 +17,25 @@ FORMATS = ("text", "csv", "jsonl")
 
 
 class Neighbour(NamedTuple):
-    """An image, and the cosine of its embedding with a query's, in [-1, 1]."""
+    """An image file, and the cosine of its embedding with the query's, in [-1, 1]."""
 
     file: str
     cosine: float
 
 
 class QueryResult(NamedTuple):
-    """The file of a query, and its neighbours, the nearest first."""
+    """The file of a query, and its neighbors, nearest first."""
 
     query: str
     neighbours: list[Neighbour]
 
 
 class _NearestImages:
-    """The nearest images of each query among those that were added.
+    """The images nearest to each query among all images added so far.
 
     Args:
-      queries: their predictions.
-      count: the number of neighbours.
+      queries: predictions for the query images.
+      count: number of neighbors per query.
     """
 
     def __init__(self, queries: Predictions, count: int):
@@ -46,7 +46,7 @@ class _NearestImages:
         self._neighbours: list[list[str]] = [[] for _ in self._files]
 
     def add(self, part: Predictions) -> None:
-        """Compares more images. A query is not its own neighbour."""
+        """Compares the queries with more images. A query is never its own neighbor."""
         if not len(part):
             return
         cosines = self._queries @ rows.unit(part.embeddings).T
@@ -61,7 +61,7 @@ class _NearestImages:
         self._cosines = np.take_along_axis(cosines, order, axis=1)
 
     def results(self) -> list[QueryResult]:
-        """Returns each query with its neighbours."""
+        """Returns each query with its neighbors."""
         results = []
         columns = zip(self._files, self._neighbours, self._cosines.tolist(), strict=True)
         for query, files, cosines in columns:
@@ -78,15 +78,15 @@ def search(
     batch_size: int,
     on_batch: Callable[[Predictions], None],
 ) -> list[QueryResult]:
-    """Finds the nearest files of each query; files that cannot be read are left out.
+    """Finds the files nearest to each query; unreadable files are skipped.
 
-    Only a few batches of images and embeddings are in memory.
+    Only a few batches of images and embeddings are in memory at once.
 
     Args:
-      predictor: that computes embeddings.
-      queries: image files.
-      files: image files.
-      count: neighbours per query.
+      predictor: the predictor that computes embeddings.
+      queries: image files whose neighbors are searched.
+      files: image files among which the neighbors are searched.
+      count: number of neighbors per query.
       batch_size: images per call of the network.
       on_batch: called with the predictions of each batch of files.
 
@@ -99,7 +99,9 @@ def search(
         for file, reason in part.unread:
             raise errors.InputError(f"{errors.printable(file)} cannot be used: {reason}")
     if any(part.embeddings is None for part in query_parts):
-        raise errors.InputError(f"'{predictor.name}' has no embedding, so it finds no neighbours")
+        raise errors.InputError(
+            f"'{predictor.name}' has no embedding, so --neighbours cannot be used"
+        )
     searches = [_NearestImages(part, count) for part in query_parts]
     with contextlib.closing(predictor.batches(files, batch_size)) as parts:
         for part in parts:
@@ -117,28 +119,20 @@ def lines(form: str, results: Sequence[QueryResult]) -> Iterator[str]:
         yield writing.csv_row(["file", *words])
     for query, neighbours in results:
         if form == "text":
-            shown = (f"{errors.printable(n.file)} {n.cosine:.4f}" for n in neighbours)
-            yield f"{errors.printable(query)}: {', '.join(shown)}\n"
+            entries = (f"{errors.printable(n.file)} {n.cosine:.4f}" for n in neighbours)
+            yield f"{errors.printable(query)}: {', '.join(entries)}\n"
         elif form == "csv":
-            yield writing.csv_row(
-                [
-                    query,
-                    *(
-                        cell
-                        for n in neighbours
-                        for cell in (n.file, writing.shortest_float(n.cosine))
-                    ),
-                ]
-            )
+            pairs = ((n.file, writing.shortest_float(n.cosine)) for n in neighbours)
+            yield writing.csv_row([query, *itertools.chain.from_iterable(pairs)])
         else:
-            near = [
+            nearest = [
                 {"file": n.file, "cosine": writing.shortest_float(n.cosine)} for n in neighbours
             ]
-            yield json.dumps({"file": query, "neighbours": near}, ensure_ascii=False) + "\n"
+            yield json.dumps({"file": query, "neighbours": nearest}, ensure_ascii=False) + "\n"
 
 
 def overlap(first: Sequence[QueryResult], second: Sequence[QueryResult]) -> float:
-    """Returns the mean share of neighbours, in [0, 1], that two networks have in common."""
+    """Returns the mean share of neighbors that two networks have in common, in [0, 1]."""
     shares = [
         len({n.file for n in a.neighbours} & {n.file for n in b.neighbours}) / len(a.neighbours)
         for a, b in zip(first, second, strict=True)

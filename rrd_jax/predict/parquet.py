@@ -7,7 +7,8 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.library import Predictions
 
-_ROWS = 4096  # Rows of a group, which readers load as a whole.
+# Number of rows in a row group. Readers load whole groups.
+_ROWS = 4096
 
 
 def check_installed() -> None:
@@ -16,39 +17,40 @@ def check_installed() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise errors.UnavailableError(
-            f"--format=parquet is written with pyarrow, which cannot be imported ({error}): run"
+            f"--format=parquet needs pyarrow, which cannot be imported ({error}): run"
             " `pip install 'rrd_jax[hf]'`, or use --format=npz"
         ) from error
 
 
 class Rows:
-    """A Parquet file that is written in groups of rows, a row for each image.
+    """A Parquet file with one row per image, written in row groups.
 
-    Columns: `file`; `label`, `class` and `probabilities` of a classifier; and the arrays that
-    `write` gets, as lists of fixed size and of float32.
+    Columns: `file`; for a classifier `label`, `class` and `probabilities`; and the arrays passed to
+    `write`, as float32 lists of fixed size.
 
     Args:
-      file: to write to.
+      file: the file to write to.
     """
 
     def __init__(self, file: BinaryIO):
         self._file, self._writer = file, None
         self._pending: list[Any] = []
-        self._empty: list[Any] = []  # Batches without rows, from which a file without rows is made.
+        # Batches without rows. If there are no other batches, they define the columns.
+        self._empty: list[Any] = []
 
     def write(self, part: Predictions, arrays: dict[str, np.ndarray]) -> None:
         """Adds the predictions of a batch.
 
         Args:
-          part: with the files and classes.
-          arrays: other columns by name, each [N, width] float32.
+          part: predictions with N files and classes.
+          arrays: additional columns by name, each [N, width] float32.
         """
         (self._pending if len(part) else self._empty).append(_batch(part, arrays))
         if sum(batch.num_rows for batch in self._pending) >= _ROWS:
             self._flush()
 
     def finish(self) -> None:
-        """Writes the last group and the end of the file."""
+        """Writes the last row group and the footer of the file."""
         if self._writer is None and not self._pending:
             self._pending = self._empty[:1]
         self._flush()
@@ -75,7 +77,7 @@ class Rows:
 def _batch(part: Predictions, arrays: dict[str, np.ndarray]) -> Any:
     import pyarrow
 
-    # Bytes that are not UTF-8 are escaped, as in the other formats.
+    # Bytes that are not UTF-8 are escaped, as in all formats.
     files = [file.encode("utf-8", "backslashreplace").decode() for file in part.files]
     columns = {"file": pyarrow.array(files, pyarrow.string())}
     if part.class_names:

@@ -1,4 +1,4 @@
-"""Writes predictions batch by batch as text, CSV, JSON lines, NumPy's npz or Parquet."""
+"""Writes predictions batch by batch, as text, CSV, JSON Lines, npz or Parquet."""
 
 import contextlib
 import csv
@@ -24,10 +24,10 @@ Write = Callable[[Predictions], None]
 
 
 class Content(NamedTuple):
-    """The content that is written for each image.
+    """The values that are written for each image.
 
     Attributes:
-      top: the number of classes.
+      top: the number of most probable classes.
       logits: whether to write the logits of all classes.
       embeddings: whether to write the embedding.
     """
@@ -37,7 +37,7 @@ class Content(NamedTuple):
     embeddings: bool = False
 
     def arrays(self, part: Predictions) -> dict[str, np.ndarray]:
-        """Returns the arrays by name, [N, ...] float32."""
+        """Returns the requested logits and embeddings by name, each [N, width] float32."""
         arrays = {"logits": part.logits} if self.logits else {}
         # The size of an embedding is unknown if no image could be read.
         if self.embeddings and part.embeddings is not None:
@@ -46,14 +46,14 @@ class Content(NamedTuple):
 
 
 def text_lines(part: Predictions, content: Content) -> Iterator[str]:
-    """Yields a line for each image: its file, and classes with their probability in percent."""
+    """Yields one line per image: the file, and classes with their probabilities in percent."""
     for file, guesses in zip(part.files, part.top(content.top), strict=True):
-        shown = (f"{errors.printable(g.name)} {100 * g.probability:.2f} %" for g in guesses)
-        yield f"{errors.printable(file)}: {', '.join(shown)}\n"
+        classes = (f"{errors.printable(g.name)} {100 * g.probability:.2f} %" for g in guesses)
+        yield f"{errors.printable(file)}: {', '.join(classes)}\n"
 
 
 def json_lines(part: Predictions, content: Content) -> Iterator[str]:
-    """Yields a line of JSON for each image: `file`, `top`, and optionally `logits`, `embedding`."""
+    """Yields one JSON object per image: `file`, `top`, and optionally `logits`, `embedding`."""
     arrays = content.arrays(part)
     for i, guesses in enumerate(part.top(content.top)):
         top = [
@@ -68,7 +68,7 @@ def json_lines(part: Predictions, content: Content) -> Iterator[str]:
 
 
 def csv_rows(part: Predictions, content: Content) -> Iterator[str]:
-    """Yields a row of CSV for each image."""
+    """Yields one CSV row per image."""
     arrays = content.arrays(part)
     for i, guesses in enumerate(part.top(content.top)):
         cells = [part.files[i]]
@@ -80,7 +80,7 @@ def csv_rows(part: Predictions, content: Content) -> Iterator[str]:
 
 
 def csv_header(part: Predictions, content: Content) -> str:
-    """Returns the first row of CSV."""
+    """Returns the CSV row with the column names."""
     cells = ["file"]
     for rank in range(1, min(content.top, len(part.class_names)) + 1):
         cells += [f"label_{rank}", f"class_{rank}", f"probability_{rank}"]
@@ -90,7 +90,7 @@ def csv_header(part: Predictions, content: Content) -> str:
 
 
 def csv_row(cells: Iterable[Any]) -> str:
-    """Returns a row of CSV."""
+    """Returns cells as a CSV row."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()
@@ -102,8 +102,9 @@ def shortest_float(value: Any) -> float:
 
 
 _LINES = {"text": text_lines, "csv": csv_rows, "jsonl": json_lines}
-_FILES = ("npz", "parquet")  # Binary formats, which need a file.
-FORMATS = (*_LINES, *_FILES)
+# Binary formats need a file.
+_BINARY = ("npz", "parquet")
+FORMATS = (*_LINES, *_BINARY)
 
 
 @contextlib.contextmanager
@@ -114,18 +115,18 @@ def open_writer(
 
     Args:
       form: one of FORMATS.
-      content: to write.
-      output: the file, which appears when it is complete; None for standard output.
+      content: the values to write.
+      output: the file, which is created once it is complete; None for standard output.
       stdout: standard output.
 
     Raises:
-      InputError: the file exists, or its folder does not; or a binary format has no file.
-      UnavailableError: pyarrow, which writes Parquet, is not installed.
-      UnreadError: the reader of standard output is gone.
-      DiskError: the disk takes nothing more.
+      InputError: the file exists, its folder does not, or a binary format has no file.
+      UnavailableError: the format is Parquet, and pyarrow is not installed.
+      UnreadError: the reader of standard output has closed the pipe.
+      DiskError: the disk is full or cannot be written.
     """
-    if form in _FILES and output is None:
-        raise errors.InputError(f"--format={form} is no text: name a file with --output")
+    if form in _BINARY and output is None:
+        raise errors.InputError(f"--format={form} is binary: name a file with --output")
     if form == "parquet":
         parquet.check_installed()
     with contextlib.ExitStack() as stack:
@@ -147,7 +148,7 @@ def open_writer(
 def open_stream(
     form: str, output: pathlib.Path | None, stdout: TextIO
 ) -> Iterator[Callable[[str], Any]]:
-    """Yields a function that writes a line; arguments and errors are those of `open_writer`."""
+    """Yields a function that writes text; arguments and errors are as for `open_writer`."""
     if output is None:
         if isinstance(stdout, io.TextIOWrapper) and form != "text":
             stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -176,7 +177,7 @@ def _lines(form: str, content: Content, put: Callable[[str], Any]) -> Write:
 def _file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
     """Yields a temporary file, which is renamed to `path` on success and removed on an error.
 
-    A device or a pipe, such as /dev/null, is written to directly.
+    Devices and pipes, such as /dev/null, are written directly.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         with _writable(path, path) as file:
@@ -189,12 +190,14 @@ def _file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise errors.InputError(
-                f"--output={path} is being written by another command"
+                f"--output={path} is being written by another command: name another file"
             ) from error
-        except OSError:  # The file system has no locks.
+        # The file system does not support locks.
+        except OSError:
             pass
         try:
-            file.truncate(0)  # A command that was killed has left content.
+            # A killed command may have left content.
+            file.truncate(0)
             yield file
             file.flush()
             _check_free(path)
@@ -207,20 +210,20 @@ def _file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
 
 def _check_free(path: pathlib.Path) -> None:
     if os.path.lexists(path):
-        raise errors.InputError(f"--output={path} is there already: remove it, or name another")
+        raise errors.InputError(f"--output={path} already exists: remove it or name another file")
 
 
 def _writable(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWriter:
     """Opens a file without truncating it, because another command may be writing it."""
 
-    def keep(name: str, options: int) -> int:
+    def open_untruncated(name: str, options: int) -> int:
         return os.open(name, options & ~os.O_TRUNC, 0o666)
 
     try:
-        return open(path, "wb", opener=keep)
+        return open(path, "wb", opener=open_untruncated)
     except OSError as error:
         raise errors.InputError(
-            f"--output={output} cannot be written ({error.strerror or error})"
+            f"--output={output} cannot be written ({error.strerror or error}): name another file"
         ) from error
 
 
@@ -228,8 +231,8 @@ class _Columns:
     """An npz file whose arrays are collected in temporary files.
 
     Args:
-      content: to write.
-      folder: for the temporary files.
+      content: the values to write.
+      folder: the folder of the temporary files.
     """
 
     def __init__(self, content: Content, folder: pathlib.Path):

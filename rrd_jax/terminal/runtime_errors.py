@@ -66,7 +66,7 @@ def _translate(error: Exception) -> Exception | None:
     jax = sys.modules.get("jax")
     if jax is None or not isinstance(error, jax.errors.JaxRuntimeError):
         return None
-    if any(words in text for words in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return errors.InputError(
             f"the devices' memory is not enough ({text}): a smaller train.batch_size or"
             " train.eval_batch_size, a larger train.accumulate, train.remat=all,"
@@ -107,6 +107,15 @@ def end(code: int) -> NoReturn:
     sys.stderr.flush()
     time.sleep(_DELAY)
     os._exit(code)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns True if the memory of the host or of a device is exhausted."""
+    if isinstance(error, MemoryError):
+        return True
+    jax = sys.modules.get("jax")
+    is_runtime_error = jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+    return is_runtime_error and any(words in first_line(error) for words in _OUT_OF_MEMORY)
 
 
 def is_disk_error(error: Exception) -> bool:

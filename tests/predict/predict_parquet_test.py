@@ -46,7 +46,7 @@ def test_rows_come_back_as_they_were_whatever_the_groups(tmp_path, monkeypatch):
         np.testing.assert_array_equal(np.stack(table[name]), expected)
     assert table["file"].tolist() == [file for part in parts for file in part.files]
     assert table["class"].tolist() == [name for part in parts for name in part.names]
-    with pytest.raises(errors.InputError, match="is there already"):
+    with pytest.raises(errors.InputError, match="already exists"):
         _write(parts, tmp_path / "all.parquet")
 
 

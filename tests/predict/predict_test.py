@@ -247,7 +247,7 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
         ((tmp_path / "empty",), {}, 2, "no images in"),
         ((image,), {"workdir": tmp_path / "none"}, 2, "no intact checkpoint in"),
         ((image, "--teacher"), {"workdir": tmp_path / "empty"}, 2, "is not the workdir of a run"),
-        ((image, "--teacher", "--image_size=8"), {}, 2, "leave out --image_size"),
+        ((image, "--teacher", "--image_size=8"), {}, 2, "omit --image_size"),
         ((image, "--class_names=lost.txt"), {}, 2, "lost.txt"),
         ((image, f"--class_names={tmp_path}/names.txt"), {}, 2, "2 names, but there are 3 classes"),
         ((image, "--mean=0.5"), {}, 2, "mean is (0.5,), but must be 3 numbers"),
@@ -258,15 +258,15 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
             2,
             "resize is 50, but must be at least image_size, 99",
         ),
-        ((image, "--format=npz"), {}, 2, "--format=npz is no text: name a file with --output"),
-        ((image, "--format=parquet"), {}, 2, "--format=parquet is no text: name a file"),
+        ((image, "--format=npz"), {}, 2, "--format=npz is binary: name a file with --output"),
+        ((image, "--format=parquet"), {}, 2, "--format=parquet is binary: name a file"),
         ((image, "--logits"), {}, 2, "--logits needs --format=csv, jsonl, npz or parquet"),
         ((image, "--output="), {}, 2, "--output is empty"),
-        ((image, f"--output={tmp_path}/there.csv"), {}, 2, "there.csv is there already"),
+        ((image, f"--output={tmp_path}/there.csv"), {}, 2, "there.csv already exists"),
         ((image, "--output=not/there.csv"), {}, 2, "not/there.csv"),
         ((image, "--picture=x.png"), {}, 2, "--neighbours"),
         ((image, "--neighbours=test", "--picture=x.jpg"), {}, 2, ".png, .svg or .pdf"),
-        ((image, "--neighbours=test", "--picture=no/x.png"), {}, 2, "there is no no"),
+        ((image, "--neighbours=test", "--picture=no/x.png"), {}, 2, "folder no does not exist"),
         ((image, "--neighbours=test", "--labels"), {}, 2, "--labels"),
         ((image, "--neighbours=test", "--format=npz", "--output=x"), {}, 2, "text, csv or jsonl"),
         ((image, "--neighbours=nowhere"), {}, 2, "nowhere"),
@@ -300,7 +300,7 @@ def test_neighbours_are_scikit_learns_and_never_the_image_itself(predict, runs, 
     more = ("--format=jsonl", f"--output={output}", f"--picture={picture}", "--batch_size=7")
     done = predict("test", f"--neighbours={root / 'test'}", f"--top={count}", *more)
     assert done.code == 0, done.err
-    assert "student and teacher have" in done.err
+    assert "student and teacher share" in done.err
     with PIL.Image.open(picture) as drawn:
         assert drawn.size[0] > 400
     rows = [json.loads(line) for line in output.read_text().splitlines()]
