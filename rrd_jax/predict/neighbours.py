@@ -1,6 +1,7 @@
 """Nearest neighbors of images by the cosine similarity of a network's embeddings."""
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
