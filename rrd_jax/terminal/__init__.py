@@ -1,1 +1,1 @@
-"""Output and exit of programs: console lines, tables, errors and exit codes."""
+"""Console output, tables, error messages and exit codes of the commands."""

@@ -1,22 +1,22 @@
-"""Flags, exit codes and signals, which all commands share.
+"""Flags, exit codes and signals of all commands.
 
-An error that a user can mend is printed as a message with one of these exit codes:
+A command prints an error as a message and ends with one of these exit codes:
 
-| code | reason                                                                              |
-|------|-------------------------------------------------------------------------------------|
-| 0    | the command has finished, or --help was given                                       |
-| 1    | a bad flag or config field, or a config file that cannot be run                     |
-| 2    | other bad input: data, weights, the workdir of another run                          |
-| 3    | the loss is not finite                                                              |
-| 69   | a platform, device or library is not available                                      |
-| 70   | an error of this program; the message names the file that has its traceback         |
-| 74   | a disk, or the file of standard output, takes nothing more                          |
-| 75   | the same command resumes: after SIGTERM, or a lost device or process                |
-| 130  | Ctrl-C: a run saves its state first; a second Ctrl-C ends it at once                |
-| 141  | the reader of standard output is gone, as after `| head -1`                         |
+| code | reason                                                                                    |
+|------|-------------------------------------------------------------------------------------------|
+| 0    | the command finished, or --help was passed                                                |
+| 1    | invalid flag or config field, or a config file that cannot be run                         |
+| 2    | other invalid input: data, weights, the workdir of another run                            |
+| 3    | the loss is not finite                                                                    |
+| 69   | a platform, device or library is not available                                            |
+| 70   | unexpected error; the message names the file with the traceback                           |
+| 74   | a disk, or the file of standard output, is full or cannot be written                      |
+| 75   | interrupted by SIGTERM or a lost device or process; run the same command again to resume  |
+| 130  | Ctrl-C: a run first saves its state; a second Ctrl-C ends it immediately                  |
+| 141  | the reader of standard output closed the pipe, as after `| head -1`                       |
 
-69 to 75 are those of sysexits.h, 130 and 141 those of a shell for SIGINT and SIGPIPE. Warnings and
-logs of libraries are hidden unless PYTHONWARNINGS or -W asks for them.
+Codes 69 to 75 follow sysexits.h; 130 and 141 are a shell's codes for SIGINT and SIGPIPE. Warnings
+and logs of libraries are hidden unless PYTHONWARNINGS or -W enables them.
 """
 
 import contextlib
@@ -38,14 +38,15 @@ from absl import app, flags, logging
 from rrd_jax import errors
 from rrd_jax.terminal import config_errors, console, crashes, runtime_errors
 
-# The first class that fits counts.
+# The first class that matches an error determines the exit code. Of sysexits.h, 74 is EX_IOERR, 69
+# is EX_UNAVAILABLE, and 75 is EX_TEMPFAIL.
 _CODES: dict[type[Exception], int] = {
-    errors.DiskError: 74,  # EX_IOERR
-    errors.UnavailableError: 69,  # EX_UNAVAILABLE
+    errors.DiskError: 74,
+    errors.UnavailableError: 69,
     errors.InputError: 2,
     OSError: 2,
     errors.DivergedError: 3,
-    errors.PreemptedError: 75,  # EX_TEMPFAIL: try again
+    errors.PreemptedError: 75,
     errors.LostError: 75,
 }
 
@@ -53,8 +54,8 @@ _CODES: dict[type[Exception], int] = {
 def run_main() -> None:
     """Runs the command `rrd-jax`, which is `python -m rrd_jax.main`.
 
-    The module runs as a program, because absl prints the flags and the docstring of the main module
-    as help.
+    The module runs as a program, because the help of absl consists of the docstring and flags of
+    the main module.
     """
     runpy.run_module("rrd_jax.main", run_name="__main__", alter_sys=True)
 
@@ -66,13 +67,16 @@ def parse_flags(
     *,
     arguments: bool = False,
 ) -> list[str]:
-    """Parses flags with absl; a bad flag or config file ends the program.
+    """Parses flags with absl; an invalid flag or config file ends the program.
 
     Args:
-      argv: the command.
-      config: the flag of a config file.
-      explain: returns a better message than absl's for a command that cannot be parsed, or "".
-      arguments: whether the command takes arguments that are no flags.
+      argv: the command line.
+      config: the flag of the config file, for commands that require one.
+      explain: returns a more helpful message than absl's for an invalid command line, or "".
+      arguments: whether the command accepts positional arguments.
+
+    Returns:
+      The program name and the positional arguments.
     """
     _prepare_process()
     _print_help(argv)
@@ -87,9 +91,11 @@ def parse_flags(
             stop(1, config_errors.wrong_return(path, config.value))
     except KeyboardInterrupt:
         stop(130, "stopped")
-    except BaseException as error:  # A config file is a program, which can raise anything.
+    # A config file is a program and can raise any exception.
+    except BaseException as error:
         text = config_errors.message(error, path)
-        if isinstance(error, SystemExit) and not text:  # absl's --helpxml exits, and so does stop.
+        # `stop` and absl's --helpxml exit.
+        if isinstance(error, SystemExit) and not text:
             raise
         if text := text or explain(argv):
             stop(1, text)
@@ -97,21 +103,21 @@ def parse_flags(
             stop(70, crashes.report(error))
         stop(1, _one_line(error))
     if len(rest) > 1 and not arguments:
-        stop(1, f"unexpected argument '{rest[1]}'; flags are written --name=value")
+        stop(1, f"unexpected argument '{rest[1]}'; write flags as --name=value")
     return rest
 
 
 def guard(
     job: Callable[[], object],
-    stopped: str = "stopped; the same command resumes from the last checkpoint",
+    stopped: str = "stopped; run the same command again to resume from the last checkpoint",
     folder: Callable[[], pathlib.Path] | None = None,
 ) -> None:
     """Runs a job; an exception ends the program with a message and an exit code.
 
     Args:
-      job: to run.
-      stopped: the message for Ctrl-C, unless the job has its own.
-      folder: returns the workdir, where the traceback of an unexpected error is kept.
+      job: the function to run.
+      stopped: the message for Ctrl-C; a KeyboardInterrupt with a message replaces it.
+      folder: returns the workdir, where the traceback of an unexpected error is written.
     """
     _prepare_process()
     try:
@@ -119,7 +125,8 @@ def guard(
             try:
                 job()
             except (OSError, errors.DiskError):
-                console.flush()  # If standard output failed, this raises an error that says so.
+                # If writing to standard output failed, this raises a more specific error.
+                console.flush()
                 raise
             console.flush()
     except errors.UnreadError:
@@ -130,7 +137,8 @@ def guard(
         stop(130, str(error) or stopped)
     except SystemExit:
         raise
-    except BaseException as error:  # A user's code can raise anything.
+    # A user's code can raise any exception.
+    except BaseException as error:
         stop(70, crashes.report(error, folder))
 
 
@@ -138,27 +146,31 @@ def _prepare_process() -> None:
     """Replaces closed streams, and hides warnings and logs of libraries."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
-        if stream is None:  # Closed, as by `>&-`: the next opened file would get its number.
+        # A stream closed by `>&-` is replaced, because the next opened file would get its number.
+        if stream is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
         elif isinstance(stream, io.TextIOWrapper) and mode == "w":
-            stream.reconfigure(errors="backslashreplace")  # File names can hold any bytes.
+            # File names can contain any bytes.
+            stream.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.ERROR)
-    # JAX logs what a user's callback raises, and raises it too.
+    # JAX both logs and raises the exceptions of a user's callback.
     python_logging.getLogger("jax._src.callback").setLevel(python_logging.CRITICAL)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # jaxlib 0.10 logs an error on each start on a CPU that reads a program from the cache.
+    # On a CPU, jaxlib 0.10 logs an error whenever it reads a program from the compilation cache.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     quiet_libtpu()
 
 
 def quiet_libtpu() -> None:
-    """Keeps libtpu quiet on a machine that has libtpu and no TPU.
+    """Silences libtpu on a machine that has libtpu but no TPU.
 
-    `parallel` calls this again after JAX is imported, because JAX sets the variable read here.
+    `parallel` calls this function again after it has imported JAX, because JAX sets
+    TPU_SKIP_MDS_QUERY if it finds no TPU.
     """
-    if "TPU_SKIP_MDS_QUERY" in os.environ:  # JAX sets it where it finds no chip.
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # Any known type will do.
+    if "TPU_SKIP_MDS_QUERY" in os.environ:
+        # Any valid type works.
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_LOG_DIR", "disabled")
 
@@ -170,7 +182,7 @@ def stop(code: int, message: object) -> NoReturn:
 
 
 def _print_help(argv: list[str]) -> None:
-    """Prints help and exits with 0, if flags ask for it. absl would exit with 1."""
+    """Prints the help and exits with code 0 if a help flag is set. absl would exit with 1."""
     names = {text.lstrip("-") for text in argv[1:] if text.startswith("-")}
     is_short = not names.isdisjoint(("h", "?", "help", "helpshort"))
     if is_short or "helpfull" in names:
@@ -180,9 +192,9 @@ def _print_help(argv: list[str]) -> None:
 
 @contextlib.contextmanager
 def _second_interrupt_ends() -> Iterator[None]:
-    """Lets a second Ctrl-C end the program at once, even during compilation or a device call.
+    """Ends the program immediately at a second Ctrl-C, even during compilation or a device call.
 
-    Python runs its signal handlers after such a call. A thread can react during the call.
+    Python runs signal handlers only after such a call returns. A thread can react during the call.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or handler == signal.SIG_IGN:
@@ -212,11 +224,11 @@ def _watch(signals: int) -> None:
             os._exit(130)
         is_second = True
         if not select.select([signals], [], [], 1)[0]:
-            os.write(2, b"\nstopping; another Ctrl-C ends it at once\n")
+            os.write(2, b"\nstopping; press Ctrl-C again to end the program immediately\n")
 
 
 def _config_path(argv: list[str]) -> str:
-    """Returns the file that --config names, or ""."""
+    """Returns the file named by --config, or ""."""
     for flag, following in zip(argv, [*argv[1:], ""], strict=True):
         name, sign, value = flag.partition("=")
         if name in ("--config", "-config"):
@@ -229,6 +241,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, AttributeError | KeyError):
         text = config_errors.unquoted(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if any(line.startswith("Traceback") for line in lines):  # ml_collections quotes one.
+    # Messages of ml_collections can contain a traceback.
+    if any(line.startswith("Traceback") for line in lines):
         return lines[-1].removeprefix("rrd_jax.errors.InputError: ")
     return ": ".join(lines) or type(error).__name__

@@ -1,8 +1,8 @@
-"""Output to whoever started a program: lines, warnings, tables and a progress line.
+"""Console output: lines, warnings, tables and a progress line.
 
-On a terminal all output fits the current width, and the next output replaces the progress line. In
-a log file tables are Markdown and there is no progress line. Terminals show colours unless NO_COLOR
-is set or TERM is dumb.
+On a terminal, all output fits the current width, and the next output replaces the progress line. In
+a log file, tables are Markdown and the progress line is omitted. Terminals show colors unless
+NO_COLOR is set or TERM is dumb.
 """
 
 import contextlib
@@ -21,15 +21,16 @@ from rrd_jax.terminal import tables
 if TYPE_CHECKING:
     from rich.console import Console
 
-_progress_cells = 0  # The width of the progress line on the screen.
+# Width of the progress line that is on the screen, in columns.
+_progress_cells = 0
 
 
 def say(text: str) -> None:
-    """Prints text in place of the progress line. On a terminal, lines wrap between words.
+    """Prints text, which replaces the progress line. On a terminal, lines wrap between words.
 
     Raises:
-      UnreadError: the reader of standard output is gone.
-      DiskError: the file of standard output takes nothing more.
+      UnreadError: the reader of standard output has closed the pipe.
+      DiskError: the file of standard output cannot be written.
     """
     if is_terminal():
         text = "\n".join(_wrapped(line, width()) for line in text.split("\n"))
@@ -38,40 +39,42 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """Prints a warning: the problem, its value, and what to do about it."""
-    say(f"{_coloured('warning:', 'yellow', sys.stdout)} {_printable(text)}")
+    say(f"{_colored('warning:', 'yellow', sys.stdout)} {_printable(text)}")
 
 
 def note(text: str) -> None:
     """Prints information that needs no action."""
-    say(f"{_coloured('note:', 'cyan', sys.stdout)} {_printable(text)}")
+    say(f"{_colored('note:', 'cyan', sys.stdout)} {_printable(text)}")
 
 
 def error(text: str) -> None:
-    """Prints to standard error why the program ends."""
+    """Prints the reason for the program's end to standard error."""
     with contextlib.suppress(errors.DiskError, errors.UnreadError):
         _write(_clearing())
-    with contextlib.suppress(OSError):  # The exit code reports the error too.
-        label = _coloured("error:", "red", sys.stderr)
+    # If standard error cannot be written, the exit code still reports the error.
+    with contextlib.suppress(OSError):
+        label = _colored("error:", "red", sys.stderr)
         print(label, _printable(text), file=sys.stderr, flush=True)
 
 
 def progress(label: str, parts: Sequence[str]) -> None:
-    """Replaces the progress line; does nothing if standard output is no terminal.
+    """Replaces the progress line; does nothing if standard output is not a terminal.
 
     Args:
-      label: of the work in progress.
-      parts: the most important first; the last ones are left out if they do not fit.
+      label: name of the work in progress.
+      parts: texts, the most important first; texts at the end are omitted if they do not fit.
     """
     global _progress_cells
     if not overwrites():
         return
-    line = fitted(label, parts, width() - 1)  # Some terminals wrap in the last column.
+    # Some terminals wrap a line that fills the last column.
+    line = fitted(label, parts, width() - 1)
     _write(_clearing() + line)
     _progress_cells = tables.cells(line)
 
 
 def fitted(label: str, parts: Sequence[str], columns: int) -> str:
-    """Returns `[label] part  part ...` with as many parts as fit, without the label if need be."""
+    """Returns `[label] part  part ...` with as many parts as fit; drops the label if necessary."""
     line = f"[{label}] {parts[0]}"
     if tables.cells(line) > columns:
         line = tables.cut(parts[0], columns)
@@ -83,17 +86,17 @@ def fitted(label: str, parts: Sequence[str], columns: int) -> str:
 
 
 def print_row(label: str, parts: Sequence[str]) -> None:
-    """Prints `[label] part  part ...`; on a terminal only the parts that fit."""
+    """Prints `[label] part  part ...`; on a terminal, only the parts that fit."""
     say(fitted(label, parts, width()) if is_terminal() else f"[{label}] {'  '.join(parts)}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], before: str = "") -> None:
-    """Prints a table, in Markdown if standard output is no terminal.
+    """Prints a table, as Markdown if standard output is not a terminal.
 
     Args:
-      header: names of columns.
-      rows: cells.
-      before: text to print first.
+      header: column names.
+      rows: the cells of each row.
+      before: text to print before the table.
     """
     text = tables.fitted(header, rows, width()) if is_terminal() else tables.markdown(header, rows)
     say(before + text)
@@ -115,7 +118,7 @@ def width() -> int:
         columns = os.get_terminal_size(sys.stdout.fileno()).columns
     except (OSError, ValueError):
         columns = 0
-    # A terminal knows its current width better than COLUMNS, which rich prefers.
+    # The variable COLUMNS, which rich prefers, is not updated when a terminal is resized.
     return columns or shutil.get_terminal_size().columns
 
 
@@ -125,7 +128,7 @@ def clear() -> None:
 
 
 def flush() -> None:
-    """Flushes standard output; raises as `say` does."""
+    """Flushes standard output; raises the same errors as `say`."""
     _write("")
     with contextlib.suppress(AttributeError, OSError, ValueError):
         poll = select.poll()
@@ -138,25 +141,27 @@ def write(text: str, out: TextIO) -> None:
     """Writes text to a stream and flushes it.
 
     Raises:
-      UnreadError: the reader of the stream is gone.
-      DiskError: the file of the stream takes nothing more.
+      UnreadError: the reader of the stream has closed the pipe.
+      DiskError: the file of the stream cannot be written.
     """
     try:
         out.write(text)
         out.flush()
     except OSError as error:
         # Python flushes the stream again at exit, which must not fail.
-        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), out.fileno())
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), out.fileno())
         if isinstance(error, BrokenPipeError):
             raise errors.UnreadError from error
         raise errors.DiskError(
-            f"standard output takes nothing more ({error.strerror}); mend it, or print elsewhere"
+            f"standard output cannot be written ({error.strerror}); free disk space or redirect the"
+            " output to another file"
         ) from error
 
 
 def _write(text: str) -> None:
-    if sys.stdout is not None:  # A closed standard output is None.
+    # A closed standard output is None.
+    if sys.stdout is not None:
         write(text, sys.stdout)
 
 
@@ -168,7 +173,7 @@ def _clearing() -> str:
     from rich.control import Control
     from rich.segment import ControlType
 
-    # A terminal that has become narrower has wrapped the line.
+    # If the terminal became narrower, the progress line was wrapped to several rows.
     rows, _progress_cells = (_progress_cells - 1) // width(), 0
     erasing = (ControlType.ERASE_IN_LINE, 2)
     above = [(ControlType.CURSOR_UP, 1), erasing] * rows
@@ -176,7 +181,7 @@ def _clearing() -> str:
 
 
 def _wrapped(line: str, columns: int) -> str:
-    """Wraps a line between words. Paths stay whole, so that they can be copied."""
+    """Wraps a line between words. Paths are not broken, so that they can be copied."""
     if tables.cells(line) <= columns:
         return line
     return textwrap.fill(
@@ -188,12 +193,12 @@ def _wrapped(line: str, columns: int) -> str:
     )
 
 
-def _coloured(text: str, colour: str, stream: TextIO | None) -> str:
+def _colored(text: str, color: str, stream: TextIO | None) -> str:
     if not _is_terminal(stream):
         return text
     console = _console(stream)
     with console.capture() as capture:
-        console.print(text, style=colour, end="")
+        console.print(text, style=color, end="")
     return capture.get()
 
 
@@ -204,12 +209,13 @@ def _console(stream: TextIO) -> "Console":
 
 
 def _printable(text: str) -> str:
-    """Escapes control characters other than the ends of lines."""
+    """Escapes all control characters except line ends."""
     return "\n".join(map(errors.printable, text.split("\n")))
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
     try:
         return stream is not None and stream.isatty()
-    except (ValueError, io.UnsupportedOperation):  # The stream is closed.
+    # The stream is closed.
+    except (ValueError, io.UnsupportedOperation):
         return False

@@ -1,4 +1,4 @@
-"""Files with the traceback of an unexpected error."""
+"""Crash reports: files with the traceback of an unexpected error."""
 
 import contextlib
 import os
@@ -14,27 +14,28 @@ from rrd_jax import errors
 
 
 def report(error: BaseException, folder: Callable[[], pathlib.Path] | None = None) -> str:
-    """Writes the traceback of an error to a file; returns a message that names the file.
+    """Writes the traceback of an error to a file, and returns a message that names the file.
 
     Args:
       error: any exception.
-      folder: returns the folder for the file. If it does not exist, the temporary folder is used.
+      folder: returns the folder of the file. If the file cannot be written to this folder, it is
+        written to the folder for temporary files.
     """
     text = f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
     name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    written = "could not be written to a file"
-    for place in filter(None, (folder, tempfile.gettempdir)):
+    location = "could not be written to a file"
+    for get_folder in filter(None, (folder, tempfile.gettempdir)):
         with contextlib.suppress(Exception):
-            path = pathlib.Path(place()).absolute() / name
+            path = pathlib.Path(get_folder()).absolute() / name
             path.write_text(text, errors="backslashreplace")
-            written = f"is in {path}"
+            location = f"is in {path}"
             break
     frames = traceback.extract_tb(error.__traceback__)
     if frames and errors.is_user_file(frames[-1].filename):
-        origin = f"it comes from {frames[-1].filename}, line {frames[-1].lineno}"
+        origin = f"raised in {frames[-1].filename}, line {frames[-1].lineno}"
     else:
-        origin = "this is an error of rrd_jax, please report it"
-    return f"{_first_line(error)}\n{origin}; the traceback {written}"
+        origin = "this is a bug in rrd_jax, please report it"
+    return f"{_first_line(error)}\n{origin}; the traceback {location}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Figures of matplotlib, written whole or not at all."""
+"""Writing of matplotlib figures."""
 
 import pathlib
 from collections.abc import Callable
@@ -12,7 +12,7 @@ def check(subject: str) -> None:
     """Raises an UnavailableError if matplotlib is not installed.
 
     Args:
-      subject: the beginning of a sentence that ends in "needs matplotlib".
+      subject: the subject of the message "... needs matplotlib".
     """
     try:
         import matplotlib  # noqa: F401
@@ -24,21 +24,22 @@ def check(subject: str) -> None:
 
 
 def write(make: Callable[[], Any], path: pathlib.Path) -> None:
-    """Writes a figure.
+    """Writes a figure; a failure leaves no partial file.
 
     Args:
       make: returns the figure.
-      path: of a file of a format that matplotlib can write.
+      path: a file whose format matplotlib supports.
 
     Raises:
       InputError: the file cannot be written.
-      DiskError: the disk takes nothing more.
+      DiskError: the disk is full or cannot be written.
     """
     import matplotlib
 
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        with matplotlib.rc_context({"text.parse_math": False}):  # Names can contain dollars.
+        # Names can contain dollar signs, which must not start a formula.
+        with matplotlib.rc_context({"text.parse_math": False}):
             make().savefig(part, facecolor="white")
         part.replace(path)
     except OSError as error:

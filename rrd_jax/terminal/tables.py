@@ -1,9 +1,10 @@
-"""Tables as text: Markdown for files, and of a limited width for terminals."""
+"""Text tables: Markdown for files, and tables of limited width for terminals."""
 
 import io
 from collections.abc import Sequence
 
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # A header, and rows of cells.
+# A header, and rows of cells.
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -19,20 +20,21 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def fitted(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -> str:
-    """Returns a table of at most `columns` columns.
+    """Returns a table that fits a terminal of `columns` columns.
 
-    It is Markdown if that fits, else cells wrap between words. If a word does not fit, each cell
-    gets a line of its own.
+    The table is Markdown if it fits. Otherwise, cells wrap between words. If a word does not fit,
+    each cell is printed on a separate line.
     """
     widths, room = _widths(header, rows), columns - 3 * len(header) - 1
     if sum(widths) <= room:
         return markdown(header, rows)
     words = [" ".join(map(str, column)).split() for column in zip(header, *rows, strict=True)]
-    least = [max(map(cells, column), default=0) for column in words]
-    if sum(least) > room:
+    min_widths = [max(map(cells, column), default=0) for column in words]
+    if sum(min_widths) > room:
         return _stacked(header, rows, columns)
-    while sum(widths) > room:  # The widest column that can wrap becomes narrower.
-        excess = [w if w > n else 0 for w, n in zip(widths, least, strict=True)]
+    # Each step narrows the widest column that can still wrap.
+    while sum(widths) > room:
+        excess = [w if w > n else 0 for w, n in zip(widths, min_widths, strict=True)]
         widths[excess.index(max(excess))] -= 1
     return _wrapped(header, rows, widths)
 
@@ -43,7 +45,7 @@ def format_bytes(number: int) -> str:
 
 
 def cells(text: str) -> int:
-    """Returns the columns of a text; letters of some alphabets are two columns wide."""
+    """Returns the width of a text in columns; letters of some alphabets take two columns."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -52,7 +54,7 @@ def cells(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Returns the beginning of a text that fits a number of columns."""
+    """Truncates a text to a number of columns."""
     if cells(text) <= columns:
         return text
     from rich.cells import set_cell_size

@@ -97,7 +97,7 @@ _CONFIGS = {
     "def get_config(a, b):\n  pass": "TypeError: get_config() missing 2 required",
     "def get_config(a=''):\n  pass": "returns NoneType, but must return",
     "def get_config(a=''):\n  return {'a': 1}": "returns dict, but must return",
-    "\0": "is not a Python file that can be read",
+    "\0": "cannot be read as a Python file",
 }
 
 
@@ -164,7 +164,7 @@ def test_a_full_disk_and_closed_streams_are_no_traceback():
         program = _start("rrd_jax.main", "--help", stdout=full)
         _, error = program.communicate()
     assert program.returncode == 74
-    assert error.startswith("error: standard output takes nothing more (No space left")
+    assert error.startswith("error: standard output cannot be written (No space left")
     shell = f"{sys.executable} -m rrd_jax.main --config=missing.py <&- >&- 2>&-"
     assert subprocess.run(shell, shell=True).returncode == 1
 
@@ -199,7 +199,7 @@ def test_a_second_ctrl_c_ends_at_once_what_hears_no_signals():
     assert program.stdout.readline() == "begun\n"
     time.sleep(0.5)  # until it is within the call
     program.send_signal(signal.SIGINT)
-    assert "another Ctrl-C ends it at once" in program.stderr.readline() + program.stderr.readline()
+    assert "press Ctrl-C again to end the program" in program.stderr.readline() + program.stderr.readline()
     start = time.monotonic()
     program.send_signal(signal.SIGINT)
     assert program.wait() == 130

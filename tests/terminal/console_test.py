@@ -83,5 +83,5 @@ def test_a_reader_that_left_and_a_full_disk_are_told_apart(monkeypatch):
     with pytest.raises(errors.UnreadError):
         console.say("to nobody")
     monkeypatch.setattr(sys, "stdout", _Broken(OSError(28, os.strerror(28))))
-    with pytest.raises(errors.DiskError, match=r"standard output takes nothing more \(No space"):
+    with pytest.raises(errors.DiskError, match=r"standard output cannot be written \(No space"):
         console.say("to a full disk")
