@@ -1,4 +1,4 @@
-"""Measures of how well a student's embeddings match its teacher's, and whether they collapsed."""
+"""Metrics of the similarity between a student's and a teacher's embeddings, and of collapse."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,11 @@ import numpy as np
 from rrd_jax.evaluation import rows
 from rrd_jax.terminal import tables
 
-IMAGES = 1_000  # `rank_correlation` compares all pairs of at most this many images.
+# `rank_correlation` compares all pairs of at most this many images.
+MAX_IMAGES = 1_000
 NEIGHBOURS = (1, 10, 20)
-# An embedding below the first value is nearly constant. The second value is the least that a
-# teacher must have for the comparison to mean anything.
+# An embedding below the first value is nearly constant. The comparison is only meaningful if the
+# teacher's embedding is above the second value.
 _COLLAPSE = {"effective_rank": (1.1, 1.5), "deviation": (0.01, 0.05)}
 _COLUMNS = {
     "neighbours_1": ("nearest in common", 1),
@@ -28,40 +29,42 @@ _COLUMNS = {
 }
 
 
-def linear_cka(one: np.ndarray, other: np.ndarray) -> float:
-    """Computes linear centred kernel alignment: ||Y'X||^2 / (||X'X|| ||Y'Y||), centred columns.
+def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """Computes the linear centered kernel alignment of two embeddings, in [0, 1].
 
-    In [0, 1]: 1 for embeddings that differ by a rotation, a shift and a scale; NaN where one of
-    them is constant.
+        CKA = ||Y'X||^2 / (||X'X|| ||Y'Y||) for centered columns
+
+    The result is 1 for embeddings that differ by a rotation, a shift and a scale, and NaN if an
+    embedding is constant.
 
     Args:
-      one: X, [N, D].
-      other: Y, [N, E].
+      x: [N, D], embeddings X.
+      y: [N, E], embeddings Y of the same images.
 
     References:
       arXiv 1905.00414.
     """
-    pairs = ((other, one), (one, one), (other, other))
-    cross, *norms = (np.linalg.norm(rows.gram(*pair, centred=True)) for pair in pairs)
+    pairs = ((y, x), (x, x), (y, y))
+    cross, *norms = (np.linalg.norm(rows.gram(*pair, centered=True)) for pair in pairs)
     with np.errstate(invalid="ignore"):
         return float(cross**2 / np.prod(norms))
 
 
-def rank_correlation(one: np.ndarray, other: np.ndarray, most: int = IMAGES) -> float:
-    """Computes Spearman's correlation of the cosine similarities of all pairs of rows.
+def rank_correlation(x: np.ndarray, y: np.ndarray, most: int = MAX_IMAGES) -> float:
+    """Computes Spearman's correlation of the cosine similarities of all pairs of rows, in [-1, 1].
 
-    In [-1, 1]; NaN where all similarities are equal.
+    The result is NaN if all similarities of an embedding are equal.
 
     Args:
-      one: [N, D].
-      other: [N, E].
-      most: the largest number of rows. Of more rows, a fixed random subset of this size is used.
+      x: [N, D].
+      y: [N, E].
+      most: maximum number of rows. If N is larger, a fixed random subset of the rows is used.
     """
     import scipy.stats
 
-    subset = rows.subset(len(one), most)
+    subset = rows.subset(len(x), most)
     upper = np.triu_indices(len(subset), 1)
-    directions = (rows.unit(embeddings[subset].astype(np.float64)) for embeddings in (one, other))
+    directions = (rows.unit(embeddings[subset].astype(np.float64)) for embeddings in (x, y))
     similarities = [(units @ units.T)[upper] for units in directions]
     if any(np.ptp(values) == 0 for values in similarities):
         return float("nan")
@@ -69,12 +72,13 @@ def rank_correlation(one: np.ndarray, other: np.ndarray, most: int = IMAGES) -> 
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
-    """Computes the effective rank: exp of the entropy of the normalised singular values.
+    """Computes the effective rank: exp of the entropy of the normalized singular values.
 
         p_k = s_k / sum_j s_j,  rank = exp(- sum_k p_k ln p_k)
 
-    From 1, for embeddings that all have one direction, to min(N, D). As in arXiv 2210.02885,
-    columns are not centred, so that a constant embedding has rank 1. NaN where all are zero.
+    The result is between 1, if all embeddings have the same direction, and min(N, D). As in arXiv
+    2210.02885, columns are not centered, so that a constant embedding has rank 1. The result is NaN
+    if all embeddings are zero.
 
     Args:
       embeddings: [N, D].
@@ -84,7 +88,8 @@ def effective_rank(embeddings: np.ndarray) -> float:
       arXiv 2210.02885.
     """
     count, width = embeddings.shape
-    if width > count:  # The transpose has the same singular values and a smaller Gram matrix.
+    # The transpose has the same singular values and a smaller Gram matrix.
+    if width > count:
         embeddings = embeddings.T
     squares = np.linalg.eigvalsh(rows.gram(embeddings, embeddings))
     noise = max(count, width) * np.finfo(np.float64).eps * squares.max()
@@ -98,8 +103,8 @@ def effective_rank(embeddings: np.ndarray) -> float:
 def deviation(embeddings: np.ndarray) -> float:
     """Computes the mean standard deviation of the dimensions of unit embeddings, times sqrt(D).
 
-    0 for equal embeddings, 1 for embeddings that are uniform on the sphere: the measure of collapse
-    of arXiv 2011.10566, made independent of the width.
+    The result is 0 for equal embeddings and 1 for embeddings that are uniform on the sphere. It is
+    the collapse metric of arXiv 2011.10566, made independent of the width.
 
     Args:
       embeddings: [N, D].
@@ -115,12 +120,12 @@ def deviation(embeddings: np.ndarray) -> float:
 
 
 class Reference(NamedTuple):
-    """A teacher's embeddings of held-out images, and what is computed from them once.
+    """A teacher's embeddings of held-out images, with metrics that are computed once.
 
     Attributes:
       embeddings: [N, D].
-      nearest: [N, k] indices of the nearest other images of each image.
-      spread: `effective_rank` and `deviation`, by name.
+      nearest: [N, k], indices of the k other images nearest to each image, nearest first.
+      spread: values of `effective_rank` and `deviation`, by name.
     """
 
     embeddings: np.ndarray
@@ -129,7 +134,7 @@ class Reference(NamedTuple):
 
 
 def reference(embeddings: np.ndarray) -> Reference:
-    """Returns the Reference of a teacher's embeddings [N, D] of three images or more."""
+    """Computes the Reference for a teacher's embeddings [N, D] of at least three images."""
     return Reference(embeddings, _nearest(embeddings), _spread(embeddings))
 
 
@@ -137,50 +142,54 @@ def compare(embeddings: np.ndarray, teacher: Reference) -> dict[str, float]:
     """Compares a student's embeddings with its teacher's.
 
     Args:
-      embeddings: [N, E], of the same images as the teacher's.
-      teacher: the teacher's embeddings.
+      embeddings: [N, E], the student's embeddings of the teacher's images.
+      teacher: the reference for the teacher's embeddings.
 
     Returns:
-      neighbours_1, neighbours_10, neighbours_20: mean share of the k nearest images, by cosine,
-        that are among the teacher's k nearest too, in per cent; 100 k / (N - 1) by chance. Values
-        of k for which there are too few images are left out.
+      neighbours_1, neighbours_10, neighbours_20: mean percentage of the student's k nearest images,
+        by cosine, that are among the teacher's k nearest; 100 k / (N - 1) by chance. Values of k
+        for which there are too few images are omitted.
       cka: `linear_cka`.
       rank_correlation: `rank_correlation`.
-      effective_rank, deviation: the student's.
-      Undefined figures, such as the correlation of a constant embedding, are left out.
+      effective_rank, deviation: values for the student.
+      Undefined metrics, such as the correlation of a constant embedding, are omitted.
     """
-    from rrd_jax.evaluation import knn  # Imports JAX.
+    # The import is deferred, because knn imports JAX.
+    from rrd_jax.evaluation import knn
 
     nearest = _nearest(embeddings)
-    figures = {
+    metrics = {
         f"neighbours_{k}": 100.0
         * float(knn.in_common(nearest[:, :k], teacher.nearest[:, :k]).mean())
         for k in NEIGHBOURS
         if k <= nearest.shape[1]
     }
-    figures["cka"] = linear_cka(embeddings, teacher.embeddings)
-    figures["rank_correlation"] = rank_correlation(embeddings, teacher.embeddings)
-    figures |= _spread(embeddings)
-    return {name: value for name, value in figures.items() if np.isfinite(value)}
+    metrics["cka"] = linear_cka(embeddings, teacher.embeddings)
+    metrics["rank_correlation"] = rank_correlation(embeddings, teacher.embeddings)
+    metrics |= _spread(embeddings)
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
-def describe_collapse(figures: dict[str, float], teacher: Reference) -> str:
-    """Returns a message if a student's embeddings are nearly constant, else "".
+def describe_collapse(metrics: dict[str, float], teacher: Reference) -> str:
+    """Returns a message if a student's embeddings are nearly constant, otherwise "".
 
     Args:
-      figures: of `compare`.
-      teacher: the teacher's embeddings; "" is returned if these are nearly constant too.
+      metrics: result of `compare`.
+      teacher: the reference for the teacher's embeddings. If these are nearly constant too, the
+        result is "".
     """
     collapsed = [
-        f"{name.replace('_', ' ')} {figures.get(name, 0):.3g} (the teacher's {there:.3g})"
-        for name, (least, sound) in _COLLAPSE.items()
-        if figures.get(name, 0) < least and (there := teacher.spread[name]) > sound
+        f"{name.replace('_', ' ')} {metrics.get(name, 0):.3g} (teacher {teacher.spread[name]:.3g})"
+        for name, (student_limit, teacher_limit) in _COLLAPSE.items()
+        if metrics.get(name, 0) < student_limit and teacher.spread[name] > teacher_limit
     ]
     return f"the student's embeddings have collapsed: {', '.join(collapsed)}" if collapsed else ""
 
 
 def _nearest(embeddings: np.ndarray) -> np.ndarray:
-    from rrd_jax.evaluation import knn  # Imports JAX, which readers of recorded figures lack.
+    # The import is deferred, because knn imports JAX, and programs that only read recorded metrics
+    # run without JAX.
+    from rrd_jax.evaluation import knn
 
     return knn.nearest(embeddings, None, min(max(NEIGHBOURS), len(embeddings) - 1))[0]
 
@@ -190,32 +199,36 @@ def _spread(embeddings: np.ndarray) -> dict[str, float]:
 
 
 def table(runs: dict[str, dict[str, float]]) -> tables.Table:
-    """Returns header and rows: each run's figures, between a random student's and the teacher's.
+    """Returns a table with a row for each run, between a random student and the teacher.
 
     Args:
-      runs: by the label of the run, its last figures: those of `compare`, votes and a probe, with
-        the other networks' figures as random_cka, teacher_probe and so on.
+      runs: the last metrics of each run, by its label: the results of `compare`, of votes and of a
+        probe. Metrics of the other networks have prefixes, such as random_cka or teacher_probe.
+
+    Returns:
+      (header, rows).
     """
-    figures: dict[str, dict[str, float]] = {}
-    for label, figures_of_run in runs.items():
-        figures[label] = figures_of_run
+    metrics: dict[str, dict[str, float]] = {}
+    for label, run_metrics in runs.items():
+        metrics[label] = run_metrics
         for network in ("random", "teacher"):
             names = {name: f"{network}_{name}" for name in _COLUMNS}
-            figures[network] = {
-                name: figures_of_run[key] for name, key in names.items() if key in figures_of_run
+            metrics[network] = {
+                name: run_metrics[key] for name, key in names.items() if key in run_metrics
             }
-    columns = [name for name in _COLUMNS if any(name in row for row in figures.values())]
-    if "knn_20" in columns:  # 10-NN stands in for 20-NN where there are fewer than 20 images.
+    columns = [name for name in _COLUMNS if any(name in row for row in metrics.values())]
+    # The table shows the votes of 10 images only if there are fewer than 20 images.
+    if "knn_20" in columns:
         columns.remove("knn_10")
     cells = [
         (
             "random weights" if label == "random" else label,
             *(
-                f"{figures[label][name]:.{_COLUMNS[name][1]}f}" if name in figures[label] else "-"
+                f"{metrics[label][name]:.{_COLUMNS[name][1]}f}" if name in metrics[label] else "-"
                 for name in columns
             ),
         )
         for label in ("random", *runs, "teacher")
-        if figures[label]
+        if metrics[label]
     ]
     return ("embeddings of", *(_COLUMNS[name][0] for name in columns)), cells

@@ -1,6 +1,7 @@
-"""Nearest images by cosine: overlap between two embeddings, and classification by votes.
+"""Nearest images by cosine similarity: overlap of two embeddings, and classification by votes.
 
-Compiled, for a few images at a time, so that the [N, N] similarities are never all in memory.
+The search is compiled and processes images in chunks, so that memory never holds all [N, N]
+similarities.
 """
 
 import functools
@@ -14,21 +15,24 @@ from rrd_jax import errors
 from rrd_jax.evaluation.rows import chunks
 
 TEMPERATURE = 0.07
-KS = (10, 20, 100, 200)  # Numbers of voting images, as in arXiv 2104.14294.
-_NUMBERS = 2**24  # The most similarities that are in memory at once.
-_ROWS = 2**27  # The most numbers of embeddings that are on the device at once.
+# Numbers of voting images, as in arXiv 2104.14294.
+KS = (10, 20, 100, 200)
+# Maximum number of similarities in memory at once.
+_MAX_SIMILARITIES = 2**24
+# Maximum number of elements of the embeddings on the device at once.
+_MAX_ELEMENTS = 2**27
 
 
 def nearest(
     queries: np.ndarray, embeddings: np.ndarray | None, k: int, *, chunk: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the nearest rows of each query by cosine, the nearest first, ties by index.
+    """Finds the rows nearest to each query by cosine, nearest first; ties are ordered by index.
 
     Args:
       queries: [Q, D].
-      embeddings: [N, D], the rows to search; None for the other queries.
-      k: number of rows to find, from 1 to N, or to Q - 1.
-      chunk: queries that are compared at once; None for as many as fit into memory.
+      embeddings: [N, D], the rows to search; None to search the other queries.
+      k: number of rows to find, in [1, N], or in [1, Q - 1] if embeddings is None.
+      chunk: number of queries to compare at once; None for as many as fit into memory.
 
     Returns:
       (indices [Q, k] int32, cosines [Q, k] float32).
@@ -40,10 +44,10 @@ def nearest(
     embeddings = queries if embeddings is None else embeddings
     count = len(embeddings) - excludes_self
     if not 1 <= k <= count:
-        raise errors.InputError(f"{k} nearest images of {count}: k must be from 1 to {count}")
-    rows = max(1, _ROWS // embeddings.shape[1])
+        raise errors.InputError(f"k is {k}, but must be from 1 to the number of images, {count}")
+    rows = max(1, _MAX_ELEMENTS // embeddings.shape[1])
     parts = [
-        _nearest_of(queries, embeddings[first : first + rows], first, k, excludes_self, chunk)
+        _search_rows(queries, embeddings[first : first + rows], first, k, excludes_self, chunk)
         for first in range(0, len(embeddings), rows)
     ]
     if len(parts) == 1:
@@ -53,7 +57,7 @@ def nearest(
     return np.take_along_axis(indices, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
 
-def _nearest_of(
+def _search_rows(
     queries: np.ndarray,
     embeddings: np.ndarray,
     first: int,
@@ -61,12 +65,13 @@ def _nearest_of(
     excludes_self: bool,
     chunk: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Searches the rows from `first` on, as `nearest`; returns fewer than k if there are fewer.
+    """Searches embeddings whose first row has the index `first`; see `nearest`.
 
-    With `excludes_self`, a query's own row has the cosine -inf.
+    The result has fewer than k columns if there are fewer rows. With `excludes_self`, the cosine of
+    a query with itself is -inf.
     """
     count, k = len(queries), min(k, len(embeddings))
-    chunk = min(chunk or max(1, _NUMBERS // len(embeddings)), count)
+    chunk = min(chunk or max(1, _MAX_SIMILARITIES // len(embeddings)), count)
     padding = ((0, -count % chunk), (0, 0))
     parts = np.pad(queries.astype(np.float32), padding).reshape(-1, chunk, queries.shape[1])
     arrays = _nearest(parts, embeddings.astype(np.float32), np.int32(first), k, excludes_self)
@@ -86,42 +91,42 @@ def _nearest(
         number, queries = part
         cosines = jnp.matmul(unit(queries), directions.T, precision="highest")
         if excludes_self:
-            itself = (number * chunk + jnp.arange(chunk))[:, None] == rows[None]
-            cosines = jnp.where(itself, -jnp.inf, cosines)
-        cosines, places = jax.lax.top_k(cosines, k)
-        return cosines, first + places
+            is_self = (number * chunk + jnp.arange(chunk))[:, None] == rows[None]
+            cosines = jnp.where(is_self, -jnp.inf, cosines)
+        cosines, positions = jax.lax.top_k(cosines, k)
+        return cosines, first + positions
 
     return jax.lax.map(search, (jnp.arange(len(parts)), parts))
 
 
 def unit(embeddings: jax.Array) -> jax.Array:
-    """Scales rows [N, D] to length 1; zeros stay zeros."""
+    """Scales rows [N, D] to length 1; rows of zeros are unchanged."""
     lengths = jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
     return embeddings / jnp.where(lengths > 0, lengths, 1)
 
 
-def in_common(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Returns [N], the share of each row's k indices that are in both.
+def in_common(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns the share of indices that the rows of two arrays have in common, [N].
 
     Args:
-      ours: [N, k], each index at most once in a row.
-      theirs: [N, k].
+      first: [N, k] indices, without duplicates in a row.
+      second: [N, k] indices, without duplicates in a row.
     """
-    both = sum((ours == theirs[:, i : i + 1]).sum(axis=1) for i in range(theirs.shape[1]))
-    return both / theirs.shape[1]
+    common = sum((first == second[:, i : i + 1]).sum(axis=1) for i in range(second.shape[1]))
+    return common / second.shape[1]
 
 
-def agreement(one: np.ndarray, other: np.ndarray, k: int) -> np.ndarray:
-    """Returns [N], the share of each row's k nearest rows, by cosine, common to both embeddings.
+def agreement(x: np.ndarray, y: np.ndarray, k: int) -> np.ndarray:
+    """Returns the share of k nearest rows, by cosine, that two embeddings have in common, [N].
 
-    For independent embeddings its mean is k / (N - 1).
+    For independent embeddings, the expected mean is k / (N - 1).
 
     Args:
-      one: [N, D].
-      other: [N, E].
-      k: from 1 to N - 1.
+      x: [N, D].
+      y: [N, E].
+      k: number of nearest rows, in [1, N - 1].
     """
-    return in_common(*(nearest(embeddings, None, k)[0] for embeddings in (one, other)))
+    return in_common(nearest(x, None, k)[0], nearest(y, None, k)[0])
 
 
 def classify(
@@ -133,25 +138,25 @@ def classify(
     *,
     temperature: float = TEMPERATURE,
 ) -> dict[int, np.ndarray]:
-    """Classifies queries by a vote of their nearest rows, each with weight exp(cosine / T).
+    """Classifies queries by a vote of their k nearest rows, weighted by exp(cosine / T).
 
     Args:
       queries: [Q, D].
-      embeddings: [N, D], of images with labels.
-      labels: [N], in [0, C).
+      embeddings: [N, D], embeddings of labeled images.
+      labels: [N], class ids in [0, C).
       num_classes: C.
-      ks: numbers of rows that vote; all rows where there are fewer.
+      ks: values of k; if N is smaller than k, all rows vote.
       temperature: T > 0.
 
     Returns:
-      [Q] int32 classes, for each of `ks`; ties go to the first class.
+      The classes [Q] int32 for each k. Of classes with equal votes, the first is chosen.
 
     References:
       arXiv 2104.14294, 1805.01978.
     """
     errors.check_positive(temperature=temperature)
     indices, cosines = nearest(queries, embeddings, min(max(ks), len(embeddings)))
-    # Only ratios of weights matter. The nearest has weight 1, so that no weight overflows.
+    # Only ratios of weights matter. The nearest row has weight 1, so that no weight overflows.
     weights = np.exp((cosines - cosines[:, :1]).astype(np.float64) / temperature)
     classes = {k: np.empty(len(queries), np.int32) for k in ks}
     for part in chunks(len(queries), num_classes):
@@ -163,10 +168,10 @@ def classify(
 def _votes(
     labels: np.ndarray, weights: np.ndarray, num_classes: int, ks: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields k and the classes [Q] with most votes of the first k labels of [Q, K]."""
+    """Yields each k with the classes [Q] that win the vote of the first k of K labels, [Q, K]."""
     votes, images, done = np.zeros((len(labels), num_classes)), np.arange(len(labels)), 0
     for k in sorted(ks):
-        for place in range(done, min(k, labels.shape[1])):
-            votes[images, labels[:, place]] += weights[:, place]
+        for column in range(done, min(k, labels.shape[1])):
+            votes[images, labels[:, column]] += weights[:, column]
         done = k
         yield k, votes.argmax(axis=1)

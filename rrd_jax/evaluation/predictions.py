@@ -1,4 +1,4 @@
-"""What a network predicts for every example of a split, and figures of that."""
+"""Predictions of a network for every example of a split, and metrics of these predictions."""
 
 import contextlib
 import functools
@@ -23,14 +23,15 @@ Predictions = dict[str, np.ndarray]
 def make_apply(
     network: networks.Network, objectives: Mapping[str, Objective] | None = None
 ) -> Callable[[Any, jax.Array], networks.Outputs]:
-    """A network as it is evaluated, with the logits of what classifies in its place, if any.
+    """Returns the function that evaluates a network, with an objective's classifier if it has one.
 
     Args:
-      network: of `networks.create`.
-      objectives: by name, one of which may classify; its state is then in the variables.
+      network: result of `networks.create`.
+      objectives: objectives by name. If one of them classifies, its logits replace the network's,
+        and `variables["classifier"]` holds its state.
 
     Returns:
-      (variables, normalised images [B, H, W, channels]) -> Outputs.
+      (variables, normalized images [B, H, W, channels]) -> Outputs.
     """
     name = classifier(dict(objectives or {}))
     classify = objectives[name].predict if name else None
@@ -51,17 +52,16 @@ def make_predict(
     normalize: Callable[[jax.Array], jax.Array],
     objectives: Mapping[str, Objective] | None = None,
 ) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
-    """Evaluation of a batch, example by example, so that padding can be cut off exactly.
+    """Returns a function that evaluates each example of a batch, so that padding can be removed.
 
     Args:
-      network: of `networks.create`.
-      normalize: uint8 images to what the network sees.
-      objectives: by name, one of which may classify in the network's place; its state is then in
-        the variables.
+      network: result of `networks.create`.
+      normalize: function from uint8 images to the network's input.
+      objectives: objectives by name; see `make_apply`.
 
     Returns:
       (variables, images [B, H, W, channels], labels [B]) -> {"prediction": [B] int32,
-      "rank": [B] int32, the number of classes put before the label, "loss": [B] cross-entropy in
+      "rank": [B] int32, the number of classes ranked above the label, "loss": [B] cross-entropy in
       nats, "label": [B]}.
     """
     apply = make_apply(network, objectives)
@@ -73,7 +73,7 @@ def make_predict(
 
 
 def from_logits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """What `make_predict`'s function returns, from logits [B, C] and labels [B]."""
+    """Computes the outputs described in `make_predict` from logits [B, C] and labels [B]."""
     return {
         "prediction": jnp.argmax(logits, axis=-1),
         "rank": metrics.rank(logits, labels),
@@ -90,15 +90,16 @@ def compile_predict(
     *,
     fast_cpu: bool = True,
 ) -> Callable:
-    """`make_predict`, compiled; every process gets the whole batch's figures.
+    """Compiles a function of `make_predict`, which returns the whole batch in every process.
 
-    Runs with the same network share the function, which is compiled once.
+    Runs with the same network share the compiled function.
     """
     terms = dict(objectives or {})
     is_shared = not classifier(terms)
     try:
         hash((network, normalize, mesh))
-    except TypeError:  # A custom network may not be hashable.
+    # A custom network may not be hashable.
+    except TypeError:
         is_shared = False
     if is_shared:
         return _shared_predict(network, normalize, mesh, fast_cpu)
@@ -115,7 +116,7 @@ _shared_predict = functools.lru_cache(8)(_compile_predict)
 
 
 class StoppedError(Exception):
-    """The predictions are not complete, because the run is to stop."""
+    """An interruption of predictions by a request to stop the run."""
 
 
 def collect(
@@ -126,18 +127,18 @@ def collect(
     mesh: jax.sharding.Mesh,
     stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
-    """`prediction`, `rank`, `loss` and `label` [N] of every example, each exactly once.
+    """Computes `prediction`, `rank`, `loss` and `label` [N] for every example of a split.
 
     Args:
-      predict: compiled, of `compile_predict`.
-      variables: of its network.
-      split: of a data set.
-      batch_size: images at once, over all devices, at most.
+      predict: compiled function of `compile_predict`.
+      variables: the network's variables.
+      split: a split of a data set.
+      batch_size: maximum number of images per batch, over all devices.
       mesh: the devices.
-      stop: whether to break off; asked after each batch.
+      stop: called after each batch; True stops the evaluation.
 
     Raises:
-      StoppedError: `stop` said so.
+      StoppedError: `stop` returned True.
     """
     parts, batch_size = [], even_batch(len(split), batch_size, mesh.size)
     with contextlib.closing(split.test_batches(batch_size, parallel.process_share())) as batches:
@@ -158,10 +159,13 @@ def compile_embed(
     *,
     fast_cpu: bool = True,
 ) -> Callable:
-    """(variables, images [B, H, W, channels], labels [B]) -> (embeddings [B, D], labels), compiled.
+    """Compiles a function that returns embeddings and labels of a batch.
 
-    Of several networks as one, embeddings have as cosines the weighted mean of theirs. Every
-    process gets the whole batch's.
+    For an ensemble, the cosines of the embeddings are the weighted means of the members' cosines.
+    In every process, the function returns the whole batch's embeddings.
+
+    Returns:
+      (variables, images [B, H, W, channels], labels [B]) -> (embeddings [B, D], labels [B]).
     """
 
     def embed(variables, images, labels):
@@ -189,15 +193,15 @@ def collect_embeddings(
     mesh: jax.sharding.Mesh,
     after: Callable[[float], None] = lambda share: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [N, D] float32 and labels [N] of a split, seen as test images.
+    """Computes embeddings [N, D] float32 and labels [N] of a split, preprocessed as test images.
 
     Args:
-      embed: compiled, of `compile_embed`.
-      variables: of its network.
-      split: of a data set.
-      batch_size: images at once, over all devices, at most.
+      embed: compiled function of `compile_embed`.
+      variables: the network's variables.
+      split: a split of a data set.
+      batch_size: maximum number of images per batch, over all devices.
       mesh: the devices.
-      after: is told the share that is done, after each batch, and may raise.
+      after: called after each batch with the completed share, in [0, 1]; may raise an exception.
     """
     batch_size = even_batch(len(split), batch_size, mesh.size)
     rows, labels, done = None, np.zeros(len(split), np.int32), 0
@@ -215,7 +219,13 @@ def collect_embeddings(
 
 
 def even_batch(examples: int, largest: int, devices: int) -> int:
-    """The size of batches that are as few as `largest` allows, and padded as little."""
+    """Returns the batch size that minimizes the number of batches, then the padding.
+
+    Args:
+      examples: number of examples.
+      largest: maximum batch size before rounding up to a multiple of `devices`.
+      devices: number of devices, of which the batch size is a multiple.
+    """
     batches = max(1, math.ceil(examples / largest))
     return max(1, math.ceil(math.ceil(examples / batches) / devices)) * devices
 
@@ -223,7 +233,7 @@ def even_batch(examples: int, largest: int, devices: int) -> int:
 def compute_metrics(
     predictions: Predictions, teacher: Predictions | None = None
 ) -> dict[str, float]:
-    """`top1` and `top5` in per cent, `loss` in nats, and `agreement` in per cent with a teacher."""
+    """Computes `top1`, `top5` and, with a teacher, `agreement` in percent, and `loss` in nats."""
     result = {
         "top1": metrics.percent_equal(predictions["prediction"], predictions["label"]),
         "top5": 100.0 * float(np.mean(predictions["rank"] < 5)),
@@ -233,6 +243,5 @@ def compute_metrics(
 
 
 def agreement(predictions: Predictions, teacher: Predictions) -> dict[str, float]:
-    """The share of images that two networks put into the same class, in per cent."""
-    same = metrics.percent_equal(predictions["prediction"], teacher["prediction"])
-    return {"agreement": same}
+    """Computes `agreement`: the percentage of images for which two networks predict the same class."""
+    return {"agreement": metrics.percent_equal(predictions["prediction"], teacher["prediction"])}

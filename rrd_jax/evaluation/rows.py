@@ -1,45 +1,45 @@
-"""Helpers that work on a few rows of embeddings at a time."""
+"""Helpers that process embeddings in chunks of rows."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-_NUMBERS = 2**22  # The most float64 numbers that are in memory at once.
+# Maximum number of float64 elements in memory at once.
+_MAX_ELEMENTS = 2**22
 
 
 def subset(total: int, most: int) -> np.ndarray:
-    """Returns ascending indices of at most `most` of `total` rows, the same ones at every call."""
+    """Returns the ascending indices of a fixed random subset of at most `most` of `total` rows."""
     if total <= most:
         return np.arange(total)
     return np.sort(np.random.default_rng(0).choice(total, most, replace=False))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Scales rows [N, D] to length 1, in their own precision; zeros stay zeros."""
+    """Scales rows [N, D] to length 1 in their precision; rows of zeros are unchanged."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)
 
 
 def chunks(count: int, width: int) -> Iterator[slice]:
-    """Splits `count` rows of a width into slices that fit into memory as float64."""
-    size = max(1, _NUMBERS // max(width, 1))
+    """Yields slices of `count` rows of length `width` that fit into memory as float64."""
+    size = max(1, _MAX_ELEMENTS // max(width, 1))
     return (slice(first, first + size) for first in range(0, count, size))
 
 
-def gram(one: np.ndarray, other: np.ndarray, *, centred: bool = False) -> np.ndarray:
-    """Computes X'Y [D, E] in float64, a few rows at a time.
+def gram(x: np.ndarray, y: np.ndarray, *, centered: bool = False) -> np.ndarray:
+    """Computes X'Y [D, E] in float64, in chunks of rows.
 
     Args:
-      one: X, [N, D].
-      other: Y, [N, E].
-      centred: whether the mean of each column is subtracted first.
+      x: [N, D], the rows X.
+      y: [N, E], the rows Y.
+      centered: whether to subtract the mean of each column first.
     """
-    means = [rows.mean(axis=0, dtype=np.float64) if centred else 0.0 for rows in (one, other)]
-    total = np.zeros((one.shape[1], other.shape[1]))
-    for part in chunks(len(one), max(total.shape)):
-        ours, theirs = (
-            rows[part].astype(np.float64) - mean
-            for rows, mean in zip((one, other), means, strict=True)
+    means = [rows.mean(axis=0, dtype=np.float64) if centered else 0.0 for rows in (x, y)]
+    total = np.zeros((x.shape[1], y.shape[1]))
+    for part in chunks(len(x), max(total.shape)):
+        x_part, y_part = (
+            rows[part].astype(np.float64) - mean for rows, mean in zip((x, y), means, strict=True)
         )
-        total += ours.T @ theirs
+        total += x_part.T @ y_part
     return total

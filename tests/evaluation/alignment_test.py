@@ -15,7 +15,7 @@ def _rows(seed, shape=(120, 7)):
 @pytest.fixture
 def in_parts(monkeypatch):
     """A few rows at a time are in memory, the last ones fewer."""
-    monkeypatch.setattr(rows, "_NUMBERS", 7 * 50)
+    monkeypatch.setattr(rows, "_MAX_ELEMENTS", 7 * 50)
     assert [part.stop for part in rows.chunks(120, 7)] == [50, 100, 150]
 
 

@@ -50,7 +50,7 @@ def test_equal_rows_are_found_in_their_order_and_zeros_are_like_nothing(few, mon
 
 @pytest.mark.parametrize("k", [0, 5])
 def test_more_neighbours_than_there_are_is_an_error(k):
-    with pytest.raises(errors.InputError, match=f"{k} nearest images of 4: k must be from 1 to 4"):
+    with pytest.raises(errors.InputError, match=f"k is {k}, but must be from 1 to .* 4"):
         knn.nearest(np.ones((5, 3), np.float32), None, k)
 
 
@@ -82,7 +82,7 @@ def labelled():
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_classes_are_those_of_sklearns_weighted_neighbours(labelled, temperature, monkeypatch):
-    monkeypatch.setattr(parts, "_NUMBERS", 4 * 25)  # 25 of 60 queries at a time
+    monkeypatch.setattr(parts, "_MAX_ELEMENTS", 4 * 25)  # 25 of 60 queries at a time
     queries, rows, labels = labelled
     found = knn.classify(queries, rows, labels, 4, temperature=temperature)
     assert list(found) == [10, 20, 100, 200]

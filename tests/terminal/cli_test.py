@@ -199,7 +199,10 @@ def test_a_second_ctrl_c_ends_at_once_what_hears_no_signals():
     assert program.stdout.readline() == "begun\n"
     time.sleep(0.5)  # until it is within the call
     program.send_signal(signal.SIGINT)
-    assert "press Ctrl-C again to end the program" in program.stderr.readline() + program.stderr.readline()
+    assert (
+        "press Ctrl-C again to end the program"
+        in program.stderr.readline() + program.stderr.readline()
+    )
     start = time.monotonic()
     program.send_signal(signal.SIGINT)
     assert program.wait() == 130
