@@ -243,5 +243,5 @@ def compute_metrics(
 
 
 def agreement(predictions: Predictions, teacher: Predictions) -> dict[str, float]:
-    """Computes `agreement`, the percentage of images for which two networks predict equal classes."""
+    """Computes the percentage of images for which two networks predict the same class."""
     return {"agreement": metrics.percent_equal(predictions["prediction"], teacher["prediction"])}

@@ -33,7 +33,7 @@ def message(error: BaseException, path: str) -> str:
         if file.is_file():
             return f"--config={path} cannot be read as a Python file ({reason})"
         problem = "is not a file" if file.exists() else "does not exist"
-        return f"--config={path} {problem}; name a config file such as configs/digits.py"
+        return f"--config={path} {problem}; for example --config=configs/digits.py"
     if "get_config" in reason:
         return f"{path}: {reason}; the file must define get_config(argument='')"
     return ""

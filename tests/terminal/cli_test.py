@@ -89,7 +89,7 @@ _CONFIGS = {
     "import not_there_at_all": "ModuleNotFoundError: No module named 'not_there_at_all'",
     "x = (": "SyntaxError: '(' was never closed",
     "import sys\nsys.exit(3)": "SystemExit: 3",
-    "x = 1": "it must define get_config",
+    "x = 1": "must define get_config",
     "def get_config(a=''):\n  return {}['k']": "KeyError: 'k'",
     "def get_config(a=''):\n  return int('x')": "ValueError: invalid literal",
     "def get_config(a=''):\n  open('/not/there')": "FileNotFoundError",
