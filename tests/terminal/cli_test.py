@@ -155,7 +155,7 @@ def test_help_is_an_answer_and_waits_for_neither_jax_nor_the_config(flag):
     command = [sys.executable, "-c", program, "--config=missing.py", flag]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "--workdir: Where checkpoints and figures go." in done.stdout
+    assert "--workdir: The folder of checkpoints and metrics." in done.stdout
     assert ("--verbosity" in done.stdout) == (flag == "--helpfull")
 
 
