@@ -163,7 +163,7 @@ def test_a_teacher_that_is_gone_is_said_and_a_student_stands_alone(run, measured
     found = compare.run(run)
     assert [figure.role for figure in found.networks] == ["student"]
     assert found.networks[0].agreement is not None  # as its checkpoint knows
-    assert "note: left out: teacher: the teacher of the run in" in capsys.readouterr().out
+    assert "note: omitted: teacher: the teacher of the run in" in capsys.readouterr().out
 
 
 def test_a_network_without_a_teacher_is_reported_alone(run, measured):
@@ -215,13 +215,13 @@ def test_training_ends_with_the_student_beside_its_teacher(job):
     source = dataclasses.replace(plan.student.source, mock_examples=0)
     plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, source=source))
     compared, use = final_summary.lines(plan, folder, results)
-    assert compared.startswith(f"tiny beside tiny+tiny: top-1 {results[-1].top1:.2f}, agreement ")
+    assert compared.startswith(f"tiny compared with tiny+tiny: top-1 {results[-1].top1:.2f}, agreement ")
     assert "50 % of the parameters (" in compared
     assert " and 50 % of the multiply-adds (" in compared
     assert f"python -m rrd_jax.export --workdir={folder} --format=onnx (--report" in use
     single = dataclasses.replace(plan, teachers=plan.teachers[:1])
     (compared, _) = final_summary.lines(single, folder, results)
-    assert f"top-1 {results[-1].top1:.2f} of {results[0].top1:.2f}, agreement" in compared
+    assert f"top-1 {results[-1].top1:.2f} (teacher {results[0].top1:.2f}), agreement" in compared
     alone = dataclasses.replace(plan, teachers=())
     (use,) = final_summary.lines(alone, pathlib.Path("a b"), results)
     assert "--workdir='a b'" in use

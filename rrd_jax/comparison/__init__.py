@@ -1,1 +1,1 @@
-"""A report of a student beside its teacher: accuracy, size and latency."""
+"""The report that compares a student with its teachers: accuracy, size and latency."""

@@ -1,6 +1,7 @@
-"""The process that measures latencies for `rrd_jax.export --report`; it is not called by hand.
+"""The process that measures latencies for `rrd_jax.export --report`.
 
-The job comes as JSON on standard input, and the result goes to the file that is named.
+`latency` starts this process; users run the report. The process reads a job as JSON from standard
+input and writes the result to the file named by its argument.
 """
 
 import json
@@ -10,10 +11,11 @@ import sys
 
 
 def main(result: pathlib.Path) -> None:
-    """Measures on the cores that the job names."""
+    """Measures latencies on the cores of the job, and writes them to `result`."""
     job = json.load(sys.stdin)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, job["cores"])  # before any library counts them
+        # Libraries count the available cores when they are imported.
+        os.sched_setaffinity(0, job["cores"])
     from rrd_jax.comparison import latency
 
     result.write_text(json.dumps(latency.run_job(job)))

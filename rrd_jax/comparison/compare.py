@@ -1,4 +1,4 @@
-"""The report of `rrd_jax.export --report`: measures a student beside its teachers."""
+"""The report of `rrd_jax.export --report`, which compares a student with its teachers."""
 
 import dataclasses
 import pathlib
@@ -26,18 +26,20 @@ from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import console, runtime_errors
 from rrd_jax.weights import files
 
-_IMAGES = 500  # To compare files on, and for accuracies that no checkpoint holds.
-_SUM = "teachers"  # The role of several teachers as one.
+# Number of images for verifying files, and for accuracies that are not stored in a checkpoint.
+_IMAGES = 500
+# The role of the ensemble of several teachers.
+_ENSEMBLE = "teachers"
 
 
 class FileKind(NamedTuple):
     """A kind of file that the report writes.
 
     Attributes:
-      format: its name.
-      runtime: the column of the table whose latency is measured; "" for no measurement.
-      quantize: as in Options.
-      size_of: "float32" or "int8" if the size of the file is reported, else "".
+      format: name of the format.
+      runtime: name of the runtime in the table of latencies; "" if latency is not measured.
+      quantize: see `Options`.
+      size_of: "float32" or "int8" if the size of the file is reported, otherwise "".
     """
 
     format: str
@@ -63,16 +65,17 @@ def run(
     """Measures a student and its teachers, prints tables, and writes gains.json and gains.png.
 
     Args:
-      path: as for `compared_networks.load`; a network without a teacher is reported alone.
-      options: of `library.load`.
-      seconds: of measurement for each batch size, on one core and on all.
+      path: see `compared_networks.load`; the report of a network without a teacher has no
+        comparison.
+      options: arguments of `library.load`.
+      seconds: duration of the measurement per batch size and number of cores.
 
     Raises:
-      InputError: there is no network, or `seconds` is negative or not finite.
+      InputError: the network is missing, or `seconds` is negative or not finite.
       DiskError: the results cannot be written.
     """
     if not 0 <= seconds < float("inf"):
-        raise errors.InputError(f"seconds is {seconds}, but must be a finite number, 0 or more")
+        raise errors.InputError(f"seconds is {seconds}, but must be a finite number of at least 0")
     options = dict(options or {})
     student = compared_networks.load(path, **options)
     teachers, left_out = compared_networks.load_teachers(path, student)
@@ -87,8 +90,8 @@ def run(
         latencies = latency.measure(written, shape, seconds) if written else []
     networks = [dataclasses.replace(n, bytes=sizes.get(n.role, {})) for n in networks]
     if len(teachers) > 1:
-        networks.append(_sum_of_teachers(networks[1:], teachers, images))
-        latencies += _sum_of_latencies(latencies, [member.role for member in teachers])
+        networks.append(_measure_ensemble(networks[1:], teachers, images))
+        latencies += _ensemble_latencies(latencies, [member.role for member in teachers])
     about = {
         "dataset": str(student.about.training.get("dataset", "")),
         "machine": f"{_processor()}, {len(latency.cores())} cores",
@@ -102,29 +105,29 @@ def run(
 def _measure(
     members: Sequence[ComparedNetwork], images: Images, *, raw: bool
 ) -> list[Measurements]:
-    """Returns costs and accuracies; those that no checkpoint holds are computed on the images."""
+    """Returns costs and accuracies; computes accuracies that are not stored in a checkpoint."""
     dataset = members[0].network.about.training.get("dataset")
     results = []
     for member in members:
         is_student = member is members[0]
-        known = measurements.saved(member.network, dataset, raw=raw and is_student)
-        images_of = "test split"
+        accuracies = measurements.saved(member.network, dataset, raw=raw and is_student)
+        description = "test split"
         teachers = members[1:] if is_student else ()
         has_agreement = bool(teachers) and _share_classes([member, *teachers])
-        is_missing = "top1" not in known or (has_agreement and "agreement" not in known)
+        is_missing = "top1" not in accuracies or (has_agreement and "agreement" not in accuracies)
         if is_missing and images.is_real and member.shares_classes:
             console.progress("report", [f"accuracy of the {member.role}"])
-            images_of = f"{len(images.images)} {images.description}"
+            description = f"{len(images.images)} {images.description}"
             targets = _logits(teachers, images) if has_agreement else None
-            known = measurements.accuracy(_logits([member], images), images, targets)
+            accuracies = measurements.accuracy(_logits([member], images), images, targets)
         parameters, macs = measurements.costs(member.network)
         results.append(
             Measurements(
                 role=member.role,
                 model=member.network.about.model,
-                top1=known.get("top1"),
-                agreement=known.get("agreement") if is_student else None,
-                images=images_of,
+                top1=accuracies.get("top1"),
+                agreement=accuracies.get("agreement") if is_student else None,
+                images=description,
                 parameters=parameters,
                 macs=macs,
             )
@@ -142,18 +145,18 @@ def _logits(members: Sequence[ComparedNetwork], images: Images) -> np.ndarray:
     return np.sum(parts, axis=0)
 
 
-def _sum_of_teachers(
+def _measure_ensemble(
     teachers: Sequence[Measurements], members: Sequence[ComparedNetwork], images: Images
 ) -> Measurements:
-    """Returns several teachers as the one that the student has learned from."""
-    known: dict[str, float] = {}
+    """Returns the measurements of the ensemble of all teachers, from which the student learned."""
+    accuracies: dict[str, float] = {}
     if images.is_real and _share_classes(members):
-        known = measurements.accuracy(_logits(members, images), images)
+        accuracies = measurements.accuracy(_logits(members, images), images)
     kinds = set.intersection(*(set(teacher.bytes) for teacher in teachers))
     return Measurements(
-        role=_SUM,
+        role=_ENSEMBLE,
         model="+".join(teacher.model for teacher in teachers),
-        top1=known.get("top1"),
+        top1=accuracies.get("top1"),
         agreement=None,
         images=f"{len(images.images)} {images.description}",
         parameters=sum(teacher.parameters for teacher in teachers),
@@ -162,15 +165,15 @@ def _sum_of_teachers(
     )
 
 
-def _sum_of_latencies(latencies: Sequence[Latency], roles: Sequence[str]) -> list[Latency]:
-    """Returns the latencies of all teachers one after the other, where all were measured."""
+def _ensemble_latencies(latencies: Sequence[Latency], roles: Sequence[str]) -> list[Latency]:
+    """Returns the sums of all teachers' latencies, for settings in which all were measured."""
     groups: dict[tuple[str, int, int], list[Latency]] = {}
     for entry in latencies:
         if entry.network in roles:
             groups.setdefault((entry.runtime, entry.cores, entry.batch), []).append(entry)
     return [
         Latency(
-            network=_SUM,
+            network=_ENSEMBLE,
             runtime=runtime,
             cores=cores,
             batch=batch,
@@ -189,24 +192,25 @@ def _write_files(
     folder: pathlib.Path,
     left_out: list[str],
 ) -> tuple[list[File], dict[str, dict[str, int]]]:
-    """Writes files of all kinds; appends a line to `left_out` for each that cannot be written.
+    """Writes files of all kinds; appends a line to `left_out` for each file that cannot be written.
 
     Returns:
-      The files to measure, and {role: {kind: bytes}}.
+      The files to measure, and their sizes in bytes, {role: {kind: bytes}}.
     """
     written_files, sizes = [], {member.role: {} for member in members}
     reasons: dict[str, list[str]] = {}
     for member in members:
-        few = Images(images.images[:100], None, images.description, images.is_real)
-        tried = exports.Trial(member.network, few)
+        subset = Images(images.images[:100], None, images.description, images.is_real)
+        trial = exports.Trial(member.network, subset)
         for kind in FILE_KINDS:
             name = kind.runtime or kind.format
             console.progress("report", [f"{name} of the {member.role}"])
             try:
-                written = _write(tried, kind, folder / member.role)
+                written = _write(trial, kind, folder / member.role)
             except errors.DiskError:
                 raise
-            except Exception as error:  # The library of one format may fail; others go on.
+            # The library of one format may fail. The report continues with the other formats.
+            except Exception as error:
                 reason = f"{name}: {runtime_errors.first_line(error)}"
                 reasons.setdefault(reason, []).append(member.role)
                 continue
@@ -220,14 +224,14 @@ def _write_files(
     return written_files, sizes
 
 
-def _write(tried: exports.Trial, kind: FileKind, folder: pathlib.Path) -> exports.Written:
+def _write(trial: exports.Trial, kind: FileKind, folder: pathlib.Path) -> exports.Written:
     form = exports.get_format(kind.format)
-    wanted = Options(quantize=kind.quantize, embed_preprocessing=bool(kind.runtime))
-    options = writer.supported_options(form, wanted)
+    requested = Options(quantize=kind.quantize, embed_preprocessing=bool(kind.runtime))
+    options = writer.supported_options(form, requested)
     if kind.quantize and not options.quantize:
-        raise errors.InputError(f"format '{form.name}' has no weights of 8 bits")
-    name = writer.file_name(tried.exportable.about, form, options)
-    return exports.write(tried, form, folder / name, options)
+        raise errors.InputError(f"format '{form.name}' does not support 8-bit weights")
+    name = writer.file_name(trial.exportable.about, form, options)
+    return exports.write(trial, form, folder / name, options)
 
 
 def _processor() -> str:
@@ -245,11 +249,11 @@ def _print(report: Report) -> None:
     if report.latencies:
         console.print_table(
             *report_tables.latencies(report),
-            before=f"\nmilliseconds for a batch, median (p90), from uint8 images to outputs, on"
-            f" {report.about['machine']}:\n",
+            before="\nlatency per batch in milliseconds, median (p90), from uint8 images to"
+            f" outputs, on {report.about['machine']}:\n",
         )
     for line in report.left_out:
-        console.note(f"left out: {line}")
+        console.note(f"omitted: {line}")
 
 
 def _write_report(report: Report, path: pathlib.Path) -> None:
@@ -263,4 +267,4 @@ def _write_report(report: Report, path: pathlib.Path) -> None:
         written.append(folder / "gains.png")
     except errors.UnavailableError as error:
         console.note(str(error))
-    console.say(f"written: {' and '.join(map(str, written))}")
+    console.say(f"report: {' and '.join(map(str, written))}")

@@ -1,4 +1,4 @@
-"""The student and the teachers of a run, ready to be exported and measured."""
+"""Loads the student and the teachers of a run for export and measurement."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ class ComparedNetwork(NamedTuple):
     """A network of a report.
 
     Attributes:
-      role: such as "student" or "teacher 2".
-      network: with its weights.
-      weight: of its logits in the sum of the teachers.
-      shares_classes: whether it has the classes of the student, as far as is known.
+      role: a label such as "student" or "teacher 2".
+      network: the network with its weights.
+      weight: weight of the logits in the ensemble of the teachers.
+      shares_classes: False if the classes are known to differ from the student's.
     """
 
     role: str
@@ -32,18 +32,18 @@ def load(path: pathlib.Path, **options: Any) -> Exportable:
     """Loads the network of a run, a converted folder, a PyTorch file or an exported file.
 
     Args:
-      path: as for `library.load`.
-      **options: of `library.load`.
+      path: see `library.load`.
+      **options: arguments of `library.load`.
 
     Raises:
-      InputError: it is missing or damaged, its preprocessing is unknown, or the file holds no
-        weights.
+      InputError: the network is missing or damaged, its preprocessing is unknown, or the file does
+        not contain weights.
     """
     loaded = library.load(path, **options)
     if not isinstance(loaded, library.Loaded):
         raise errors.InputError(
-            f"{path} was exported for {loaded.runtime}, whose files hold no readable weights:"
-            " name the run that it is from"
+            f"{path} was exported for {loaded.runtime}, so its weights cannot be read: name the run"
+            " that it was exported from"
         )
     return _exportable(loaded)
 
@@ -52,26 +52,26 @@ def load_teacher(path: pathlib.Path) -> Exportable:
     """Loads the only teacher of a run.
 
     Raises:
-      InputError: the run has no teacher or several, or the weights are gone.
+      InputError: the run has no teacher or several teachers, or the weights were deleted.
     """
-    listed = run_teachers.teachers_of(path)
-    if len(listed) != 1:
-        named = ", ".join(f"--workdir={teacher.path}" for teacher in listed)
-        raise errors.InputError(
-            f"{path} has {len(listed) or 'no'} teachers" + (f"; name one: {named}" if named else "")
-        )
-    return _exportable(run_teachers.load_single(path, listed[0]))
+    teachers = run_teachers.teachers_of(path)
+    if not teachers:
+        raise errors.InputError(f"{path} has no teacher: omit --teacher to use the run's network")
+    if len(teachers) > 1:
+        flags = " or ".join(f"--workdir={teacher.path}" for teacher in teachers)
+        raise errors.InputError(f"{path} has {len(teachers)} teachers; select one with {flags}")
+    return _exportable(run_teachers.load_single(path, teachers[0]))
 
 
 def load_teachers(
     path: pathlib.Path, student: Exportable
 ) -> tuple[list[ComparedNetwork], list[str]]:
-    """Loads the teachers of a run; returns them, and a line for each that is missing."""
-    listed = run_teachers.teachers_of(path)
-    total = sum(teacher.weight for teacher in listed)
+    """Loads the teachers of a run; returns them with a line for each teacher that is missing."""
+    teachers = run_teachers.teachers_of(path)
+    total = sum(teacher.weight for teacher in teachers)
     members, left_out = [], []
-    for i, teacher in enumerate(listed, 1):
-        role = "teacher" if len(listed) == 1 else f"teacher {i}"
+    for i, teacher in enumerate(teachers, 1):
+        role = "teacher" if len(teachers) == 1 else f"teacher {i}"
         try:
             network = _exportable(run_teachers.load_single(path, teacher))
             match = class_matching.match(
@@ -93,6 +93,6 @@ def _exportable(loaded: library.Loaded) -> Exportable:
 
 
 def source_of(path: pathlib.Path) -> Source | None:
-    """Returns the data source of a run, None if it has none."""
+    """Returns the data source of a run; None for a network without a run."""
     fields = weights_loader.read_run_fields(files.split(path)[0])
     return configs.source_of(fields) if fields and fields["data"]["name"] else None

@@ -1,4 +1,4 @@
-"""The lines that training ends with: the student beside its teacher, and the next commands."""
+"""The last lines of a training job: comparison with the teacher, and next commands."""
 
 import pathlib
 import shlex
@@ -18,69 +18,71 @@ def lines(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> list[str
     """Returns the comparison with the teacher, and commands that use the student.
 
     Args:
-      job: that has finished.
+      job: the finished job.
       folder: the workdir.
-      results: of its runs, the student last.
+      results: results of the job's runs, the student's last.
 
     Returns:
-      The lines; none for a job on random images.
+      The lines; [] for a job on random images.
     """
     if job.student.source.mock_examples or not results:
         return []
     comparison = [_comparison(job, folder, results)] if job.teachers else []
-    place = shlex.quote(str(folder))
+    workdir = shlex.quote(str(folder))
     if not _num_classes(folder, 2):
         return [
             *comparison,
-            f"use it: rrd_jax.load({str(folder)!r}).embed(IMAGES) in Python, python -m"
-            f" rrd_jax.predict --workdir={place} --embeddings --format=npz --output=FILE IMAGE...,"
-            f" or python -m rrd_jax.export --workdir={place} --format=onnx; it has no classifier",
+            "next steps (the network has no classifier):"
+            f" rrd_jax.load({str(folder)!r}).embed(IMAGES) in Python, python -m rrd_jax.predict"
+            f" --workdir={workdir} --embeddings --format=npz --output=FILE IMAGE..., or python -m"
+            f" rrd_jax.export --workdir={workdir} --format=onnx",
         ]
     return [
         *comparison,
-        f"use it: python -m rrd_jax.predict --workdir={place} IMAGE..., or python -m rrd_jax.export"
-        f" --workdir={place} --format=onnx"
-        + (" (--report: size and latency beside the teacher)" if job.teachers else ""),
+        f"next steps: python -m rrd_jax.predict --workdir={workdir} IMAGE..., or python -m"
+        f" rrd_jax.export --workdir={workdir} --format=onnx"
+        + (" (--report compares size and latency with the teacher)" if job.teachers else ""),
     ]
 
 
 def print_summary(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> None:
-    """Prints the lines."""
+    """Prints the result of `lines`."""
     for line in lines(job, folder, results):
         console.say(line)
 
 
 def _comparison(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
     student = results[-1]
-    # The label of a trained teacher with a probe has two parts; the last result counts.
-    known = {result.label.split(",")[0]: result for result in results[:-1]}
+    # The label of a trained teacher with a probe has two parts. The last result is used.
+    by_label = {result.label.split(",")[0]: result for result in results[:-1]}
     labels = [teacher.teaching.label for teacher in job.teachers]
-    top1 = f" of {known[labels[0]].top1:.2f}" if len(labels) == 1 and labels[0] in known else ""
-    figures = [] if student.top1 is None else [f"top-1 {student.top1:.2f}" + top1]
-    figures += [] if student.loss is None else [f"loss of held-out images {student.loss:.4f}"]
-    figures += [] if student.agreement is None else [f"agreement {student.agreement:.2f}"]
+    is_compared = len(labels) == 1 and labels[0] in by_label
+    top1 = f" (teacher {by_label[labels[0]].top1:.2f})" if is_compared else ""
+    parts = [] if student.top1 is None else [f"top-1 {student.top1:.2f}" + top1]
+    parts += [] if student.loss is None else [f"held-out loss {student.loss:.4f}"]
+    parts += [] if student.agreement is None else [f"agreement {student.agreement:.2f}"]
     names = "+".join(teacher.network.model for teacher in job.teachers)
-    return (
-        f"{student.model} beside {names}: {', '.join(figures)}{', ' if figures else ''}"
-        f"{_shares(job, folder, student)}"
-    )
+    parts.append(_shares(job, folder, student))
+    return f"{student.model} compared with {names}: {', '.join(parts)}"
 
 
 def _shares(job: Job, folder: pathlib.Path, student: Result) -> str:
-    """Returns the student's share of the parameters and multiply-adds of all teachers."""
+    """Returns the student's parameters and multiply-adds as shares of those of all teachers."""
     training, size = job.student.training, job.student.source.image_size
-    form = Preprocessing(size, len(training.mean), training.mean, training.std)
+    student_preprocessing = Preprocessing(size, len(training.mean), training.mean, training.std)
     num_classes = _num_classes(folder, 2)
-    summary = networks.summarize(training.network.create(num_classes), form.image_shape)
-    of_teachers = [
+    summary = networks.summarize(
+        training.network.create(num_classes), student_preprocessing.image_shape
+    )
+    teachers = [
         networks.summarize(
             teacher.network.create(_num_classes(path, num_classes)),
-            _seen(teacher, path, form).image_shape,
+            _teacher_preprocessing(teacher, path, student_preprocessing).image_shape,
         )
         for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
     ]
-    parameters = sum(teacher.parameters for teacher in of_teachers)
-    macs = max(1, sum(teacher.macs for teacher in of_teachers))
+    parameters = sum(teacher.parameters for teacher in teachers)
+    macs = max(1, sum(teacher.macs for teacher in teachers))
     return (
         f"{100 * student.parameters / parameters:.3g} % of the parameters"
         f" ({student.parameters:,} of {parameters:,}) and"
@@ -88,14 +90,15 @@ def _shares(job: Job, folder: pathlib.Path, student: Result) -> str:
     )
 
 
-def _seen(teacher: TeacherChoice, path: pathlib.Path, student: Preprocessing) -> Preprocessing:
-    """What a teacher sees."""
+def _teacher_preprocessing(
+    teacher: TeacherChoice, path: pathlib.Path, student: Preprocessing
+) -> Preprocessing:
     model = teacher.network.model
-    known = None if teacher.variables is not None else files.preprocessing_of(path, model)
-    return preprocessing.for_teacher(teacher.teaching, known, student) or student
+    stored = None if teacher.variables is not None else files.preprocessing_of(path, model)
+    return preprocessing.for_teacher(teacher.teaching, stored, student) or student
 
 
-def _num_classes(folder: pathlib.Path, otherwise: int) -> int:
-    """Returns the number of classes of a run's newest checkpoint."""
+def _num_classes(folder: pathlib.Path, default: int) -> int:
+    """Returns the number of classes in a run's newest checkpoint, or `default` without one."""
     meta = checkpoints.read_meta(folder / "checkpoints")
-    return meta["num_classes"] if meta else otherwise
+    return meta["num_classes"] if meta else default

@@ -1,6 +1,6 @@
-"""The latency of exported files, measured in turn so that drift affects all of them alike.
+"""Latency of exported files, measured in alternation, so that drift affects all files equally.
 
-A separate process measures, because cores and threads are fixed when libraries start.
+A separate process measures, because libraries choose their cores and threads when they start.
 """
 
 import functools
@@ -20,14 +20,16 @@ from rrd_jax import errors
 from rrd_jax.terminal import console
 
 BATCHES = (1, 32)
-_WARM_UP = 3  # Calls before the measurement, which compile and allocate.
+# Number of warm-up calls, which compile and allocate.
+_WARM_UP = 3
 _MIN_ROUNDS, _MAX_ROUNDS = 5, 1000
-_REPEATS = 10  # Calls per turn of a short call.
-_SHORT = 0.02  # Seconds. Before a shorter call, an unmeasured call warms the caches.
+# A function is called up to _REPEATS times per round, until its calls take _SHORT seconds in total.
+# Before calls shorter than _SHORT seconds, an unmeasured call warms the CPU's caches.
+_REPEATS, _SHORT = 10, 0.02
 
 
 class File(NamedTuple):
-    """A file to measure; `network` and `runtime` are names for tables."""
+    """An exported file to measure; `network` and `runtime` are its labels in tables."""
 
     network: str
     runtime: str
@@ -39,13 +41,13 @@ class Latency(NamedTuple):
     """The latency of a file.
 
     Attributes:
-      network: as in File.
-      runtime: as in File.
-      cores: the number of cores available.
+      network: label of the network, see `File`.
+      runtime: label of the runtime, see `File`.
+      cores: number of available cores.
       batch: images per call.
-      median: milliseconds of a call.
-      p90: the 90th percentile in milliseconds.
-      runs: measured calls.
+      median: median duration of a call in milliseconds.
+      p90: 90th percentile of the duration in milliseconds.
+      runs: number of measured calls.
     """
 
     network: str
@@ -60,15 +62,15 @@ class Latency(NamedTuple):
 def measure(
     files: Sequence[File], image_shape: tuple[int, int, int], seconds: float
 ) -> list[Latency]:
-    """Measures each file on one core and on all, from uint8 images to logits on the host.
+    """Measures each file on one core and on all cores, from uint8 images to logits on the host.
 
     Args:
       files: exported files.
       image_shape: (H, W, channels).
-      seconds: for each batch size, on one core and on all.
+      seconds: duration of the measurement per batch size and number of cores.
 
     Raises:
-      InputError: the measuring process fails.
+      InputError: the measuring process failed.
     """
     latencies = []
     usable = cores()
@@ -111,12 +113,12 @@ def _in_child(job: Mapping[str, Any], cores: int) -> list[list[Any]]:
         )
         if child.returncode or not result.exists():
             message = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-            raise errors.InputError(f"the latencies cannot be measured: {message[0]}")
+            raise errors.InputError(f"the measurement of latencies failed: {message[0]}")
         return json.loads(result.read_text())
 
 
 def run_job(job: Mapping[str, Any]) -> list[Latency]:
-    """Opens the files and measures them with each batch size, in the child process."""
+    """Measures the files of a job with each batch size; runs in the child process."""
     threads = len(job["cores"])
     opened = [_open(form, pathlib.Path(path), threads) for *_, form, path in job["files"]]
     latencies = []
@@ -132,12 +134,12 @@ def run_job(job: Mapping[str, Any]) -> list[Latency]:
 
 
 def _open(form: str, path: pathlib.Path, threads: int) -> Callable[[np.ndarray], Any]:
-    """Opens a file in this process; returns a function of uint8 images."""
+    """Opens a file in this process, and returns a function of uint8 images."""
     if form != "stablehlo":
         from rrd_jax import exports
 
         return exports.get_format(form).open(path, threads)
-    # The reader of the format starts a process, whose pipes would be measured too.
+    # The format's own reader starts a process, and its pipes would add to the latency.
     import jax.export
 
     call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
@@ -149,31 +151,34 @@ def interleaved(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
-    """Returns the seconds of each call of each function, in rounds of alternating order.
+    """Calls functions in rounds of alternating order, and returns the durations in seconds.
 
     Args:
-      calls: functions that block until their result is there.
-      seconds: after the warm-up, within 5 to 1 000 rounds.
-      clock: returns seconds.
+      calls: functions that block until their result is available.
+      seconds: duration after the warm-up, limited to 5 to 1,000 rounds.
+      clock: returns the time in seconds.
+
+    Returns:
+      The durations of the measured calls, for each function.
     """
     for call in calls:
         for _ in range(_WARM_UP):
             call()
     times: list[list[float]] = [[] for _ in calls]
-    places, end = list(range(len(calls))), clock() + seconds
+    order, end = list(range(len(calls))), clock() + seconds
     for number in range(_MAX_ROUNDS):
         if number >= _MIN_ROUNDS and clock() >= end:
             break
-        for place in places:
-            if not times[place] or times[place][-1] < _SHORT:
-                calls[place]()
-            times[place] += _timed(calls[place], clock)
-        places.reverse()
+        for i in order:
+            if not times[i] or times[i][-1] < _SHORT:
+                calls[i]()
+            times[i] += _time(calls[i], clock)
+        order.reverse()
     return times
 
 
-def _timed(call: Callable[[], Any], clock: Callable[[], float]) -> list[float]:
-    """Returns the seconds of one call, or of several short calls."""
+def _time(call: Callable[[], Any], clock: Callable[[], float]) -> list[float]:
+    """Returns the duration in seconds of one call, or of several short calls."""
     times: list[float] = []
     while not times or (len(times) < _REPEATS and sum(times) < _SHORT):
         start = clock()

@@ -1,4 +1,4 @@
-"""The costs and the accuracy of a network."""
+"""Costs and accuracy of a network."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from rrd_jax.training import metrics
 
 @dataclasses.dataclass(frozen=True)
 class Measurements:
-    """The costs and the accuracy of a network.
+    """Costs and accuracy of a network.
 
     Attributes:
-      role: such as "student", "teacher" or "teacher 2".
-      model: its name.
-      top1: in percent; None if unknown.
-      agreement: with the teacher in percent; None for a teacher, or if unknown.
-      images: on which top1 was measured, such as "test split" or "500 test images".
-      parameters: how many are trained.
+      role: a label such as "student", "teacher" or "teacher 2".
+      model: name of the network.
+      top1: top-1 accuracy in percent; None if unknown.
+      agreement: agreement with the teacher in percent; None for a teacher, or if unknown.
+      images: the images on which top1 was measured, such as "test split" or "500 test images".
+      parameters: number of trained parameters.
       macs: multiply-adds per image.
-      bytes: of its files by kind, "float32" or "int8".
+      bytes: file sizes by kind, "float32" or "int8".
     """
 
     role: str
@@ -39,7 +39,13 @@ class Measurements:
 
 
 def costs(network: Exportable) -> tuple[int, int]:
-    """Returns parameters and multiply-adds per image, with those of an objective's classifier."""
+    """Counts parameters and multiply-adds per image.
+
+    The parameters include the classifier of an objective.
+
+    Returns:
+      (parameters, multiply-adds).
+    """
     parameters = networks.count_parameters(network.variables["params"])
     if classifier := network.variables.get("classifier"):
         parameters += networks.count_parameters(classifier["params"])
@@ -48,21 +54,22 @@ def costs(network: Exportable) -> tuple[int, int]:
 
 
 def saved(network: Exportable, dataset: str, *, raw: bool = False) -> dict[str, float]:
-    """Returns `top1` and `agreement` on the test split, as far as the checkpoint holds them.
+    """Returns `top1` and `agreement` on the test split, if the checkpoint contains them.
 
     Args:
-      network: with its description.
-      dataset: on which they must have been measured.
-      raw: whether the weights are not the averaged ones, which the checkpoint was measured with.
+      network: the network with its description.
+      dataset: the data set; metrics of other data sets are ignored.
+      raw: whether the network has raw weights. The metrics in a checkpoint are for averaged
+        weights, so they are ignored.
     """
     about = network.about
     is_same = data.have_same_origin(about.training.get("dataset"), dataset)
-    known = about.metrics if is_same and not raw else {}
-    return {name: known[name] for name in ("top1", "agreement") if known.get(name) is not None}
+    values = about.metrics if is_same and not raw else {}
+    return {name: values[name] for name in ("top1", "agreement") if values.get(name) is not None}
 
 
 def logits(network: Exportable, images: Images) -> np.ndarray:
-    """Returns the logits of a network, [N, C]."""
+    """Computes the logits of a network, [N, C]."""
     firsts = range(0, len(images.images), 100)
     return np.concatenate([network(images.images[i : i + 100])["logits"] for i in firsts])
 
@@ -70,7 +77,7 @@ def logits(network: Exportable, images: Images) -> np.ndarray:
 def accuracy(
     logits: np.ndarray, images: Images, teacher: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Returns `top1`, and `agreement` with a teacher's logits, in percent."""
+    """Computes `top1`, and `agreement` with a teacher's logits, in percent."""
     percentages = {}
     if images.labels is not None:
         percentages["top1"] = metrics.percent_equal(logits.argmax(-1), images.labels)

@@ -1,4 +1,4 @@
-"""The report of a comparison, and its tables."""
+"""The result of a comparison, and its tables."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ class Report(NamedTuple):
 
     Attributes:
       run: the workdir.
-      about: names of the data set and the machine.
-      networks: the student first.
-      latencies: of exported files.
-      left_out: a line for each file or network that is missing, with the reason.
+      about: names of the data set and of the machine.
+      networks: measurements of the networks, the student's first.
+      latencies: latencies of exported files.
+      left_out: a line with the reason for each omitted file or network.
     """
 
     run: str
@@ -40,7 +40,7 @@ class Report(NamedTuple):
 
 
 def costs(networks: Sequence[Measurements]) -> tables.Table:
-    """Returns a row for each network, and the student's share of the teacher."""
+    """Returns a table with a row per network, and the student's shares of the teacher's costs."""
     header = (
         *("network", "model", "top-1", "agreement with teacher", "parameters", "multiply-adds"),
         *("file, float32", "file, int8"),
@@ -72,7 +72,7 @@ def _percent(value: float | None, images: str = "test split") -> str:
 
 
 def _shares(student: Measurements, teacher: Measurements) -> tuple[str, ...]:
-    """Returns the student's share of its teacher, or of the sum of its teachers."""
+    """Returns the row of the student's shares of the costs of its teacher or teachers."""
     change = "-"
     if None not in (student.top1, teacher.top1):
         change = f"{student.top1 - teacher.top1:+.2f}"
@@ -87,21 +87,22 @@ def _shares(student: Measurements, teacher: Measurements) -> tuple[str, ...]:
     )
 
 
-def _share(part: float | None, whole: float | None) -> str:
-    return f"{100 * part / whole:.3g} %" if part and whole else "-"
+def _share(value: float | None, total: float | None) -> str:
+    return f"{100 * value / total:.3g} %" if value and total else "-"
 
 
 def latencies(report: Report) -> tables.Table:
-    """Returns a row for each runtime, number of cores and batch size."""
+    """Returns a table with a row per runtime, number of cores and batch size."""
     roles = [network.role for network in report.networks]
-    places = dict.fromkeys((e.runtime, e.cores, e.batch) for e in report.latencies)
+    settings = dict.fromkeys((e.runtime, e.cores, e.batch) for e in report.latencies)
     entries = {(e.network, e.runtime, e.cores, e.batch): e for e in report.latencies}
-    several = len(roles) > 1
+    has_teacher = len(roles) > 1
     rows = []
-    for runtime, cores, batch in sorted(places, key=lambda place: place[1:]):
+    for runtime, cores, batch in sorted(settings, key=lambda setting: setting[1:]):
         group = [entries.get((role, runtime, cores, batch)) for role in roles]
         cells = [f"{e.median:.3g} ({e.p90:.3g})" if e else "-" for e in group]
-        both = several and group[0] and group[-1]
-        faster = [f"{group[-1].median / group[0].median:.1f}x" if both else "-"] if several else []
-        rows.append((runtime, str(cores), str(batch), *cells, *faster))
-    return ("runtime", "cores", "batch", *roles, *(["student is faster"] * several)), rows
+        if has_teacher:
+            is_complete = group[0] and group[-1]
+            cells.append(f"{group[-1].median / group[0].median:.1f}x" if is_complete else "-")
+        rows.append((runtime, str(cores), str(batch), *cells))
+    return ("runtime", "cores", "batch", *roles, *(["student speedup"] * has_teacher)), rows
