@@ -215,7 +215,9 @@ def test_training_ends_with_the_student_beside_its_teacher(job):
     source = dataclasses.replace(plan.student.source, mock_examples=0)
     plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, source=source))
     compared, use = final_summary.lines(plan, folder, results)
-    assert compared.startswith(f"tiny compared with tiny+tiny: top-1 {results[-1].top1:.2f}, agreement ")
+    assert compared.startswith(
+        f"tiny compared with tiny+tiny: top-1 {results[-1].top1:.2f}, agreement "
+    )
     assert "50 % of the parameters (" in compared
     assert " and 50 % of the multiply-adds (" in compared
     assert f"python -m rrd_jax.export --workdir={folder} --format=onnx (--report" in use

@@ -1,4 +1,4 @@
-"""Lists the runs in a folder and below it: networks, method, progress, accuracy and state.
+"""Lists the runs below a folder with their networks, method, progress, accuracy and state.
 
     python -m rrd_jax.runs runs
     python -m rrd_jax.runs runs --sort=-top1 --columns=+optimizer.learning_rate,test/loss
@@ -6,9 +6,9 @@
     python -m rrd_jax.runs runs --diff digits/kd digits/rrd
     python -m rrd_jax.runs runs --watch
 
-Nothing is written, and runs that are training are not disturbed. docs/runs.md describes the columns
-and shows how to filter with pandas. The exit code is 0 if there are runs, 1 for a bad flag, 2 for a
-folder without runs.
+The command writes no files and does not disturb runs that are training. docs/runs.md describes the
+columns, and shows how to filter with pandas. The exit code is 0 if there are runs, 1 for an invalid
+flag, and 2 for a folder without runs.
 """
 
 import contextlib
@@ -29,78 +29,82 @@ if TYPE_CHECKING:
 
 
 class _Interval(flags.ArgumentParser):
-    """Parser of a flag that stands alone, as --watch, or has a number of seconds."""
+    """Parser of a flag with an optional number of seconds, such as --watch or --watch=5."""
 
     syntactic_help = "a number of seconds"
 
     def parse(self, argument: str | bool | None) -> float | None:
-        """Returns seconds, None for no watching."""
+        """Returns the number of seconds; None if the flag is off."""
         if argument in (None, False, "false"):
             return None
         with contextlib.suppress(ValueError):
             seconds = 2.0 if argument in (True, "true") else float(argument)
             if 0.1 <= seconds <= 86400:
                 return seconds
-        raise ValueError("it must be a number of seconds from 0.1 to 86400")
+        raise ValueError("must be a number of seconds from 0.1 to 86400")
 
 
 _SORT = flags.DEFINE_list(
     "sort",
     None,
-    "Columns to sort by, the first counting most; -top1 for the largest first. Default: name; with"
+    "Columns to sort by, in order of priority; -top1 sorts from large to small. Default: name; with"
     " --watch, state,age.",
 )
 _COLUMNS = flags.DEFINE_list(
     "columns",
     None,
-    "Columns, config fields by path and metrics by name; +NAME,... adds to the usual ones. With"
-    " --diff, the metrics.",
+    "Columns, paths of config fields and names of metrics to show; +NAME,... adds to the default"
+    " columns. With --diff, the metrics to show.",
 )
 _FORMAT = flags.DEFINE_enum(
     "format",
     "table",
     ["table", "csv", "json"],
-    "csv and json have all columns, unless --columns names some, in seconds, bytes and percent.",
+    "Output format. csv and json contain all columns unless --columns is set, in seconds, bytes and"
+    " percent.",
 )
-_DIFF = flags.DEFINE_bool("diff", False, "Compares the configs and the curves of two runs.")
+_DIFF = flags.DEFINE_bool("diff", False, "Compare the configs and the curves of two runs.")
 _WATCH = flags.DEFINE_flag(
     flags.Flag(
         _Interval(),
         None,
         "watch",
         None,
-        "Updates the table every SECONDS: --watch=SECONDS, --watch for 2.",
+        "Update the table every SECONDS with --watch=SECONDS; --watch is --watch=2.",
         boolean=True,
     )
 )
 
 
 def main(argv: list[str]) -> None:
-    """Lists, compares or watches runs."""
+    """Runs the command: prints a list or a comparison of runs, or updates the list."""
     names = argv[1:]
     if not all(names):
-        cli.stop(1, "a name is empty; name a folder of runs, or . for this one")
+        cli.stop(1, "a folder name is empty; name a folder of runs, or . for the current folder")
     if _DIFF.value:
         cli.guard(functools.partial(_diff, names), stopped="stopped")
         return
     if len(names) > 1:
-        cli.stop(1, f"one folder is enough, but there are {', '.join(names)}; --diff compares two")
+        cli.stop(
+            1,
+            f"several folders are named ({', '.join(names)}); name one, or compare two with --diff",
+        )
     if _WATCH.value and _FORMAT.value != "table":
-        cli.stop(1, f"--watch shows tables; leave out --format={_FORMAT.value}")
+        cli.stop(1, f"--watch shows tables; omit --format={_FORMAT.value}")
     if _WATCH.value and not console.overwrites():
-        cli.stop(1, "--watch needs a terminal, which standard output is not; leave it out")
+        cli.stop(1, "--watch needs a terminal as standard output; omit the flag")
     folder = names[0] if names else "runs"
     cli.guard(functools.partial(_watch if _WATCH.value else _list, folder), stopped="stopped")
 
 
 def _read(folder: str) -> tuple[list["Run"], list[str]]:
-    """Returns the runs in order and the names of the columns."""
+    """Returns the sorted runs and the names of the columns."""
     from rrd_jax.runs import status, table
 
     if not os.path.isdir(folder):
         problem = "is a file" if os.path.exists(folder) else "does not exist"
-        raise errors.InputError(f"folder {folder} {problem}; name a folder of workdirs")
-    names = _COLUMNS.value or table.USUAL
+        raise errors.InputError(f"folder {folder} {problem}; name a folder that contains runs")
+    names = _COLUMNS.value or table.DEFAULT_COLUMNS
     order = [name.strip() for name in _SORT.value or ("name",)]
     if _WATCH.value and not _SORT.value:
         order = ["state", "age"]
@@ -108,12 +112,17 @@ def _read(folder: str) -> tuple[list["Run"], list[str]]:
     with_size = is_plain or any(name.strip(" +-") == "size" for name in (*names, *order))
     runs, unreadable = status.read(folder, with_size=with_size)
     if unreadable and not _WATCH.value:
-        with contextlib.redirect_stdout(sys.stderr):  # Standard output is for the list alone.
-            console.warn(f"{len(unreadable):,} folders cannot be listed, first {unreadable[0]}")
+        # Standard output contains only the list.
+        with contextlib.redirect_stdout(sys.stderr):
+            noun = "folder" if len(unreadable) == 1 else "folders"
+            console.warn(
+                f"{len(unreadable):,} {noun} cannot be listed, for example {unreadable[0]}; check"
+                " the permissions"
+            )
     if not runs:
         raise errors.InputError(
-            f"no run is in {folder} or below it: the folder of a run has a config.json, and"
-            " metrics.jsonl, checkpoints or lock"
+            f"no runs in {folder} or below: name a folder of runs; the folder of a run contains"
+            " config.json, and metrics.jsonl, checkpoints or lock"
         )
     try:
         table.columns([name.removeprefix("-") for name in order], runs)
@@ -143,13 +152,14 @@ def _table(runs: list["Run"], names: list[str], width: int | None) -> str:
 
 
 def _watch(folder: str) -> None:
-    """Updates the table until Ctrl-C. The previous content of the screen is restored then."""
+    """Updates the table until Ctrl-C, and then restores the previous content of the screen."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    runs, names = _read(folder)  # Bad flags are reported before the screen is taken.
-    # SIGTERM must leave through Live, which restores the screen.
+    # This first call reports invalid flags before the screen is replaced.
+    runs, names = _read(folder)
+    # On SIGTERM, the exception passes through Live, which restores the screen.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     screen = Console()
     with (
@@ -158,10 +168,10 @@ def _watch(folder: str) -> None:
     ):
         while True:
             table, _, below = _table(runs, names, screen.width).partition("\n\n")
-            end = f"{below}; {time.strftime('%X')}, every {_WATCH.value:g} s; Ctrl-C ends it"
+            end = f"{below}; {time.strftime('%X')}, every {_WATCH.value:g} s; Ctrl-C to quit"
             lines, room = table.split("\n"), max(3, screen.height - 2)
             if len(lines) > room:
-                lines = [*lines[: room - 1], "... more runs; --sort says which come first"]
+                lines = [*lines[: room - 1], "... more runs; change the order with --sort"]
             text = Text("\n".join([*lines, end]), no_wrap=True, overflow="crop")
             live.update(text, refresh=True)
             time.sleep(_WATCH.value)
@@ -172,9 +182,9 @@ def _diff(names: list[str]) -> None:
     from rrd_jax.runs import differences, table
 
     if len(names) not in (2, 3):
-        cli.stop(1, f"--diff compares two runs, but {len(names)} are named: FOLDER --diff A B")
+        cli.stop(1, f"--diff needs two runs, not {len(names)}; use FOLDER --diff A B")
     if _WATCH.value or _SORT.value:
-        cli.stop(1, "--diff takes --columns and --format only")
+        cli.stop(1, "--diff cannot be combined with --sort or --watch; omit these flags")
     folder = names[0] if len(names) == 3 else None
     a, b = (differences.find(name, folder) for name in names[-2:])
     rows = differences.curves(a, b, _COLUMNS.value)

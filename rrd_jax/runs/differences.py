@@ -1,4 +1,4 @@
-"""A comparison of two runs: the config fields that differ, and their curves by epoch."""
+"""Comparison of two runs: config fields that differ, and curves by epoch."""
 
 import os
 from collections.abc import Sequence
@@ -9,60 +9,65 @@ from rrd_jax.runs import status, table
 from rrd_jax.runs.status import Run
 from rrd_jax.terminal import tables
 
-_USUAL = ("test/top1", "test/loss")
-_MOST_ROWS = 30
+_DEFAULT_METRICS = ("test/top1", "test/loss")
+_MAX_ROWS = 30
 
 
 def find(name: str, root: str | None) -> Run:
-    """Returns the run of a name.
+    """Returns the run in a folder.
 
     Args:
-      name: a path, relative to `root` if that is given.
+      name: path of the folder, relative to `root` if `root` is not None.
       root: the folder of runs.
 
     Raises:
-      InputError: there is no such run.
+      InputError: the folder does not contain a run.
     """
     path = os.path.normpath(os.path.join(root or "", name))
     for run in status.read(path, with_size=False)[0] if os.path.isdir(path) else ():
         if run.columns["name"] == ".":
             return run
-    known = [run.columns["name"] for run in status.read(root, with_size=False)[0]] if root else []
+    names = [run.columns["name"] for run in status.read(root, with_size=False)[0]] if root else []
     raise errors.InputError(
-        f"'{path}' is no run; {errors.hint(name, known)}name two runs that python -m rrd_jax.runs"
-        f" {root or 'FOLDER'} lists: FOLDER --diff A B, or --diff with two paths"
+        f"'{path}' is not a run; {errors.hint(name, names)}use FOLDER --diff A B with names from"
+        f" python -m rrd_jax.runs {root or 'FOLDER'}, or --diff with two paths"
     )
 
 
 def fields(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
-    """Returns the values of both runs for each config field that differs; None for no field."""
+    """Returns both values of each config field that differs; None for a missing field."""
     names = [name for name in sorted(a.config | b.config) if not name.startswith("starts.")]
     pairs = {name: (a.config.get(name), b.config.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def curves(a: Run, b: Run, metrics: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Returns a row for each epoch: `epoch`, and "test/top1 A" and "test/top1 B" for each metric.
+    """Returns a row per epoch: `epoch`, and values such as "test/top1 A" and "test/top1 B".
+
+    Args:
+      a: the first run.
+      b: the second run.
+      metrics: names of metrics; None for test/top1 and test/loss.
 
     Raises:
-      InputError: neither run has a metric of that name.
+      InputError: neither run has a metric of this name.
     """
     by_epoch = {
         letter: {row["epoch"]: row for row in status.read_metrics(run.columns["path"])}
         for letter, run in (("A", a), ("B", b))
     }
-    known = dict.fromkeys(key for rows in by_epoch.values() for row in rows.values() for key in row)
+    names = dict.fromkeys(key for rows in by_epoch.values() for row in rows.values() for key in row)
     for name in metrics or ():
-        if known and name not in known:
+        if names and name not in names:
             raise errors.InputError(
-                f"neither run has the metric '{name}'; {errors.hint(name, known)}known:"
-                f" {', '.join(known)}"
+                f"neither run has the metric '{name}'; {errors.hint(name, names)}known:"
+                f" {', '.join(names)}"
             )
     return [
         {"epoch": epoch}
         | {
             f"{name} {letter}": rows.get(epoch, {}).get(name)
-            for name in metrics or _USUAL
+            for name in metrics or _DEFAULT_METRICS
             for letter, rows in by_epoch.items()
         }
         for epoch in sorted(by_epoch["A"] | by_epoch["B"])
@@ -70,7 +75,7 @@ def curves(a: Run, b: Run, metrics: Sequence[str] | None) -> list[dict[str, Any]
 
 
 def as_text(a: Run, b: Run, rows: Sequence[dict[str, Any]], width: int | None) -> str:
-    """Returns the comparison as tables of at most `width` columns, None for any width."""
+    """Returns the comparison as tables of at most `width` columns; None for any width."""
 
     def fitted(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
         return tables.fitted(header, cells, width) if width else tables.markdown(header, cells)
@@ -85,11 +90,13 @@ def as_text(a: Run, b: Run, rows: Sequence[dict[str, Any]], width: int | None) -
     parts.append(fitted(["field", "A", "B"], differing) if differing else "the configs are equal")
     if not rows:
         return "\n\n".join([*parts, "neither run has finished an epoch"])
-    step = -(-len(rows) // _MOST_ROWS)
-    some = [*rows[step - 1 : -1 : step], rows[-1]]
-    parts.append(fitted(list(rows[0]), [[*map(table.format_value, row.values())] for row in some]))
+    step = -(-len(rows) // _MAX_ROWS)
+    subset = [*rows[step - 1 : -1 : step], rows[-1]]
+    parts.append(
+        fitted(list(rows[0]), [[*map(table.format_value, row.values())] for row in subset])
+    )
     if step > 1:
-        parts.append(f"{len(some)} of {len(rows)} epochs; --format=csv has all")
+        parts.append(f"{len(subset)} of {len(rows)} epochs; use --format=csv for all epochs")
     return "\n\n".join(parts)
 
 

@@ -1,11 +1,11 @@
-"""A search for the folders of runs, which reads names only and opens no file."""
+"""Search for the folders of runs by the names of their files, without opening files."""
 
 import contextlib
 import os
 import re
 from typing import NamedTuple
 
-# Folders that belong to a run. No other run lies in them.
+# Folders that belong to a run and never contain other runs.
 _INNER = ("checkpoints", "measures", "profile", "tensorboard", "views")
 
 
@@ -13,11 +13,11 @@ class Folder(NamedTuple):
     """The folder of a run.
 
     Attributes:
-      path: of the folder.
-      name: the path relative to the folder that was searched; "." for that folder.
-      role: "teacher", "alone" or "scratch" for these runs of a job, else "student".
-      files: the names of its files and folders.
-      parent: the path of the run that contains this one, "" at the top.
+      path: path of the folder.
+      name: path relative to the folder that was searched; "." for the searched folder.
+      role: "teacher", "alone" or "scratch" for such a run of a job, otherwise "student".
+      files: names of the files and folders in the folder.
+      parent: path of the run that contains this run; "" without one.
     """
 
     path: str
@@ -28,13 +28,13 @@ class Folder(NamedTuple):
 
 
 def search(root: str) -> tuple[list[Folder], list[str]]:
-    """Finds every run in a folder and below it, once.
+    """Finds all runs in a folder and below it.
 
-    Symbolic links are followed last, so that a run below `root` is listed under its own path.
-    Hidden folders, and links to folders that contain `root`, are skipped.
+    Each run is listed once. Symbolic links are followed last, so that a run below `root` is listed
+    under its real path. Hidden folders, and links to folders that contain `root`, are skipped.
 
     Returns:
-      The folders of runs, a run before the runs that it contains, and the paths of folders that
+      The folders of runs, each before the runs that it contains, and the paths of folders that
       cannot be listed.
     """
     runs, unreadable, visited = [], [], set()
@@ -50,7 +50,8 @@ def search(root: str) -> tuple[list[Folder], list[str]]:
         try:
             with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
-        except FileNotFoundError:  # The folder was deleted in the meantime.
+        # The folder was deleted in the meantime.
+        except FileNotFoundError:
             continue
         except OSError:
             unreadable.append(path)
@@ -64,8 +65,8 @@ def search(root: str) -> tuple[list[Folder], list[str]]:
             if is_inner or entry.name.startswith(".") or not _is_folder(entry):
                 continue
             inner = entry.name if name == "." else f"{name}/{entry.name}"
-            found = (entry.path, inner, path if is_run else parent)
-            (links if entry.is_symlink() else pending).append(found)
+            item = (entry.path, inner, path if is_run else parent)
+            (links if entry.is_symlink() else pending).append(item)
     return runs, unreadable
 
 
@@ -77,7 +78,8 @@ def _is_run(files: frozenset[str]) -> bool:
 
 def _role(path: str, parent: str) -> str:
     above, name = os.path.split(path)
-    if os.path.basename(above) == "teachers":  # The teachers that a study shares.
+    # A study keeps its shared teachers in this folder.
+    if os.path.basename(above) == "teachers":
         return "teacher"
     in_job = parent and re.fullmatch(r"(teacher|alone|scratch)\d*", name)
     return in_job[1] if in_job else "student"
@@ -90,13 +92,14 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def size(path: str, excluded: frozenset[str]) -> int:
-    """Returns the bytes of all files in a folder, without the excluded folders in it."""
+    """Returns the size of all files in a folder in bytes, without the excluded folders in it."""
     total = 0
     with contextlib.suppress(OSError), os.scandir(path) as listing:
         for entry in listing:
             if entry.is_dir(follow_symlinks=False):
                 total += 0 if entry.path in excluded else size(entry.path, excluded)
             else:
-                with contextlib.suppress(OSError):  # The file was deleted in the meantime.
+                # The file may have been deleted in the meantime.
+                with contextlib.suppress(OSError):
                     total += entry.stat(follow_symlinks=False).st_size
     return total

@@ -1,4 +1,4 @@
-"""The list of runs: its columns and order, as a table, CSV or JSON."""
+"""The list of runs as a table, CSV or JSON: columns, order and formats."""
 
 import csv
 import io
@@ -14,27 +14,42 @@ from rrd_jax.runs import status
 from rrd_jax.runs.status import Run
 from rrd_jax.terminal import tables
 
-USUAL = ("name", "pair", "method", "data", "seed", "epoch", "top1", "best", "state", "age", "size")
-# A narrow screen leaves out these columns, in this order.
+DEFAULT_COLUMNS = (
+    "name",
+    "pair",
+    "method",
+    "data",
+    "seed",
+    "epoch",
+    "top1",
+    "best",
+    "state",
+    "age",
+    "size",
+)
+# Columns that are omitted on a narrow screen, in this order.
 _OPTIONAL = ("size", "data", "age", "pair", "best", "seed", "method")
-_STATE_WIDTH = 16  # A state with its reason may take several lines.
+# A state with its reason wraps to several lines of this width.
+_STATE_WIDTH = 16
 _UNITS = {"w": 604800, "d": 86400, "h": 3600, "min": 60}
 
 
 def columns(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Returns the columns that --columns names; + before the first adds to the usual ones.
+    """Returns the columns of --columns; a + before the first name adds to the default columns.
 
     Raises:
-      InputError: no run has a column, config field or metric of a name.
+      InputError: no run has a column, config field or metric of this name.
     """
     names = [name.strip() for name in names]
     if names[0].startswith("+"):
-        names = [*USUAL, names[0][1:], *names[1:]]
-    known = dict.fromkeys(name for run in runs for name in (*run.columns, *run.row, *run.config))
+        names = [*DEFAULT_COLUMNS, names[0][1:], *names[1:]]
+    available = dict.fromkeys(
+        name for run in runs for name in (*run.columns, *run.row, *run.config)
+    )
     for name in names:
-        if name.removeprefix("config.") not in known:
+        if name.removeprefix("config.") not in available:
             raise errors.InputError(
-                f"no run has '{name}'; {errors.hint(name, known)}known:"
+                f"no run has '{name}'; {errors.hint(name, available)}known:"
                 f" {', '.join(runs[0].columns)}, and config fields and metrics, such as"
                 " optimizer.learning_rate and test/loss"
             )
@@ -42,11 +57,12 @@ def columns(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
 
 
 def ordered(runs: Iterable[Run], names: Sequence[str]) -> list[Run]:
-    """Returns the runs sorted by columns, the first one counting most.
+    """Returns the runs sorted by columns.
 
     Args:
-      runs: to sort.
-      names: of columns; -NAME sorts from the largest down. Runs without a value come last.
+      runs: the runs to sort.
+      names: names of columns in order of priority; -NAME sorts from large to small. Runs without a
+        value are last.
     """
     runs = list(runs)
     for name in reversed(names):
@@ -61,7 +77,7 @@ def ordered(runs: Iterable[Run], names: Sequence[str]) -> list[Run]:
 
 
 def _rank(value: Any) -> tuple:
-    """Returns a sort key: states in their order, seed2 before seed10, a folder before its runs."""
+    """Returns a sort key: states as in STATES, seed2 before seed10, a folder before its runs."""
     if value in status.STATES:
         return (0, status.STATES.index(value), ())
     if isinstance(value, int | float):
@@ -73,13 +89,13 @@ def _rank(value: Any) -> tuple:
 def as_table(
     runs: Sequence[Run], names: Sequence[str], width: int | None, *, may_drop: bool
 ) -> str:
-    """Returns a table of the runs, and a summary below it.
+    """Returns a table of the runs, followed by a summary.
 
     Args:
-      runs: in their order.
-      names: of columns.
-      width: of the screen; None for any width.
-      may_drop: whether columns may be left out on a narrow screen.
+      runs: the sorted runs.
+      names: names of columns.
+      width: width of the screen; None for any width.
+      may_drop: whether columns may be omitted on a narrow screen.
     """
     cells = {name: [_cell(run, name) for run in runs] for name in names}
     widths = {name: max(map(tables.cells, [name, *cells[name]])) + 3 for name in names}
@@ -91,7 +107,7 @@ def as_table(
     header, rows = list(cells), list(zip(*cells.values(), strict=True))
     text = tables.fitted(header, rows, width) if width else tables.markdown(header, rows)
     dropped = [name for name in names if name not in cells]
-    note = f"no room for {', '.join(dropped)}; --columns shows them\n" if dropped else ""
+    note = f"omitted columns: {', '.join(dropped)}; select with --columns\n" if dropped else ""
     counts = Counter(run.columns["state"] for run in runs)
     states = ", ".join(f"{counts[state]:,} {state}" for state in status.STATES if counts[state])
     return f"{text}\n\n{note}{len(runs):,} {'run' if len(runs) == 1 else 'runs'}: {states}"
@@ -120,7 +136,7 @@ def _cell(run: Run, name: str) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Returns a value as text for a table."""
+    """Formats a value for a table."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -131,7 +147,7 @@ def format_value(value: Any) -> str:
 
 
 def records(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the values of each run by column; None for numbers that are not finite."""
+    """Returns the columns of each run as a dict, with None for numbers that are not finite."""
 
     def finite(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -145,7 +161,7 @@ def as_json(content: Any) -> str:
 
 
 def as_csv(header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns CSV: a missing value is empty, a list or a bool is JSON."""
+    """Returns CSV. Missing values are empty; lists, dicts and bools are JSON."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)

@@ -26,7 +26,7 @@ def _sorted(queries, rows=None):
 @pytest.mark.parametrize("few", [False, True])  # rows on the device: 56, 56 and the last 8
 def test_nearest_rows_are_those_of_sorted_similarities(chunk, few, monkeypatch):
     if few:
-        monkeypatch.setattr(knn, "_ROWS", 7 * 56)
+        monkeypatch.setattr(knn, "_MAX_ELEMENTS", 7 * 56)
     rows, queries = _rows(0), _rows(1)
     indices, cosines = knn.nearest(rows, None, 9, chunk=chunk)
     np.testing.assert_array_equal(indices, _sorted(rows)[:, :9])
@@ -39,7 +39,7 @@ def test_nearest_rows_are_those_of_sorted_similarities(chunk, few, monkeypatch):
 @pytest.mark.parametrize("few", [False, True])
 def test_equal_rows_are_found_in_their_order_and_zeros_are_like_nothing(few, monkeypatch):
     if few:
-        monkeypatch.setattr(knn, "_ROWS", 3 * 2)
+        monkeypatch.setattr(knn, "_MAX_ELEMENTS", 3 * 2)
     rows = np.ones((5, 3), np.float32)
     assert knn.nearest(rows, None, 2)[0].tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
     rows[2] = 0

@@ -45,7 +45,7 @@ def test_runs_are_listed_as_a_markdown_table(folder, tmp_path):
     (tmp_path / "runs").symlink_to(folder)
     out, err = _runs(cwd=tmp_path)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()]
-    assert lines[0] == list(table.USUAL)
+    assert lines[0] == list(table.DEFAULT_COLUMNS)
     assert [line[0] for line in lines[2:5]] == ["kd/seed2", "kd/seed10", "rrd/seed0"]
     assert lines[2][1:9] == [
         *("resnet8x4-resnet8", "kd", "digits", "2", "3/3", "60.00", "61.00 (1)", "done")
@@ -87,7 +87,7 @@ def test_runs_are_sorted(folder, order, seeds):
 @pytest.mark.parametrize("width", [120, 100, 80, 60, 40])
 def test_a_table_fits_the_screen(folder, width):
     runs = status.read(str(folder))[0]
-    text = table.as_table(runs, table.USUAL, width, may_drop=True)
+    text = table.as_table(runs, table.DEFAULT_COLUMNS, width, may_drop=True)
     assert max(map(len, text.splitlines()[:-2])) <= width
     assert {"name", "epoch", "top1", "state"} <= set(text.splitlines()[0].split())
     assert ("--columns" in text) == (width < 120)
@@ -109,7 +109,7 @@ def test_a_table_fits_the_screen(folder, width):
         (["all", "--watch"], 1, "terminal"),
         (["all", "--watch=0"], 1, "from 0.1 to 86400"),
         (["all", "--watch", "--format=csv"], 1, "--format=csv"),
-        (["all", "--diff", "kd/seed2"], 2, "'all' is no run"),
+        (["all", "--diff", "kd/seed2"], 2, "'all' is not a run"),
         (["all", "--diff", "kd/seed2", "kd/sed2"], 2, "did you mean 'kd/seed2'?"),
         (["all", "--diff"], 1, "FOLDER --diff A B"),
         (["all", "--diff", "kd/seed2", "kd/seed10", "--columns=x"], 2, "metric 'x'"),
@@ -146,7 +146,7 @@ def test_long_curves_are_thinned_and_keep_the_last_epoch(tmp_path):
     for name in "ab":
         run_files.write(tmp_path / name, epochs=100, train={"epochs": 100})
     out, _ = _runs(tmp_path, "--diff", "a", "b")
-    assert "25 of 100 epochs; --format=csv has all" in out
+    assert "25 of 100 epochs; use --format=csv for all epochs" in out
     rows = [line.split()[1] for line in out.splitlines() if line.startswith("| ")]
     assert rows[-2:] == ["96", "100"]
     assert len(_runs(tmp_path, "--diff", "a", "b", "--format=csv")[0].splitlines()) == 101
@@ -239,7 +239,7 @@ def test_the_screen_is_updated_until_ctrl_c(tmp_path):
 
 def test_sigterm_restores_the_screen(folder):
     with _on_a_terminal(folder, "--watch") as (process, read):
-        read("Ctrl-C ends it")
+        read("Ctrl-C to quit")
         process.send_signal(signal.SIGTERM)
         read("\x1b[?1049l")
         assert process.wait(20) == 143

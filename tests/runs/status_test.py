@@ -114,7 +114,7 @@ def test_a_run_is_done_when_all_epochs_are_saved(tmp_path):
     run_files.write(tmp_path / "deleted", saved=0)
     (run_files.silent(run_files.write(tmp_path / "killed", saved=0)) / "checkpoints").mkdir()
     (run_files.write(tmp_path / "bare") / "metrics.jsonl").unlink()
-    unsaved = ("died", "its last epoch is not saved")
+    unsaved = ("died", "the last epoch is not saved")
     assert _states(tmp_path) == {
         "unsaved": unsaved,
         "grown": ("died", None),
@@ -155,7 +155,7 @@ def test_a_running_job_names_the_run_that_comes_first(tmp_path):
     ):
         (tmp_path / "a" / "metrics.jsonl").touch()
         (tmp_path / "a" / "teacher" / "metrics.jsonl").touch()
-        assert _states(tmp_path)["a"] == ("running", "teacher comes first")
+        assert _states(tmp_path)["a"] == ("running", "teacher trains first")
 
 
 def test_a_run_on_another_machine_is_running_if_it_wrote_lately(tmp_path):
