@@ -17,7 +17,7 @@ from rrd_jax.evaluation import knn
 from rrd_jax.objectives import Objective, ObjectiveState, classifier
 from rrd_jax.training import metrics
 
-Predictions = dict[str, np.ndarray]
+SplitPredictions = dict[str, np.ndarray]
 
 
 def make_apply(
@@ -126,7 +126,7 @@ def collect(
     batch_size: int,
     mesh: jax.sharding.Mesh,
     stop: Callable[[], bool] = lambda: False,
-) -> Predictions:
+) -> SplitPredictions:
     """Computes `prediction`, `rank`, `loss` and `label` [N] for every example of a split.
 
     Args:
@@ -231,7 +231,7 @@ def even_batch(examples: int, largest: int, devices: int) -> int:
 
 
 def compute_metrics(
-    predictions: Predictions, teacher: Predictions | None = None
+    predictions: SplitPredictions, teacher: SplitPredictions | None = None
 ) -> dict[str, float]:
     """Computes `top1`, `top5` and, with a teacher, `agreement` in percent, and `loss` in nats."""
     result = {
@@ -242,6 +242,6 @@ def compute_metrics(
     return result if teacher is None else result | agreement(predictions, teacher)
 
 
-def agreement(predictions: Predictions, teacher: Predictions) -> dict[str, float]:
+def agreement(predictions: SplitPredictions, teacher: SplitPredictions) -> dict[str, float]:
     """Computes the percentage of images for which two networks predict the same class."""
     return {"agreement": metrics.percent_equal(predictions["prediction"], teacher["prediction"])}

@@ -21,7 +21,7 @@ class EvaluationResults(NamedTuple):
       alignment: alignment metrics of student and teacher, by name.
     """
 
-    predictions: predictions.Predictions | None
+    predictions: predictions.SplitPredictions | None
     losses: dict[str, float]
     alignment: dict[str, float]
 
@@ -134,7 +134,9 @@ def _update_best(run: Run, position: Position, test: dict[str, float]) -> None:
         progress.best = {"loss": test["test/loss"], "epoch": progress.epoch}
 
 
-def _warn_about_collapse(run: Run, position: Position, tested: predictions.Predictions) -> None:
+def _warn_about_collapse(
+    run: Run, position: Position, tested: predictions.SplitPredictions
+) -> None:
     """Warns once about a student with nearly constant test predictions.
 
     A single epoch does not cause a warning unless it is the last epoch, because running statistics

@@ -78,7 +78,7 @@ def evaluate(
 
 def _predictions(
     network: Loaded | Predictor, split: Any, batch_size: int
-) -> predictions.Predictions:
+) -> predictions.SplitPredictions:
     mesh = parallel.make_mesh()
     if isinstance(network, Predictor):
 

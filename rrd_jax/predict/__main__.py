@@ -143,7 +143,9 @@ def _run(names: list[str]) -> None:
             _prepare()
             predictor = _predictor()
             _check_classes(predictor)
-            tally = _Tally(predictor, len(paths), shows=output is not None or not _tty(stdout))
+            tally = _Tally(
+                predictor, len(paths), shows=output is not None or not _is_terminal(stdout)
+            )
             with (
                 _memory_errors(predictor, len(paths)),
                 contextlib.closing(predictor.batches(paths, _BATCH_SIZE.value)) as parts,
@@ -175,7 +177,7 @@ def _search(paths: list[str], stdout: TextIO) -> None:
     with writing.open_stream(_FORMAT.value, output, stdout) as put:
         _prepare()
         predictor = _predictor()
-        tally = _Tally(predictor, len(paths), shows=output is not None or not _tty(stdout))
+        tally = _Tally(predictor, len(paths), shows=output is not None or not _is_terminal(stdout))
         search = functools.partial(
             neighbours.search,
             queries=queries,
@@ -342,7 +344,7 @@ def _memory_errors(predictor: "Predictor", count: int) -> Iterator[None]:
         raise errors.InputError(f"{problem} ({reason}): {remedy}") from error
 
 
-def _tty(stream: TextIO) -> bool:
+def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()
     # The stream is closed.

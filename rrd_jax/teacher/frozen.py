@@ -67,7 +67,7 @@ class FrozenNetwork:
         return jax.jit(folding, out_shardings=parallel.replicated(self.mesh))(self.variables)
 
     @functools.cached_property
-    def predictions(self) -> predictions.Predictions:
+    def predictions(self) -> predictions.SplitPredictions:
         """The predictions for the test split."""
         predict = predictions.compile_predict(
             self.network,

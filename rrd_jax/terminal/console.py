@@ -68,12 +68,12 @@ def progress(label: str, parts: Sequence[str]) -> None:
     if not overwrites():
         return
     # Some terminals wrap a line that fills the last column.
-    line = fitted(label, parts, width() - 1)
+    line = fit_line(label, parts, width() - 1)
     _write(_clearing() + line)
     _progress_cells = tables.cells(line)
 
 
-def fitted(label: str, parts: Sequence[str], columns: int) -> str:
+def fit_line(label: str, parts: Sequence[str], columns: int) -> str:
     """Returns `[label] part  part ...` with as many parts as fit; drops the label if necessary."""
     line = f"[{label}] {parts[0]}"
     if tables.cells(line) > columns:
@@ -87,7 +87,7 @@ def fitted(label: str, parts: Sequence[str], columns: int) -> str:
 
 def print_row(label: str, parts: Sequence[str]) -> None:
     """Prints `[label] part  part ...`; on a terminal, only the parts that fit."""
-    say(fitted(label, parts, width()) if is_terminal() else f"[{label}] {'  '.join(parts)}")
+    say(fit_line(label, parts, width()) if is_terminal() else f"[{label}] {'  '.join(parts)}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], before: str = "") -> None:

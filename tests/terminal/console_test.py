@@ -56,7 +56,7 @@ def test_nothing_but_plain_lines_reaches_a_log_file(capsys):
     ],
 )
 def test_what_does_not_fit_is_left_out_the_least_important_first(columns, line):
-    assert console.fitted("run", ["epoch 1/2", "0:10 left", "lr 0.1"], columns) == line
+    assert console.fit_line("run", ["epoch 1/2", "0:10 left", "lr 0.1"], columns) == line
 
 
 def test_long_lines_end_between_words_and_paths_stay_whole(monkeypatch):
