@@ -39,12 +39,12 @@ _WORKDIR = flags.DEFINE_string(
     "The network: a run, as RUN, RUN@best, RUN@last or RUN@STEP; an output of rrd_jax.export or"
     " rrd_jax.convert; or a PyTorch file, with --network, --mean, --std and --image_size.",
 )
-_TEACHER = flags.DEFINE_bool("teacher", False, "Uses the teacher of the run in --workdir.")
+_TEACHER = flags.DEFINE_bool("teacher", False, "Use the teacher of the run in --workdir.")
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
     "average",
     ["average", "raw"],
-    "Whether to use the averaged or the raw weights of a run that averages its weights.",
+    "Use the averaged or the raw weights of a run that averages its weights.",
 )
 _HEAD = flags.DEFINE_string(
     "head",
@@ -90,23 +90,23 @@ _OUTPUT = flags.DEFINE_string("output", None, "The file to write. Default: stand
 _TOP = flags.DEFINE_integer(
     "top", 5, "Number of classes per image; with --neighbours, of images per query.", lower_bound=1
 )
-_LOGITS = flags.DEFINE_bool("logits", False, "Also writes the logits of all classes.")
-_EMBEDDINGS = flags.DEFINE_bool("embeddings", False, "Also writes the network's embeddings.")
+_LOGITS = flags.DEFINE_bool("logits", False, "Also write the logits of all classes.")
+_EMBEDDINGS = flags.DEFINE_bool("embeddings", False, "Also write the network's embeddings.")
 _LABELS = flags.DEFINE_bool(
     "labels",
     False,
-    "Prints the top-1 accuracy of images in folders named like their classes.",
+    "Print the top-1 accuracy of images in folders named like their classes.",
 )
 _NEIGHBOURS = flags.DEFINE_string(
     "neighbours",
     None,
-    "A file, a folder or a pattern. For each of these query images, finds the --top nearest of the"
+    "A file, a folder or a pattern. For each of these query images, find the --top nearest of the"
     " other images by the cosine similarity of the embeddings.",
 )
 _PICTURE = flags.DEFINE_string(
     "picture",
     None,
-    "With --neighbours, a .png, .svg or .pdf file to draw: the first queries and their neighbors,"
+    "With --neighbours, draw a .png, .svg or .pdf file of the first queries and their neighbors,"
     " for the student and the teacher of a run.",
 )
 _BATCH_SIZE = flags.DEFINE_integer(

@@ -275,7 +275,7 @@ def _is_locked(file: int) -> bool | None:
 
 
 def _models(config: dict[str, Any], section: str) -> str | None:
-    """Returns the network in a section, or several teachers' joined by +; None without networks."""
+    """Returns the networks of a section, several joined by +; None for a section without one."""
     pattern = re.compile(rf"{section}(\[\d+\])?\.model")
     return "+".join(str(v) for name, v in config.items() if v and pattern.fullmatch(name)) or None
 
