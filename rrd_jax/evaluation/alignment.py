@@ -14,15 +14,15 @@ NEIGHBOURS = (1, 10, 20)
 # teacher's embedding is above the second value.
 _COLLAPSE = {"effective_rank": (1.1, 1.5), "deviation": (0.01, 0.05)}
 _COLUMNS = {
-    "neighbours_1": ("nearest in common", 1),
-    "neighbours_10": ("10 nearest", 1),
-    "neighbours_20": ("20 nearest", 1),
+    "neighbours_1": ("shared 1-NN", 1),
+    "neighbours_10": ("shared 10-NN", 1),
+    "neighbours_20": ("shared 20-NN", 1),
     "cka": ("CKA", 3),
     "rank_correlation": ("rank correlation", 3),
     "effective_rank": ("effective rank", 1),
     "deviation": ("deviation", 3),
     "loss/rrd": ("RRD's loss", 3),
-    "floor/rrd": ("its floor", 3),
+    "floor/rrd": ("floor", 3),
     "knn_10": ("10-NN top-1", 2),
     "knn_20": ("20-NN top-1", 2),
     "probe": ("probe top-1", 2),
