@@ -6,15 +6,15 @@ import pytest
 
 
 @pytest.mark.long
-def test_it_runs_without_peers_and_says_so(tmp_path):
+def test_the_benchmark_runs_without_peers_and_lists_them(tmp_path):
     sizes = ("--images=8", "--batch_size=4", "--batches=2", "--warm_up=1", "--repeats=1")
     command = [sys.executable, "-m", "experiments.data_benchmark", f"--workdir={tmp_path}"]
     done = subprocess.run([*command, *sizes, "--cores=1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "no interpreter given: torchvision, tf.data, DALI" in done.stdout
     assert (tmp_path / "data.md").read_text().strip() in done.stdout
-    kept = json.loads((tmp_path / "data.json").read_text())
-    (run,) = kept["readers"]["500x375, rrd_jax, 1 cores"]
+    results = json.loads((tmp_path / "data.json").read_text())
+    (run,) = results["readers"]["500x375, rrd_jax, 1 cores"]
     assert run["wall"] > 0
 
 
@@ -28,9 +28,8 @@ def test_it_runs_without_peers_and_says_so(tmp_path):
         (["--images=8", "--batch_size=4", "--tf_python=none"], "=none is no program"),
     ],
 )
-def test_bad_flags_are_one_line(commands, tmp_path, options, message):
-    told = f"--workdir={tmp_path}", *options
-    done = commands.run(*told, module="experiments.data_benchmark")
+def test_invalid_flags_are_refused_in_one_line(commands, tmp_path, options, message):
+    done = commands.run(f"--workdir={tmp_path}", *options, module="experiments.data_benchmark")
     assert done.code == 2
     assert message in done.err
     assert len(done.err.strip().split("\n")) == 1

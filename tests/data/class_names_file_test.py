@@ -1,4 +1,4 @@
-"""Names of classes come from a file of text or JSON."""
+"""Class names from a text or JSON file."""
 
 import json
 
@@ -8,22 +8,22 @@ from rrd_jax import data, errors
 from rrd_jax.data import class_names_file
 from rrd_jax.data.source import Source
 
-_WANTED = ("tench", 'a "fish", großer', "鯉")
+_NAMES = ("tench", 'a "fish", großer', "鯉")
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "\n".join(_WANTED) + "\n\n",
-        "\ufeff" + "\r\n".join(_WANTED),
-        json.dumps(dict(enumerate(_WANTED))),
-        json.dumps({i: [f"n{i}", name] for i, name in enumerate(_WANTED)}),
-        json.dumps({"id2label": dict(enumerate(_WANTED)), "model_type": "resnet"}),
+        "\n".join(_NAMES) + "\n\n",
+        "\ufeff" + "\r\n".join(_NAMES),
+        json.dumps(dict(enumerate(_NAMES))),
+        json.dumps({i: [f"n{i}", name] for i, name in enumerate(_NAMES)}),
+        json.dumps({"id2label": dict(enumerate(_NAMES)), "model_type": "resnet"}),
     ],
 )
-def test_text_and_json_are_read(tmp_path, text):
+def test_text_and_json_files_are_read(tmp_path, text):
     (tmp_path / "names").write_text(text, encoding="utf-8")
-    assert class_names_file.read(tmp_path / "names", 3, "data.class_names") == _WANTED
+    assert class_names_file.read(tmp_path / "names", 3, "data.class_names") == _NAMES
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_text_and_json_are_read(tmp_path, text):
         (None, "cannot be read: No such file"),
     ],
 )
-def test_other_files_are_refused_in_a_line(tmp_path, text, message):
+def test_invalid_files_are_refused_in_one_line(tmp_path, text, message):
     if text is not None:
         (tmp_path / "names").write_text(text)
     with pytest.raises(errors.InputError, match=message) as caught:
@@ -44,7 +44,7 @@ def test_other_files_are_refused_in_a_line(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_they_take_the_place_of_the_datas_own(tmp_path):
+def test_the_file_overrides_the_class_names_of_the_data_set(tmp_path):
     (tmp_path / "names").write_text("\n".join(f"digit {i}" for i in range(10)))
     source = Source(name="digits", image_size=8, mock_examples=20)
     dataset = data.load(Source(**{**source.__dict__, "class_names": str(tmp_path / "names")}))

@@ -18,7 +18,7 @@ def _load(name, **fields):
     return data.load(data.Source(name, **fields))
 
 
-def test_digits_are_the_real_ones_each_once(data_dir):
+def test_digits_contain_each_image_of_scikit_learn_once(data_dir):
     digits = _load("digits", dir=data_dir, **_OPTIONS)
     assert digits.num_classes == 10
     assert digits.image_shape == (8, 8, 1)
@@ -26,23 +26,23 @@ def test_digits_are_the_real_ones_each_once(data_dir):
     images = np.concatenate([digits.train.images, digits.test.images]).reshape(-1, 64)
     labels = np.concatenate([digits.train.labels, digits.test.labels])
     real = sklearn_datasets.load_digits()
-    found = sorted(zip(map(bytes, images), labels.tolist(), strict=True))
+    actual = sorted(zip(map(bytes, images), labels.tolist(), strict=True))
     scaled = np.round(real.data * (255 / 16)).astype(np.uint8)
-    assert found == sorted(zip(map(bytes, scaled), real.target.tolist(), strict=True))
+    assert actual == sorted(zip(map(bytes, scaled), real.target.tolist(), strict=True))
 
 
-def test_stored_examples_are_what_tfds_reads_less_what_goes_unused(data_dir):
-    found = _load("digits", dir=data_dir, **_OPTIONS).test.examples
-    wanted = local.Digits(data_dir=data_dir).as_data_source("test")
-    assert len(found) == len(list(found)) == len(wanted)
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert set(ours) == {"image", "label"}
-        np.testing.assert_array_equal(transforms.decode(ours["image"], 1), theirs["image"])
-        assert ours["label"] == theirs["label"]
+def test_stored_examples_equal_those_of_tfds_without_unused_features(data_dir):
+    examples = _load("digits", dir=data_dir, **_OPTIONS).test.examples
+    expected = local.Digits(data_dir=data_dir).as_data_source("test")
+    assert len(examples) == len(list(examples)) == len(expected)
+    for example, reference in zip(examples, expected, strict=True):
+        assert set(example) == {"image", "label"}
+        np.testing.assert_array_equal(transforms.decode(example["image"], 1), reference["image"])
+        assert example["label"] == reference["label"]
 
 
 class _Plain(local.Digits):
-    """Digits whose labels nobody knows."""
+    """Digits without labels."""
 
     name = "plain"
 
@@ -55,21 +55,21 @@ class _Plain(local.Digits):
         )
 
     def _split_generators(self, dl_manager):
-        def bare(split, examples):
+        def unlabelled(split, examples):
             for i, example in examples:
                 yield i, {"image": example["image"], "id": f"{split}{i}"}
 
         splits = super()._split_generators(dl_manager)
-        return {split: bare(split, examples) for split, examples in splits.items()}
+        return {split: unlabelled(split, examples) for split, examples in splits.items()}
 
 
-def test_a_set_without_a_label_will_do_where_labels_are_not_used(data_dir, tmp_path, monkeypatch):
+def test_a_data_set_without_labels_loads_if_labels_are_unused(data_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(registry.DATASETS, "plain", _Plain)
-    found = _load("plain", dir=str(tmp_path), use_labels=False, **_OPTIONS)
+    dataset = _load("plain", dir=str(tmp_path), use_labels=False, **_OPTIONS)
     digits = _load("digits", dir=data_dir, use_labels=False, **_OPTIONS)
-    assert (found.num_classes, found.labelled) == (0, False)
-    np.testing.assert_array_equal(found.test.images, digits.test.images)
-    assert found.test.examples[3]["file_name"] == b"test3"
+    assert (dataset.num_classes, dataset.labelled) == (0, False)
+    np.testing.assert_array_equal(dataset.test.images, digits.test.images)
+    assert dataset.test.examples[3]["file_name"] == b"test3"
     mocked = _load("plain", dir=str(tmp_path), use_labels=False, mock_examples=4, **_OPTIONS)
     assert mocked.train.images.shape == (4, 8, 8, 1)
     with pytest.raises(errors.InputError, match="'image' and a class 'label'"):
@@ -77,19 +77,19 @@ def test_a_set_without_a_label_will_do_where_labels_are_not_used(data_dir, tmp_p
 
 
 def test_splits_are_parts_of_a_fixed_random_order(data_dir):
-    whole = _load("digits", dir=data_dir, **_OPTIONS)
+    dataset = _load("digits", dir=data_dir, **_OPTIONS)
     order = np.random.RandomState(0).permutation(1797)
     real = sklearn_datasets.load_digits()
-    np.testing.assert_array_equal(whole.train.labels, real.target[order[:1000]])
-    np.testing.assert_array_equal(whole.test.labels, real.target[order[1000:]])
+    np.testing.assert_array_equal(dataset.train.labels, real.target[order[:1000]])
+    np.testing.assert_array_equal(dataset.test.labels, real.target[order[1000:]])
     splits = {"train_split": "train[:25%]", "test_split": "train[25%:]"}
     parts = _load("digits", dir=data_dir, **splits, **_OPTIONS)
     assert len(parts.train) == 250
     images = np.concatenate([parts.train.images, parts.test.images])
-    np.testing.assert_array_equal(images, whole.train.images)
+    np.testing.assert_array_equal(images, dataset.train.images)
 
 
-def test_examples_that_are_in_both_splits_are_warned_of(data_dir):
+def test_examples_in_both_splits_cause_a_warning(data_dir):
     source = [(np.zeros((4, 4, 1), np.uint8), i % 10) for i in range(1000)]
     for train_split, test_split, shared in (
         ("train[:50%]", "train[50%:]", 0),
@@ -98,10 +98,10 @@ def test_examples_that_are_in_both_splits_are_warned_of(data_dir):
         splits = {"train_split": train_split, "test_split": test_split}
         prepared = _load("digits", dir=data_dir, **splits, **_OPTIONS)
         arrays = data.from_sources(source, source[:797], data.Source(**splits, **_OPTIONS))
-        for found in (prepared, arrays):
-            said = [text for text in found.summary.warnings if "examples are both in" in text]
-            assert len(said) == bool(shared)
-            assert not shared or said[0].startswith(f"{shared:,} ")
+        for dataset in (prepared, arrays):
+            warnings = [w for w in dataset.summary.warnings if "examples are both in" in w]
+            assert len(warnings) == bool(shared)
+            assert not shared or warnings[0].startswith(f"{shared:,} ")
 
 
 @pytest.mark.long
@@ -109,7 +109,7 @@ def test_examples_that_are_in_both_splits_are_warned_of(data_dir):
     not pathlib.Path(local.FASHION_MNIST_DIR).is_dir(),
     reason="Debian's dataset-fashion-mnist is not installed",
 )
-def test_fashion_mnist_is_debians_read_by_the_plain_builder(data_dir):
+def test_the_plain_builder_reads_fashion_mnist_of_debian(data_dir):
     _load(
         "fashion_mnist", dir=data_dir, train_split="train[:3]", test_split="test[:3]",
         image_size=32, resize=32, augment="crop_flip",
@@ -119,21 +119,21 @@ def test_fashion_mnist_is_debians_read_by_the_plain_builder(data_dir):
         "train": 60000,
         "test": 10000,
     }
-    found = np.stack([e["image"] for e in plain.as_data_source("test[:50]")])
+    actual = np.stack([e["image"] for e in plain.as_data_source("test[:50]")])
     path = pathlib.Path(local.FASHION_MNIST_DIR) / "t10k-images-idx3-ubyte.gz"
-    wanted = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16)
-    np.testing.assert_array_equal(found, wanted.reshape(-1, 28, 28, 1)[:50])
+    expected = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16)
+    np.testing.assert_array_equal(actual, expected.reshape(-1, 28, 28, 1)[:50])
 
 
 def test_a_changed_fashion_mnist_file_is_refused_by_its_sha256(tmp_path):
-    path, places = tmp_path / "train-images-idx3-ubyte.gz", {"manual_dir": str(tmp_path)}
+    path = tmp_path / "train-images-idx3-ubyte.gz"
     for content, message in (
         (gzip.compress(b"x" * 100), "sha256"),
         (gzip.compress(b"x" * 100)[:-9], "cannot be read"),
     ):
         path.write_bytes(content)
         with pytest.raises(errors.InputError, match=message):
-            _load("fashion_mnist", dir=str(tmp_path / "tfds"), **places, **_OPTIONS)
+            _load("fashion_mnist", dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path), **_OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_changed_fashion_mnist_file_is_refused_by_its_sha256(tmp_path):
         ("svhn_cropped", r"with `pip install -e '.\[prepare\]'`, run `python -m rrd_jax.data.pr"),
     ],
 )
-def test_unknown_and_unprepared_sets_say_what_to_do(name, message, tmp_path):
+def test_errors_for_unknown_and_unprepared_data_sets_name_the_remedy(name, message, tmp_path):
     with pytest.raises(errors.InputError, match=message):
         _load(name, dir=str(tmp_path), **_OPTIONS)
 
@@ -159,7 +159,7 @@ def test_random_crops_while_decoding_need_the_streamed_feed():
         data.Source("digits", feed="resident", augment="random_resized")
 
 
-def test_an_unknown_or_empty_split_lists_the_known(data_dir):
+def test_errors_for_unknown_and_empty_splits_list_the_available_splits(data_dir):
     for split in ("trian", "train[:0]", "train[:x]"):
         with pytest.raises(
             errors.InputError, match="cannot be read .* available splits: train, test$"

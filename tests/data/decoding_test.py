@@ -15,7 +15,7 @@ _DEEP = np.random.default_rng(1).integers(0, 65536, (12, 10), np.uint16)
 
 
 def _image(mode):
-    """Random pixels of a mode of Pillow."""
+    """Returns an image of random pixels in a Pillow mode."""
     return PIL.Image.fromarray(_PIXELS, "RGBA").convert("RGB").convert(mode)
 
 
@@ -36,7 +36,7 @@ def _animation():
     return _encoded(_image("P"), "GIF", save_all=True, append_images=frames)
 
 
-def _by_pillow(content):
+def _decode_with_pillow(content):
     image = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(content)))
     return np.asarray(image.convert("RGB"))
 
@@ -61,39 +61,44 @@ _FILES = {
 
 
 @pytest.mark.parametrize("kind", _FILES)
-def test_a_file_of_any_kind_is_what_pillow_makes_of_it(kind):
+def test_files_of_all_formats_are_decoded_as_decode_with_pillow(kind):
     content = _FILES[kind]()
     decoding.check(content)
     decoded = decoding.decode(content)
-    # Two builds of libjpeg may round in two ways.
+    # Different builds of libjpeg may round differently.
     np.testing.assert_allclose(
-        decoded.astype(int), _by_pillow(content), atol=3 * ("JPEG" in kind or kind == "AVIF")
+        decoded.astype(int),
+        _decode_with_pillow(content),
+        atol=3 * ("JPEG" in kind or kind == "AVIF"),
     )
     assert (decoded.dtype, decoded.shape) == (np.uint8, (12, 10, 3))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_as_pillow_turns_them(kind, orientation):
+def test_images_are_rotated_as_decode_with_pillow(kind, orientation):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     content = _encoded(_image("RGB"), kind, exif=exif)
     np.testing.assert_allclose(
-        decoding.decode(content).astype(int), _by_pillow(content), atol=3 * (kind == "JPEG")
+        decoding.decode(content).astype(int),
+        _decode_with_pillow(content),
+        atol=3 * (kind == "JPEG"),
     )
-    if kind == "JPEG":  # of a prepared set they stay as they are stored, as its results have it
+    # Images of prepared data sets are not rotated, which keeps published results reproducible.
+    if kind == "JPEG":
         assert transforms.decode(content, 3).shape == (12, 10, 3)
         upright = transforms.decode(decoding.Upright(content), 3)
         assert upright.shape == ((10, 12, 3) if orientation > 4 else (12, 10, 3))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bits_are_scaled_and_not_clipped(kind):
+def test_16_bit_images_are_scaled_and_not_clipped(kind):
     decoded = decoding.decode(_encoded(PIL.Image.fromarray(_DEEP), kind))
     np.testing.assert_array_equal(decoded, np.repeat(_DEEP[..., None] >> 8, 3, -1))
 
 
-def test_heic_is_read_by_pillow_heif():
+def test_pillow_heif_reads_heic():
     heif = pytest.importorskip("pillow_heif")
     decoding._formats()
     image = _image("RGB").resize((64, 48))
@@ -104,31 +109,32 @@ def test_heic_is_read_by_pillow_heif():
     assert np.abs(difference).mean() < 30
 
 
-def test_heic_without_it_says_what_to_install(monkeypatch):
+def test_heic_without_pillow_heif_is_refused_with_the_install_command(monkeypatch):
     monkeypatch.setattr(decoding, "_formats", lambda: ("JPEG", "PNG"))
     with pytest.raises(errors.InputError, match=r"pip install 'rrd_jax\[heic\]'"):
         decoding.check(b"\0\0\0\x18ftypheic" + bytes(30))
 
 
 def _png(width, height, rows=b"", depth=8):
-    def part(kind, content):
+    def chunk(kind, content):
         checksum = struct.pack(">I", zlib.crc32(kind + content))
         return struct.pack(">I", len(content)) + kind + content + checksum
 
     header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
-    body = part(b"IDAT", zlib.compress(rows))
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + body + part(b"IEND", b"")
+    body = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
 
 
-def _flipped(content, place):
-    return content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
+def _flipped(content, position):
+    return content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (_png(100_000, 100_000), "claims 10000000000 pixels, more than the limit of 178,956,970"),
-        (_png(13_000, 13_000), "damaged file"),  # 169 million pixels out of 60 bytes
+        # 60 bytes that claim to be 169 million pixels.
+        (_png(13_000, 13_000), "damaged file"),
         (_png(3, 0), "damaged file|not an image"),
         (_encoded(_image("RGB"), "JPEG")[:-40], "damaged file|truncated"),
         (
@@ -141,15 +147,16 @@ def _flipped(content, place):
         (_encoded(_image("F"), "TIFF"), "32-bit pixels: convert"),
         (b"<html>not found</html>", "not an image"),
         (b"", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),  # a program
+        # PostScript is a program.
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     ],
 )
-def test_what_cannot_be_read_is_refused(content, message):
+def test_unreadable_files_are_refused(content, message):
     with pytest.raises(errors.InputError, match=message):
         decoding.check(content)
 
 
-def test_a_header_that_claims_too_much_is_refused_in_any_source():
+def test_a_header_with_too_many_pixels_is_refused_in_any_source():
     for channels in (1, 3):
         with pytest.raises(errors.InputError, match="more than the limit"):
             transforms.decode(_png(100_000, 100_000), channels)

@@ -1,4 +1,4 @@
-"""Training data made worse on purpose, of every kind of data set and in both feeds."""
+"""Deliberately degraded training data, for every kind of data set and both feeds."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from tests.data import folders
 _PLAIN = {"image_size": 8, "augment": "none"}
 _IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), np.uint8)
 _ARRAYS = (_IMAGES, np.arange(80) % 4)
-_WORSE = {"share": 0.5, "imbalance": 3.0, "label_noise": 0.25, "noise_seed": 7}
+_DEGRADED = {"share": 0.5, "imbalance": 3.0, "label_noise": 0.25, "noise_seed": 7}
 
 
 def _digits(data_dir, **fields):
@@ -31,7 +31,7 @@ def _arrays(**fields):
     return data.from_sources(_ARRAYS, _ARRAYS, data.Source(**_PLAIN, **fields))
 
 
-def test_wrong_labels_are_of_the_training_split_alone(data_dir):
+def test_label_noise_affects_only_the_training_split(data_dir):
     clean = _digits(data_dir)
     noisy = _digits(data_dir, label_noise=0.2, test_split="train[:300]+test")
     assert (noisy.train.labels != clean.train.labels).sum() == 200
@@ -42,49 +42,51 @@ def test_wrong_labels_are_of_the_training_split_alone(data_dir):
     np.testing.assert_array_equal(noisy.train.examples.true_labels, clean.train.labels)
 
 
-def test_a_small_share_of_few_digits_has_all_of_them(data_dir):
-    few = _digits(data_dir, train_split="train[:200]", share=0.05)
-    assert sorted(few.train.labels.tolist()) == list(range(10))
-    whole = _digits(data_dir, train_split="train[:200]")
-    places = few.train.examples.indices
-    np.testing.assert_array_equal(few.train.images, whole.train.images[places])
-    assert few.summary.lines == ("share: 10 of 200 training images are used, 1 per class",)
-    assert few.summary.figures["images"] == {"train": 10, "test": 797}
+def test_a_small_share_contains_every_class(data_dir):
+    subset = _digits(data_dir, train_split="train[:200]", share=0.05)
+    assert sorted(subset.train.labels.tolist()) == list(range(10))
+    dataset = _digits(data_dir, train_split="train[:200]")
+    positions = subset.train.examples.indices
+    np.testing.assert_array_equal(subset.train.images, dataset.train.images[positions])
+    assert subset.summary.lines == ("share: 10 of 200 training images are used, 1 per class",)
+    assert subset.summary.figures["images"] == {"train": 10, "test": 797}
 
 
-def test_a_share_is_taken_before_the_long_tail_and_noise_is_of_what_is_left(data_dir):
-    found = _digits(data_dir, **_WORSE)
-    about = found.summary.figures["degraded"]
-    counts = about["images of each class"]
-    assert about["of"] == 1000
-    assert about["images"] == len(found.train) == sum(counts)
+def test_the_share_is_drawn_before_the_long_tail_and_the_label_noise(data_dir):
+    dataset = _digits(data_dir, **_DEGRADED)
+    degraded = dataset.summary.figures["degraded"]
+    counts = degraded["images of each class"]
+    assert degraded["of"] == 1000
+    assert degraded["images"] == len(dataset.train) == sum(counts)
     assert counts[0] // counts[-1] == 3
     assert counts == sorted(counts, reverse=True)
-    assert about["wrong labels"] == round(0.25 * len(found.train))
-    lines = "\n".join(found.summary.lines)
+    assert degraded["wrong labels"] == round(0.25 * len(dataset.train))
+    lines = "\n".join(dataset.summary.lines)
     assert f"of 500 training images are used, {counts[0]} of class 0 ('0') to {counts[-1]}" in lines
-    assert f"label noise: {about['wrong labels']} of {len(found.train)} training labels" in lines
+    assert (
+        f"label noise: {degraded['wrong labels']} of {len(dataset.train)} training labels" in lines
+    )
 
 
-def test_so_many_images_of_each_class_are_used_or_all_that_there_are(data_dir):
-    found = _digits(data_dir, per_class=10)
-    assert found.summary.figures["degraded"]["images of each class"] == [10] * 10
-    assert "100 of 1,000 training images are used, 10 per class" in found.summary.lines[0]
-    assert not any("per_class" in text for text in found.summary.warnings)
-    places = set(found.train.examples.indices.tolist())
-    assert places > set(_digits(data_dir, per_class=3).train.examples.indices.tolist())
-    assert places != set(_digits(data_dir, per_class=10, noise_seed=1).train.examples.indices)
-    found = _digits(data_dir, per_class=101)
-    (said,) = (text for text in found.summary.warnings if "per_class" in text)
-    counts = found.summary.figures["degraded"]["images of each class"]
+def test_per_class_limits_the_images_per_class(data_dir):
+    dataset = _digits(data_dir, per_class=10)
+    assert dataset.summary.figures["degraded"]["images of each class"] == [10] * 10
+    assert "100 of 1,000 training images are used, 10 per class" in dataset.summary.lines[0]
+    assert not any("per_class" in text for text in dataset.summary.warnings)
+    positions = set(dataset.train.examples.indices.tolist())
+    assert positions > set(_digits(data_dir, per_class=3).train.examples.indices.tolist())
+    assert positions != set(_digits(data_dir, per_class=10, noise_seed=1).train.examples.indices)
+    dataset = _digits(data_dir, per_class=101)
+    (warning,) = (text for text in dataset.summary.warnings if "per_class" in text)
+    counts = dataset.summary.figures["degraded"]["images of each class"]
     least = int(np.argmin(counts))
     assert max(counts) == 101
-    assert f"such as class {least} ('{least}') with {counts[least]}; all" in said
+    assert f"such as class {least} ('{least}') with {counts[least]}; all" in warning
 
 
 @pytest.mark.xdist_group("workers")
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
-def test_both_feeds_see_the_same(tmp_path, workers):
+def test_both_feeds_return_the_same_degraded_data(tmp_path, workers):
     root = tmp_path / "root"
     folders.fill(root, number=20)
     resident, streamed = (
@@ -100,39 +102,40 @@ def test_both_feeds_see_the_same(tmp_path, workers):
             np.testing.assert_array_equal(batch["image"], resident.train.images[index])
 
 
-def test_the_summary_of_a_folder_counts_the_images_that_are_left(tmp_path):
+def test_the_summary_of_a_folder_counts_the_remaining_images(tmp_path):
     folders.fill(tmp_path / "root", number=40)
-    found = folders.load(tmp_path / "root", imbalance=4.0)
-    train = found.summary.figures["images"]["train"]
-    assert [*train.values()] == np.bincount(found.train.labels).tolist()
+    dataset = folders.load(tmp_path / "root", imbalance=4.0)
+    train = dataset.summary.figures["images"]["train"]
+    assert [*train.values()] == np.bincount(dataset.train.labels).tolist()
     assert train["cat"] // train["dog"] == 4
 
 
-def test_sources_of_any_kind_are_made_worse_alike(tmp_path, monkeypatch):
-    pairs = list(zip(*_ARRAYS, strict=True))  # a list has no labels: they are read one by one
+def test_all_kinds_of_sources_are_degraded_identically(tmp_path, monkeypatch):
+    # A list has no `labels` attribute, so labels are read example by example.
+    pairs = list(zip(*_ARRAYS, strict=True))
     listed = type("Listed", (list,), {"labels": _ARRAYS[1]})(pairs)
-    found = [
-        data.from_sources(source, pairs, data.Source(**_PLAIN, **_WORSE), num_classes=4)
+    degraded = [
+        data.from_sources(source, pairs, data.Source(**_PLAIN, **_DEGRADED), num_classes=4)
         for source in (pairs, listed, _ARRAYS)
     ]
     if importlib.util.find_spec("datasets"):
         datasets = importlib.import_module("datasets")
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-        kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))}
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))}
         images = [PIL.Image.fromarray(image[..., 0]) for image in _IMAGES]
         table = {"image": images, "label": _ARRAYS[1].tolist()}
-        table = datasets.Dataset.from_dict(table, features=datasets.Features(kinds))
+        table = datasets.Dataset.from_dict(table, features=datasets.Features(features))
         table.save_to_disk(tmp_path / "set")
         name = f"hf:{tmp_path / 'set'}"
-        found.append(data.load(data.Source(name, test_split="train", **_PLAIN, **_WORSE)))
-        assert "10 of class 0 ('a') to 3 of class 3 ('d')" in found[-1].summary.lines[1]
-    for other in found[1:]:
-        np.testing.assert_array_equal(other.train.labels, found[0].train.labels)
-        np.testing.assert_array_equal(other.train.images, found[0].train.images)
-    assert len(found[0].train) < 80
+        degraded.append(data.load(data.Source(name, test_split="train", **_PLAIN, **_DEGRADED)))
+        assert "10 of class 0 ('a') to 3 of class 3 ('d')" in degraded[-1].summary.lines[1]
+    for dataset in degraded[1:]:
+        np.testing.assert_array_equal(dataset.train.labels, degraded[0].train.labels)
+        np.testing.assert_array_equal(dataset.train.images, degraded[0].train.images)
+    assert len(degraded[0].train) < 80
 
 
-def test_versions_tell_data_apart_and_know_what_they_come_from(data_dir):
+def test_versions_differ_between_degraded_data_and_contain_the_origin(data_dir):
     clean = _digits(data_dir)
     noises = [_digits(data_dir, label_noise=0.2, noise_seed=seed) for seed in (0, 0, 1)]
     assert noises[0].version == noises[1].version != noises[2].version
@@ -142,15 +145,15 @@ def test_versions_tell_data_apart_and_know_what_they_come_from(data_dir):
         assert data.origin(version) == version
 
 
-def test_the_same_data_are_opened_again_as_they_are():
-    noisy = _arrays(**_WORSE)
+def test_degraded_data_reopen_without_the_degradation():
+    noisy = _arrays(**_DEGRADED)
     clean = noisy.reopen(data.Source(**_PLAIN))
     assert clean.version == data.origin(noisy.version)
     np.testing.assert_array_equal(clean.train.labels, _ARRAYS[1])
 
 
-def test_impossible_long_tails_are_refused_and_longer_ones_warned_of():
-    for fields, words in (
+def test_impossible_long_tails_are_refused_and_longer_tails_cause_a_warning():
+    for fields, message in (
         (
             {"per_class": 5, "share": 0.5},
             "data.per_class is 5, data.share 0.5 and data.imbal",
@@ -159,11 +162,11 @@ def test_impossible_long_tails_are_refused_and_longer_ones_warned_of():
         ({"imbalance": 30.0}, "20 training images of class 0 no images of class 3 remain; set"),
         ({"imbalance": 2.0, "train_split": "train[:3]"}, "no training images of class 3; a long"),
     ):
-        with pytest.raises(errors.InputError, match=words) as caught:
+        with pytest.raises(errors.InputError, match=message) as caught:
             _arrays(**fields)
         assert "\n" not in str(caught.value)
-    (said,) = (text for text in _arrays(imbalance=12.0).summary.warnings if "imbalance" in text)
-    assert "imbalance is 12, but the ratio becomes 20 to 1: counts are rounded down" in said
+    (warning,) = (text for text in _arrays(imbalance=12.0).summary.warnings if "imbalance" in text)
+    assert "imbalance is 12, but the ratio becomes 20 to 1: counts are rounded down" in warning
     assert not any("imbalance" in text for text in _arrays(imbalance=10.0).summary.warnings)
 
 
@@ -174,17 +177,18 @@ def _sources(**fields):
     return job.student.source, job.teachers[0].part.source, job
 
 
-def test_a_teacher_sees_what_its_student_sees_unless_it_is_told_otherwise():
-    fields = {f"data.{name}": value for name, value in _WORSE.items()}
+def test_teacher_data_follow_student_data_unless_overridden():
+    fields = {f"data.{name}": value for name, value in _DEGRADED.items()}
     student, teacher, _ = _sources(**fields)
-    for name, value in _WORSE.items():
+    for name, value in _DEGRADED.items():
         assert getattr(student, name) == getattr(teacher, name) == value
     clean = {"teacher.share": 1.0, "teacher.imbalance": 1.0, "teacher.label_noise": 0.0}
     student, teacher, job = _sources(**fields, **clean)
     assert student.is_degraded
     assert not teacher.is_degraded
     assert job.comparisons["alone"].source == student
-    assert job.comparisons["alone"].fields["teacher"]["label_noise"] is None  # it has no teacher
+    # The student alone has no teacher.
+    assert job.comparisons["alone"].fields["teacher"]["label_noise"] is None
     student, teacher, _ = _sources(**{"data.per_class": 5})
     assert student.per_class == teacher.per_class == 5
     student, teacher, _ = _sources(**{"data.per_class": 5, "teacher.per_class": 0})
@@ -193,7 +197,7 @@ def test_a_teacher_sees_what_its_student_sees_unless_it_is_told_otherwise():
     assert (student.label_noise, teacher.label_noise, teacher.noise_seed) == (0, 0.1, 3)
 
 
-def test_each_of_several_teachers_has_its_own_label_noise():
+def test_each_teacher_has_its_own_label_noise():
     config = launch.get_config("digits", "resnet8+resnet8-resnet8,kd")
     config.data.label_noise = 0.2
     config.teacher[1].label_noise = 0.0
@@ -215,17 +219,17 @@ def _small(data_dir, argument="smoke,tiny-tiny,kd", **fields):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_run_with_noise_is_of_that_noise_alone(data_dir, tmp_path, capsys):
+def test_a_run_folder_accepts_only_the_label_noise_of_its_run(data_dir, tmp_path, capsys):
     noisy = {"data.label_noise": 0.2}
     config = _small(data_dir, "smoke,tiny,ce", **noisy)
     results = launch.run(config, tmp_path)
     assert "label noise: 16 of 80 training labels are wrong (symmetric" in capsys.readouterr().out
-    about = json.loads((tmp_path / "data.json").read_text())
-    assert about["degraded"]["wrong labels"] == 16
+    summary = json.loads((tmp_path / "data.json").read_text())
+    assert summary["degraded"]["wrong labels"] == 16
     assert launch.run(config, tmp_path) == results
     with pytest.raises(errors.InputError, match="holds a run of another config"):
         launch.run(_small(data_dir, "smoke,tiny,ce", **{"data.label_noise": 0.3}), tmp_path)
-    # Data that are others under the same fields, as of another version of rrd_jax.
+    # Simulates another version of rrd_jax that draws other noise for the same fields.
     source = dataclasses.replace(parse(config).student.source, noise_seed=5)
     with pytest.raises(errors.InputError, match="holds a run on digits.*but the data set is now"):
         launch.run(config, tmp_path, dataset=data.load(source))
@@ -233,48 +237,47 @@ def test_a_run_with_noise_is_of_that_noise_alone(data_dir, tmp_path, capsys):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_noisy_student_has_a_clean_teacher_and_is_tested_without_complaint(
+def test_a_noisy_student_with_a_clean_teacher_is_evaluated_without_warnings(
     data_dir, tmp_path, capsys
 ):
     fields = {"data.label_noise": 0.2, "teacher.label_noise": 0.0, "teacher.epochs": None}
     launch.run(_small(data_dir, **fields), tmp_path)
-    said = capsys.readouterr()
-    assert "[teacher] training images: 80 of digits/2.0.0\n" in said.out
-    assert "was trained on" not in said.err
-    kept = [json.loads((p / "model.json").read_text()) for p in (tmp_path, tmp_path / "teacher")]
-    trained_on = [about["training"]["dataset"] for about in kept]
+    output = capsys.readouterr()
+    assert "[teacher] training images: 80 of digits/2.0.0\n" in output.out
+    assert "was trained on" not in output.err
+    infos = [json.loads((p / "model.json").read_text()) for p in (tmp_path, tmp_path / "teacher")]
+    trained_on = [info["training"]["dataset"] for info in infos]
     assert trained_on[0].startswith("digits/2.0.0 with symmetric label_noise 0.2")
     assert trained_on[1] == "digits/2.0.0"
-    rows = evaluate.run(parse(_small(data_dir)), tmp_path)  # a config without the noise
+    # This config has no label noise.
+    rows = evaluate.run(parse(_small(data_dir)), tmp_path)
     assert "was trained on" not in capsys.readouterr().err
     assert [row["run"] for row in rows] == ["teacher", "student"]
-    # Longer: the teacher, on other labels than the student, stays as it was trained.
+    # In the longer run, the teacher, whose labels differ from the student's, is not retrained.
     launch.run(_small(data_dir, **fields | {"train.epochs": 2}), tmp_path)
     assert "is finished and keeps train.epochs=1" in capsys.readouterr().out
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_teachers_cache_is_for_images_whatever_their_labels(
-    data_dir, tiny_teacher, tmp_path, capsys
-):
+def test_the_teacher_cache_does_not_depend_on_labels(data_dir, tiny_teacher, tmp_path, capsys):
     shutil.copytree(tiny_teacher, tmp_path / "teacher")
     fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "teacher.cache": "on"}
 
-    def said(name, **more):
-        launch.run(_small(data_dir, **fields, **more), tmp_path / name)
-        found = capsys.readouterr()
-        assert "was trained on" not in found.err
-        return found.out
+    def run(name, **overrides):
+        launch.run(_small(data_dir, **fields, **overrides), tmp_path / name)
+        output = capsys.readouterr()
+        assert "was trained on" not in output.err
+        return output.out
 
-    assert "all views computed" in said("clean")
-    assert "embeddings read from" in said("noisy", **{"data.label_noise": 0.4})
-    assert "all views computed" in said("few", **{"data.share": 0.5})
+    assert "all views computed" in run("clean")
+    assert "embeddings read from" in run("noisy", **{"data.label_noise": 0.4})
+    assert "all views computed" in run("few", **{"data.share": 0.5})
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_in_python_a_teacher_of_arrays_is_clean_and_its_student_noisy(capsys):
+def test_distill_trains_a_clean_teacher_and_a_noisy_student_on_arrays(capsys):
     fields = {"data.label_noise": 0.25, "teacher.label_noise": 0.0, "data.augment": "none"}
     result = rrd_jax.distill(
         teacher="tiny",

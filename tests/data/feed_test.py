@@ -28,7 +28,7 @@ def _streamed(count=10):
 
 
 def _batches(split, size, seed, start, stop):
-    """What the train step sees of a split, from step `start` to the one before `stop`."""
+    """Returns the batches of a split as the train step receives them, for steps [start, stop)."""
     if not split.on_device:
         return split.train_batches(size, seed, start, stop)
     images, steps_per_epoch = split.images.reshape(len(split), -1), len(split) // size
@@ -46,32 +46,33 @@ def _batches(split, size, seed, start, stop):
 def test_an_epoch_visits_each_example_once_and_drops_the_last_partial_batch(split):
     batches = list(_batches(split, 3, seed=0, start=0, stop=6))
     for epoch in (batches[:3], batches[3:]):
-        seen = np.concatenate([batch["index"] for batch in epoch])
-        assert len(seen) == 9
-        assert len(set(seen)) == 9
+        indices = np.concatenate([batch["index"] for batch in epoch])
+        assert len(indices) == 9
+        assert len(set(indices)) == 9
     assert [b["index"].tolist() for b in batches[:3]] != [b["index"].tolist() for b in batches[3:]]
 
 
 @pytest.mark.parametrize("split", [_resident(), _streamed()], ids=["resident", "streamed"])
-def test_any_step_can_be_the_first_and_gets_the_same_pixels(split):
-    whole = list(_batches(split, 3, seed=7, start=0, stop=6))
+def test_batches_from_any_first_step_have_the_same_pixels(split):
+    expected = list(_batches(split, 3, seed=7, start=0, stop=6))
     for start in (1, 4):
-        _assert_same(whole[start:], _batches(split, 3, seed=7, start=start, stop=6))
+        _assert_same(expected[start:], _batches(split, 3, seed=7, start=start, stop=6))
 
 
-@pytest.mark.parametrize("size", [5, 12])  # 5 and 6 images at once to a thread
-def test_batches_are_the_same_however_many_threads_decode(size):
-    one, many = (dataclasses.replace(_streamed(24), threads=threads) for threads in (1, 5))
-    _assert_same(*(_batches(split, size, 3, 1, 6) for split in (one, many)))
+# The threads decode 5 and 6 images at once.
+@pytest.mark.parametrize("size", [5, 12])
+def test_batches_do_not_depend_on_the_number_of_threads(size):
+    single, several = (dataclasses.replace(_streamed(24), threads=threads) for threads in (1, 5))
+    _assert_same(*(_batches(split, size, 3, 1, 6) for split in (single, several)))
 
 
-def _assert_same(some, others):
-    for a, b in zip(some, others, strict=True):
+def _assert_same(first, second):
+    for a, b in zip(first, second, strict=True):
         for name in ("image", "label", "index"):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_both_feeds_give_the_same_images_in_the_same_order_for_the_same_crops():
+def test_both_feeds_return_the_same_images_in_the_same_order():
     crop = pipeline.make_augment("crop_flip", mean=(0.0,), std=(1.0,), pad=2, flip=True)
     padded = feed.Streamed(_resident().examples, size=4, channels=1, threads=3)
     resident, streamed = (_batches(split, 3, 3, 2, 7) for split in (_resident(), padded))
@@ -83,30 +84,31 @@ def test_both_feeds_give_the_same_images_in_the_same_order_for_the_same_crops():
         np.testing.assert_array_equal(*(crop.show(v, x["index"], x["image"]) for v, x in pairs))
 
 
-@pytest.mark.xdist_group("workers")  # workers_test counts what is left
-def test_worker_processes_give_what_threads_give_from_any_step():
+# workers_test counts the remaining processes, so it must not run at the same time.
+@pytest.mark.xdist_group("workers")
+def test_batches_of_worker_processes_equal_those_of_threads_from_any_step():
     threads = _streamed()
     workers = dataclasses.replace(threads, workers=2)
-    whole = list(_batches(threads, 3, seed=7, start=0, stop=6))
-    _assert_same(whole[2:], _batches(workers, 3, seed=7, start=2, stop=6))
+    expected = list(_batches(threads, 3, seed=7, start=0, stop=6))
+    _assert_same(expected[2:], _batches(workers, 3, seed=7, start=2, stop=6))
 
 
 @pytest.mark.long
 @pytest.mark.xdist_group("workers")
-def test_worker_processes_give_the_test_images_of_threads():
+def test_test_batches_of_worker_processes_equal_those_of_threads():
     threads = _streamed()
     workers = dataclasses.replace(threads, workers=2)
     for a, b in zip(threads.test_batches(4), workers.test_batches(4), strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])
 
 
-def test_every_seed_has_its_own_order():
+def test_each_seed_has_its_own_order():
     orders = {feed.epoch_order(seed, 0, 10, 10).tobytes() for seed in range(3)}
     assert len(orders) == 3
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_the_shares_of_several_processes_make_up_the_batches_of_one(processes):
+def test_the_shares_of_several_processes_form_the_batches_of_one_process(processes):
     split = _streamed()
     parts = [
         split.train_batches(4, seed=1, start=1, stop=5, process_share=(i, processes))
@@ -119,7 +121,7 @@ def test_the_shares_of_several_processes_make_up_the_batches_of_one(processes):
     _assert_same(_batches(split, 4, seed=1, start=1, stop=5), joined)
 
 
-def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys, monkeypatch):
+def test_a_damaged_image_is_reported_and_replaced_by_black(capsys, monkeypatch):
     monkeypatch.setattr(transforms, "_damage", transforms._Damage())
     examples = [{"image": np.full((9, 9, 3), 7, np.uint8), "label": i} for i in range(6)]
     examples[4] = {"image": b"gibber", "label": 4, "file_name": b"n01_4.JPEG"}
@@ -136,7 +138,7 @@ def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys, monkeypatch):
     assert "using a black image" in lines[0]
 
 
-def test_many_images_that_cannot_be_decoded_end_the_run(monkeypatch):
+def test_many_damaged_images_end_the_run(monkeypatch):
     monkeypatch.setattr(transforms, "_damage", transforms._Damage())
     black = [{"image": b"gibber", "label": 0, "file_name": b"n01_4.JPEG"}] * 20
     with pytest.raises(errors.InputError, match="10 of the first 10 images.*'n01_4.JPEG'.*repair"):
@@ -144,7 +146,7 @@ def test_many_images_that_cannot_be_decoded_end_the_run(monkeypatch):
 
 
 @pytest.mark.parametrize("split", [_resident(), _streamed()], ids=["resident", "streamed"])
-def test_testing_covers_each_example_once_and_fills_the_last_batch_with_black(split):
+def test_test_batches_cover_each_example_once_and_pad_with_black(split):
     batches = list(split.test_batches(4))
     assert [batch["image"].shape[0] for batch in batches] == [4, 4, 4]
     np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches])[:10], np.arange(10))

@@ -1,4 +1,4 @@
-"""Which image files are meant by names on a command line."""
+"""Image files that are listed from names on a command line."""
 
 import os
 
@@ -15,20 +15,21 @@ def _relative(root, names):
     ]
 
 
-def test_files_keep_their_order_and_folders_are_searched_in_theirs(tmp_path):
+def test_files_keep_the_given_order_and_folders_are_sorted(tmp_path):
     for name in ("b/2.jpg", "b/1.png", "b/c/3.jpg", "a.jpg", "b/.hidden/4.jpg", "b/no_suffix"):
         folders.put(tmp_path / name)
     folders.put(tmp_path / "b" / "notes.txt", b"no image")
-    folders.put(tmp_path / "b" / "broken.png", b"no image, but its name says that it is one")
-    found = ["b/1.png", "b/2.jpg", "b/broken.png", "b/c/3.jpg", "b/no_suffix"]
-    assert _relative(tmp_path, ["b", "a.jpg"]) == [*found, "a.jpg"]
-    assert _relative(tmp_path, ["a.jpg", "b", "a.jpg"]) == ["a.jpg", *found, "a.jpg"]
+    folders.put(tmp_path / "b" / "broken.png", b"no image, in spite of its suffix")
+    expected = ["b/1.png", "b/2.jpg", "b/broken.png", "b/c/3.jpg", "b/no_suffix"]
+    assert _relative(tmp_path, ["b", "a.jpg"]) == [*expected, "a.jpg"]
+    assert _relative(tmp_path, ["a.jpg", "b", "a.jpg"]) == ["a.jpg", *expected, "a.jpg"]
     assert _relative(tmp_path, ["b/*.jpg", "a.???"]) == ["b/2.jpg", "a.jpg"]
     assert _relative(tmp_path, ["**/3.jpg"]) == ["b/c/3.jpg"]
     for name in ("a[1].jpg", "a1.jpg"):
         folders.put(tmp_path / name)
-    assert _relative(tmp_path, ["a[1].jpg"]) == ["a[1].jpg"]  # A file of that name is no pattern.
-    # What is named itself counts, whatever it is; whoever reads it says so.
+    # The name of an existing file is not a pattern.
+    assert _relative(tmp_path, ["a[1].jpg"]) == ["a[1].jpg"]
+    # Explicit names are not checked here; the reader reports missing and invalid files.
     assert _relative(tmp_path, ["a.jpg", "missing", "b/notes.txt"])[1:] == [
         "missing",
         "b/notes.txt",
@@ -44,7 +45,7 @@ def test_files_keep_their_order_and_folders_are_searched_in_theirs(tmp_path):
         (["empty"], "no images in .*empty$"),
     ],
 )
-def test_no_images_are_said_to_be_none(names, message, tmp_path):
+def test_missing_images_are_refused(names, message, tmp_path):
     folders.put(tmp_path / "empty" / "notes.txt", b"")
     with pytest.raises(errors.InputError, match=message):
         _relative(tmp_path, names)

@@ -1,4 +1,4 @@
-"""Random folders with random damage: they are read as they are, or refused in a few lines."""
+"""Random folders with random damage, which must be read or refused in a few lines."""
 
 import os
 import pathlib
@@ -39,8 +39,8 @@ def _huge(path, rng):
 
 def _flip(path, rng):
     content = bytearray(path.read_bytes())
-    for place in rng.integers(0, len(content), rng.integers(1, 9)):
-        content[place] ^= rng.integers(1, 256)
+    for position in rng.integers(0, len(content), rng.integers(1, 9)):
+        content[position] ^= rng.integers(1, 256)
     path.write_bytes(content)
 
 
@@ -48,7 +48,7 @@ def _extend(path, rng):
     path.write_bytes(path.read_bytes() + rng.bytes(rng.integers(1, 300)))
 
 
-# What they do to the number of images: none more or less, one less, or nobody knows.
+# Changes that keep the number of images, remove one image, or have an uncertain effect.
 _HARMLESS = {
     "another suffix": lambda path, rng: path.rename(path.with_suffix(".png")),
     "no suffix": lambda path, rng: path.rename(path.with_suffix("")),
@@ -74,7 +74,7 @@ _HARMFUL = {
     "zeros": lambda path, rng: path.write_bytes(path.read_bytes()[:-100] + bytes(100)),
     "text": lambda path, rng: path.write_bytes(b"<html>not found</html>"),
     "huge": _huge,
-    "gone": lambda path, rng: path.unlink(),
+    "removed": lambda path, rng: path.unlink(),
 }
 _UNCERTAIN = {
     "flipped": _flip,
@@ -96,42 +96,50 @@ _FOLDERS = st.fixed_dictionaries(
 )
 
 
-def _make(root, drawn):
-    """Writes the folder; returns the numbers of images that are lost, and that may be."""
-    for split in drawn["layout"].split() or ["."]:
-        fill(root / split, drawn["classes"], drawn["number"])
-    rng, lost, uncertain = np.random.default_rng(drawn["seed"]), 0, 0
+def _write(root, case):
+    """Writes the folder.
+
+    Returns:
+      (number of images that are lost, number of images that may be lost).
+    """
+    for split in case["layout"].split() or ["."]:
+        fill(root / split, case["classes"], case["number"])
+    rng, lost, uncertain = np.random.default_rng(case["seed"]), 0, 0
     paths = rng.permutation(sorted(root.rglob("*.jpg"), key=os.fsencode))
-    for path, kind in zip(paths, drawn["damage"], strict=False):
+    for path, kind in zip(paths, case["damage"], strict=False):
         (_HARMLESS | _HARMFUL | _UNCERTAIN)[kind](path, rng)
         lost += kind in _HARMFUL
         uncertain += kind in _UNCERTAIN
     return lost, uncertain
 
 
-def _is_in_order(drawn):
-    """Whether the folder, undamaged, must be read."""
-    carved = drawn["layout"] in ("", "train") and drawn["splits"] == ("train", "test")
-    too_few = drawn["number"] < (30 if carved else 2)
-    wrong = drawn["layout"] in ("set/train set/test", "test")
-    return len(drawn["classes"]) > 1 and not too_few and not wrong
+def _must_be_read(case):
+    """Returns True if the folder must be read when it is undamaged."""
+    is_carved = case["layout"] in ("", "train") and case["splits"] == ("train", "test")
+    too_few = case["number"] < (30 if is_carved else 2)
+    is_invalid = case["layout"] in ("set/train set/test", "test")
+    return len(case["classes"]) > 1 and not too_few and not is_invalid
 
 
-def _hang(number, frame):
+def _raise_timeout(number, frame):
     raise TimeoutError(f"not done in {_SECONDS} seconds")
 
 
-def _open(root, drawn):
-    """The data set with all its images, in bounded time, or why it is refused."""
-    before = signal.signal(signal.SIGALRM, _hang)
+def _open(root, case):
+    """Loads all images of the folder within a time limit.
+
+    Returns:
+      (data set, None), or (None, error message) if the folder is refused.
+    """
+    before = signal.signal(signal.SIGALRM, _raise_timeout)
     signal.alarm(_SECONDS)
     try:
-        splits = dict(zip(("train_split", "test_split"), drawn["splits"], strict=True))
-        found = load(root, **splits)
-        assert found.train.images.shape == (len(found.train), 8, 8, 3)
-        assert found.test.images.shape == (len(found.test), 8, 8, 3)
-        assert load(root, **splits).version == found.version
-        return found, None
+        splits = dict(zip(("train_split", "test_split"), case["splits"], strict=True))
+        dataset = load(root, **splits)
+        assert dataset.train.images.shape == (len(dataset.train), 8, 8, 3)
+        assert dataset.test.images.shape == (len(dataset.test), 8, 8, 3)
+        assert load(root, **splits).version == dataset.version
+        return dataset, None
     except errors.InputError as error:
         return None, str(error)
     finally:
@@ -139,35 +147,35 @@ def _open(root, drawn):
         signal.signal(signal.SIGALRM, before)
 
 
-def _check(drawn):
+def _check(case):
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder, "root")
-        lost, uncertain = _make(root, drawn)
-        found, refused = _open(root, drawn)
-        if refused is not None:
-            assert refused.count("\n") < 6
-            assert len(refused) < 2000
-            assert lost or uncertain or not _is_in_order(drawn), refused
+        lost, uncertain = _write(root, case)
+        dataset, message = _open(root, case)
+        if message is not None:
+            assert message.count("\n") < 6
+            assert len(message) < 2000
+            assert lost or uncertain or not _must_be_read(case), message
             return
-        assert set(found.class_names) <= set(map(display_path, drawn["classes"]))
-        for part in (found.train, found.test):
+        assert set(dataset.class_names) <= set(map(display_path, case["classes"]))
+        for part in (dataset.train, dataset.test):
             for example in part.examples:
                 first = os.fsdecode(example["file_name"]).split("/")[0]
-                assert found.class_names[example["label"]] == display_path(first)
-        whole = sum(found.summary.figures["splits"].values())
-        made = len(drawn["classes"]) * drawn["number"] * max(1, len(drawn["layout"].split()))
-        assert made - lost - uncertain <= whole <= made - lost
+                assert dataset.class_names[example["label"]] == display_path(first)
+        remaining = sum(dataset.summary.figures["splits"].values())
+        written = len(case["classes"]) * case["number"] * max(1, len(case["layout"].split()))
+        assert written - lost - uncertain <= remaining <= written - lost
 
 
 @fuzz.settings(40)
 @hypothesis.given(_FOLDERS)
-def test_a_random_folder_is_read_as_it_is_or_refused_in_a_few_lines(drawn):
-    _check(drawn)
+def test_a_random_folder_is_read_or_refused_in_a_few_lines(case):
+    _check(case)
 
 
 @pytest.mark.long
 @fuzz.seeded
 @fuzz.long_settings(600)
 @hypothesis.given(_FOLDERS)
-def test_many_random_folders_are_read_as_they_are_or_refused(drawn):
-    _check(drawn)
+def test_many_random_folders_are_read_or_refused_in_a_few_lines(case):
+    _check(case)

@@ -25,26 +25,27 @@ def _names(split):
     return [os.fsdecode(example["file_name"]) for example in split.examples]
 
 
-def _said(found):
-    return "\n".join([*found.summary.lines, *found.summary.warnings])
+def _messages(dataset):
+    return "\n".join([*dataset.summary.lines, *dataset.summary.warnings])
 
 
-def test_images_are_read_as_they_are_and_classes_are_called_as_their_folders(tree):
+def test_images_are_read_unchanged_and_classes_are_named_after_folders(tree):
     put(tree / "dog" / "more" / "grey.JPG", encoded("PNG"))
-    found = load(tree)
-    assert found.class_names == ("cat", "dog", "emu")
-    assert (found.num_classes, found.image_shape) == (3, (8, 8, 3))
-    assert len(found.train) + len(found.test) == 121
-    for part in (found.train, found.test):
+    dataset = load(tree)
+    assert dataset.class_names == ("cat", "dog", "emu")
+    assert (dataset.num_classes, dataset.image_shape) == (3, (8, 8, 3))
+    assert len(dataset.train) + len(dataset.test) == 121
+    for part in (dataset.train, dataset.test):
         for example in part.examples:
             name = example["file_name"].decode()
             assert example["image"] == (tree / name).read_bytes()
-            assert found.class_names[example["label"]] == name.split("/")[0]
-    assert found.train.images.shape == (len(found.train), 8, 8, 3)
-    assert not (tree.parent / "index" / "image_folder").exists()  # no copy is made
+            assert dataset.class_names[example["label"]] == name.split("/")[0]
+    assert dataset.train.images.shape == (len(dataset.train), 8, 8, 3)
+    # The folder is not copied.
+    assert not (tree.parent / "index" / "image_folder").exists()
 
 
-def test_without_split_folders_a_tenth_is_for_testing_and_added_files_move_no_other(tree):
+def test_without_split_folders_a_stable_tenth_is_held_out(tree):
     before = load(tree)
     assert 4 <= len(before.test) <= 24
     for i in range(10):
@@ -55,15 +56,15 @@ def test_without_split_folders_a_tenth_is_for_testing_and_added_files_move_no_ot
         assert [name for name in _names(new) if "added" not in name] == _names(old)
 
 
-def test_the_order_is_a_hash_of_keys_as_tfds_has_it():
+def test_the_order_follows_the_key_hashes_of_tfds():
     for key in (b"cat/1.jpg", "h\u00e9/\u2603.png".encode()):
         assert layout.hasher("train")(key) == hashing.Hasher("train").hash_key(key)
 
 
-def test_a_part_of_a_split_is_a_random_part(tree):
+def test_a_part_of_a_split_is_a_random_subset(tree):
     parts = load(tree, train_split="train[:70%]", test_split="train[70%:]")
-    whole = load(tree)
-    assert _names(parts.train) + _names(parts.test) == _names(whole.train)
+    dataset = load(tree)
+    assert _names(parts.train) + _names(parts.test) == _names(dataset.train)
     labels = collections.Counter(example["label"] for example in parts.test.examples)
     assert min(labels.values()) > 3
 
@@ -76,20 +77,22 @@ def test_split_folders_are_the_splits(tree, name, split):
     root = tree.parent / "split"
     shutil.move(tree, root / "train")
     put(root / name / "dog" / "x.png")
-    found = load(root, test_split=split)
-    assert len(found.train) == 120
-    assert _names(found.test) == ["dog/x.png"]
-    assert [example["label"] for example in found.test.examples] == [1]
+    dataset = load(root, test_split=split)
+    assert len(dataset.train) == 120
+    assert _names(dataset.test) == ["dog/x.png"]
+    assert [example["label"] for example in dataset.test.examples] == [1]
     is_other = name in ("dev", "validation")
-    assert ("split 'test' uses its validation" in _said(found).replace("[:100%]", "")) == is_other
+    assert (
+        "split 'test' uses its validation" in _messages(dataset).replace("[:100%]", "")
+    ) == is_other
 
 
-def test_train_alone_gives_a_tenth_away_if_a_test_split_is_asked_for(tmp_path):
+def test_a_tenth_of_a_single_training_folder_is_held_out_for_a_test_split(tmp_path):
     fill(tmp_path / "root" / "train")
-    found = load(tmp_path / "root")
-    assert len(found.train) + len(found.test) == 60
-    assert not set(_names(found.train)) & set(_names(found.test))
-    assert "has no folder test or val next to train: a tenth" in _said(found)
+    dataset = load(tmp_path / "root")
+    assert len(dataset.train) + len(dataset.test) == 60
+    assert not set(_names(dataset.train)) & set(_names(dataset.test))
+    assert "has no folder test or val next to train: a tenth" in _messages(dataset)
     parts = load(tmp_path / "root", train_split="train[:50%]", test_split="train[50%:]")
     assert (len(parts.train), len(parts.test)) == (30, 30)
 
@@ -129,22 +132,22 @@ _SKIPPED = {
 
 
 @pytest.mark.parametrize("kind", _SKIPPED)
-def test_what_is_no_image_is_named_and_left_out(tmp_path, kind):
+def test_files_that_are_not_images_are_reported_and_skipped(tmp_path, kind):
     root = tmp_path / "root"
     change, message = _SKIPPED[kind]
     fill(root)
     change(root)
-    found = load(root)
-    assert len(found.train) + len(found.test) == 60
-    assert found.class_names == ("cat", "dog")
-    assert message in _said(found)
-    assert "\n" not in "".join(found.summary.warnings)
+    dataset = load(root)
+    assert len(dataset.train) + len(dataset.test) == 60
+    assert dataset.class_names == ("cat", "dog")
+    assert message in _messages(dataset)
+    assert "\n" not in "".join(dataset.summary.warnings)
     assert folder.problems(str(tmp_path / "index"), str(root))
 
 
-_TAKEN = {
+_ACCEPTED = {
     "a PNG without a suffix": _damage("x", encoded("PNG")),
-    "a name of signs and bytes": _damage(
+    "a name of symbols and bytes": _damage(
         os.fsdecode("a\n'b' \"c\" \u2603".encode() + b"\xff.jpg"), encoded()
     ),
     "deep folders": _damage("/".join("d" * 200) + "/x.jpg", encoded()),
@@ -155,16 +158,16 @@ _TAKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", _TAKEN)
-def test_an_image_counts_whatever_it_is_called(tmp_path, kind):
+@pytest.mark.parametrize("kind", _ACCEPTED)
+def test_images_with_unusual_names_are_used(tmp_path, kind):
     fill(tmp_path / "root")
-    _TAKEN[kind](tmp_path / "root")
-    found = load(tmp_path / "root")
-    assert len(found.train) + len(found.test) == 61
-    assert len(_names(found.train) + _names(found.test)) == 61
+    _ACCEPTED[kind](tmp_path / "root")
+    dataset = load(tmp_path / "root")
+    assert len(dataset.train) + len(dataset.test) == 61
+    assert len(_names(dataset.train) + _names(dataset.test)) == 61
 
 
-def test_hidden_files_and_what_systems_leave_are_passed_over_in_silence(tmp_path):
+def test_hidden_files_and_system_files_are_ignored_silently(tmp_path):
     root = tmp_path / "root"
     fill(root)
     before = load(root)
@@ -174,14 +177,14 @@ def test_hidden_files_and_what_systems_leave_are_passed_over_in_silence(tmp_path
     assert load(root).summary.figures == before.summary.figures
 
 
-def test_a_class_called_train_is_a_class_where_others_are_beside_it(tmp_path):
+def test_a_folder_named_train_next_to_other_classes_is_a_class(tmp_path):
     fill(tmp_path / "root", ("train", "bus"))
-    found = load(tmp_path / "root")
-    assert found.class_names == ("bus", "train")
-    assert "train is also used as a class" in _said(found)
+    dataset = load(tmp_path / "root")
+    assert dataset.class_names == ("bus", "train")
+    assert "train is also used as a class" in _messages(dataset)
 
 
-def test_one_name_in_two_spellings_is_one_class(tmp_path):
+def test_unicode_spellings_of_one_name_are_one_class(tmp_path):
     fill(tmp_path / "root" / "train", ("\u00e9", "dog"), 3)
     fill(tmp_path / "root" / "test", ("e\u0301", "dog"), 3)
     assert load(tmp_path / "root").class_names == ("dog", "\u00e9")
@@ -211,14 +214,14 @@ def _no_image_of_a_class(root):
     put(root / "emu" / "0.jpg", b"")
 
 
-def _much_damaged(root):
+def _many_damaged(root):
     fill(root, number=50)
     for i in range(5):
         put(root / "cat" / f"x{i}.jpg", b"")
 
 
 _REFUSED = {
-    "nothing there": (
+    "a missing folder": (
         lambda root: None,
         "does not exist: name the folder that holds one folder of",
     ),
@@ -236,16 +239,22 @@ _REFUSED = {
         "3 images .* if it is the folder of one c",
     ),
     "splits and classes at one level": (_both, "of splits .train. next to other folders .emu."),
-    "splits below": (
+    "splits one level too low": (
         _splits("x/train", "x/test"),
         "has test, train in x, one level .*is it .*/x.$",
     ),
     "classes that hold splits": (_classes_first, "has test, train in cat, one level too low"),
     "a class of test images only": (_other_classes, "class 'dogs' .*did you mean 'dog'.*cat, dog"),
-    "splits by other names": (_splits("train2017", "val_images"), "look like splits, not classes"),
+    "splits with unusual names": (
+        _splits("train2017", "val_images"),
+        "look like splits, not classes",
+    ),
     "one class": (_splits(".", classes=("cat",)), "has only one class, 'cat', but needs"),
-    "a class that is lost": (_no_image_of_a_class, "no image of emu can be read .emu/0.jpg: empty"),
-    "much that is damaged": (_much_damaged, "5 of 105 images cannot be read .*repair or remove"),
+    "a class without readable images": (
+        _no_image_of_a_class,
+        "no image of emu can be read .emu/0.jpg: empty",
+    ),
+    "many damaged images": (_many_damaged, "5 of 105 images cannot be read .*repair or remove"),
     "few images": (
         lambda root: fill(root, number=2),
         "split 'test' .too few images for a held-out",
@@ -254,7 +263,7 @@ _REFUSED = {
 
 
 @pytest.mark.parametrize("kind", _REFUSED)
-def test_a_folder_in_another_layout_says_which_one_is_needed(tmp_path, kind):
+def test_a_folder_in_an_invalid_layout_is_refused(tmp_path, kind):
     change, message = _REFUSED[kind]
     change(tmp_path / "root")
     with pytest.raises(errors.InputError, match=message) as caught:
@@ -262,27 +271,27 @@ def test_a_folder_in_another_layout_says_which_one_is_needed(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
-def test_no_root_and_the_systems_folders_are_refused():
-    for place in ("", "/", "/proc"):
+def test_an_empty_root_and_system_folders_are_refused():
+    for path in ("", "/", "/proc"):
         with pytest.raises(errors.InputError, match="image folder '.*name the folder that holds"):
-            data.load(data.Source("image_folder", manual_dir=place))
+            data.load(data.Source("image_folder", manual_dir=path))
 
 
-def test_what_may_not_be_read_is_said(tree, monkeypatch):
+def test_errors_for_unreadable_files_and_folders_name_the_reason(tree, monkeypatch):
     def refuse(path, *options):
         raise PermissionError(13, "Permission denied", path)
 
-    tree_found = file_tree.walk(str(tree))
+    listing = file_tree.walk(str(tree))
     monkeypatch.setattr(os, "open", refuse)
-    checked = inspection.check_file(str(tree), tree_found.files[0])
-    assert checked.problem == "cannot be read (Permission denied)"
+    result = inspection.check_file(str(tree), listing.files[0])
+    assert result.problem == "cannot be read (Permission denied)"
     monkeypatch.setattr(os, "scandir", refuse)
     message = "folder .*tree cannot be read .Permission denied.: make it readable"
     with pytest.raises(errors.InputError, match=message):
         file_tree.walk(str(tree))
 
 
-def test_what_is_doubtful_is_warned_of(tmp_path):
+def test_suspicious_folders_cause_warnings(tmp_path):
     root = tmp_path / "root"
     fill(root / "train", ("cat", "dog", "Dog"), 5)
     fill(root / "test", ("cat", "dog"), 5)
@@ -290,8 +299,8 @@ def test_what_is_doubtful_is_warned_of(tmp_path):
     shutil.copy(root / "train" / "cat" / "1.jpg", root / "train" / "cat" / "8.jpg")
     put(root / "train" / "loose.jpg")
     (root / "train" / "yak").mkdir()
-    found = load(root)
-    said = _said(found)
+    dataset = load(root)
+    messages = _messages(dataset)
     for part in (
         "images: 16 for training, 11 for testing, 3 classes (Dog, cat, dog), from",
         "0 ('Dog') to 6 ('dog'), mean 3.7, for testing",
@@ -304,11 +313,13 @@ def test_what_is_doubtful_is_warned_of(tmp_path):
         "images in more than one class: 1",
         "11 test images: the standard error of top-1 is 9.0 points at 90 %",
     ):
-        assert part in said
-    assert json.loads(json.dumps(found.summary.figures))["duplicates"]["test images in train"] == 1
+        assert part in messages
+    assert (
+        json.loads(json.dumps(dataset.summary.figures))["duplicates"]["test images in train"] == 1
+    )
 
 
-def test_the_version_is_of_names_and_contents_and_of_nothing_else(tree):
+def test_the_version_depends_only_on_names_and_contents(tree):
     before = load(tree).version
     for path in tree.rglob("*.jpg"):
         os.utime(path, ns=(1, 1))
@@ -323,56 +334,59 @@ def test_the_version_is_of_names_and_contents_and_of_nothing_else(tree):
     assert load(moved).version != before
 
 
-def test_what_was_looked_at_is_remembered_until_it_changes(tree, monkeypatch):
-    looked, look = [], inspection.check_file
+def test_inspected_files_are_cached_until_they_change(tree, monkeypatch):
+    checked, check_file = [], inspection.check_file
 
-    def watched(root, file):
-        looked.append(file.path)
-        return look(root, file)
+    def recording_check(root, file):
+        checked.append(file.path)
+        return check_file(root, file)
 
     load(tree)
-    (memory,) = (tree.parent / "index").rglob("*.json")
-    assert json.loads(memory.read_text().split("\n")[0])["files"] == {}  # may change unseen
-    monkeypatch.setattr(inspection, "check_file", watched)
-    monkeypatch.setattr(
-        inspection, "_TIMESTAMP_MARGIN", -60e9
-    )  # as if it had lain there for a minute
+    (index,) = (tree.parent / "index").rglob("*.json")
+    # Recently written files are not cached: they could change within the timestamp resolution.
+    assert json.loads(index.read_text().split("\n")[0])["files"] == {}
+    monkeypatch.setattr(inspection, "check_file", recording_check)
+    # Simulates files that are a minute old.
+    monkeypatch.setattr(inspection, "_TIMESTAMP_MARGIN", -60e9)
     first = load(tree)
-    assert len(looked) == 120
+    assert len(checked) == 120
     assert load(tree).version == first.version
-    assert len(looked) == 120
+    assert len(checked) == 120
     path, state = tree / "cat" / "0.jpg", (tree / "cat" / "0.jpg").stat()
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
     path.write_bytes(content)
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # the same size and time
+    # The changed file keeps its size and modification time.
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert load(tree).version != first.version
-    assert looked[120:] == ["cat/0.jpg"]
-    memory.write_text("[")
+    assert checked[120:] == ["cat/0.jpg"]
+    index.write_text("[")
     assert load(tree).version != first.version
-    assert len(looked) == 241
-    (tree.parent / "file").write_text("")  # no place to remember it
+    assert len(checked) == 241
+    # No index can be written below a file.
+    (tree.parent / "file").write_text("")
     assert load(tree, dir=str(tree.parent / "file")).version == load(tree).version
 
 
 @pytest.mark.parametrize("change", [pathlib.Path.unlink, put])
-def test_an_image_that_changes_while_a_run_goes_on_is_refused(tree, change):
-    found = load(tree, feed="streamed", augment="random_resized", resize=9)
+def test_an_image_that_changes_during_a_run_is_refused(tree, change):
+    dataset = load(tree, feed="streamed", augment="random_resized", resize=9)
     for path in tree.rglob("*.jpg"):
         change(path)
     with pytest.raises(errors.InputError, match="image .*jpg .* since this run started: restore"):
-        list(found.test.test_batches(4))
+        list(dataset.test.test_batches(4))
 
 
-def test_an_image_whose_damage_shows_when_it_is_decoded_is_black_and_named(tmp_path, capsys):
+def test_an_image_that_fails_to_decode_is_reported_and_replaced_by_black(tmp_path, capsys):
     fill(tmp_path / "root")
     content = bytearray(encoded())
     tables = content.index(b"\xff\xc4")
-    content[tables + 5 : tables + 21] = b"\xff" * 16  # no codes of such lengths
+    # These code lengths are invalid in a Huffman table.
+    content[tables + 5 : tables + 21] = b"\xff" * 16
     put(tmp_path / "root" / "cat" / "x.jpg", bytes(content))
-    found = load(tmp_path / "root")
-    black = [i for i, name in enumerate(_names(found.train)) if name == "cat/x.jpg"]
-    assert not found.train.images[black].any()
+    dataset = load(tmp_path / "root")
+    black = [i for i, name in enumerate(_names(dataset.train)) if name == "cat/x.jpg"]
+    assert not dataset.train.images[black].any()
     assert "'cat/x.jpg'" in capsys.readouterr().err
 
 
@@ -392,6 +406,6 @@ def test_a_large_folder_without_images_is_refused_early(tmp_path, monkeypatch):
         load(tmp_path / "root")
 
 
-def test_what_opens_a_folder_can_be_sent_to_another_process(tree):
+def test_examples_of_a_folder_can_be_pickled(tree):
     source = load(tree).train.examples
     assert [dict(e) for e in pickle.loads(pickle.dumps(source))] == [dict(e) for e in source]

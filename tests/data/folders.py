@@ -12,7 +12,7 @@ _RNG = np.random.default_rng(0)
 
 
 def encoded(kind="JPEG", size=(12, 10), **options):
-    """An image of random pixels, another one each time."""
+    """Returns an encoded image of random pixels; each call draws a new image."""
     file = io.BytesIO()
     pixels = _RNG.integers(0, 256, (*size[::-1], 3), np.uint8)
     PIL.Image.fromarray(pixels).save(file, kind, **options)
@@ -20,20 +20,20 @@ def encoded(kind="JPEG", size=(12, 10), **options):
 
 
 def put(path, content=None):
-    """Writes a file, an image if nothing else is given."""
+    """Writes `content` to a file, or a random JPEG if `content` is None."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded() if content is None else content)
 
 
 def fill(root, classes=("cat", "dog"), number=30):
-    """A folder of images for each class."""
+    """Writes one folder of `number` JPEGs per class."""
     for label in classes:
         for i in range(number):
             put(root / label / f"{i}.jpg")
 
 
 def load(root, **options):
-    """The folder as a data set."""
-    given = {"image_size": 8, "augment": "none", "dir": str(root.parent / "index")}
-    return data.load(data.Source("image_folder", manual_dir=str(root), **(given | options)))
+    """Loads the folder as a data set; its index goes into a folder next to `root`."""
+    defaults = {"image_size": 8, "augment": "none", "dir": str(root.parent / "index")}
+    return data.load(data.Source("image_folder", manual_dir=str(root), **(defaults | options)))

@@ -27,26 +27,26 @@ def _set(**columns):
 
 
 def _load(path, **fields):
-    given = {"image_size": 8, "augment": "none"} | fields
-    return data.load(data.Source(f"hf:{path}", **given))
+    options = {"image_size": 8, "augment": "none"} | fields
+    return data.load(data.Source(f"hf:{path}", **options))
 
 
-def _check(found):
-    assert (found.num_classes, found.image_shape) == (4, (8, 8, 3))
-    np.testing.assert_array_equal(found.train.images, _IMAGES)
-    np.testing.assert_array_equal(found.train.labels, _LABELS)
-    np.testing.assert_array_equal(found.test.images, _IMAGES[:4])
-    assert isinstance(found.train.examples[0]["image"], bytes)
+def _check(dataset):
+    assert (dataset.num_classes, dataset.image_shape) == (4, (8, 8, 3))
+    np.testing.assert_array_equal(dataset.train.images, _IMAGES)
+    np.testing.assert_array_equal(dataset.train.labels, _LABELS)
+    np.testing.assert_array_equal(dataset.test.images, _IMAGES[:4])
+    assert isinstance(dataset.train.examples[0]["image"], bytes)
 
 
-def test_saved_splits_are_read_as_they_are_stored(tmp_path):
-    whole = _set()
-    parts = datasets.DatasetDict(train=whole, test=whole.select(range(4)))
+def test_saved_splits_are_read(tmp_path):
+    table = _set()
+    parts = datasets.DatasetDict(train=table, test=table.select(range(4)))
     parts.save_to_disk(tmp_path / "set")
     _check(_load(tmp_path / "set"))
 
 
-def test_a_saved_set_without_splits_is_train(tmp_path):
+def test_a_saved_set_without_splits_is_the_training_split(tmp_path):
     _set().with_format("numpy").save_to_disk(tmp_path / "set")
     _check(_load(tmp_path / "set", test_split="train[:20%]"))
     with pytest.raises(
@@ -56,7 +56,7 @@ def test_a_saved_set_without_splits_is_train(tmp_path):
 
 
 @pytest.mark.parametrize("test", ["test-00000-of-00001.parquet", "data/test/0000.parquet"])
-def test_parquet_files_are_splits_by_their_names(tmp_path, test):
+def test_names_of_parquet_files_determine_the_splits(tmp_path, test):
     folder = tmp_path / "set"
     (folder / test).parent.mkdir(parents=True)
     _set().select(range(12)).to_parquet(folder / "train-00000-of-00002.parquet")
@@ -65,7 +65,7 @@ def test_parquet_files_are_splits_by_their_names(tmp_path, test):
     _check(_load(folder))
 
 
-def test_one_parquet_file_of_another_programs_making_is_train(tmp_path):
+def test_a_single_parquet_file_of_another_program_is_the_training_split(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -73,12 +73,12 @@ def test_one_parquet_file_of_another_programs_making_is_train(tmp_path):
         "picture", datasets.Image(decode=False))]  # fmt: skip
     table = pyarrow.table({"content": encoded, "label": _LABELS, "other": _LABELS})
     parquet.write_table(table, tmp_path / "some.parquet")
-    found = _load(tmp_path / "some.parquet", test_split="train[:4]")
-    assert found.num_classes == 3
-    np.testing.assert_array_equal(found.train.images, _IMAGES)
+    dataset = _load(tmp_path / "some.parquet", test_split="train[:4]")
+    assert dataset.num_classes == 3
+    np.testing.assert_array_equal(dataset.train.images, _IMAGES)
 
 
-def test_of_several_columns_one_is_chosen(tmp_path):
+def test_an_option_selects_the_label_column(tmp_path):
     _set(coarse=_LABELS).save_to_disk(tmp_path / "set")
     with pytest.raises(errors.InputError, match="kind and coarse can be the label.*options.label"):
         _load(tmp_path / "set")
@@ -90,11 +90,11 @@ def test_of_several_columns_one_is_chosen(tmp_path):
         _load(tmp_path / "set", options={"lable": "coarse"})
 
 
-def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path):
+def test_splits_with_different_class_orders_are_refused(tmp_path):
     parts = {}
     for split, names in {"train": "abcd", "test": "bacd"}.items():
-        kinds = datasets.ClassLabel(names=list(names))
-        parts[split] = _set().cast_column("kind", kinds)
+        feature = datasets.ClassLabel(names=list(names))
+        parts[split] = _set().cast_column("kind", feature)
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
     with pytest.raises(errors.InputError, match="label 0 is 'a' in split 'train' and 'b' in split"):
         _load(tmp_path / "set")
@@ -106,7 +106,7 @@ def test_a_set_can_be_sent_to_worker_processes(tmp_path):
     assert list(pickle.loads(pickle.dumps(examples))) == list(examples)
 
 
-def test_what_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
+def test_missing_or_invalid_sets_are_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(errors.InputError, match="nowhere does not exist; write hf:PATH"):
         _load(tmp_path / "nowhere")
     with pytest.raises(errors.InputError, match="is not a folder of datasets' save_to_disk"):
@@ -126,14 +126,14 @@ def test_what_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
         _load(tmp_path)
 
 
-def test_without_labels_a_column_of_images_will_do(tmp_path):
-    whole = _set()
-    whole.remove_columns("kind").to_parquet(tmp_path / "train.parquet")
+def test_a_column_of_images_suffices_without_labels(tmp_path):
+    table = _set()
+    table.remove_columns("kind").to_parquet(tmp_path / "train.parquet")
     with pytest.raises(errors.InputError, match="can be the label"):
         _load(tmp_path / "train.parquet", test_split="train[:20%]")
-    whole.save_to_disk(tmp_path / "labelled")
+    table.save_to_disk(tmp_path / "labelled")
     for name in ("train.parquet", "labelled"):
-        found = _load(tmp_path / name, test_split="train[:20%]", use_labels=False)
-        assert (found.num_classes, found.class_names, found.labelled) == (0, (), False)
-        np.testing.assert_array_equal(found.train.images, _IMAGES)
-        assert not found.train.labels.any()
+        dataset = _load(tmp_path / name, test_split="train[:20%]", use_labels=False)
+        assert (dataset.num_classes, dataset.class_names, dataset.labelled) == (0, (), False)
+        np.testing.assert_array_equal(dataset.train.images, _IMAGES)
+        assert not dataset.train.labels.any()

@@ -1,4 +1,4 @@
-"""Data sets that users bring: by import path, or as objects."""
+"""Custom data sets, given by import path or as objects."""
 
 import io
 import pickle
@@ -35,7 +35,8 @@ def pairs(split, count: int = 40):
 def dicts(split):
     return [{"image": image, "label": label} for image, label in pairs(split)]
 
-class Locked:  # cannot be pickled
+# A lock cannot be pickled.
+class Locked:
     num_classes = 10
     def __init__(self, split):
         self.lock = threading.Lock()
@@ -53,15 +54,15 @@ class Both:
 mapping = {"train": pairs("train"), "test": pairs("test")}
 columns = {"train": {"image": IMAGES, "label": LABELS}, "test": (IMAGES[4:], LABELS[4:])}
 object_of_splits = Both()
-one = pairs("train")
+single = pairs("train")
 
-def made(): return mapping
+def factory(): return mapping
 class Opener:
     def __init__(self):
-        self.train, self.test = one, pairs("test")
-def misspelt(): return {"trian": one, "test": one}
+        self.train, self.test = single, pairs("test")
+def misspelt(): return {"trian": single, "test": single}
 class Untested:
-    train = one
+    train = single
 def iterable(split): return iter(pairs(split))
 def empty(split): return []
 def unlabelled(split): return [{"image": image} for image in IMAGES]
@@ -83,7 +84,7 @@ class Unmeasured(Locked):
 class Ends(Locked):
     def __getitem__(self, i):
         raise SystemExit(3)
-class Tells(Locked):
+class BadClasses(Locked):
     @property
     def num_classes(self):
         raise RuntimeError("no classes")
@@ -98,7 +99,7 @@ class Random(Locked):
 
 @pytest.fixture(autouse=True)
 def my_data(tmp_path, monkeypatch):
-    """A module of a user in the working directory."""
+    """A user module with data sets in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
     (tmp_path / "my_data.py").write_text(_MODULE)
@@ -107,23 +108,23 @@ def my_data(tmp_path, monkeypatch):
 
 
 def _load(name, **fields):
-    given = {"image_size": 8, "augment": "none"} | fields
-    return data.load(data.Source(f"my_data:{name}", **given))
+    options = {"image_size": 8, "augment": "none"} | fields
+    return data.load(data.Source(f"my_data:{name}", **options))
 
 
-_FORMS = ("pairs", "dicts", "Locked", "Both", "mapping", "columns", "object_of_splits", "made")
+_FORMS = ("pairs", "dicts", "Locked", "Both", "mapping", "columns", "object_of_splits", "factory")
 
 
 @pytest.mark.parametrize("name", [*_FORMS, "Opener"])
-def test_a_source_is_read_whatever_has_its_splits(name):
-    found = _load(name)
-    assert (found.num_classes, found.image_shape) == (10, (8, 8, 3))
-    np.testing.assert_array_equal(found.train.images, _IMAGES)
-    np.testing.assert_array_equal(found.train.labels, _LABELS)
-    np.testing.assert_array_equal(found.test.images, _IMAGES[4:])
+def test_sources_of_all_forms_are_read(name):
+    dataset = _load(name)
+    assert (dataset.num_classes, dataset.image_shape) == (10, (8, 8, 3))
+    np.testing.assert_array_equal(dataset.train.images, _IMAGES)
+    np.testing.assert_array_equal(dataset.train.labels, _LABELS)
+    np.testing.assert_array_equal(dataset.test.images, _IMAGES[4:])
 
 
-def test_options_are_typed_by_the_functions_signature():
+def test_options_are_checked_against_the_signature():
     assert len(_load("pairs", options={"count": 12}).train) == 12
     with pytest.raises(errors.InputError, match="'data.options.count' of .* must be of type int"):
         _load("pairs", options={"count": "many"})
@@ -135,26 +136,26 @@ def test_options_are_typed_by_the_functions_signature():
         data.load(data.Source("digits", options={"count": 3}))
 
 
-def test_slices_are_taken_here_and_the_function_gets_the_bare_name():
-    found = _load("pairs", train_split="train[:90%]", test_split="train[90%:]+test[:2]")
-    np.testing.assert_array_equal(found.train.images, _IMAGES[:36])
-    wanted = np.concatenate([_IMAGES[36:], _IMAGES[4:6]])
-    np.testing.assert_array_equal(found.test.images, wanted)
-    one = _load("one", train_split="train[:30]", test_split="train[30:]")
-    assert (len(one.train), len(one.test)) == (30, 10)
+def test_split_expressions_are_resolved_before_the_function_is_called():
+    dataset = _load("pairs", train_split="train[:90%]", test_split="train[90%:]+test[:2]")
+    np.testing.assert_array_equal(dataset.train.images, _IMAGES[:36])
+    expected = np.concatenate([_IMAGES[36:], _IMAGES[4:6]])
+    np.testing.assert_array_equal(dataset.test.images, expected)
+    parts = _load("single", train_split="train[:30]", test_split="train[30:]")
+    assert (len(parts.train), len(parts.test)) == (30, 10)
 
 
 _EXPRESSIONS = ("train", "train[:3]", "train[-3:]", "train[1:-2]", "train[:33%]", "train[33%:66%]")
 
 
 @pytest.mark.parametrize("expression", [*_EXPRESSIONS, "train[-15%:]", "train[50%:]+test[:2]"])
-def test_split_expressions_mean_what_tfds_means(expression):
+def test_split_expressions_follow_tfds(expression):
     for count in (7, 1797):
         info = tfds.core.SplitInfo(name="train", shard_lengths=[count], num_bytes=0)
         infos = {"train": info, "test": info.replace(name="test")}
-        wanted = tfds.core.ReadInstruction.from_spec(expression).to_absolute(infos)
+        expected = tfds.core.ReadInstruction.from_spec(expression).to_absolute(infos)
         rows = [(part.name, list(part.rows(count))) for part in split_expressions.parse(expression)]
-        assert rows == [(w.splitname, list(range(count))[w.from_ : w.to]) for w in wanted]
+        assert rows == [(w.splitname, list(range(count))[w.from_ : w.to]) for w in expected]
 
 
 def _encoded(image, kind="PNG"):
@@ -176,45 +177,45 @@ def _encoded(image, kind="PNG"):
     ],
     ids=["png", "pil", "rgba", "int64", "chw", "float chw", "float"],
 )
-def test_images_of_many_forms_are_the_same_pixels(form):
+def test_images_of_all_forms_have_the_same_pixels(form):
     source = [(form(image), label) for image, label in zip(_IMAGES, _LABELS, strict=True)]
-    found = data.from_sources(source, source[:5], data.Source(image_size=8))
-    np.testing.assert_array_equal(found.train.images, _IMAGES)
+    dataset = data.from_sources(source, source[:5], data.Source(image_size=8))
+    np.testing.assert_array_equal(dataset.train.images, _IMAGES)
 
 
-def test_arrays_are_a_source_and_so_are_parts_of_them():
+def test_arrays_and_parts_of_arrays_are_sources():
     source = data.Source(image_size=8, train_split="train[:30]", test_split="train[30:]")
-    found = data.from_sources((_IMAGES, _LABELS), source=source)
-    np.testing.assert_array_equal(found.test.images, _IMAGES[30:])
-    assert found.num_classes == 10
+    dataset = data.from_sources((_IMAGES, _LABELS), source=source)
+    np.testing.assert_array_equal(dataset.test.images, _IMAGES[30:])
+    assert dataset.num_classes == 10
     streamed = data.Source(image_size=8, resize=9, augment="random_resized")
-    found = data.from_sources((_IMAGES, _LABELS), (_IMAGES, _LABELS), streamed, num_classes=12)
-    assert isinstance(found.train, feed.Streamed)
-    assert found.num_classes == 12
+    dataset = data.from_sources((_IMAGES, _LABELS), (_IMAGES, _LABELS), streamed, num_classes=12)
+    assert isinstance(dataset.train, feed.Streamed)
+    assert dataset.num_classes == 12
     with pytest.raises(
         errors.InputError, match="returned 40 images for split 'train', but 39 labels"
     ):
         data.from_sources((_IMAGES, _LABELS[1:]), (_IMAGES, _LABELS))
-    few = data.Source(image_size=8, train_split="train[:2]", test_split="train[2:4]")
+    small = data.Source(image_size=8, train_split="train[:2]", test_split="train[2:4]")
     for source in [(_IMAGES, _LABELS), list(zip(_IMAGES, _LABELS, strict=True))]:
-        assert data.from_sources(source, source=few).num_classes == 10
+        assert data.from_sources(source, source=small).num_classes == 10
 
 
-def test_grey_images_stay_grey_unless_others_have_colours():
+def test_grayscale_images_stay_grayscale_unless_other_images_have_colors():
     grey = [(image[..., 0], i % 2) for i, image in enumerate(_IMAGES)]
     options = data.Source(image_size=8)
     assert data.from_sources(grey, grey, options).image_shape == (8, 8, 1)
     both = [*grey, (_encoded(_IMAGES[1][..., 0]), 1), (_encoded(_IMAGES[0]), 1)]
-    found = data.from_sources(both, grey, options)
-    assert found.image_shape == (8, 8, 3)
-    np.testing.assert_array_equal(found.train.images[:40], np.repeat(_IMAGES[..., :1], 3, -1))
-    np.testing.assert_array_equal(found.train.images[40], np.repeat(_IMAGES[1][..., :1], 3, -1))
-    np.testing.assert_array_equal(found.train.images[41], _IMAGES[0])
-    one_coloured = [*grey[:1], (_IMAGES[0], 0), *grey[:20]]
+    dataset = data.from_sources(both, grey, options)
+    assert dataset.image_shape == (8, 8, 3)
+    np.testing.assert_array_equal(dataset.train.images[:40], np.repeat(_IMAGES[..., :1], 3, -1))
+    np.testing.assert_array_equal(dataset.train.images[40], np.repeat(_IMAGES[1][..., :1], 3, -1))
+    np.testing.assert_array_equal(dataset.train.images[41], _IMAGES[0])
+    with_color_image = [*grey[:1], (_IMAGES[0], 0), *grey[:20]]
     with pytest.raises(
         errors.InputError, match="example 1 of .* has 3 channels, but the images checked"
     ):
-        _ = data.from_sources(one_coloured, grey, options).train.images
+        _ = data.from_sources(with_color_image, grey, options).train.images
 
 
 def _with(**attributes):
@@ -231,19 +232,20 @@ def _with(**attributes):
         (_with(features={"label": types.SimpleNamespace(num_classes=6)}), 6),
         (_with(dataset=types.SimpleNamespace(classes=list("abcdefg"))), 7),
         (_with(targets=[i % 3 for i in range(40)]), 3),
-        (_with(targets=[9] * 40), 3),  # not those of its examples
+        # These targets differ from the labels of the examples.
+        (_with(targets=[9] * 40), 3),
     ],
 )
-def test_the_number_of_classes_is_what_a_source_says_or_its_labels(source, classes):
-    found = data.from_sources(source, source)
-    assert found.num_classes == classes
-    assert found.class_names == (tuple("abcdefg"[:classes]) if classes in (4, 7) else ())
+def test_the_number_of_classes_comes_from_attributes_or_labels(source, classes):
+    dataset = data.from_sources(source, source)
+    assert dataset.num_classes == classes
+    assert dataset.class_names == (tuple("abcdefg"[:classes]) if classes in (4, 7) else ())
 
 
-def test_labels_of_large_sources_are_not_read_one_after_the_other():
-    many = _with() * 3000
+def test_large_sources_must_provide_the_number_of_classes():
+    large = _with() * 3000
     with pytest.raises(errors.InputError, match="120000 examples are too many .* num_classes"):
-        data.from_sources(many, many)
+        data.from_sources(large, large)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,7 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
         ("pears", "has no 'pears'; did you mean 'pairs'"),
     ],
 )  # fmt: skip
-def test_a_wrong_source_is_refused_in_a_line_when_it_is_opened(name, message):
+def test_an_invalid_source_is_refused_in_one_line_when_opened(name, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         _load(name)
     assert "\n" not in str(caught.value)
@@ -280,7 +282,10 @@ def test_a_wrong_source_is_refused_in_a_line_when_it_is_opened(name, message):
         ("Failing", "example 5 of split 'train' of data set .*my_data.py.*ZeroDivisionError"),
         ("Unmeasured", "the length of split 'train' .*my_data.py.*RuntimeError: no length"),
         ("Ends", "example 0 of .*my_data.py.*SystemExit: 3"),
-        ("Tells", "reading 'num_classes' of the data set .*my_data.py.*RuntimeError: no classes"),
+        (
+            "BadClasses",
+            "reading 'num_classes' of the data set .*my_data.py.*RuntimeError: no classes",
+        ),
     ],
 )
 def test_a_source_that_raises_shows_its_traceback(name, message):
@@ -289,11 +294,11 @@ def test_a_source_that_raises_shows_its_traceback(name, message):
 
 
 def test_mock_examples_are_the_first_of_the_source():
-    found = _load("pairs", mock_examples=24)
-    np.testing.assert_array_equal(found.train.images, _IMAGES[:24])
+    dataset = _load("pairs", mock_examples=24)
+    np.testing.assert_array_equal(dataset.train.images, _IMAGES[:24])
 
 
-def test_options_of_a_config_reach_the_source_and_its_teachers():
+def test_config_options_reach_the_sources_of_student_and_teacher():
     config = launch.digits("smoke,resnet8-resnet8,rrd+kd", **{"data.name": "my_data:pairs"})
     config.data.options.count = 12
     job = parse(config)
@@ -301,12 +306,12 @@ def test_options_of_a_config_reach_the_source_and_its_teachers():
     assert job.teachers[0].part.source == job.student.source
 
 
-def test_the_version_tells_changed_data_apart():
+def test_the_version_changes_with_the_data():
     def version(*arrays):
         return data.from_sources(arrays, arrays).version
 
-    others = [(255 - _IMAGES, _LABELS), (_IMAGES, _LABELS[::-1]), (_IMAGES[:20], _LABELS[:20])]
-    versions = {version(*arrays) for arrays in [(_IMAGES, _LABELS), *others]}
+    changed = [(255 - _IMAGES, _LABELS), (_IMAGES, _LABELS[::-1]), (_IMAGES[:20], _LABELS[:20])]
+    versions = {version(*arrays) for arrays in [(_IMAGES, _LABELS), *changed]}
     assert len(versions) == 4
     assert version(_IMAGES, _LABELS) in versions
 
@@ -316,51 +321,52 @@ def test_a_source_is_hashable():
     assert hash(source) == hash(data.Source("my_data:pairs", options={"a": 1, "b": (1, 2)}))
 
 
-@pytest.mark.xdist_group("workers")  # workers_test counts what is left
-def test_worker_processes_give_the_same_batches_even_of_what_cannot_be_pickled():
+# workers_test counts the remaining processes, so it must not run at the same time.
+@pytest.mark.xdist_group("workers")
+def test_worker_processes_return_the_same_batches_for_sources_that_cannot_be_pickled():
     def batches(workers):
-        found = _load("Locked", feed="streamed", workers=workers, keep="off")
-        return list(found.train.train_batches(8, seed=0, start=0, stop=3))
+        dataset = _load("Locked", feed="streamed", workers=workers, keep="off")
+        return list(dataset.train.train_batches(8, seed=0, start=0, stop=3))
 
     for a, b in zip(batches(0), batches(2), strict=True):
         for name, values in a.items():
             np.testing.assert_array_equal(b[name], values)
     source = _load("Locked").train.examples.rows.parts[0][0].source
-    here = data.from_sources(source, source)
+    from_objects = data.from_sources(source, source)
     with pytest.raises(errors.InputError, match="cannot be sent to worker .* data.workers=0"):
-        pickle.dumps(here.train.examples)
+        pickle.dumps(from_objects.train.examples)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_run_on_it_that_was_broken_off_ends_as_an_unbroken_one(tmp_path):
+def test_a_resumed_run_on_custom_data_equals_an_uninterrupted_run(tmp_path):
     fields = {
         **{"data.name": "my_data:pairs", "data.options.count": 40, "data.mock_examples": 0},
         **{"data.mean": (0.5,) * 3, "data.std": (0.25,) * 3, "train.save_every": 2},
     }
     config = launch.digits("smoke,tiny,ce", **fields)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    launch.run(config, whole)
-    launch.preempt(config, broken, 3)
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    launch.run(config, uninterrupted)
+    launch.preempt(config, resumed, 3)
     sys.modules["my_data"].LABELS[:] = 9 - _LABELS
     with pytest.raises(errors.InputError, match="holds a run on my_data:pairs .*, but the data"):
-        launch.run(config, broken)
+        launch.run(config, resumed)
     del sys.modules["my_data"]
-    launch.run(config, broken)
-    assert launch.rows(whole) == launch.rows(broken)
-    assert launch.digests(whole, 10) == launch.digests(broken, 10)
+    launch.run(config, resumed)
+    assert launch.rows(uninterrupted) == launch.rows(resumed)
+    assert launch.digests(uninterrupted, 10) == launch.digests(resumed, 10)
 
 
-def test_torch_sets_and_tensors_are_sources():
+def test_torch_data_sets_and_tensors_are_sources():
     torch = pytest.importorskip("torch")
     torchvision = pytest.importorskip("torchvision")
     tensors = torch.from_numpy(_IMAGES).permute(0, 3, 1, 2)
     pairs = torch.utils.data.TensorDataset(tensors, torch.from_numpy(_LABELS))
-    found = data.from_sources(pairs, torch.utils.data.Subset(pairs, range(4)))
-    np.testing.assert_array_equal(transforms.pad_or_resize(_IMAGES[0], 32), found.train.images[0])
-    assert (len(found.test), found.num_classes) == (4, 10)
+    dataset = data.from_sources(pairs, torch.utils.data.Subset(pairs, range(4)))
+    np.testing.assert_array_equal(transforms.pad_or_resize(_IMAGES[0], 32), dataset.train.images[0])
+    assert (len(dataset.test), dataset.num_classes) == (4, 10)
     transform = torchvision.transforms.ToTensor()
     fake = torchvision.datasets.FakeData(9, (3, 8, 8), 5, transform=transform)
     plain = torchvision.datasets.FakeData(9, (3, 8, 8), 5)
-    found = [data.from_sources(s, s, data.Source(image_size=8)).train for s in (fake, plain)]
-    np.testing.assert_array_equal(found[0].images, found[1].images)
+    splits = [data.from_sources(s, s, data.Source(image_size=8)).train for s in (fake, plain)]
+    np.testing.assert_array_equal(splits[0].images, splits[1].images)

@@ -1,4 +1,4 @@
-"""Images mixed with others of their batch."""
+"""Mixup and CutMix within a batch."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ _IMAGES = np.broadcast_to(_LABELS[:, None, None, None], (6, 8, 10, 1)).astype(np
 
 
 def _mix(kind, alpha=1.0, seeds=8):
-    """Mixed images and the fields of their batch, for each of several keys."""
+    """Returns mixed images and the batch fields for each of `seeds` keys."""
     mix = mixing.make_mix(kind, alpha)
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     mixed, fields = jax.jit(jax.vmap(mix, (0, None, None)))(keys, _IMAGES, _LABELS)
@@ -21,34 +21,35 @@ def _mix(kind, alpha=1.0, seeds=8):
     return np.asarray(mixed), jax.device_get(fields)
 
 
-def test_mixup_blends_each_image_with_its_opposite():
+def test_mixup_blends_each_image_with_the_image_at_the_opposite_position():
     mixed, fields = _mix("mixup")
     assert fields["share"].shape == (8, 6)
-    assert not np.ptp(fields["share"], axis=1).any()  # one for the batch
+    # All images of a batch use the same share.
+    assert not np.ptp(fields["share"], axis=1).any()
     share = fields["share"][:, 0, None, None, None, None]
     assert np.all((share > 0) & (share < 1))
-    wanted = share * _IMAGES.astype(np.float64) + (1 - share) * _IMAGES[::-1]
-    np.testing.assert_allclose(mixed, wanted, rtol=1e-6)
+    expected = share * _IMAGES.astype(np.float64) + (1 - share) * _IMAGES[::-1]
+    np.testing.assert_allclose(mixed, expected, rtol=1e-6)
     np.testing.assert_array_equal(fields["other_label"], [_LABELS[::-1]] * 8)
 
 
-def test_cutmix_pastes_a_box_and_its_share_is_the_area_left():
+def test_cutmix_pastes_one_box_and_the_share_is_the_remaining_area():
     images, fields = _mix("cutmix")
     for mixed, share in zip(images, fields["share"], strict=True):
         pasted = mixed[0, ..., 0] == _IMAGES[-1, 0, 0, 0]
         np.testing.assert_allclose(share, 1 - pasted.mean(), rtol=1e-6)
         rows, columns = pasted.any(1), pasted.any(0)
-        np.testing.assert_array_equal(pasted, rows[:, None] & columns[None])  # one box
+        np.testing.assert_array_equal(pasted, rows[:, None] & columns[None])
         assert np.isin(mixed[0], (0, 5)).all()
 
 
-def test_shares_follow_alpha_and_the_key():
+def test_shares_depend_on_alpha_and_the_key():
     shares = _mix("mixup", 0.1, seeds=40)[1]["share"][:, 0]
     assert np.mean((shares < 0.05) | (shares > 0.95)) > 0.5
     assert len(set(shares)) > 35
 
 
-def test_mixup_and_cutmix_take_turns_as_often_as_asked_for():
+def test_mixup_and_cutmix_alternate_at_the_configured_rates():
     mix = mixing.make_mix("mixup+cutmix", 0.8, switch=0.25, probability=0.7)
     images, keys = jnp.stack([jnp.zeros((6, 6, 1)), jnp.ones((6, 6, 1))]), jnp.arange(1000)
     keys = jax.vmap(jax.random.key)(keys)
@@ -61,9 +62,10 @@ def test_mixup_and_cutmix_take_turns_as_often_as_asked_for():
 
     is_mixed = share < 1
     pastes = is_mixed & np.isin(first, (0, 1)).all((1, 2))
-    # A box of no pixels leaves the image whole, which cutmix does here in one batch of ten.
+    # A box without pixels leaves the image unchanged, which happens in one of ten CutMix batches.
     assert np.mean(is_mixed) == pytest.approx(0.7 - 0.02, abs=0.05)
     assert np.mean(pastes[is_mixed]) == pytest.approx(0.24, abs=0.06)
     blends = share[is_mixed & ~pastes]
     assert np.mean(blends) == pytest.approx(0.5, abs=0.05)
-    assert np.var(blends) == pytest.approx(1 / 4 / (2 * 0.8 + 1), abs=0.015)  # of Beta(0.8, 0.8)
+    # The variance of Beta(0.8, 0.8).
+    assert np.var(blends) == pytest.approx(1 / 4 / (2 * 0.8 + 1), abs=0.015)

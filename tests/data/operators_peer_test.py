@@ -1,4 +1,4 @@
-"""Operators, policies and mixing beside torchvision's and timm's own code."""
+"""Operators, policies and mixing compared with torchvision and timm."""
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +17,23 @@ F = v2.functional
 
 _GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 _FACTORS = ("brightness", "color", "contrast", "sharpness")
-# Largest share of the values of an image that may be off by 1: sums whose exact value is whole are
-# rounded down from either side.
+# Largest share of an image's values that may differ by 1: sums that are exactly integers may be
+# rounded down from slightly smaller floats.
 _OFF_BY_ONE = {"color": 0.15, "sharpness": 0.03}
 _SPACES = {"rand": v2.RandAugment, "trivial": v2.TrivialAugmentWide}
 
 
-def _theirs(name):
+def _torchvision_name(name):
     return "AutoContrast" if name == "autocontrast" else name.title().replace("_", "")
 
 
 def _amounts(space, name, shape):
-    """(torchvision's magnitude, our amount) of all 31 magnitudes, and of their negatives."""
-    make, is_signed = space._AUGMENTATION_SPACE.get(_theirs(name), (lambda *_: None, False))
-    given = make(31, *shape)
-    for magnitude in [0.0] if given is None else given.tolist():
+    """Yields (magnitude of torchvision, amount of rrd_jax) for all 31 magnitudes and signs."""
+    make, is_signed = space._AUGMENTATION_SPACE.get(
+        _torchvision_name(name), (lambda *_: None, False)
+    )
+    magnitudes = make(31, *shape)
+    for magnitude in [0.0] if magnitudes is None else magnitudes.tolist():
         for sign in (1, -1) if is_signed else (1,):
             amount = sign * magnitude
             if name in _FACTORS:
@@ -46,7 +48,8 @@ def _amounts(space, name, shape):
 def _image(shape):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (*shape, 3), np.uint8)
-    noise[: shape[0] // 2] = noise[: shape[0] // 2] // 3 + 40  # less contrast than there can be
+    # The upper half has reduced contrast.
+    noise[: shape[0] // 2] = noise[: shape[0] // 2] // 3 + 40
     return noise
 
 
@@ -59,66 +62,71 @@ def _as_numpy(tensor):
 
 
 def _ties(name, amount, shape):
-    """[H, W]: whether a pixel comes from half way between two others, as float32 has it."""
+    """Returns a mask [H, W] of pixels whose source lies halfway between two pixels in float32."""
     matrix = np.asarray(operators._MATRICES[name](amount, *shape), np.float64)
     y, x = np.mgrid[: shape[0], : shape[1]]
     x, y = x - (shape[1] - 1) / 2, y - (shape[0] - 1) / 2
-    places = np.stack(
+    positions = np.stack(
         [m[0] * x + m[1] * y + m[2] + (s - 1) / 2 for m, s in zip(matrix, shape[::-1], strict=True)]
     )
-    return (np.abs(places % 1 - 0.5) < 1e-4).any(0)
+    return (np.abs(positions % 1 - 0.5) < 1e-4).any(0)
 
 
 @pytest.mark.parametrize("name", [n for n in operators.OPERATORS if n != "solarize_add"])
-def test_an_operator_is_torchvisions_at_every_magnitude(name):
+def test_an_operator_equals_torchvision_at_every_magnitude(name):
     shape = (24, 40)
     image, transform = _image(shape), v2.RandAugment()
     pairs = [pair for space in _SPACES.values() for pair in _amounts(space, name, shape)]
     amounts = np.asarray([amount for _, amount in pairs], np.float32)
     apply = jax.jit(jax.vmap(operators.apply, (None, None, 0)))
-    found = np.asarray(apply(image, operators.number(name), amounts)).astype(int)
-    for (magnitude, amount), ours in zip(pairs, found, strict=True):
+    transformed = np.asarray(apply(image, operators.number(name), amounts)).astype(int)
+    for (magnitude, amount), actual in zip(pairs, transformed, strict=True):
         tensor = transform._apply_image_or_video_transform(
-            _as_torch(image), _theirs(name), magnitude, transform.interpolation, transform._fill
+            _as_torch(image),
+            _torchvision_name(name),
+            magnitude,
+            transform.interpolation,
+            transform._fill,
         )
-        apart = np.abs(ours - _as_numpy(tensor))
+        difference = np.abs(actual - _as_numpy(tensor))
         if name in _GEOMETRY:
             ties = _ties(name, amount, shape)
-            assert not apart[~ties].any(), magnitude
+            assert not difference[~ties].any(), magnitude
             assert ties.mean() < 0.25
         else:
-            assert apart.max() <= (name in _OFF_BY_ONE)
-            assert np.mean(apart > 0) <= _OFF_BY_ONE.get(name, 0), magnitude
+            assert difference.max() <= (name in _OFF_BY_ONE)
+            assert np.mean(difference > 0) <= _OFF_BY_ONE.get(name, 0), magnitude
 
 
 @pytest.mark.parametrize("name", _SPACES)
-def test_a_policy_has_torchvisions_amounts(name):
+def test_a_policy_draws_the_amounts_of_torchvision(name):
     shape = (64, 96)
     space = _SPACES[name]._AUGMENTATION_SPACE
-    wanted = {_theirs(name) for name in operators.OPERATORS} & set(space)
-    assert wanted == set(space)
+    expected = {_torchvision_name(name) for name in operators.OPERATORS} & set(space)
+    assert expected == set(space)
     keys = jax.vmap(jax.random.key)(jnp.arange(600))
     for magnitude in (0, 9, 17, 30) if name == "rand" else (9,):
         policy = policies.make_policy(name, magnitude=magnitude)
         draw = jax.jit(jax.vmap(lambda key, draw=policy.draw: draw(key, shape)))
         numbers, amounts = map(np.asarray, draw(keys))
         drawn = np.asarray(operators.OPERATORS)[numbers]
-        assert {_theirs(name) for name in drawn.ravel()} == set(space)
+        assert {_torchvision_name(name) for name in drawn.ravel()} == set(space)
         for operator in set(drawn.ravel()):
             possible = list(_amounts(_SPACES[name], operator, shape))
             if name == "rand" and len(possible) > 1:
-                signs = 2 if space[_theirs(operator)][1] else 1
+                signs = 2 if space[_torchvision_name(operator)][1] else 1
                 possible = possible[magnitude * signs : (magnitude + 1) * signs]
-            if operator.startswith("translate"):  # theirs makes 15 of 15.999999, which is 16
-                wanted = np.asarray([np.trunc(round(given, 4)) for given, _ in possible])
+            if operator.startswith("translate"):
+                # torchvision truncates 15.999999 to 15, although the exact value is 16.
+                expected = np.asarray([np.trunc(round(level, 4)) for level, _ in possible])
             else:
-                wanted = np.asarray([amount for _, amount in possible])
-            apart = np.abs(amounts[drawn == operator][:, None] - wanted[None])
+                expected = np.asarray([amount for _, amount in possible])
+            difference = np.abs(amounts[drawn == operator][:, None] - expected[None])
             has_amount = operator not in ("identity", "autocontrast", "equalize")
-            assert apart.min(1).max() < 1e-4 or not has_amount, operator
+            assert difference.min(1).max() < 1e-4 or not has_amount, operator
 
 
-def test_randaugment_of_timm_has_its_amounts():
+def test_rand_increasing_draws_the_amounts_of_timm():
     from timm.data import auto_augment
 
     space = policies.make_policy("rand_increasing", count=1, magnitude=7)
@@ -127,51 +135,51 @@ def test_randaugment_of_timm_has_its_amounts():
     drawn = np.asarray(operators.OPERATORS)[numbers[:, 0]]
     names = {"translate_x": "TranslateXRel", "translate_y": "TranslateYRel"}
     increasing = (*_FACTORS, "posterize", "solarize")
-    found = set()
+    transforms = set()
     for operator in set(drawn) - {"identity"}:
-        name = names.get(operator, _theirs(operator))
+        name = names.get(operator, _torchvision_name(operator))
         name += "Increasing" * (operator in increasing)
         assert name in auto_augment._RAND_INCREASING_TRANSFORMS
-        found.add(name)
+        transforms.add(name)
         level = auto_augment.LEVEL_TO_ARG[name]
         if level is None:
             continue
         scale = {"translate_x": -100, "translate_y": -50}.get(operator, 1)
         possible = {round(scale * level(7, {})[0], 3) for _ in range(40)}
         assert set(np.round(amounts[drawn == operator, 0].astype(float), 3)) == possible, operator
-    assert found == set(auto_augment._RAND_INCREASING_TRANSFORMS)
+    assert transforms == set(auto_augment._RAND_INCREASING_TRANSFORMS)
 
 
-def test_colours_are_torchvisions():
+def test_color_operators_equal_torchvision():
     image, tensor = _image((32, 40)), _as_torch(_image((32, 40)))
     hue, blur = jax.jit(colours.hue), jax.jit(colours.gaussian_blur, static_argnums=2)
     for turn in (-0.5, -0.13, 0.0, 0.31):
-        apart = np.abs(
+        difference = np.abs(
             np.asarray(hue(image, turn)).astype(int) - _as_numpy(F.adjust_hue(tensor, turn))
         )
-        assert apart.max() <= 1
-        assert np.mean(apart > 0) < 0.002
+        assert difference.max() <= 1
+        assert np.mean(difference > 0) < 0.002
     for sigma in (0.1, 0.8, 2.0):
-        wanted = _as_numpy(F.gaussian_blur(tensor, [9, 9], [sigma, sigma]))
-        assert np.abs(np.asarray(blur(image, sigma, 9)).astype(int) - wanted).max() <= 1
+        expected = _as_numpy(F.gaussian_blur(tensor, [9, 9], [sigma, sigma]))
+        assert np.abs(np.asarray(blur(image, sigma, 9)).astype(int) - expected).max() <= 1
     np.testing.assert_array_equal(colours.grey(image), _as_numpy(F.rgb_to_grayscale(tensor, 3)))
     bilinear = jax.jit(lambda d: warping.warp(image, warping.rotate(d, 32, 40), bilinear=True))
     for degrees in (13.0, -77.0):
-        wanted = F.rotate(tensor, degrees, interpolation=v2.InterpolationMode.BILINEAR)
-        assert np.abs(np.asarray(bilinear(degrees)).astype(int) - _as_numpy(wanted)).max() <= 1
+        expected = F.rotate(tensor, degrees, interpolation=v2.InterpolationMode.BILINEAR)
+        assert np.abs(np.asarray(bilinear(degrees)).astype(int) - _as_numpy(expected)).max() <= 1
 
 
-def test_ce_with_smoothing_of_mixed_labels_is_timms():
+def test_ce_with_label_smoothing_on_mixed_labels_equals_timm():
     from timm.data.mixup import mixup_target
     from timm.loss import SoftTargetCrossEntropy
 
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(4, 5)).astype(np.float32), np.asarray([1, 4, 0, 2])
     target = mixup_target(torch.tensor(labels), 5, 0.3, smoothing=0.1)
-    wanted = SoftTargetCrossEntropy()(torch.tensor(logits), target)
+    expected = SoftTargetCrossEntropy()(torch.tensor(logits), target)
     objective = objectives.create("ce", label_smoothing=0.1)
     outputs = Outputs(jnp.asarray(logits), jnp.zeros((4, 1)))
     batch = batches.of(labels, other_label=jnp.asarray(labels[::-1]), share=jnp.full(4, 0.3))
     state = objective.init(jax.random.key(0), outputs, None)
     losses, _ = objective.loss(state, outputs, None, batch)
-    np.testing.assert_allclose(np.mean(losses), wanted, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(losses), expected, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Parts of JPEGs have the pixels of whole ones, whatever the files are and whatever ails them."""
+"""Partially decoded JPEGs compared with whole ones, intact and damaged."""
 
 import functools
 import io
@@ -17,7 +17,7 @@ needs_codec = pytest.mark.skipif(not partial_decoding.is_installed(), reason="ne
 
 
 def _photograph(height, width, seed=0):
-    """Smooth colours, edges and grain."""
+    """Returns an image with smooth colors, an edge and noise."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (4, 5, 3), np.uint8)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(float)
@@ -33,16 +33,16 @@ def _jpeg(height=117, width=149, sampling="420", seed=0, **options):
     return cv2.imencode(".jpg", _photograph(height, width, seed), flags)[1].tobytes()
 
 
-def _by_pillow(mode, **options):
+def _encode_with_pillow(mode, **options):
     file = io.BytesIO()
     PIL.Image.fromarray(_photograph(117, 149)).convert(mode).save(file, "JPEG", **options)
     return file.getvalue()
 
 
-def _turned(orientation):
+def _rotated(orientation):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    return decoding.Upright(_by_pillow("RGB", exif=exif))
+    return decoding.Upright(_encode_with_pillow("RGB", exif=exif))
 
 
 def _crop(content, key, *, decode_crop_only, channels=3):
@@ -55,15 +55,15 @@ def _crop(content, key, *, decode_crop_only, channels=3):
 
 def _assert_same_crops(content, count=12, channels=3):
     for seed in range(count):
-        whole, part = (
+        expected, actual = (
             _crop(content, (seed, 5), decode_crop_only=decode_crop_only, channels=channels)
             for decode_crop_only in (False, True)
         )
-        np.testing.assert_array_equal(part, whole)
+        np.testing.assert_array_equal(actual, expected)
 
 
 def _crop_of_november_2026(content, key, size=48):
-    """The crop as it was made when images were always decoded whole, by OpenCV."""
+    """Returns the crop as in November 2026, when OpenCV always decoded whole images."""
     rng = np.random.default_rng(key)
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     height, width = image.shape[:2]
@@ -82,7 +82,7 @@ def _crop_of_november_2026(content, key, size=48):
 
 @pytest.mark.parametrize("decode_crop_only", [False, pytest.param(True, marks=needs_codec)])
 @pytest.mark.parametrize("sampling", _SAMPLINGS)
-def test_crops_are_those_of_november_2026_to_the_bit(sampling, decode_crop_only):
+def test_crops_are_bit_identical_to_those_of_november_2026(sampling, decode_crop_only):
     content = _jpeg(sampling=sampling)
     for seed in range(10):
         crop = _crop(content, (seed, 1), decode_crop_only=decode_crop_only)
@@ -92,31 +92,32 @@ def test_crops_are_those_of_november_2026_to_the_bit(sampling, decode_crop_only)
 @needs_codec
 @pytest.mark.parametrize("progressive", [0, 1])
 @pytest.mark.parametrize("sampling", _SAMPLINGS)
-def test_parts_are_those_of_the_whole_image(sampling, progressive):
+def test_partial_decoding_equals_a_slice_of_the_whole_image(sampling, progressive):
     content = _jpeg(sampling=sampling, progressive=progressive, rst_interval=3)
-    whole, jpeg = transforms.decode(content, 3), partial_decoding.open_jpeg(content, 3)
-    assert jpeg.shape == whole.shape
+    image, jpeg = transforms.decode(content, 3), partial_decoding.open_jpeg(content, 3)
+    assert jpeg.shape == image.shape
     rng = np.random.default_rng(0)
     for _ in range(40):
-        top, left = (int(rng.integers(size - 32)) for size in whole.shape[:2])
+        top, left = (int(rng.integers(size - 32)) for size in image.shape[:2])
         bottom, right = (
             int(rng.integers(first + 32, size)) + 1
-            for first, size in zip((top, left), whole.shape, strict=False)
+            for first, size in zip((top, left), image.shape, strict=False)
         )
         part = jpeg[top:bottom, left:right]
-        np.testing.assert_array_equal(part, whole[top:bottom, left:right])
+        np.testing.assert_array_equal(part, image[top:bottom, left:right])
 
 
 @needs_codec
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_parts_of_turned_images_are_those_of_the_whole_image(orientation):
-    content = _turned(orientation)
+def test_partial_decoding_of_rotated_images_equals_a_slice_of_the_whole_image(orientation):
+    content = _rotated(orientation)
     jpeg = partial_decoding.open_jpeg(content, 3)
     assert jpeg.shape == ((149, 117, 3) if orientation > 4 else (117, 149, 3))
-    whole = transforms.decode(content, 3)
-    np.testing.assert_array_equal(jpeg[5:70, 20:110], whole[5:70, 20:110])
+    image = transforms.decode(content, 3)
+    np.testing.assert_array_equal(jpeg[5:70, 20:110], image[5:70, 20:110])
     _assert_same_crops(content)
-    _assert_same_crops(bytes(content))  # of a prepared set: as stored
+    # Images of prepared data sets are not rotated.
+    _assert_same_crops(bytes(content))
 
 
 @needs_codec
@@ -124,14 +125,14 @@ def test_parts_of_turned_images_are_those_of_the_whole_image(orientation):
     "content",
     [
         *(pytest.param(_jpeg(h, w), id=f"{h}x{w}") for h, w in [(1, 1), (9, 7), (33, 40), (8, 90)]),
-        pytest.param(_by_pillow("L"), id="grey"),
-        pytest.param(_by_pillow("CMYK"), id="CMYK"),
-        pytest.param(_by_pillow("RGB", keep_rgb=True), id="RGB"),
+        pytest.param(_encode_with_pillow("L"), id="grey"),
+        pytest.param(_encode_with_pillow("CMYK"), id="CMYK"),
+        pytest.param(_encode_with_pillow("RGB", keep_rgb=True), id="RGB"),
         pytest.param(transforms.encode_png(_photograph(50, 60)), id="PNG"),
         pytest.param(_photograph(50, 60), id="array"),
     ],
 )
-def test_other_images_give_the_same_crops(content):
+def test_crops_of_other_images_do_not_depend_on_partial_decoding(content):
     _assert_same_crops(content)
     _assert_same_crops(content, count=3, channels=1)
     if isinstance(content, bytes):
@@ -140,15 +141,15 @@ def test_other_images_give_the_same_crops(content):
 
 @needs_codec
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_files_give_the_same_crops_or_are_black_alike(monkeypatch, capfd):
+def test_crops_of_damaged_files_do_not_depend_on_partial_decoding(monkeypatch, capfd):
     monkeypatch.setattr(transforms, "_MAX_FAILURES", 10**9)
-    rng, whole = np.random.default_rng(0), _jpeg(120, 160, rst_interval=0)
-    files = [whole[:n] for n in (2, 20, 400, len(whole) // 2, len(whole) - 2)]
-    files += [whole[: len(whole) // 2] + bytes(2000), whole + b"garbage", whole[:-2]]
+    rng, jpeg = np.random.default_rng(0), _jpeg(120, 160, rst_interval=0)
+    files = [jpeg[:n] for n in (2, 20, 400, len(jpeg) // 2, len(jpeg) - 2)]
+    files += [jpeg[: len(jpeg) // 2] + bytes(2000), jpeg + b"garbage", jpeg[:-2]]
     for _ in range(15):
-        damaged = bytearray(whole)
-        for place in rng.integers(2, len(whole), 3):
-            damaged[place] = rng.integers(256)
+        damaged = bytearray(jpeg)
+        for position in rng.integers(2, len(jpeg), 3):
+            damaged[position] = rng.integers(256)
         files.append(bytes(damaged))
     for content in files:
         _assert_same_crops(content, count=3)
@@ -160,8 +161,8 @@ def _source(**fields):
     return data.Source(image_size=48, resize=50, augment="random_resized", **fields)
 
 
-def test_a_decoder_that_is_not_there_is_a_line_and_auto_does_without(monkeypatch):
-    monkeypatch.setattr(partial_decoding, "_PACKAGE", "nvidia.not_there")
+def test_a_missing_decoder_is_refused_unless_the_decoder_is_auto(monkeypatch):
+    monkeypatch.setattr(partial_decoding, "_PACKAGE", "nvidia.missing")
     with pytest.raises(errors.InputError, match=r"data.decoder is nvimgcodec.*pip install"):
         dataset._decodes_crops_only(_source(decoder="nvimgcodec"))
     assert not dataset._decodes_crops_only(_source(decoder="auto"))

@@ -1,4 +1,4 @@
-"""The augmentation of the step: a function of key, epoch and example alone."""
+"""Augmentation in the train step: a pure function of key, epoch and example."""
 
 import jax
 import jax.numpy as jnp
@@ -31,33 +31,35 @@ def _all_views(image, pad):
             yield view[:, ::-1].tobytes()
 
 
-def test_crop_flip_gives_views_of_the_padded_image_and_all_kinds_of_them():
+def test_crop_flip_draws_many_views_of_the_padded_image():
     crops = np.round(_crops()).astype(np.uint8)
     views = set(_all_views(np.arange(1, 50, dtype=np.uint8).reshape(7, 7, 1), 2))
     assert len(views) == 50
-    found = {crop.tobytes() for crop in crops}
-    assert found <= views
-    assert len(found) > 25
+    distinct = {crop.tobytes() for crop in crops}
+    assert distinct <= views
+    assert len(distinct) > 25
 
 
-def test_a_crop_depends_on_epoch_and_example_alone_not_on_its_place_in_the_batch():
+def test_a_crop_depends_on_epoch_and_example_but_not_on_the_batch_position():
     order = np.random.default_rng(0).permutation(64)
     np.testing.assert_array_equal(_crops(index=order), _crops()[order])
     assert np.any(_crops(epoch=1) != _crops(epoch=0))
 
 
-def test_padding_is_black_before_normalisation_which_is_per_channel():
+def test_padding_is_black_before_the_normalization_per_channel():
     crops = _crops(mean=(0.5,), std=(0.25,), pad=6)
-    assert crops.min() == pytest.approx(-2.0)  # black: (0 - 0.5) / 0.25
+    # Black is (0 - 0.5) / 0.25.
+    assert crops.min() == pytest.approx(-2.0)
     normalize = pipeline.make_normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
-    found = normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8))
-    np.testing.assert_allclose(np.ravel(found), [1.8, 0.8, 0.35], rtol=1e-6)
+    actual = normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8))
+    np.testing.assert_allclose(np.ravel(actual), [1.8, 0.8, 0.35], rtol=1e-6)
 
 
 _CHANGES = {"jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.2, "gaussian_blur": 0.5, "erase": 0.25}
 _ALL = pipeline.Changes(
     **{"policy": "rand_increasing", "policy_noise": 0.5, "jitter_probability": 0.8, **_CHANGES},
-    policy_operators=1,  # half as much to compile
+    # One operator halves the compile time.
+    policy_operators=1,
 )
 _FIELDS = {f"data.{name}": value for name, value in _CHANGES.items()}
 _FIELDS |= {"data.policy": "rand", "data.mix": "mixup+cutmix", "data.mix_alpha": 0.8}
@@ -74,27 +76,27 @@ _IMAGES = np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def show():
-    """(images, epoch, index) -> shown images, compiled once for each sharding."""
-    made = _augment()
+    """A function (images, epoch, index) -> augmented images, compiled once per sharding."""
+    augment = _augment()
 
     @jax.jit
     def show(images, epoch, index):
-        return made.show(made.choose(jax.random.key(3), epoch, index), index, images)
+        return augment.show(augment.choose(jax.random.key(3), epoch, index), index, images)
 
     return show
 
 
-def test_a_view_depends_on_epoch_and_example_alone_not_on_its_place_in_the_batch(show):
+def test_a_view_depends_on_epoch_and_example_but_not_on_the_batch_position(show):
     index, order = np.arange(16), np.random.default_rng(1).permutation(16)
-    whole = np.asarray(show(_IMAGES, 0, index))
-    np.testing.assert_array_equal(show(_IMAGES[order], 0, index[order]), whole[order])
+    expected = np.asarray(show(_IMAGES, 0, index))
+    np.testing.assert_array_equal(show(_IMAGES[order], 0, index[order]), expected[order])
     other = np.asarray(show(_IMAGES, 1, index))
-    assert np.all((other != whole).any(axis=(1, 2, 3)))
+    assert np.all((other != expected).any(axis=(1, 2, 3)))
     same = np.asarray(show(_IMAGES[:1].repeat(16, 0), 0, index))
     assert len({view.tobytes() for view in same}) == 16
 
 
-def test_views_are_the_same_on_eight_devices_which_exchange_nothing(show):
+def test_views_on_eight_devices_are_identical_and_need_no_communication(show):
     mesh = parallel.make_mesh(jax.devices())
     split = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     images, index = jax.device_put((_IMAGES, np.arange(16)), split)
@@ -102,26 +104,28 @@ def test_views_are_the_same_on_eight_devices_which_exchange_nothing(show):
         compiled = show.lower(images, 0, index).compile()
     text = compiled.as_text()
     assert not [word for word in ("all-gather", "all-reduce", "all-to-all") if word in text]
-    found = compiled(images, 0, index)
-    assert len(found.sharding.device_set) == 8
-    np.testing.assert_array_equal(found, show(_IMAGES, 0, np.arange(16)))
+    actual = compiled(images, 0, index)
+    assert len(actual.sharding.device_set) == 8
+    np.testing.assert_array_equal(actual, show(_IMAGES, 0, np.arange(16)))
 
 
-def test_adding_a_change_leaves_what_the_others_draw_as_it_was():
+def test_an_added_change_does_not_alter_the_random_draws_of_other_changes():
     index = jnp.arange(16)
 
-    def erased(made):
-        show = jax.jit(lambda: made.show(made.choose(jax.random.key(0), 0, index), index, _IMAGES))
+    def show_erased(augment):
+        show = jax.jit(
+            lambda: augment.show(augment.choose(jax.random.key(0), 0, index), index, _IMAGES)
+        )
         return np.asarray(show())
 
-    plain = erased(_augment("none", erase=0.5, erase_with="mean"))
-    inverted = erased(_augment("none", erase=0.5, erase_with="mean", grey=1.0))
+    plain = show_erased(_augment("none", erase=0.5, erase_with="mean"))
+    inverted = show_erased(_augment("none", erase=0.5, erase_with="mean", grey=1.0))
     boxes = (plain == 0).all(-1)
     assert boxes.any(axis=(1, 2)).mean() not in (0, 1)
     assert np.all((inverted == 0).all(-1)[boxes])
 
 
-def test_without_changes_all_is_as_it_was():
+def test_inactive_changes_keep_the_number_of_views():
     for kind, views in {"none": 1, "crop_flip": 18, "random_resized": 0}.items():
         assert _augment(kind, policy="none").views == views
         assert _augment(kind, jitter=(0.4, 0, 0, 0), jitter_probability=0.0).views == views
@@ -132,6 +136,6 @@ def test_without_changes_all_is_as_it_was():
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_run_with_all_of_it_goes_on_to_the_same_bits(tmp_path):
+def test_a_resumed_run_with_all_augmentations_is_bit_identical(tmp_path):
     config = launch.digits("smoke,tiny-tiny,rrd+kd", **_FIELDS)
     launch.check_resume(config, tmp_path)

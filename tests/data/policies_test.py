@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment draw what they say, as often as they say."""
+"""Operators and amounts that RandAugment and TrivialAugment draw, and their frequencies."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from rrd_jax.data.augment import operators, policies
 _COUNT = 6_000
 
 
-def _drawn(name, shape=(224, 448), **options):
-    """Operators by name, and their amounts: [_COUNT, N] both."""
+def _draw(name, shape=(224, 448), **options):
+    """Returns the names of the drawn operators and their amounts, both [_COUNT, N]."""
     policy = policies.make_policy(name, **options)
     keys = jax.vmap(jax.random.key)(jnp.arange(_COUNT))
     numbers, amounts = jax.jit(jax.vmap(lambda key: policy.draw(key, shape)))(keys)
@@ -20,26 +20,27 @@ def _drawn(name, shape=(224, 448), **options):
 
 
 def _check_frequencies(counts, share, total=None):
-    """Each is binomial: within four and a half deviations of its share of all."""
+    """Checks that each binomial count is within 4.5 standard deviations of its mean."""
     total = total or counts.sum()
     tolerance = 4.5 * np.sqrt(total * share * (1 - share))
     np.testing.assert_allclose(counts, total * share, atol=tolerance)
 
 
-def test_randaugment_draws_each_operator_as_often_with_torchvisions_amounts():
-    names, amounts = _drawn("rand")
+def test_randaugment_draws_operators_uniformly_with_the_amounts_of_torchvision():
+    names, amounts = _draw("rand")
     assert names.shape == amounts.shape == (_COUNT, 2)
-    known, counts = np.unique(names, return_counts=True)
-    assert len(known) == 14
-    assert not {"invert", "solarize_add"} & set(known)
+    operator_names, counts = np.unique(names, return_counts=True)
+    assert len(operator_names) == 14
+    assert not {"invert", "solarize_add"} & set(operator_names)
     _check_frequencies(counts, 1 / 14)
     _check_frequencies(np.unique(names[:, 0], return_counts=True)[1], 1 / 14)
-    assert len(set(map(tuple, names))) == 14 * 14  # the second does not follow from the first
+    # The second operator is independent of the first one.
+    assert len(set(map(tuple, names))) == 14 * 14
     signed = {"shear_x": 0.09, "rotate": 9, "translate_x": 60, "translate_y": 30}
     for name, size in signed.items():
-        found = amounts[names == name]
-        np.testing.assert_allclose(np.abs(found), size, rtol=1e-6)
-        _check_frequencies(np.asarray([np.sum(found < 0), np.sum(found > 0)]), 0.5)
+        drawn = amounts[names == name]
+        np.testing.assert_allclose(np.abs(drawn), size, rtol=1e-6)
+        _check_frequencies(np.asarray([np.sum(drawn < 0), np.sum(drawn > 0)]), 0.5)
     for name in ("brightness", "color", "contrast", "sharpness"):
         assert np.unique(amounts[names == name]) == pytest.approx([0.73, 1.27])
     assert set(amounts[names == "posterize"]) == {7}
@@ -47,7 +48,8 @@ def test_randaugment_draws_each_operator_as_often_with_torchvisions_amounts():
 
 
 def test_trivialaugment_draws_one_operator_of_any_magnitude():
-    names, amounts = _drawn("trivial", magnitude=99, count=0)  # neither is its
+    # TrivialAugment ignores magnitude and count.
+    names, amounts = _draw("trivial", magnitude=99, count=0)
     assert names.shape == (_COUNT, 1)
     _check_frequencies(np.unique(names, return_counts=True)[1], 1 / 14)
     steps = np.round(np.abs(amounts[names == "rotate"]) / 4.5, 4)
@@ -58,14 +60,15 @@ def test_trivialaugment_draws_one_operator_of_any_magnitude():
     assert set(bits) == {2, 3, 4, 5, 6, 7, 8}
 
 
-def test_timms_randaugment_uses_half_of_its_operators_with_noise_around_a_magnitude():
-    names, amounts = _drawn("rand_increasing", count=3, noise=0.5)
-    known, counts = np.unique(names, return_counts=True)
-    assert len(known) == 16
-    _check_frequencies(counts[known == "identity"], 0.5, total=names.size)
-    _check_frequencies(counts[known != "identity"], 1 / 30, total=names.size)
+def test_randaugment_of_timm_applies_half_of_its_operators_with_noisy_magnitudes():
+    names, amounts = _draw("rand_increasing", count=3, noise=0.5)
+    operator_names, counts = np.unique(names, return_counts=True)
+    assert len(operator_names) == 16
+    _check_frequencies(counts[operator_names == "identity"], 0.5, total=names.size)
+    _check_frequencies(counts[operator_names != "identity"], 1 / 30, total=names.size)
     magnitudes = np.abs(amounts[names == "rotate"]) / 3
-    assert magnitudes.max() == 10  # what goes beyond is cut off: 2.3 % of a normal distribution
+    # Magnitudes are clipped at 10, which concerns 2.3 % of a normal distribution.
+    assert magnitudes.max() == 10
     assert np.mean(magnitudes == 10) == pytest.approx(0.0228, abs=0.02)
     assert np.median(magnitudes) == pytest.approx(9, abs=0.05)
     assert np.std(magnitudes) == pytest.approx(0.48, abs=0.05)
@@ -75,26 +78,26 @@ def test_timms_randaugment_uses_half_of_its_operators_with_noise_around_a_magnit
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"name": "randaugment"}, "unknown policy 'randaugment'"),
         ({"name": "rand", "magnitude": 31}, "policy_magnitude is 31, but must be from 0 to 30"),
         ({"name": "rand_increasing", "magnitude": 11}, "from 0 to 10 for data.policy rand_incr"),
     ],
 )
-def test_impossible_policies_are_refused(options, words):
-    with pytest.raises(errors.InputError, match=words):
+def test_impossible_policies_are_refused(options, message):
+    with pytest.raises(errors.InputError, match=message):
         policies.make_policy(**options)
 
 
-def test_a_policy_applies_what_it_draws_one_after_the_other():
+def test_a_policy_applies_its_operators_in_order():
     policy = policies.make_policy("rand", count=2, magnitude=20)
     keys = jax.vmap(jax.random.key)(jnp.arange(32))
     images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8).repeat(32, 0)
     numbers, amounts = jax.jit(jax.vmap(lambda key: policy.draw(key, (16, 16))))(keys)
-    apply, wanted = jax.jit(jax.vmap(operators.apply)), images
+    apply, expected = jax.jit(jax.vmap(operators.apply)), images
     for i in range(2):
-        wanted = apply(wanted, numbers[:, i], amounts[:, i])
-    found = jax.jit(jax.vmap(policy.apply))(keys, images)
-    np.testing.assert_array_equal(found, wanted)
-    assert len({view.tobytes() for view in np.asarray(found)}) > 20
+        expected = apply(expected, numbers[:, i], amounts[:, i])
+    actual = jax.jit(jax.vmap(policy.apply))(keys, images)
+    np.testing.assert_array_equal(actual, expected)
+    assert len({view.tobytes() for view in np.asarray(actual)}) > 20

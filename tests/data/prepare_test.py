@@ -33,21 +33,21 @@ def _load(name, **fields):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """(folder of prepared sets, {name: what its archive holds})."""
+    """(folder of prepared sets, {name: contents of its archive})."""
     root = tmp_path_factory.mktemp("prepared")
-    wanted = {}
+    expected = {}
     for name, make in _MAKERS.items():
         (root / name).mkdir()
-        wanted[name] = make(root / name)
+        expected[name] = make(root / name)
         registry.prepare(
             name, registry.create_builder(name, str(root), str(root / name)), verify=False
         )
-    return str(root), wanted
+    return str(root), expected
 
 
 @pytest.fixture
 def cifar100(tmp_path):
-    """A folder with an archive of CIFAR-100 whose checksum is another one than the published."""
+    """A folder with an archive of CIFAR-100 whose checksum differs from the published checksum."""
     published.cifar100(tmp_path)
     return tmp_path
 
@@ -57,19 +57,23 @@ def _flags(folder, name="cifar100"):
 
 
 def _read(prepared, name, split):
-    """All examples, by the plain builder of TFDS."""
-    root, wanted = prepared
+    """Reads a split with the plain builder of TFDS.
+
+    Returns:
+      (builder, list of examples, contents of the archive).
+    """
+    root, expected = prepared
     builder = tfds.builder(name, data_dir=root, file_format="array_record")
-    return builder, list(builder.as_data_source(split)), wanted[name]
+    return builder, list(builder.as_data_source(split)), expected[name]
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_is_read_by_the_plain_builder(prepared, name):
-    builder, train, wanted = _read(prepared, name, "train")
+def test_the_plain_builder_reads_cifar(prepared, name):
+    builder, train, expected = _read(prepared, name, "train")
     examples = train + list(builder.as_data_source("test"))
-    assert {e["id"].decode() for e in examples} == set(wanted)
+    assert {e["id"].decode() for e in examples} == set(expected)
     for example in examples:
-        image, *labels = wanted[example["id"].decode()]
+        image, *labels = expected[example["id"].decode()]
         np.testing.assert_array_equal(example["image"], image)
         assert [example[k] for k in ("label", "coarse_label") if k in example] == labels
     features = builder.info.features
@@ -80,9 +84,9 @@ def test_cifar_is_read_by_the_plain_builder(prepared, name):
         assert features["coarse_label"].names[7] == "coarse_07"
 
 
-def test_the_order_is_that_of_tfds_own_shuffle(prepared):
-    # Seen on a machine with TensorFlow: the stock builders of cifar10, cifar100, stl10 and
-    # imagenet2012 write these archives into the same records, in the same order.
+def test_the_order_equals_the_shuffle_of_tfds(prepared):
+    # Verified on a machine with TensorFlow: the stock builders of cifar10, cifar100, stl10 and
+    # imagenet2012 write identical records from these archives, in identical order.
     class Stock(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = "stock"
         VERSION = tfds.core.Version("1.0.0")
@@ -104,71 +108,71 @@ def test_the_order_is_that_of_tfds_own_shuffle(prepared):
     assert [int(example["id"][-5:]) for example in train] == order
 
 
-def test_stl10_is_read_by_the_plain_builder(prepared):
+def test_the_plain_builder_reads_stl10(prepared):
     for split in ("train", "test", "unlabelled"):
-        builder, examples, wanted = _read(prepared, "stl10", split)
-        images, labels = wanted[split]
-        found = sorted((e["image"].tobytes(), int(e["label"])) for e in examples)
-        assert found == sorted(zip(map(bytes, images), labels.tolist(), strict=True))
+        builder, examples, expected = _read(prepared, "stl10", split)
+        images, labels = expected[split]
+        actual = sorted((e["image"].tobytes(), int(e["label"])) for e in examples)
+        assert actual == sorted(zip(map(bytes, images), labels.tolist(), strict=True))
         assert builder.info.features["label"].names == published.STL10_NAMES
     with pytest.raises(errors.InputError, match="split 'unlabelled' .* has no labels"):
         _load("stl10", dir=prepared[0], train_split="unlabelled", **_STREAMED)
 
 
-def test_imagenet_is_read_by_the_plain_builder(prepared):
-    builder, examples, wanted = _read(prepared, "imagenet2012", "train")
+def test_the_plain_builder_reads_imagenet(prepared):
+    builder, examples, expected = _read(prepared, "imagenet2012", "train")
     int2str = builder.info.features["label"].int2str
-    assert {e["file_name"].decode() for e in examples} == set(wanted["train"])
+    assert {e["file_name"].decode() for e in examples} == set(expected["train"])
     for example in examples:
         name = example["file_name"].decode()
         assert int2str(example["label"]) == name.split("_")[0]
-        if not name.endswith(("_1.JPEG", "_2.JPEG")):  # grey and CMYK
-            np.testing.assert_array_equal(example["image"], published.pixels(wanted["train"][name]))
+        # Images 1 and 2 are grayscale and CMYK.
+        if not name.endswith(("_1.JPEG", "_2.JPEG")):
+            np.testing.assert_array_equal(
+                example["image"], published.pixels(expected["train"][name])
+            )
     listed = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
-    labels = dict(zip(sorted(wanted["validation"]), listed.read_text().split(), strict=False))
+    labels = dict(zip(sorted(expected["validation"]), listed.read_text().split(), strict=False))
     examples = builder.as_data_source("validation")
     assert {e["file_name"].decode(): int2str(e["label"]) for e in examples} == labels
 
 
-def test_imagenet_files_are_kept_and_decoded_as_rgb(prepared):
-    root, wanted = prepared
+def test_imagenet_files_are_stored_unchanged_and_decoded_as_rgb(prepared):
+    root, expected = prepared
     imagenet = _load("imagenet2012", dir=root, test_split="validation", **_STREAMED)
-    kept = {e["file_name"].decode(): e["image"] for e in imagenet.train.examples}
-    assert kept == wanted["imagenet2012"]["train"]
-    assert {transforms.decode(image, 3).shape for image in kept.values()} == {(30, 40, 3)}
+    stored = {e["file_name"].decode(): e["image"] for e in imagenet.train.examples}
+    assert stored == expected["imagenet2012"]["train"]
+    assert {transforms.decode(image, 3).shape for image in stored.values()} == {(30, 40, 3)}
     batch = next(iter(imagenet.train.train_batches(15, 0, 0, 1)))
     assert batch["image"].shape == (15, 16, 16, 3)
 
 
-def test_tiny_imagenet_keeps_files_and_takes_validation_labels_from_the_annotations(prepared):
-    root, wanted = prepared
+def test_tiny_imagenet_stores_files_unchanged_and_reads_validation_annotations(prepared):
+    root, expected = prepared
     tiny = _load("tiny_imagenet", dir=root, test_split="validation", **_STREAMED)
     assert tiny.num_classes == 200
     builder = tfds.builder("tiny_imagenet", data_dir=root)
     names = builder.info.features["label"].names
     assert names == sorted(names)
     for split, part in (("train", tiny.train), ("validation", tiny.test)):
-        found = {e["file_name"].decode(): (e["image"], names[e["label"]]) for e in part.examples}
-        assert found == wanted["tiny_imagenet"][split]
+        actual = {e["file_name"].decode(): (e["image"], names[e["label"]]) for e in part.examples}
+        assert actual == expected["tiny_imagenet"][split]
 
 
-def test_a_large_split_lies_in_several_files_in_one_order(prepared, tmp_path, monkeypatch):
+def test_a_large_split_is_sharded_and_keeps_its_order(prepared, tmp_path, monkeypatch):
     root, _ = prepared
     monkeypatch.setattr(shard_utils.ShardConfig, "min_shard_size", 2000)
     manual = os.path.join(root, "imagenet2012")
     registry.prepare(
         "imagenet2012", registry.create_builder("imagenet2012", str(tmp_path), manual), verify=False
     )
-    many = tfds.builder("imagenet2012", data_dir=str(tmp_path))
-    assert many.info.splits["train"].num_shards > 2
-    found = [e["file_name"] for e in many.as_data_source("train")]
-    assert found == [e["file_name"] for e in _read(prepared, "imagenet2012", "train")[1]]
+    builder = tfds.builder("imagenet2012", data_dir=str(tmp_path))
+    assert builder.info.splits["train"].num_shards > 2
+    names = [e["file_name"] for e in builder.as_data_source("train")]
+    assert names == [e["file_name"] for e in _read(prepared, "imagenet2012", "train")[1]]
 
 
-# What goes wrong.
-
-
-def test_a_missing_archive_names_file_address_and_folder(run, tmp_path):
+def test_the_error_for_a_missing_archive_names_file_url_and_folder(run, tmp_path):
     code, _, err = run(*_flags(tmp_path))
     assert code == 2
     assert f"{tmp_path}/cifar-100-binary.tar.gz is missing" in err
@@ -176,7 +180,7 @@ def test_a_missing_archive_names_file_address_and_folder(run, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_an_archive_of_another_size_or_checksum_is_refused(run, cifar100, monkeypatch):
+def test_an_archive_with_another_size_or_checksum_is_refused(run, cifar100, monkeypatch):
     code, _, err = run(*_flags(cifar100))
     assert code == 2
     assert "bytes, not 168513733, so it is cut off or not the published file" in err
@@ -202,7 +206,7 @@ def test_an_archive_of_another_size_or_checksum_is_refused(run, cifar100, monkey
 
 
 @pytest.mark.parametrize("name", ["cifar100", "imagenet2012", "tiny_imagenet"])
-def test_a_truncated_archive_is_one_line_and_leaves_nothing(name, run, tmp_path):
+def test_a_truncated_archive_is_refused_and_leaves_no_files(name, run, tmp_path):
     _MAKERS[name](tmp_path)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -210,13 +214,14 @@ def test_a_truncated_archive_is_one_line_and_leaves_nothing(name, run, tmp_path)
     assert code == 2
     assert "cannot be read" in err
     assert "fetch it again from http" in err
-    assert err.count("\n") == 2  # the warning, the error
+    # One line is the warning, the other one is the error.
+    assert err.count("\n") == 2
     assert not list((tmp_path / "d" / name).glob("*"))
     with pytest.raises(errors.InputError, match="is not prepared"):
         _load(name, dir=f"{tmp_path}/d", **_STREAMED)
 
 
-def test_an_archive_of_other_content_is_refused(run, tmp_path):
+def test_an_archive_with_other_content_is_refused(run, tmp_path):
     path = tmp_path / "cifar-10-binary.tar.gz"
     published._tar(path, "cifar-10-batches-bin", {"x": b"y"})
     for reason in (" ('batches.meta.txt')", ""):
@@ -226,7 +231,7 @@ def test_an_archive_of_other_content_is_refused(run, tmp_path):
         path.write_bytes(gzip.compress(b"no tar"))
 
 
-def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
+def test_a_killed_preparation_is_not_mistaken_for_a_prepared_set(cifar100, run):
     program = (
         "import os\n"
         "from rrd_jax.data.images import transforms\n"
@@ -244,7 +249,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
     assert "train 30" in out
 
 
-def test_checksums_are_those_that_tfds_registers():
+def test_checksums_equal_those_of_tfds():
     digests = {
         "cifar10": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
         "cifar100": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
@@ -262,15 +267,15 @@ def test_checksums_are_those_that_tfds_registers():
         (RuntimeError("write() failed: No space left on device"), 74, "No space left"),
     ],
 )
-def test_an_interrupted_preparation_and_a_full_disk_leave_nothing(
+def test_an_interrupted_preparation_and_a_full_disk_leave_no_files(
     cifar100, run, monkeypatch, error, code, message
 ):
     def fail(image):
         raise error
 
     monkeypatch.setattr(transforms, "encode_png", fail)
-    ended, _, err = run(*_flags(cifar100), "--no_verify")
-    assert ended == code
+    exit_code, _, err = run(*_flags(cifar100), "--no_verify")
+    assert exit_code == code
     assert message in err.splitlines()[-1]
     assert not list((cifar100 / "d" / "cifar100").iterdir())
 
@@ -283,21 +288,21 @@ def test_repeated_names_and_empty_splits_are_refused():
         ordered._shards("set", "train", ordered.Examples([], 0, lambda i: {}))
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_an_unwritable_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    for place in ("file", "file/below"):
+    for name in ("file", "file/below"):
         with pytest.raises(errors.InputError, match="(?s)(is a file|cannot be written).*data.dir"):
-            _load("digits", dir=str(tmp_path / place), **_OPTIONS)
+            _load("digits", dir=str(tmp_path / name), **_OPTIONS)
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_is_written(cifar100, run, monkeypatch):
+def test_a_disk_that_is_too_small_is_refused_before_writing(cifar100, run, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
     code, _, err = run(*_flags(cifar100), "--no_verify")
     assert code == 74
     assert "0.0 GB free, but 'cifar100' needs" in err
 
 
-def test_a_set_prepared_as_tfrecord_says_what_to_run(prepared, tmp_path, run):
+def test_a_set_prepared_as_tfrecord_is_refused_with_the_command_to_run(prepared, tmp_path, run):
     shutil.copytree(os.path.join(prepared[0], "cifar100"), tmp_path / "cifar100")
     path = tmp_path / "cifar100" / "3.0.2" / "dataset_info.json"
     info = json.loads(path.read_text())
@@ -311,19 +316,19 @@ def test_a_set_prepared_as_tfrecord_says_what_to_run(prepared, tmp_path, run):
     assert "as tfrecord" in err
 
 
-def test_a_set_of_tfds_alone_needs_tensorflow_and_says_what_fails(run, tmp_path, monkeypatch):
+def test_errors_of_stock_tfds_sets_name_tensorflow_or_the_failure(run, tmp_path, monkeypatch):
     def fail(self, **options):
         raise AssertionError("Manual directory is empty.\n  Put files there.")
 
     monkeypatch.setattr(tfds.image_classification.MNIST, "download_and_prepare", fail)
-    for name, is_there, words in (
+    for name, spec, messages in (
         ("emnist/letters", None, ("TFDS prepares 'emnist/letters' with TensorFlow", "[prepare]")),
         ("mnist", True, ("'mnist' (AssertionError: Manual directory is empty. Put files there.)",)),
     ):
-        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=is_there: found)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, spec=spec: spec)
         code, _, err = run(f"--name={name}", f"--data_dir={tmp_path}")
         assert code == 2
-        assert all(word in err for word in words), err
+        assert all(message in err for message in messages), err
 
 
 @pytest.mark.parametrize(
@@ -334,14 +339,14 @@ def test_a_set_of_tfds_alone_needs_tensorflow_and_says_what_fails(run, tmp_path,
         (("--name=emnist/x",), 2, "'emnist/x' cannot be opened"),
     ],
 )
-def test_bad_flags_and_names_are_one_line(run, flags, code, message):
-    found, _, err = run(*flags)
-    assert found == code
+def test_invalid_flags_and_names_are_refused_in_one_line(run, flags, code, message):
+    exit_code, _, err = run(*flags)
+    assert exit_code == code
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_nothing_here_imports_tensorflow(tmp_path):
+def test_preparing_and_loading_do_not_import_tensorflow(tmp_path):
     published.imagenet(tmp_path)
     program = (
         "import sys\n"
@@ -356,9 +361,6 @@ def test_nothing_here_imports_tensorflow(tmp_path):
     command = [sys.executable, "-c", program, *_flags(tmp_path, "imagenet2012"), "--no_verify"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "train 15, validation 6" in done.stdout
-
-
-# What was prepared, and is damaged.
 
 
 def _shard(folder, split="train"):
@@ -395,13 +397,13 @@ def _shorten(folder):
         (lambda folder: _shard(folder).write_bytes(b""), "-of-00001 is missing or empty"),
     ],
 )
-def test_damaged_prepared_data_are_one_line_that_says_what_to_do(
+def test_damaged_prepared_data_are_refused_with_the_command_to_run(
     prepared, tmp_path, damage, reason
 ):
     folder = shutil.copytree(os.path.join(prepared[0], "cifar100"), tmp_path / "cifar100") / "3.0.2"
     damage(folder)
-    again = "remove that folder, and prepare it again with `python -m rrd_jax.data.prepare --name="
-    message = f"^data set 'cifar100' under {folder} is damaged \\(.*{reason}.*: {again}"
+    remedy = "remove that folder, and prepare it again with `python -m rrd_jax.data.prepare --name="
+    message = f"^data set 'cifar100' under {folder} is damaged \\(.*{reason}.*: {remedy}"
     with pytest.raises(errors.InputError, match=message) as caught:
         _ = _load("cifar100", dir=str(tmp_path), **_OPTIONS).train.images
     assert "\n" not in str(caught.value)

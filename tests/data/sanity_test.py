@@ -1,4 +1,4 @@
-"""What is doubtful about numbers, as a table: what is fine says nothing."""
+"""Sanity checks of images, labels, predictions and losses."""
 
 import re
 
@@ -16,7 +16,7 @@ _FLAT = np.broadcast_to(_RNG.integers(0, 256, (40, 1, 1, 3), dtype=np.uint8), _P
 
 
 @pytest.mark.parametrize(
-    ("images", "mean", "std", "said"),
+    ("images", "mean", "std", "messages"),
     [
         (_PHOTOS, _MEAN, _STD, []),
         (_PHOTOS, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), []),
@@ -28,16 +28,14 @@ _FLAT = np.broadcast_to(_RNG.integers(0, 256, (40, 1, 1, 3), dtype=np.uint8), _P
         (_FLAT, _MEAN, _STD, ["40 of the first 40 training images have a uniform color"]),
     ],
 )
-def test_first_images_are_doubtful_where_a_network_would_not_see_them_as_meant(
-    images, mean, std, said
-):
-    doubts = sanity.image_warnings(images, mean, std)
-    assert len(doubts) == len(said)
-    for doubt, part in zip(doubts, said, strict=True):
-        assert part in doubt
+def test_unusual_training_images_cause_a_warning(images, mean, std, messages):
+    warnings = sanity.image_warnings(images, mean, std)
+    assert len(warnings) == len(messages)
+    for warning, message in zip(warnings, messages, strict=True):
+        assert message in warning
 
 
-def test_labels_outside_the_classes_are_named_with_their_example():
+def test_errors_for_labels_outside_the_classes_name_the_example():
     sanity.check_labels(np.array([0, 9]), 10, "training")
     with pytest.raises(errors.InputError, match="example 1 of the test split has label 10, .* 10"):
         sanity.check_labels(np.array([0, 10]), 10, "test")
@@ -51,20 +49,21 @@ def _predictions(classes, labels, losses):
 
 
 @pytest.mark.parametrize(
-    ("predictions", "said"),
+    ("predictions", "message"),
     [
         (_predictions([1, 2, 1], [1, 2, 2], [0.1, 0.2, 0.3]), None),
-        (_predictions([2, 2], [2, 2], [0.1, 0.2]), None),  # right
+        # All images belong to the predicted class.
+        (_predictions([2, 2], [2, 2], [0.1, 0.2]), None),
         (_predictions([1, 1, 1], [1, 2, 2], [0.1, 0.2, 0.3]), "all 3 test images .* class 1$"),
         (_predictions([1, 1, 1], [1, 2, 2], [0.1, 0.2, 0.2]), "the embedding is constant"),
     ],
 )
-def test_a_network_that_says_the_same_of_every_image_is_doubtful(predictions, said):
-    doubt = sanity.prediction_warning(predictions)
-    assert re.search(said or "^$", doubt)
+def test_constant_predictions_cause_a_warning(predictions, message):
+    warning = sanity.prediction_warning(predictions)
+    assert re.search(message or "^$", warning)
 
 
-def test_the_first_step_that_is_not_finite_is_found_with_its_terms():
+def test_first_not_finite_returns_the_step_and_its_terms():
     nan, inf = np.nan, np.inf
     logged = {"loss": [1, nan, nan], "loss/a": [1, 2, nan], "loss/b": [1, inf, 2]}
     logged = {name: np.array(values) for name, values in logged.items()}
@@ -73,10 +72,10 @@ def test_the_first_step_that_is_not_finite_is_found_with_its_terms():
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_run_says_each_doubt_once_and_those_of_data_before_the_first_step(tmp_path, capsys):
+def test_a_run_prints_each_warning_once_and_data_warnings_before_the_first_step(tmp_path, capsys):
     fields = {"data.std": (0.03,), "data.feed": "streamed"}
     fields |= {"train.epochs": 4, "optimizer.learning_rate": 1e-30}
     launch.run(launch.digits("smoke,tiny,ce", **fields), tmp_path)
-    said = capsys.readouterr().out
-    assert said.count("test images are classified as class") == 1
-    assert 0 < said.find("near 0 and 1") < said.find("epoch   1/4")
+    output = capsys.readouterr().out
+    assert output.count("test images are classified as class") == 1
+    assert 0 < output.find("near 0 and 1") < output.find("epoch   1/4")

@@ -1,4 +1,4 @@
-"""Shares, long tails and wrong labels: exactly as many as asked for, in each class, by a seed."""
+"""Stratified shares, long tails and wrong labels: exact counts per class, determined by a seed."""
 
 import numpy as np
 import pytest
@@ -16,27 +16,27 @@ def _counts(labels):
 
 
 @pytest.mark.parametrize("noise", ["symmetric", "asymmetric"])
-def test_exactly_the_share_of_labels_that_was_asked_for_is_wrong_in_each_class(noise):
-    for part in (0.0, 0.001, 0.333, 0.999):
-        noisy = stratified.corrupt_labels(_LABELS, part, 7, noise, seed=3)
+def test_label_noise_corrupts_the_exact_share_of_each_class(noise):
+    for share in (0.0, 0.001, 0.333, 0.999):
+        noisy = stratified.corrupt_labels(_LABELS, share, 7, noise, seed=3)
         wrong = noisy != _LABELS
-        assert wrong.sum() == round(part * 500)
-        assert (abs(_counts(_LABELS[wrong]) - part * _counts(_LABELS)) < 1).all()
+        assert wrong.sum() == round(share * 500)
+        assert (abs(_counts(_LABELS[wrong]) - share * _counts(_LABELS)) < 1).all()
 
 
 _SPLITS = st.lists(st.integers(0, 5), min_size=1, max_size=40).map(np.array)
-_KINDS = st.sampled_from(["symmetric", "asymmetric"])
+_NOISES = st.sampled_from(["symmetric", "asymmetric"])
 
 
 @fuzz.settings(150)
-@given(_SPLITS, st.floats(0, 1, exclude_max=True), st.integers(0, 2**31 - 1), _KINDS)
-def test_any_labels_get_as_much_noise_as_asked_for(labels, part, seed, noise):
-    noisy = stratified.corrupt_labels(labels, part, 6, noise, seed)
-    assert (noisy != labels).sum() == round(part * len(labels))
+@given(_SPLITS, st.floats(0, 1, exclude_max=True), st.integers(0, 2**31 - 1), _NOISES)
+def test_label_noise_has_the_exact_share_for_any_labels(labels, share, seed, noise):
+    noisy = stratified.corrupt_labels(labels, share, 6, noise, seed)
+    assert (noisy != labels).sum() == round(share * len(labels))
     assert ((noisy >= 0) & (noisy < 6)).all()
 
 
-def test_symmetric_noise_is_any_other_class_as_likely_and_asymmetric_the_next():
+def test_symmetric_noise_is_uniform_and_asymmetric_noise_picks_the_next_class():
     labels = np.arange(60_000) % 4
     symmetric = stratified.corrupt_labels(labels, 0.5, 4, "symmetric")
     steps = np.bincount((symmetric - labels) % 4, minlength=4)
@@ -46,8 +46,8 @@ def test_symmetric_noise_is_any_other_class_as_likely_and_asymmetric_the_next():
     assert np.bincount((asymmetric - labels) % 4, minlength=4).tolist() == [30_000, 30_000, 0, 0]
 
 
-def test_which_labels_are_wrong_follows_from_the_seed_alone_and_more_noise_keeps_them():
-    fifth, third = (stratified.corrupt_labels(_LABELS, part, 7, seed=1) for part in (0.2, 0.35))
+def test_wrong_labels_depend_on_the_seed_and_remain_wrong_with_more_noise():
+    fifth, third = (stratified.corrupt_labels(_LABELS, share, 7, seed=1) for share in (0.2, 0.35))
     np.testing.assert_array_equal(fifth, stratified.corrupt_labels(_LABELS, 0.2, 7, seed=1))
     other = stratified.corrupt_labels(_LABELS, 0.2, 7, seed=2)
     assert ((other != _LABELS) != (fifth != _LABELS)).sum() > 50
@@ -55,21 +55,21 @@ def test_which_labels_are_wrong_follows_from_the_seed_alone_and_more_noise_keeps
     np.testing.assert_array_equal(third[wrong], fifth[wrong])
 
 
-def test_a_share_has_all_classes_in_their_proportions_and_is_a_part_of_a_larger_one():
-    for part, wanted in ((0.001, 7), (0.01, 7), (0.05, 25), (0.5, 250), (1, 500)):
-        places = stratified.draw_share(_LABELS, part, seed=0)
-        assert len(set(places.tolist())) == len(places) == wanted
-        assert (np.diff(places) > 0).all()
-        counts = _counts(_LABELS[places])
+def test_a_share_keeps_class_proportions_and_is_a_subset_of_larger_shares():
+    for share, expected in ((0.001, 7), (0.01, 7), (0.05, 25), (0.5, 250), (1, 500)):
+        positions = stratified.draw_share(_LABELS, share, seed=0)
+        assert len(set(positions.tolist())) == len(positions) == expected
+        assert (np.diff(positions) > 0).all()
+        counts = _counts(_LABELS[positions])
         assert counts.min() >= 1
-        assert (abs(counts - wanted / 500 * _counts(_LABELS)) < 1).all()
-    small, large = (set(stratified.draw_share(_LABELS, part, 5).tolist()) for part in (0.1, 0.3))
+        assert (abs(counts - expected / 500 * _counts(_LABELS)) < 1).all()
+    small, large = (set(stratified.draw_share(_LABELS, share, 5).tolist()) for share in (0.1, 0.3))
     assert small < large
     assert not set(stratified.draw_share(_LABELS, 0.1, 6).tolist()) <= large
 
 
-# As Cui et al. (arXiv 1901.05555) and those after them have it: images of long-tailed CIFAR-10 and
-# CIFAR-100, which LDAM's code (arXiv 1906.07413) makes.
+# Image counts of long-tailed CIFAR-10 and CIFAR-100 by Cui et al. (arXiv 1901.05555) and later
+# papers, as the code of LDAM (arXiv 1906.07413) computes them.
 @pytest.mark.parametrize(
     ("size", "classes", "imbalance", "total", "smallest"),
     [
@@ -82,7 +82,7 @@ def test_a_share_has_all_classes_in_their_proportions_and_is_a_part_of_a_larger_
         (500, 100, 100, 10847, 5),
     ],
 )
-def test_long_tails_of_equal_classes_are_the_published_ones(
+def test_long_tails_of_equal_classes_match_the_published_counts(
     size, classes, imbalance, total, smallest
 ):
     counts = stratified.tail_counts(np.full(classes, size), imbalance)
@@ -91,24 +91,26 @@ def test_long_tails_of_equal_classes_are_the_published_ones(
     np.testing.assert_array_equal(counts, reference)
 
 
-def test_a_long_tail_of_unequal_classes_is_as_long_as_the_scarcest_allows():
-    sizes = np.array([100, 30, 100])  # of the second, a half and no more are wanted
+def test_the_scarcest_class_limits_a_long_tail_of_unequal_classes():
+    # The second class must have half as many images as the first one.
+    sizes = np.array([100, 30, 100])
     np.testing.assert_array_equal(stratified.tail_counts(sizes, 4.0), [61, 30, 15])
     np.testing.assert_array_equal(stratified.tail_counts(np.array([300, 300]), 3.0), [300, 100])
 
 
-def test_images_of_each_class_are_drawn_by_the_seed():
+def test_draw_per_class_depends_on_the_seed():
     counts = np.array([50, 40, 30, 20, 10, 5, 1])
-    places = [stratified.draw_per_class(_LABELS, counts, seed) for seed in range(20)]
-    np.testing.assert_array_equal(_counts(_LABELS[places[0]]), counts)
-    np.testing.assert_array_equal(places[0], stratified.draw_per_class(_LABELS, counts, seed=0))
+    positions = [stratified.draw_per_class(_LABELS, counts, seed) for seed in range(20)]
+    np.testing.assert_array_equal(_counts(_LABELS[positions[0]]), counts)
+    np.testing.assert_array_equal(positions[0], stratified.draw_per_class(_LABELS, counts, seed=0))
     first = np.flatnonzero(_LABELS == 6)[0]
-    assert sum(first in kept for kept in places) < 5  # not simply the first ones
+    # The draw does not simply take the first images.
+    assert sum(first in drawn for drawn in positions) < 5
 
 
 @fuzz.settings(150)
 @given(st.lists(st.integers(1, 10**6), min_size=2, max_size=30), st.floats(1.001, 1e6))
-def test_any_long_tail_fits_its_classes_and_falls(sizes, imbalance):
+def test_long_tails_decrease_and_fit_classes_of_any_size(sizes, imbalance):
     sizes = np.array(sizes)
     counts = stratified.tail_counts(sizes, imbalance)
     assert (counts <= sizes).all()
@@ -116,4 +118,5 @@ def test_any_long_tail_fits_its_classes_and_falls(sizes, imbalance):
     shape = imbalance ** (-np.arange(len(sizes)) / (len(sizes) - 1))
     assert (abs(counts - counts[0] * shape) < 1 + 1e-6 * counts[0]).all()
     longer = np.floor((counts[0] + 1) * shape * (1 - 1e-6))
-    assert (longer > sizes).any() or (longer + 1 > sizes).any()  # it is the longest
+    # The tail is the longest that fits.
+    assert (longer > sizes).any() or (longer + 1 > sizes).any()

@@ -1,3 +1,5 @@
+"""Image folders without labels."""
+
 import os
 
 import pytest
@@ -15,7 +17,7 @@ def load(root, **options):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Images flat and nested, of several formats, and ten that are broken."""
+    """A folder of flat and nested images in several formats, ten of them damaged."""
     root = tmp_path / "my images"
     for i in range(30):
         put(root / f"flat {i}.jpg")
@@ -31,28 +33,28 @@ def _names(*splits):
     return {os.fsdecode(e["file_name"]) for split in splits for e in split.examples}
 
 
-def _said(found):
-    return "\n".join([*found.summary.lines, *found.summary.warnings])
+def _messages(dataset):
+    return "\n".join([*dataset.summary.lines, *dataset.summary.warnings])
 
 
-def test_images_lie_anywhere_in_any_format_and_broken_ones_are_named(tree):
-    found = load(tree)
-    assert (found.num_classes, found.class_names, found.labelled) == (0, (), False)
-    assert len(found.train) + len(found.test) == 90
-    assert 1 <= len(found.test) <= 24
-    names = _names(found.train, found.test)
+def test_images_are_read_at_any_depth_and_broken_files_are_reported(tree):
+    dataset = load(tree)
+    assert (dataset.num_classes, dataset.class_names, dataset.labelled) == (0, (), False)
+    assert len(dataset.train) + len(dataset.test) == 90
+    assert 1 <= len(dataset.test) <= 24
+    names = _names(dataset.train, dataset.test)
     assert {"flat 0.jpg", "a b/0.png", "a b/deep/er/ü0.webp"} <= names
-    assert found.train.images.shape == (len(found.train), 8, 8, 3)
-    assert not found.train.labels.any()
-    said = _said(found)
-    assert "without labels" in said
-    assert "WEBP 30" in said
-    assert "11 of the files in" in said
-    assert "broken/0.jpg" in said
-    assert set(found.summary.figures["skipped"]) >= {f"broken/{i}.jpg" for i in range(10)}
+    assert dataset.train.images.shape == (len(dataset.train), 8, 8, 3)
+    assert not dataset.train.labels.any()
+    messages = _messages(dataset)
+    assert "without labels" in messages
+    assert "WEBP 30" in messages
+    assert "11 of the files in" in messages
+    assert "broken/0.jpg" in messages
+    assert set(dataset.summary.figures["skipped"]) >= {f"broken/{i}.jpg" for i in range(10)}
 
 
-def test_added_images_move_no_other_and_are_said(tree, capsys):
+def test_added_images_are_reported_and_other_images_keep_their_split(tree, capsys):
     before = load(tree)
     names = _names(before.train), _names(before.test)
     assert "last inspection" not in capsys.readouterr().out
@@ -62,39 +64,42 @@ def test_added_images_move_no_other_and_are_said(tree, capsys):
     after = load(tree)
     assert "20 added, 1 removed" in capsys.readouterr().out
     for old, new in zip(names, (after.train, after.test), strict=True):
-        kept = old - {"flat 0.jpg"}
-        assert {name for name in _names(new) if not name.startswith("new/")} == kept
+        expected = old - {"flat 0.jpg"}
+        assert {name for name in _names(new) if not name.startswith("new/")} == expected
     assert before.version != after.version
 
 
-def test_a_cap_takes_the_same_images_and_forgets_none(tree, monkeypatch):
-    monkeypatch.setattr(inspection, "_TIMESTAMP_MARGIN", -3600e9)  # as if the files were old
-    some = load(tree, max_images=40)
-    count = len(some.train) + len(some.test)
-    assert 30 <= count <= 40  # broken ones are among the 40
-    whole = load(tree)
-    assert _names(some.train) <= _names(whole.train)
-    assert _names(some.test) <= _names(whole.test)
-    assert _names(load(tree, max_images=40).train) == _names(some.train)
-    original, looks = inspection.check_file, []
+def test_max_images_selects_a_stable_subset_and_keeps_the_cache(tree, monkeypatch):
+    # Simulates old files.
+    monkeypatch.setattr(inspection, "_TIMESTAMP_MARGIN", -3600e9)
+    subset = load(tree, max_images=40)
+    count = len(subset.train) + len(subset.test)
+    # Some of the 40 images are broken.
+    assert 30 <= count <= 40
+    dataset = load(tree)
+    assert _names(subset.train) <= _names(dataset.train)
+    assert _names(subset.test) <= _names(dataset.test)
+    assert _names(load(tree, max_images=40).train) == _names(subset.train)
+    check_file, checked = inspection.check_file, []
 
-    def look(root, file):
-        looks.append(file.path)
-        return original(root, file)
+    def recording_check(root, file):
+        checked.append(file.path)
+        return check_file(root, file)
 
-    monkeypatch.setattr(inspection, "check_file", look)
+    monkeypatch.setattr(inspection, "check_file", recording_check)
     load(tree)
-    assert {os.path.dirname(path) for path in looks} == {"broken"}  # as they may be mended
+    # Broken files are checked again because they may have been repaired.
+    assert {os.path.dirname(path) for path in checked} == {"broken"}
 
 
-def test_splits_are_those_of_a_folder_with_labels(tmp_path):
+def test_splits_equal_those_of_a_labelled_folder(tmp_path):
     fill(tmp_path / "tree")
-    labelled, without = load_labelled(tmp_path / "tree"), load(tmp_path / "tree")
-    assert _names(labelled.test) == _names(without.test)
+    labelled, unlabelled = load_labelled(tmp_path / "tree"), load(tmp_path / "tree")
+    assert _names(labelled.test) == _names(unlabelled.test)
     fill(tmp_path / "split" / "train", ("x",), 12)
     fill(tmp_path / "split" / "val", ("x",), 4)
-    found = load(tmp_path / "split")
-    assert (len(found.train), len(found.test)) == (12, 4)
+    dataset = load(tmp_path / "split")
+    assert (len(dataset.train), len(dataset.test)) == (12, 4)
 
 
 @pytest.mark.parametrize(
@@ -106,36 +111,37 @@ def test_splits_are_those_of_a_folder_with_labels(tmp_path):
         ({}, "at any depth"),
     ],
 )
-def test_folders_that_cannot_be_used_are_refused(tmp_path, files, message):
+def test_unusable_folders_are_refused(tmp_path, files, message):
     for name, content in files.items():
         put(tmp_path / "tree" / name, content)
     with pytest.raises(errors.InputError, match=message):
         load(tmp_path / "tree")
 
 
-def test_what_was_found_outlives_a_kill(tmp_path, monkeypatch):
+def test_an_interrupted_inspection_keeps_its_results(tmp_path, monkeypatch):
     root = tmp_path / "tree"
     for i in range(40):
         put(root / f"{i}.jpg")
     monkeypatch.setattr(inspection, "_CHUNK_SIZE", 10)
     monkeypatch.setattr(inspection, "_SAVE_INTERVAL", 0.0)
-    monkeypatch.setattr(inspection, "_TIMESTAMP_MARGIN", -3600e9)  # as if the files were old
-    original, looks = inspection.check_file, []
+    # Simulates old files.
+    monkeypatch.setattr(inspection, "_TIMESTAMP_MARGIN", -3600e9)
+    check_file, checked = inspection.check_file, []
 
-    def look(*given):
-        looks.append(given)
-        if len(looks) == 25:
+    def recording_check(root, file):
+        checked.append(file.path)
+        if len(checked) == 25:
             raise KeyboardInterrupt
-        return original(*given)
+        return check_file(root, file)
 
-    monkeypatch.setattr(inspection, "check_file", look)
+    monkeypatch.setattr(inspection, "check_file", recording_check)
     with pytest.raises(KeyboardInterrupt):
         load(root)
     assert folder.index_path(str(tmp_path / "index"), str(root)).exists()
-    first = len(looks)
-    found = load(root)
-    assert len(looks) - first < 40
-    assert len(found.train) + len(found.test) == 40
-    looks.clear()
+    first = len(checked)
+    dataset = load(root)
+    assert len(checked) - first < 40
+    assert len(dataset.train) + len(dataset.test) == 40
+    checked.clear()
     load(root)
-    assert not looks
+    assert not checked

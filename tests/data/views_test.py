@@ -1,4 +1,4 @@
-"""A finite number of views of each image."""
+"""A finite number of views per image."""
 
 import dataclasses
 
@@ -25,41 +25,43 @@ def _augment(kind="crop_flip", **options):
     )
 
 
-def test_an_image_shows_each_of_its_views_once_in_as_many_epochs():
+def test_each_view_of_an_image_occurs_once_per_cycle_of_epochs():
     views = Views(count=5)
-    shown = np.stack([views.of_epoch(3, epoch, 200) for epoch in range(10)])
-    assert shown.min() == 0
-    assert shown.max() == 4
-    for turn in (shown[:5], shown[5:]):
-        assert (np.sort(turn, axis=0) == np.arange(5)[:, None]).all()
-    assert (shown[0] != shown[5]).any()
-    assert np.bincount(shown[0]).min() > 20  # and not all of them the same at once
-    assert (views.of_epoch(4, 0, 200) != shown[0]).any()
+    views_by_epoch = np.stack([views.of_epoch(3, epoch, 200) for epoch in range(10)])
+    assert views_by_epoch.min() == 0
+    assert views_by_epoch.max() == 4
+    for cycle in (views_by_epoch[:5], views_by_epoch[5:]):
+        assert (np.sort(cycle, axis=0) == np.arange(5)[:, None]).all()
+    assert (views_by_epoch[0] != views_by_epoch[5]).any()
+    # The images of an epoch use different views.
+    assert np.bincount(views_by_epoch[0]).min() > 20
+    assert (views.of_epoch(4, 0, 200) != views_by_epoch[0]).any()
 
 
-def test_crops_of_the_host_follow_from_the_view_alone():
+def test_crops_on_the_host_depend_only_on_image_and_view():
     index = np.array([7, 0, 7, 3])
-    (cut,) = _STREAMED.images_at(index, 4)
-    assert cut.shape == (4, 4, 8, 8, 3)
-    np.testing.assert_array_equal(cut[0], cut[2])
-    assert len({view.tobytes() for view in cut[0]}) == 4
-    for seed in (0, 1):  # of two runs
+    (crops,) = _STREAMED.images_at(index, 4)
+    assert crops.shape == (4, 4, 8, 8, 3)
+    np.testing.assert_array_equal(crops[0], crops[2])
+    assert len({view.tobytes() for view in crops[0]}) == 4
+    # The seeds of two runs.
+    for seed in (0, 1):
         for batch in _STREAMED.train_batches(4, seed, 0, 15):
             for image, i, view in zip(batch["image"], batch["index"], batch["view"], strict=True):
                 if i in (7, 0, 3):
-                    place = {7: 0, 0: 1, 3: 3}[int(i)]
-                    np.testing.assert_array_equal(image, cut[place, view])
+                    row = {7: 0, 0: 1, 3: 3}[int(i)]
+                    np.testing.assert_array_equal(image, crops[row, view])
     other = dataclasses.replace(_STREAMED, views=Views(4, seed=6))
-    assert (next(other.images_at(index, 4)) != cut).any()
+    assert (next(other.images_at(index, 4)) != crops).any()
 
 
-def test_views_are_a_function_of_seed_image_and_view_whatever_the_augmentation():
+def test_views_depend_on_seed_image_and_view_for_every_augmentation():
     images = np.stack([example["image"][:16] for example in _EXAMPLES[:6]])
     index = np.arange(6)
     for kind in ("none", "crop_flip", "resized_crop"):
-        made = _augment(kind)
-        assert (made.views, made.choose) == (4, None)
-        show = jax.jit(made.show)
+        augment = _augment(kind)
+        assert (augment.views, augment.choose) == (4, None)
+        show = jax.jit(augment.show)
         first = np.asarray(show(np.full(6, 2), index, images))
         order = np.array([3, 1, 5, 0, 2, 4])
         again = show(np.full(6, 2), index[order], images[order])
@@ -72,11 +74,15 @@ def test_views_are_a_function_of_seed_image_and_view_whatever_the_augmentation()
     assert len(names | {_augment(views=Views(3, 5)).name}) == 3
 
 
-def test_a_teachers_weak_view_is_the_students_without_its_changes():
+def test_the_weak_view_of_a_teacher_is_the_view_of_the_student_without_changes():
     images = np.stack([example["image"][:16] for example in _EXAMPLES[:6]])
     plain, weak = _augment(changes=None), _augment(teacher="weak")
-    given = (np.arange(6) % 4, np.arange(6), images)
-    np.testing.assert_array_equal(weak.show(*given), _augment().show(*given))
-    np.testing.assert_array_equal(weak.show_teacher(*given), plain.show(*given))
+    view, index = np.arange(6) % 4, np.arange(6)
+    np.testing.assert_array_equal(
+        weak.show(view, index, images), _augment().show(view, index, images)
+    )
+    np.testing.assert_array_equal(
+        weak.show_teacher(view, index, images), plain.show(view, index, images)
+    )
     assert _augment(teacher="weak", changes=None).show_teacher is None
     assert weak.name != _augment().name

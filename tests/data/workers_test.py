@@ -1,4 +1,4 @@
-"""Processes that decode: they end with the stream, and with the run."""
+"""Decoding worker processes, which must end with their stream and with the run."""
 
 import contextlib
 import multiprocessing
@@ -17,9 +17,9 @@ from rrd_jax import parallel
 from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import predictions
 
-# Shared memory is counted: no other test of worker processes may run beside these.
+# These tests count shared memory, so no other test may start worker processes at the same time.
 pytestmark = pytest.mark.xdist_group("workers")
-_SHARED = pathlib.Path("/dev/shm")
+_SHARED_MEMORY = pathlib.Path("/dev/shm")
 
 
 def _streamed(workers):
@@ -28,16 +28,16 @@ def _streamed(workers):
     return feed.Streamed(examples, size=64, channels=3, resize=66, workers=workers)
 
 
-def _shared():
-    return set(_SHARED.glob("psm_*")) | set(_SHARED.glob("sem.mp-*"))
+def _shared_memory():
+    return set(_SHARED_MEMORY.glob("psm_*")) | set(_SHARED_MEMORY.glob("sem.mp-*"))
 
 
-def _prefetching():
+def _prefetch_threads():
     return {thread for thread in threading.enumerate() if "prefetch" in thread.name}
 
 
 def _wait_for(condition, seconds=300.0):
-    """Returns when the condition holds. The limit is for what hangs: a busy machine may be slow."""
+    """Waits until the condition holds; the limit ends hanging tests on slow machines, too."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -45,31 +45,32 @@ def _wait_for(condition, seconds=300.0):
 
 
 @pytest.fixture
-def nothing_left():
-    """Afterwards no thread, no worker process and no shared memory is left that was not before."""
-    before, shared = _prefetching(), _shared()
+def no_leftovers():
+    """A check after the test that no new thread, worker process or shared memory remains."""
+    before, shared = _prefetch_threads(), _shared_memory()
     yield
     assert not multiprocessing.active_children()
-    _wait_for(lambda: _shared() <= shared)  # a thread of Grain frees it
-    _wait_for(lambda: not _prefetching() - before)
+    # A thread of Grain frees the shared memory asynchronously.
+    _wait_for(lambda: _shared_memory() <= shared)
+    _wait_for(lambda: not _prefetch_threads() - before)
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("no_leftovers")
 @pytest.mark.parametrize(("workers", "steps"), [(0, 1), (2, 0)])
-def test_a_closed_stream_leaves_nothing(workers, steps):
+def test_a_closed_stream_leaves_no_processes(workers, steps):
     batches = _streamed(workers).train_batches(8, seed=0, start=0, stop=6)
     for _ in range(steps):
         next(batches)
     batches.close()
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("no_leftovers")
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
-def test_a_failed_evaluation_leaves_nothing(workers):
+def test_a_failed_evaluation_leaves_no_processes(workers):
     def predict(variables, images, labels):
         raise ZeroDivisionError
 
-    # The traceback keeps the frames alive, and with them whatever they hold.
+    # The traceback keeps the frames and their local variables alive.
     with pytest.raises(ZeroDivisionError) as error:
         predictions.collect(predict, None, _streamed(workers), 8, parallel.make_mesh())
     assert not multiprocessing.active_children()
@@ -77,7 +78,7 @@ def test_a_failed_evaluation_leaves_nothing(workers):
 
 
 class _Group:
-    """A program with worker processes, the leader of a process group; its output is in `log`."""
+    """A program with worker processes that leads a process group; its output goes to `log`."""
 
     def __init__(self, arguments, log):
         self.log = log
@@ -92,12 +93,12 @@ class _Group:
             )
 
     def wait_for(self, condition):
-        """Returns when the condition holds; fails if the program ends before."""
+        """Waits until the condition holds; fails if the program ends earlier."""
         _wait_for(lambda: condition() or self.process.poll() is not None)
         assert self.process.poll() is None, self.log.read_text()
 
-    def alive(self):
-        """Whether any process of the group is left."""
+    def is_alive(self):
+        """Returns True if any process of the group still runs."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, 0)
             return True
@@ -111,22 +112,23 @@ class _Group:
 
 @pytest.fixture
 def reader(tmp_path):
-    """A program with a worker that reads batches until SIGTERM, and ten more."""
+    """A program with one worker that reads batches until SIGTERM, then ten more."""
     path = tmp_path / "reader.py"
+    # Grain reads its own absl flags.
     path.write_text(
         "import multiprocessing, signal\n"
         "import numpy as np\n"
         "from absl import flags\n"
         "from rrd_jax.data.feeds import feed\n"
         "if __name__ == '__main__':\n"
-        "    flags.FLAGS(['reader'])  # Grain looks at its own\n"
+        "    flags.FLAGS(['reader'])\n"
         "    examples = [{'image': np.zeros((20, 20, 3), np.uint8), 'label': 0}] * 40\n"
         "    split = feed.Streamed(examples, size=64, channels=3, resize=66, workers=1)\n"
         "    stopped = []\n"
         "    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))\n"
         "    batches = split.train_batches(8, seed=0, start=0, stop=10**9)\n"
         "    next(batches)\n"
-        "    print('the first batch is here', flush=True)\n"
+        "    print('first batch read', flush=True)\n"
         "    while not stopped:\n"
         "        next(batches)\n"
         "    for _ in range(10):\n"
@@ -140,40 +142,43 @@ def reader(tmp_path):
     group.end()
 
 
-@pytest.mark.usefixtures("nothing_left")
-def test_a_signal_to_the_whole_group_ends_no_worker_before_its_reader_closes(reader):
-    reader.wait_for(lambda: "the first batch is here\n" in reader.log.read_text())
+@pytest.mark.usefixtures("no_leftovers")
+def test_workers_survive_a_signal_to_the_process_group_until_the_reader_closes(reader):
+    reader.wait_for(lambda: "first batch read\n" in reader.log.read_text())
     os.killpg(reader.process.pid, signal.SIGTERM)
     assert reader.process.wait() == 0, reader.log.read_text()
-    _wait_for(lambda: not reader.alive())
+    _wait_for(lambda: not reader.is_alive())
     log = reader.log.read_text()
-    assert "\nclosed\n" in log  # Python's tracker of shared memory may warn after it
+    # The resource tracker of Python may print a warning afterwards.
+    assert "\nclosed\n" in log
     assert "Traceback" not in log
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("no_leftovers")
 def test_the_worker_of_a_killed_reader_ends_with_it(reader):
-    reader.wait_for(lambda: "the first batch is here\n" in reader.log.read_text())
+    reader.wait_for(lambda: "first batch read\n" in reader.log.read_text())
     reader.process.kill()
     reader.process.wait()
-    _wait_for(lambda: not reader.alive())
+    _wait_for(lambda: not reader.is_alive())
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("nothing_left")
-def test_a_run_whose_whole_group_is_stopped_saves_and_leaves_nothing(tmp_path, data_dir):
+@pytest.mark.usefixtures("no_leftovers")
+def test_a_run_whose_process_group_is_terminated_saves_and_leaves_no_processes(tmp_path, data_dir):
     arguments = [
         *("-m", "rrd_jax.main", "--config=configs/digits.py:smoke,resnet8,ce"),
         *(f"--workdir={tmp_path / 'run'}", f"--config.data.dir={data_dir}"),
         *("--config.data.feed=streamed", "--config.data.workers=2", "--config.train.epochs=1000"),
-        "--config.data.keep=off",  # or threads would do
+        # With cached images, threads would suffice.
+        "--config.data.keep=off",
     ]
     run, metrics = _Group(arguments, tmp_path / "run.log"), tmp_path / "run" / "metrics.jsonl"
     try:
         run.wait_for(lambda: metrics.exists() and metrics.stat().st_size)
-        os.killpg(run.process.pid, signal.SIGTERM)  # as schedulers do
+        # Schedulers send SIGTERM to the whole group.
+        os.killpg(run.process.pid, signal.SIGTERM)
         assert run.process.wait() == 75, run.log.read_text()
-        _wait_for(lambda: not run.alive())
+        _wait_for(lambda: not run.is_alive())
         assert "is saved in" in run.log.read_text()
         assert "leaked" not in run.log.read_text()
     finally:
