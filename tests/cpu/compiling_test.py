@@ -1,4 +1,4 @@
-"""Programs for a CPU: options that XLA knows, in every trace, and none that breaks the cache."""
+"""Compilation for a CPU: supported XLA options, nested traces and the compilation cache."""
 
 import os
 import subprocess
@@ -16,12 +16,12 @@ from rrd_jax.evaluation import predictions
 from tests import fresh
 
 
-def test_this_version_of_xla_knows_the_options():
+def test_this_version_of_xla_supports_the_options():
     assert compiling.options()
     assert jax.jit(jnp.negative, compiler_options=compiling.options())(1.0) == -1
 
 
-def test_a_function_with_options_can_stand_in_every_trace():
+def test_a_function_with_options_works_inside_all_transformations():
     function = compiling.jit(lambda x: x * x)
     assert function(3.0) == 9
     assert jax.jit(lambda: function(3.0))() == 9
@@ -33,40 +33,41 @@ def test_a_function_with_options_can_stand_in_every_trace():
 
 
 @pytest.mark.long
-def test_a_loaded_network_can_stand_in_a_users_jit():
+def test_a_loaded_network_works_inside_jit():
     network = nets.create("resnet8", 4)
     variables = nets.init(network, jax.random.key(0), (16, 16, 3))
     loaded = library.Loaded(network, variables, "resnet8", 4)
     images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-    wanted = loaded(images).logits
+    expected = loaded(images).logits
     logits = jax.jit(lambda images: loaded(images).logits)(images)
-    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
     assert jax.grad(lambda images: loaded(images).logits.sum())(images).shape == images.shape
 
 
 _PROGRAM = """
 import jax, jax.numpy as jnp
 from rrd_jax.cpu import compiling
-same = {"padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), **same)
-print(compiling.OnednnJit(convolve)(jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))).shape)
+options = {"padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), **options)
+print(compiling.Unwritten(convolve)(jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))).shape)
 """
 
 
-# Where the program is written, the process ends with a segmentation fault.
-def test_a_program_with_onednn_does_not_get_into_the_cache_on_disk(tmp_path):
-    done = _with_cache(tmp_path, "-c", _PROGRAM)
+# Serializing such a program crashes the process with a segmentation fault.
+def test_a_program_with_onednn_is_not_written_to_the_compilation_cache(tmp_path):
+    done = _run_with_cache(tmp_path, "-c", _PROGRAM)
     assert done.returncode == 0, done.stderr[-2000:]
     names = [path.name for path in tmp_path.iterdir()]
     assert names
     assert not [name for name in names if "convolve" in name or "lambda" in name]
 
 
-def _with_cache(folder, *arguments):
+def _run_with_cache(folder, *arguments):
     settings = {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # as users have it: with oneDNN
+        # Enables oneDNN, as in a process of a user.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
     }
     return subprocess.run(
         [sys.executable, *arguments],
@@ -76,8 +77,8 @@ def _with_cache(folder, *arguments):
     )
 
 
-def test_networks_in_bfloat16_are_evaluated_as_in_float32():
-    """YNNPACK makes one program of a chain of convolutions and the pooling, and NaN of it."""
+def test_evaluation_in_bfloat16_equals_float32():
+    """YNNPACK, which fuses convolutions with pooling and then returns NaN, must not be used."""
     mesh, shape = parallel.make_mesh(jax.devices()[:1]), (16, 32, 32, 3)
     images, labels = jax.random.normal(jax.random.key(1), shape), jnp.zeros(16, jnp.int32)
     variables = fresh.init(nets.create("resnet8", 4), shape[1:])

@@ -1,4 +1,4 @@
-"""A convolution's ways on a CPU are the plain convolution, value and gradients, in every shape."""
+"""The forms of a convolution on a CPU: values and gradients compared with the plain convolution."""
 
 import collections
 import functools
@@ -19,7 +19,7 @@ _ALL = [
 ]
 
 
-def _both(x, kernel, gradient, *, stride, padding):
+def _evaluate(x, kernel, gradient, *, stride, padding):
     def run(x, kernel):
         return functional.convolve(x, kernel, stride=stride, padding=padding)
 
@@ -39,21 +39,21 @@ def _arrays(shape, kernel, stride, padding, dtype=jnp.float32):
 
 def _check(shape, kernel, stride, padding, bound=1e-6, onednn_bound=1e-6):
     arrays = _arrays(shape, kernel, stride, padding)
-    run = functools.partial(_both, stride=stride, padding=padding)
+    run = functools.partial(_evaluate, stride=stride, padding=padding)
     plain = convolutions.plain(run)
-    wanted = jax.jit(plain, compiler_options=compiling.options())(*arrays)
-    found = jax.jit(convolutions.fast(run), compiler_options=compiling.options())(*arrays)
-    _compare(found, wanted, bound, shape, kernel, stride)
-    found = compiling.OnednnJit(run, cores=2)(*arrays)
-    _compare(found, wanted, onednn_bound, shape, kernel, stride, "oneDNN")
+    expected = jax.jit(plain, compiler_options=compiling.options())(*arrays)
+    actual = jax.jit(convolutions.fast(run), compiler_options=compiling.options())(*arrays)
+    _compare(actual, expected, bound, shape, kernel, stride)
+    actual = compiling.Unwritten(run, cores=2)(*arrays)
+    _compare(actual, expected, onednn_bound, shape, kernel, stride, "oneDNN")
 
 
-def _compare(found, wanted, bound, *about):
-    for a, b, what in zip(found, wanted, ("value", "images", "kernel"), strict=True):
-        assert golden.relative(a, b) < bound, (what, *about)
+def _compare(actual, expected, bound, *context):
+    for a, b, name in zip(actual, expected, ("value", "images", "kernel"), strict=True):
+        assert golden.relative(a, b) < bound, (name, *context)
 
 
-# Of each way some shapes, odd ones too.
+# Some shapes of each form, including odd sizes.
 @pytest.mark.parametrize(
     ("form", "shape", "kernel", "stride", "pad"),
     [
@@ -66,10 +66,10 @@ def _compare(found, wanted, bound, *about):
         ("few places", (2, 4, 4, 64), (2, 3, 64, 16), 1, 0),
         ("few channels", (2, 6, 8, 3), (3, 3, 3, 16), 1, 1),
         ("few channels", (1, 32, 32, 1), (3, 3, 1, 8), 1, 1),
-        ("default", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
+        ("others", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
         ("strided", (4, 9, 10, 16), (3, 3, 16, 24), 2, 1),
         ("strided", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
-        ("default", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
+        ("others", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
         ("depthwise", (8, 6, 5, 12), (5, 5, 1, 12), 1, 2),
         ("depthwise", (3, 7, 8, 12), (5, 5, 1, 12), 2, 2),
         ("depthwise", (12, 3, 3, 8), (7, 7, 1, 8), 1, 3),
@@ -81,7 +81,7 @@ def _compare(found, wanted, bound, *about):
         ("groups", (4, 6, 5, 12), (3, 3, 1, 24), 1, 1),
     ],
 )
-def test_every_form_is_the_plain_convolution(form, shape, kernel, stride, pad):
+def test_every_form_equals_the_plain_convolution(form, shape, kernel, stride, pad):
     case = convolutions.Case(*shape, kernel[:2], kernel[3], stride, (pad, pad))
     case = case._replace(groups=shape[3] // kernel[2])
     assert convolutions.choose(case).name == form
@@ -89,16 +89,16 @@ def test_every_form_is_the_plain_convolution(form, shape, kernel, stride, pad):
 
 
 def _shapes(name, side, batch):
-    """The convolutions of a network: (images, kernel, stride, padding)."""
-    network, found = networks.create(name, 10), set()
+    """Returns the convolutions of a network as a set of (images, kernel, stride, padding)."""
+    network, shapes = networks.create(name, 10), set()
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32)
     init = functools.partial(network.init_with_output, jax.random.key(0), train=False)
     for equation in _equations(jax.make_jaxpr(convolutions.plain(init))(images).jaxpr):
         params = equation.params
         if equation.primitive.name == "conv_general_dilated":
             x, kernel = (atom.aval.shape for atom in equation.invars)
-            found.add((x, kernel, params["window_strides"][0], params["padding"]))
-    return found
+            shapes.add((x, kernel, params["window_strides"][0], params["padding"]))
+    return shapes
 
 
 def _equations(jaxpr):
@@ -111,11 +111,12 @@ def _equations(jaxpr):
                     yield from _equations(part)
 
 
-_MOST = 8  # shapes of a way, evenly among the larger and the smaller ones
+# Largest number of shapes per form, evenly spaced from small to large.
+_MAX_SHAPES = 8
 
 
 @pytest.mark.long
-def test_convolutions_of_our_networks_are_the_plain_ones():
+def test_convolutions_of_all_networks_equal_the_plain_convolutions():
     by_form = collections.defaultdict(list)
     for shape in sorted(set().union(*(_shapes(name, side, 2) for name, side in _ALL))):
         x, kernel, stride, padding = shape
@@ -123,14 +124,14 @@ def test_convolutions_of_our_networks_are_the_plain_ones():
         by_form[convolutions.choose(case._replace(groups=x[3] // kernel[2])).name].append(shape)
     assert len(by_form) >= 8
     for shapes in by_form.values():
-        for x, kernel, stride, padding in shapes[:: -(-len(shapes) // _MOST)]:
-            # Both sides are rounded: sums of 512 products and more differ by a little above 1e-6,
-            # and oneDNN adds 4 608 of them one after the other, as it does in PyTorch.
+        for x, kernel, stride, padding in shapes[:: -(-len(shapes) // _MAX_SHAPES)]:
+            # Both sides are rounded: sums of 512 or more products differ by slightly more than 1e-6,
+            # and oneDNN accumulates 4,608 products sequentially, as in PyTorch.
             pads = tuple(pad for pad, _ in padding)
             _check(x, kernel, stride, pads, bound=2e-6, onednn_bound=3e-6)
 
 
-# Ways that are for bfloat16 alone are first seen in float32, where more digits tell them apart.
+# Forms for bfloat16 are first tested in float32, whose higher precision reveals errors.
 @pytest.mark.parametrize(
     ("form", "shape", "kernel", "stride", "pad"),
     [
@@ -145,7 +146,7 @@ def test_convolutions_of_our_networks_are_the_plain_ones():
     ],
 )
 @pytest.mark.long
-def test_every_form_of_bfloat16_is_the_plain_convolution(form, shape, kernel, stride, pad):
+def test_every_form_for_bfloat16_equals_the_plain_convolution(form, shape, kernel, stride, pad):
     case = convolutions.Case(
         *shape, kernel[:2], kernel[3], stride, (pad, pad), half=True, onednn=True
     )
@@ -153,24 +154,19 @@ def test_every_form_of_bfloat16_is_the_plain_convolution(form, shape, kernel, st
     assert chosen.name == form
     x, weights, gradient = _arrays(shape, kernel, stride, (pad, pad))
     spec = convolutions.Spec(stride, (pad, pad))
-    _, image_gradient, kernel_gradient = _both(
-        x, weights, gradient, stride=stride, padding=(pad, pad)
-    )
-    assert golden.relative(chosen.image_gradient(spec, x, weights, gradient), image_gradient) < 1e-6
-    if chosen.kernel_gradient:
-        assert (
-            golden.relative(chosen.kernel_gradient(spec, x, weights, gradient), kernel_gradient)
-            < 1e-6
-        )
+    _, by_images, by_kernel = _evaluate(x, weights, gradient, stride=stride, padding=(pad, pad))
+    assert golden.relative(chosen.by_images(spec, x, weights, gradient), by_images) < 1e-6
+    if chosen.by_kernel:
+        assert golden.relative(chosen.by_kernel(spec, x, weights, gradient), by_kernel) < 1e-6
     arrays = _arrays(shape, kernel, stride, (pad, pad), jnp.bfloat16)
-    run = functools.partial(_both, stride=stride, padding=(pad, pad))
-    for a, b in zip(compiling.OnednnJit(run)(*arrays), jax.jit(run)(*arrays), strict=True):
+    run = functools.partial(_evaluate, stride=stride, padding=(pad, pad))
+    for a, b in zip(compiling.Unwritten(run)(*arrays), jax.jit(run)(*arrays), strict=True):
         assert a.dtype == jnp.bfloat16
         assert golden.relative(a, b) < 0.01
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 3, 64), (2, 4, 4, 3), (2, 6, 6, 8)])
-def test_ways_can_be_mapped_differentiated_twice_and_computed_in_bfloat16(shape):
+def test_forms_support_vmap_second_derivatives_and_bfloat16(shape):
     features = 16
     x, kernel, _ = _arrays(shape, (3, 3, shape[-1], features), 1, (1, 1))
 
@@ -180,35 +176,35 @@ def test_ways_can_be_mapped_differentiated_twice_and_computed_in_bfloat16(shape)
 
     def second(x, kernel):
         slope = jax.grad(lambda kernel: jnp.sum(jax.grad(loss)(kernel, x) ** 2))(kernel)
-        each = jax.vmap(jax.grad(loss), (None, 0))(kernel, jnp.stack([x, 2 * x]))
-        return slope, each
+        per_image = jax.vmap(jax.grad(loss), (None, 0))(kernel, jnp.stack([x, 2 * x]))
+        return slope, per_image
 
-    wanted, found = (jax.jit(run)(x, kernel) for run in (second, convolutions.fast(second)))
-    for a, b in zip(found, wanted, strict=True):
+    expected, actual = (jax.jit(run)(x, kernel) for run in (second, convolutions.fast(second)))
+    for a, b in zip(actual, expected, strict=True):
         assert golden.relative(a, b) < 1e-5
     arrays = _arrays(shape, (3, 3, shape[-1], features), 1, (1, 1), jnp.bfloat16)
-    run = functools.partial(_both, stride=1, padding=(1, 1))
+    run = functools.partial(_evaluate, stride=1, padding=(1, 1))
     for a, b in zip(*(jax.jit(f)(*arrays) for f in (convolutions.fast(run), run)), strict=True):
         assert a.dtype == jnp.bfloat16
         assert golden.relative(a, b) < 0.02
 
 
-def test_whoever_did_not_ask_sees_the_plain_convolution():
+def test_the_plain_convolution_is_the_default():
     arrays = _arrays((2, 3, 3, 64), (3, 3, 64, 16), 1, (1, 1))
-    run = functools.partial(_both, stride=1, padding=(1, 1))
+    run = functools.partial(_evaluate, stride=1, padding=(1, 1))
     text = str(jax.make_jaxpr(run)(*arrays))
     assert text.count("conv_general_dilated[") == 3
     assert "barrier" not in text
-    form = convolutions.fast(run)
-    assert "conv_general_dilated[" not in str(jax.make_jaxpr(form)(*arrays))
-    again = convolutions.fast(convolutions.plain(run))
-    assert str(jax.make_jaxpr(again)(*arrays)) == text
+    fast = convolutions.fast(run)
+    assert "conv_general_dilated[" not in str(jax.make_jaxpr(fast)(*arrays))
+    nested = convolutions.fast(convolutions.plain(run))
+    assert str(jax.make_jaxpr(nested)(*arrays)) == text
     assert str(jax.make_jaxpr(run)(*arrays)) == text
 
 
-def test_groups_have_their_ways_wherever_they_are_not_forbidden():
+def test_grouped_convolutions_use_their_forms_unless_disabled():
     arrays = _arrays((2, 6, 6, 8), (3, 3, 1, 8), 1, (1, 1))
-    run = functools.partial(_both, stride=1, padding=(1, 1))
+    run = functools.partial(_evaluate, stride=1, padding=(1, 1))
     assert "platform_index" in str(jax.make_jaxpr(run)(*arrays))
     plain = str(jax.make_jaxpr(convolutions.plain(run))(*arrays))
     assert plain.count("conv_general_dilated[") == 3
@@ -216,9 +212,9 @@ def test_groups_have_their_ways_wherever_they_are_not_forbidden():
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_accelerators_see_convolutions_alone(platform):
+def test_programs_for_accelerators_contain_only_plain_convolutions(platform):
     arrays = _arrays((2, 3, 3, 64), (3, 3, 64, 16), 1, (1, 1))
-    run = jax.jit(functools.partial(_both, stride=1, padding=(1, 1)))
+    run = jax.jit(functools.partial(_evaluate, stride=1, padding=(1, 1)))
     text = run.trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
     assert text.count("stablehlo.convolution") == 3
     for word in ("barrier", "dot_general", "case"):

@@ -1,4 +1,4 @@
-"""The memory of a compiled step: what is said of it, and what does not fit."""
+"""The memory footprint of a compiled step and its description."""
 
 import functools
 import json
@@ -20,49 +20,49 @@ from tests import launch
 
 @pytest.fixture(scope="module")
 def compiled():
-    """A program that makes a [512, 512] on the way, and what it is given."""
+    """A program with a temporary array [512, 512], and its arguments."""
 
     @jax.jit
     def work(state, images):
         product = jnp.sort(images @ images.T)
         return state + 1, jnp.sum(product @ images)
 
-    given = {"state": {"a": jnp.ones((256, 64))}, "images": jnp.ones((512, 128))}
-    return work.lower(given["state"]["a"], given["images"]).compile(), given
+    arguments = {"state": {"a": jnp.ones((256, 64))}, "images": jnp.ones((512, 128))}
+    return work.lower(arguments["state"]["a"], arguments["images"]).compile(), arguments
 
 
-def test_its_parts_are_what_xla_plans(compiled):
-    program, given = compiled
-    found = footprint.measure(program)
-    assert found.arguments == 4 * (256 * 64 + 512 * 128)
-    assert found.results >= 4 * 256 * 64
-    assert found.temporaries >= 4 * 512 * 512
-    assert found.peak == sum(found)
-    said = footprint.describe(program, given, 10**9, {})
-    assert "memory per device" in said
-    assert "state 0.07 MB, images 0.26 MB, activations " in said
+def test_the_footprint_equals_the_plan_of_xla(compiled):
+    program, arguments = compiled
+    memory = footprint.of(program)
+    assert memory.arguments == 4 * (256 * 64 + 512 * 128)
+    assert memory.results >= 4 * 256 * 64
+    assert memory.temporaries >= 4 * 512 * 512
+    assert memory.peak == sum(memory)
+    description = footprint.described(program, arguments, 10**9, {})
+    assert "memory per device" in description
+    assert "state 0.07 MB, images 0.26 MB, activations " in description
     largest = footprint.temporaries(program)[0]
     assert largest.bytes >= 4 * 512 * 512
     assert "float32 512x512" in largest.description
 
 
-def test_what_does_not_fit_names_the_largest_arrays_and_the_fields_that_help(compiled):
+def test_the_error_for_too_little_memory_names_large_arrays_and_helpful_fields(compiled):
     fields = {
         "state": ["a smaller queue"],
         "images": ["data.feed=streamed"],
         footprint.ACTIVATIONS: iter(["train.remat=all", "a smaller train.batch_size"]),
     }
     with pytest.raises(errors.InputError) as caught:
-        footprint.describe(*compiled, 10**6, fields)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert " of 1.00 MB " in said
-    assert "float32 512x512" in said
-    # Of what is large, largest first; the state is a hundredth of it.
-    assert said.endswith("train.remat=all, a smaller train.batch_size, data.feed=streamed")
+        footprint.described(*compiled, 10**6, fields)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert " of 1.00 MB " in message
+    assert "float32 512x512" in message
+    # Fields are listed from the largest part; the state, a hundredth of the memory, has none.
+    assert message.endswith("train.remat=all, a smaller train.batch_size, data.feed=streamed")
 
 
-def test_what_eigen_keeps_of_a_convolution_is_foretold_too():
+def test_the_footprint_includes_the_scratch_memory_of_eigen():
     def gradient(kernel, images, cotangent):
         strided = functools.partial(
             jax.lax.conv_general_dilated,
@@ -74,28 +74,28 @@ def test_what_eigen_keeps_of_a_convolution_is_foretold_too():
 
     shapes = [(3, 3, 8, 16), (4, 12, 12, 8), (4, 6, 6, 16)]
     program = jax.jit(gradient).lower(*map(jnp.ones, shapes)).compile()
-    # A patch for each of 4 * 6 * 6 pixels, and these pixels, packed.
+    # Eigen packs a patch for each of 4 * 6 * 6 pixels, and the pixels.
     patches = 4 * (4 * 6 * 6) * (3 * 3 * 8 + 16)
-    assert footprint.measure(program).libraries == patches
-    most = {array.description: array.bytes for array in footprint.temporaries(program)}
-    name = next(what for what in most if what.startswith("patches of a convolution"))
-    assert most[name] == patches
+    assert footprint.of(program).libraries == patches
+    sizes = {array.description: array.bytes for array in footprint.temporaries(program)}
+    name = next(name for name in sizes if name.startswith("patches of a convolution"))
+    assert sizes[name] == patches
 
 
-def test_arrays_are_counted_as_devices_hold_them():
+def test_arrays_are_counted_per_device():
     mesh = parallel.make_mesh(jax.devices()[:8])
-    whole, split = np.zeros((16, 4), np.float32), np.zeros((64, 4), np.float32)
+    replicated, split = np.zeros((16, 4), np.float32), np.zeros((64, 4), np.float32)
     tree = {
-        "whole": parallel.put(parallel.replicated(mesh), whole),
+        "replicated": parallel.put(parallel.replicated(mesh), replicated),
         "split": parallel.put(parallel.split(mesh), split),
     }
-    sizes = {array.description: array.bytes for array in footprint.argument_arrays(tree, "it")}
-    assert sizes == {"float32 16x4 of it (whole)": 256, "float32 8x4 of it (split)": 128}
+    sizes = {array.description: array.bytes for array in footprint.arrays(tree, "tree")}
+    assert sizes == {"float32 16x4 of tree (replicated)": 256, "float32 8x4 of tree (split)": 128}
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.long
-def test_a_run_says_what_a_step_takes_and_does_not_begin_what_does_not_fit(
+def test_a_run_logs_its_memory_and_is_refused_if_it_does_not_fit(
     tiny_teacher, tmp_path, monkeypatch, capsys
 ):
     fields = {"teacher.checkpoint": str(tiny_teacher), "train.epochs": 1}
@@ -104,31 +104,31 @@ def test_a_run_says_what_a_step_takes_and_does_not_begin_what_does_not_fit(
         launch.run(launch.digits("smoke,tiny-tiny,rrd", **fields), tmp_path)
     monkeypatch.undo()
     launch.run(launch.digits("smoke,tiny-tiny,rrd", **fields), tmp_path)
-    said = capsys.readouterr().out
-    assert said.count("[distilled, rrd] memory per device: ") == 1
+    output = capsys.readouterr().out
+    assert output.count("[distilled, rrd] memory per device: ") == 1
 
 
 def _peak(**fields):
-    usual = {"train.batch_size": 64, "teacher.cache": "off", "objectives.rrd.queue_size": 4096}
-    config = launch.digits("tiny-tiny,rrd", **usual, **fields)
-    return footprint.measure(compiled_step.prepare(config, examples=128).compiled).peak
+    defaults = {"train.batch_size": 64, "teacher.cache": "off", "objectives.rrd.queue_size": 4096}
+    config = launch.digits("tiny-tiny,rrd", **defaults, **fields)
+    return footprint.of(setting.prepare(config, examples=128).compiled).peak
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_with_a_named_field_a_step_takes_less():
-    usual = _peak()
-    assert _peak(**{"train.remat": "all"}) < usual
-    assert _peak(**{"train.accumulate": 4}) < 0.6 * usual
-    assert _peak(**{"objectives.rrd.chunk": 0}) > usual
+def test_suggested_fields_reduce_the_memory_of_a_step():
+    default = _peak()
+    assert _peak(**{"train.remat": "all"}) < default
+    assert _peak(**{"train.accumulate": 4}) < 0.6 * default
+    assert _peak(**{"objectives.rrd.chunk": 0}) > default
 
 
 @pytest.mark.long
-def test_a_step_takes_what_is_foretold():
+def test_the_estimated_memory_matches_the_measured_memory():
     case = json.dumps(["cifar100.py:resnet32x4-resnet8x4,rrd", {"train.batch_size": 128}, 3])
-    # As a user's process compiles, with oneDNN where it can, not as tests do.
+    # The process compiles with oneDNN if possible, as for users and unlike in other tests.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "tests.cpu.step_memory", case],
         check=True,
         stdout=subprocess.PIPE,
@@ -136,6 +136,6 @@ def test_a_step_takes_what_is_foretold():
         env=environment,
         cwd=pathlib.Path(__file__).parents[2],
     )
-    figures = json.loads(found.stdout.splitlines()[-1])
+    figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["estimated"] == pytest.approx(figures["measured"], rel=0.2)
     assert figures["libraries"] > 0

@@ -1,6 +1,7 @@
 """Prints the estimated and the measured memory of a config's train step, as JSON.
 
-The argument is JSON: a file of configs/ with options behind a colon, fields, and a number of calls.
+The argument is a JSON list: a file of configs/ with a config string after the colon, config fields,
+and the number of steps.
 """
 
 import ctypes
@@ -29,7 +30,8 @@ def _main(path: str, fields: dict[str, Any], calls: int) -> None:
     needed = footprint.measure(step.compiled)
     jax.block_until_ready((step.state, step.teacher, step.batch))
     before = _resident_bytes()
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets VmHWM.
+    # The value 5 resets VmHWM.
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
     for _ in range(calls):
         jax.block_until_ready(step())
     measured = _status("VmHWM") - before + needed.arguments
@@ -42,7 +44,8 @@ def _resident_bytes() -> int:
     gc.collect()
     size, last = _status("VmRSS"), 0
     while size != last:
-        time.sleep(0.2)  # Arrays are freed by threads of their own.
+        # Separate threads free the arrays.
+        time.sleep(0.2)
         ctypes.CDLL(None).malloc_trim(0)
         size, last = _status("VmRSS"), size
     return size

@@ -103,7 +103,7 @@ def test_a_residual_network_is_convolutions_and_sums_and_nothing_else(small, tmp
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [*modern.KINDS, *modern.FEW])
+@pytest.mark.parametrize("name", [*modern.KINDS, *modern.SAMPLE])
 def test_every_kind_of_network(name, tmp_path):
     size = 32 if name in networks.CIFAR else 64
     # Deep networks of random weights magnify rounding, which differs from processor to processor.

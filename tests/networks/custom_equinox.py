@@ -1,4 +1,4 @@
-"""Equinox networks as users write them, found by import path in tests."""
+"""Custom Equinox networks that tests load by import path."""
 
 import equinox as eqx
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 class Stateful(eqx.Module):
-    """Batch norm with a state, and dropout."""
+    """A network with stateful batch norm and dropout."""
 
     conv: eqx.nn.Conv2d
     norm: eqx.nn.BatchNorm
@@ -29,7 +29,7 @@ class Stateful(eqx.Module):
 
 
 class Plain(eqx.Module):
-    """No state; takes batches with the channels last."""
+    """A network without state that takes batches with the channels last."""
 
     head: eqx.nn.Linear
     batched = True
@@ -44,7 +44,7 @@ class Plain(eqx.Module):
 
 
 class Averaged(Stateful):
-    """Batch norm whose state has a flag."""
+    """A network with a batch norm whose state has a flag."""
 
     def __init__(self, num_classes: int, width: int = 8, *, key: jax.Array):
         super().__init__(num_classes, width, key=key)
@@ -55,13 +55,13 @@ instance = Plain(10, key=jax.random.key(0))
 
 
 def sequential(num_classes: int, *, key: jax.Array):
-    """A factory; what it makes has no attributes that say how it is called."""
+    """Builds a network without the attributes `batched` and `channels_first`."""
     mean = eqx.nn.Lambda(lambda image: image.mean((0, 1)))
     return eqx.nn.Sequential([mean, eqx.nn.Linear(1, num_classes, key=key)])
 
 
 class Keywords(Plain):
-    """Takes arguments of any name, and has no state."""
+    """A network without state that takes arbitrary keyword arguments."""
 
     def __call__(self, images, **options):
         del options

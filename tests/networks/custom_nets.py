@@ -1,4 +1,4 @@
-"""Networks as users write them, found by import path in tests."""
+"""Custom networks that tests load by import path."""
 
 import functools
 from typing import Any
@@ -14,14 +14,14 @@ resnet8 = functools.partial(ResNet, blocks=(1, 1, 1), widths=(16, 16, 32, 64))
 
 
 class Copied(ResNet):
-    """Resnet8, written like one of ours."""
+    """A copy of resnet8 in the style of rrd_jax."""
 
     blocks: tuple[int, ...] = (1, 1, 1)
     widths: tuple[int, ...] = (16, 16, 32, 64)
 
 
 class Mixer(nn.Module):
-    """Layer norm, dropout and `deterministic`; nobody thought of distilling."""
+    """A network with layer norm, dropout and `deterministic`, which returns only logits."""
 
     num_classes: int
     width: int = 8
@@ -39,17 +39,17 @@ class Mixer(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group norm, maps and a counter; no argument says whether it is trained."""
+    """A network with group norm, maps and a counter, but without a training argument."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, x):
-        seen = self.variable("counts", "seen", lambda: jnp.int32(0))
+        calls = self.variable("counts", "calls", lambda: jnp.int32(0))
         if self.is_mutable_collection("counts") and not self.is_initializing():
-            seen.value += 1
+            calls.value += 1
         x = nn.relu(nn.GroupNorm(2)(nn.Conv(8, (3, 3), strides=2)(x)))
-        self.sow("seen_by", "map", x)
+        self.sow("probes", "map", x)
         embedding = x.mean((1, 2))
         head = nn.Dense(self.num_classes)
         logits = head(embedding)
@@ -58,7 +58,7 @@ class GroupNorm(nn.Module):
 
 
 class Norm(nnx.Module):
-    """NNX with batch norm and dropout."""
+    """An NNX network with batch norm and dropout."""
 
     def __init__(self, num_classes: int, width: int = 8, *, rngs: nnx.Rngs):
         self.conv = nnx.Conv(1, width, (3, 3), strides=2, rngs=rngs)
@@ -86,21 +86,21 @@ def _apply(params: Any, images: jax.Array) -> Any:
 
 
 functions = (_init, _apply)
-named = {"init": _init, "apply": _apply}
+function_dict = {"init": _init, "apply": _apply}
 
 
 def bare(num_classes: int):
-    """A factory of a network without an embedding."""
+    """Builds a network without an embedding."""
     return nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(num_classes)])
 
 
-def strange(num_classes: int):
-    """A factory of what is no network."""
+def not_a_network(num_classes: int):
+    """Returns a list, which is not a network."""
     return [num_classes]
 
 
 class TooMany(nn.Module):
-    """Has classes of its own."""
+    """A network that ignores `num_classes` and returns 1000 logits."""
 
     @nn.compact
     def __call__(self, x):
@@ -108,17 +108,17 @@ class TooMany(nn.Module):
 
 
 def gives_class(num_classes: int):
-    """A factory of a class."""
+    """Returns a class, although an instance is required."""
     return Mixer
 
 
 def text_init(num_classes: int):
-    """Two functions, whose variables are none."""
+    """Returns a pair of functions whose variables are a string."""
     return (lambda key, images: "text"), _apply
 
 
-class Told(nn.Module):
-    """Has a field, without a default, that says whether it is trained."""
+class TrainField(nn.Module):
+    """A network with a field `train` without a default."""
 
     num_classes: int
     train: bool
@@ -130,22 +130,22 @@ class Told(nn.Module):
 
 
 class Sowing(nnx.Module):
-    """Sows what it has computed."""
+    """An NNX network that sows an intermediate value."""
 
     def __init__(self, num_classes: int, *, rngs: nnx.Rngs):
         self.head = nnx.Linear(64, num_classes, rngs=rngs)
 
     def __call__(self, x):
         x = x.reshape(len(x), -1)
-        self.sow(nnx.Intermediate, "seen", x)
+        self.sow(nnx.Intermediate, "flat", x)
         return self.head(x), x
 
 
 sowing = Sowing(10, rngs=nnx.Rngs(0))
 
 
-class Making(Norm):
-    """Makes a variable when it is called."""
+class AddsVariable(Norm):
+    """A network that creates a variable when it is called."""
 
     def __call__(self, x):
         self.last = nnx.Variable(x)
@@ -153,7 +153,7 @@ class Making(Norm):
 
 
 class Parts(nn.Module):
-    """Returns a part in another form than others do."""
+    """A network that returns one part of its outputs in an unusual or invalid form."""
 
     num_classes: int
     part: str
@@ -179,14 +179,14 @@ class Parts(nn.Module):
         return {"logits": logits, "embedding": embedding} | other[self.part]
 
 
-def holding(num_classes: int, what: str = "key"):
-    """A pair of functions that keep what cannot be kept."""
+def unserializable(num_classes: int, what: str = "key"):
+    """Returns a pair of functions whose variables cannot be trained or saved."""
 
     def init(key, images):
-        kept = {"key": key} if what == "key" else {}
+        extra = {"key": key} if what == "key" else {}
         params = {"w": jnp.ones((64, num_classes))}
         params |= {"steps": jnp.int32(3)} if what == "steps" else {}
-        return {"params": params, "kept": {"on": jnp.bool_(True), **kept}}
+        return {"params": params, "kept": {"on": jnp.bool_(True), **extra}}
 
     def apply(variables, images, train):
         x = images.reshape(len(images), -1)
@@ -197,7 +197,7 @@ def holding(num_classes: int, what: str = "key"):
 
 
 class Merging(nn.Module):
-    """Takes `deterministic` as a field or when it is called, and not both, as Flax's layers do."""
+    """A network with `deterministic` as a field or an argument, as in the layers of Flax."""
 
     num_classes: int
     deterministic: bool | None = None
@@ -210,7 +210,7 @@ class Merging(nn.Module):
 
 
 class TakesRngs(nnx.Module):
-    """Is given its random numbers when it is called."""
+    """An NNX network that receives its random numbers as an argument."""
 
     def __init__(self, num_classes: int, *, rngs: nnx.Rngs):
         self.drop = nnx.Dropout(0.5)
@@ -221,23 +221,23 @@ class TakesRngs(nnx.Module):
         return self.head(x), x
 
 
-def always_pairs(num_classes: int):
-    """A pair of functions that returns its collections in evaluation too."""
-    init, apply = holding(num_classes, "nothing")
+def always_returns_state(num_classes: int):
+    """Returns a pair of functions that return their collections also in evaluation."""
+    init, apply = unserializable(num_classes, "nothing")
 
-    def both(variables, images):
+    def apply_in_training(variables, images):
         return apply(variables, images, train=True)
 
-    return init, both
+    return init, apply_in_training
 
 
 class Positions(nn.Module):
-    """A network with a parameter for each place of an image."""
+    """A network with a parameter for each position of an image."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, x):
-        places = self.param("positions", nn.initializers.normal(), x.shape[1:3])
-        x = nn.Dense(4, name="embed")(x + places[None, :, :, None]).mean((1, 2))
+        positions = self.param("positions", nn.initializers.normal(), x.shape[1:3])
+        x = nn.Dense(4, name="embed")(x + positions[None, :, :, None]).mean((1, 2))
         return nn.Dense(self.num_classes, name="head")(x), x

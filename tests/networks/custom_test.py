@@ -1,4 +1,4 @@
-"""Networks of users: by import path, in every role that one of ours can have."""
+"""Custom networks given by import path, as teachers and students."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def _name(value):
 
 
 def _config(student, teacher="tiny", method="rrd+kd", **fields):
-    """A job of configs/digits.py; fields by their path, "__" for dots."""
+    """Returns a config of configs/digits.py; "__" in a field name stands for a dot."""
     fields = {path.replace("__", "."): value for path, value in fields.items()}
     models = {"student.model": student, "teacher.model": teacher}
     return launch.digits(f"smoke,tiny-tiny,{method}", **models, **fields)
@@ -40,13 +40,15 @@ def _create(path, **options):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_copy_of_one_of_ours_gives_its_numbers_bit_for_bit(tmp_path):
-    launch.run(_config("resnet8", "resnet8"), tmp_path / "ours")
+def test_a_copy_of_a_built_in_network_is_bit_identical(tmp_path):
+    launch.run(_config("resnet8", "resnet8"), tmp_path / "built_in")
     launch.run(_config(f"{_NETS}:Copied", f"{_NETS}:resnet8"), tmp_path / "copy")
     for run, step in (("teacher", 3), (".", 6)):
-        ours, copy = (launch.digests(tmp_path / name / run, step) for name in ("ours", "copy"))
-        assert ours == copy
-    assert launch.rows(tmp_path / "ours") == launch.rows(tmp_path / "copy")
+        built_in, copy = (
+            launch.digests(tmp_path / name / run, step) for name in ("built_in", "copy")
+        )
+        assert built_in == copy
+    assert launch.rows(tmp_path / "built_in") == launch.rows(tmp_path / "copy")
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
@@ -63,19 +65,19 @@ def test_a_copy_of_one_of_ours_gives_its_numbers_bit_for_bit(tmp_path):
     ],
     ids=_name,
 )
-def test_a_stopped_run_goes_on_bit_for_bit(path, fields, tmp_path):
+def test_a_resumed_run_is_bit_identical(path, fields, tmp_path):
     config = _config(path, **fields)
-    launch.run(config, tmp_path / "unbroken")
+    launch.run(config, tmp_path / "uninterrupted")
     launch.preempt(config, tmp_path / "stopped", step=4)
     launch.run(config, tmp_path / "stopped")
-    assert launch.digests(tmp_path / "stopped", 6) == launch.digests(tmp_path / "unbroken", 6)
-    assert launch.rows(tmp_path / "stopped") == launch.rows(tmp_path / "unbroken")
+    assert launch.digests(tmp_path / "stopped", 6) == launch.digests(tmp_path / "uninterrupted", 6)
+    assert launch.rows(tmp_path / "stopped") == launch.rows(tmp_path / "uninterrupted")
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("tiny_network")
 @pytest.mark.parametrize("path", [f"{_NETS}:GroupNorm", f"{_NETS}:Norm"], ids=_name)
-def test_as_a_teacher_on_several_devices_it_is_cached_too(path, tmp_path):
+def test_outputs_of_a_custom_teacher_can_be_cached_on_several_devices(path, tmp_path):
     config = _config("tiny", path, "rrd+kd", teacher__cache="on")
     launch.run(config, tmp_path / "cached")
     config.teacher.cache = "off"
@@ -92,10 +94,10 @@ def test_as_a_teacher_on_several_devices_it_is_cached_too(path, tmp_path):
         (f"{_NETS}:bare", "rrd", "student", "'rrd' reads student.embedding.*embedding_of"),
         (f"{_NETS}:Mixer", "fitnet", "student", "'fitnet' reads student.maps.*return maps"),
         (f"{_NETS}:Mixer", "simkd", "teacher", "'simkd' reads teacher.head.*can return head"),
-        (f"{_NETS}:strange", "kd", "student", "network '.*strange' is of type list"),
+        (f"{_NETS}:not_a_network", "kd", "student", "network '.*not_a_network' is of type list"),
     ],
 )
-def test_what_an_objective_lacks_is_said_before_the_teacher_is_trained(
+def test_missing_outputs_are_refused_before_the_teacher_is_trained(
     path, method, side, message, tmp_path, capsys
 ):
     pair = (path, "tiny") if side == "student" else ("tiny", path)
@@ -107,7 +109,7 @@ def test_what_an_objective_lacks_is_said_before_the_teacher_is_trained(
 
 @pytest.mark.parametrize("path", _NAMES, ids=_name)
 @pytest.mark.long
-def test_training_is_random_where_the_network_is_and_evaluation_is_not(path):
+def test_only_training_of_networks_with_dropout_is_random(path):
     network = _create(path)
     variables = networks.init(network, jax.random.key(0), _SHAPE)
     images = jax.random.normal(jax.random.key(1), (4, *_SHAPE))
@@ -120,21 +122,21 @@ def test_training_is_random_where_the_network_is_and_evaluation_is_not(path):
     np.testing.assert_array_equal(train(0), train(0))
     has_dropout = _name(path) in ("Mixer", "Norm", "Stateful")
     assert (np.abs(train(0) - train(1)).max() > 0) == has_dropout
-    # One by one as all together: nothing of the batch is left in evaluation.
-    whole = network.apply(variables, images).logits
+    # In evaluation, the logits of an image do not depend on the batch.
+    together = network.apply(variables, images).logits
     single = jnp.concatenate([network.apply(variables, images[i : i + 1]).logits for i in range(4)])
-    np.testing.assert_allclose(whole, single, atol=1e-5)
+    np.testing.assert_allclose(together, single, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
 @pytest.mark.parametrize(
     ("path", "options"),
     [
-        (f"{_NETS}:Told", {}),
-        (f"{_NETS}:named", {}),
+        (f"{_NETS}:TrainField", {}),
+        (f"{_NETS}:function_dict", {}),
         (f"{_NETS}:Merging", {}),
         (f"{_NETS}:TakesRngs", {}),
-        (f"{_NETS}:always_pairs", {}),
+        (f"{_NETS}:always_returns_state", {}),
         (f"{_EQUINOX}:Keywords", {}),
         (f"{_NETS}:Sowing", {}),
         (f"{_NETS}:sowing", {}),
@@ -143,29 +145,29 @@ def test_training_is_random_where_the_network_is_and_evaluation_is_not(path):
         (f"{_EQUINOX}:sequential", {"batched": False, "channels_first": False}),
     ],
 )
-def test_other_forms_that_a_network_can_have(path, options):
+def test_other_forms_of_custom_networks_are_accepted(path, options):
     networks.check(_create(path, **options), path, 10, _SHAPE)
 
 
-def test_an_nnx_instance_stays_as_it_is():
+def test_an_nnx_instance_is_not_modified():
     module = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), nnx.Linear(1, 10, rngs=nnx.Rngs(0)))
     module.eval()
     networks.from_nnx(module)
     assert module.layers[0].deterministic
 
 
-def test_what_is_sown_is_dropped_and_what_is_carried_moves():
+def test_sown_values_are_dropped_and_carried_state_is_updated():
     network = _create(f"{_NETS}:GroupNorm")
     variables = networks.init(network, jax.random.key(0), _SHAPE)
     assert list(variables["batch_stats"]) == ["counts"]
-    _, changed = network.apply(variables, jnp.ones((2, *_SHAPE)), train=True, mutable=True)
-    assert changed["batch_stats"]["counts"]["seen"] == 1
+    _, updated = network.apply(variables, jnp.ones((2, *_SHAPE)), train=True, mutable=True)
+    assert updated["batch_stats"]["counts"]["calls"] == 1
 
 
 @pytest.mark.parametrize(
     ("path", "options", "message"),
     [
-        ("strange", {}, "is of type list, but must be a Flax Linen, NNX or Equinox m"),
+        ("not_a_network", {}, "is of type list, but must be a Flax Linen, NNX or Equinox m"),
         ("TooMany", {}, r"returns logits \(2, 1000\) .* must return \(2, 10\); use"),
         ("Mixer", {"embedding_of": "nrom"}, "no submodule 'nrom'.* submodules: .*head, norm, stem"),
         ("Mixer", {"widht": 3}, "unknown option 'student.options.widht'.*did you mean 'width'"),
@@ -180,23 +182,27 @@ def test_what_is_sown_is_dropped_and_what_is_carried_moves():
         ("Parts", {"part": "maps"}, r"maps of shapes \[\(2, 8, 8, 1\)\], but preactivations of"),
         ("Parts", {"part": "square"}, r"returns a head of .* must return kernel \[D, C\] and b"),
         ("functions", {"width": 3}, "unknown option 'student.options.width'"),
-        ("Told", {"train": True}, "unknown option 'student.options.train'"),
-        ("Making", {}, "Making': a call of the network adds or removes last; create"),
+        ("TrainField", {"train": True}, "unknown option 'student.options.train'"),
+        ("AddsVariable", {}, "AddsVariable': a call of the network adds or removes last; create"),
         ("functools", {}, "functools' is of type module, but must be"),
         ("Parts", {"part": "nothing"}, "Parts' returns no logits; return logits"),
         ("Parts", {"part": "embedding"}, "the returned embedding is of type tuple; return arrays"),
         ("Parts", {"part": "head"}, "the returned head is a tuple of 2; return a dict of kernel"),
         ("Parts", {"part": "cosine"}, "returns a head that does not match its logits: embedding @"),
         ("Parts", {"part": "width"}, r"kernel \(1, 10\), but must .* here \(3, 10\) and"),
-        ("holding", {"what": "steps"}, r"a parameter \['steps'\] of type int32\(\), which cannot"),
         (
-            "holding",
+            "unserializable",
+            {"what": "steps"},
+            r"a parameter \['steps'\] of type int32\(\), which cannot",
+        ),
+        (
+            "unserializable",
             {"what": "key"},
             r"carries \['kept'\]\['key'\] of type key.* a checkpoint cannot",
         ),
     ],
 )
-def test_a_wrong_network_is_one_line(path, options, message):
+def test_an_invalid_network_is_refused_in_one_line(path, options, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         networks.check(_create(f"{_NETS}:{path}", **options), path, 10, _SHAPE)
     assert "\n" not in str(caught.value)
@@ -214,12 +220,12 @@ def test_weights_of_other_options_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["all", "convolutions"])
-def test_remat_is_for_networks_of_ours(how):
+def test_remat_is_refused_for_custom_networks(how):
     with pytest.raises(errors.InputError, match="train.remat is .* a custom network"):
         parse(_config(f"{_NETS}:Norm", "resnet8", "kd", train__remat=how))
 
 
-def test_one_is_described_by_what_it_computes_but_for_making_weights():
+def test_the_description_counts_the_forward_pass_without_initialization():
     network = networks.from_functions(
         lambda key, images: jnp.ones((64, 64)) @ jnp.ones((64, 10)),
         lambda params, images: images.reshape(len(images), -1) @ params,
@@ -227,7 +233,7 @@ def test_one_is_described_by_what_it_computes_but_for_making_weights():
     assert networks.summarize(network, _SHAPE).macs == 64 * 10
     text = program.description(f"{_NETS}:GroupNorm", 10, _SHAPE, {})
     lines = dict(line.split("  ", 1) for line in text.splitlines())
-    # 3x3 kernels of one channel on 4x4 places, and the classifier.
+    # 3x3 kernels of one channel at 4x4 positions, and the classifier.
     assert int(lines["multiply-adds"].strip().split()[0].replace(",", "")) == 9 * 8 * 16 + 8 * 10
     assert lines["maps"].strip() == "8@4"
     assert lines["classifier"].strip() == "Dense_0"

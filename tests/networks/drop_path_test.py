@@ -1,4 +1,4 @@
-"""Drop path: blocks that are left out in training, for some images."""
+"""Drop path: residual blocks that are skipped for some images in training."""
 
 import functools
 
@@ -15,20 +15,20 @@ _SMALL = functools.partial(vit.VisionTransformer, patch=4, width=8, depth=3, hea
 
 
 def rates(network, side=64):
-    """Of all blocks that can be left out, in the order in which they are."""
-    found = {}
+    """Returns the drop rate of each DropPath module by its path, in call order."""
+    rates_by_path = {}
 
     def record(call, args, kwargs, context):
         if isinstance(context.module, transformer.DropPath):
-            found["/".join(context.module.path)] = context.module.rate
+            rates_by_path["/".join(context.module.path)] = context.module.rate
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
         networks.summarize.__wrapped__(network, (side, side, 3))
-    return found
+    return rates_by_path
 
 
-# As timm has them: of the last block that is added to its input, and the step between blocks.
+# Rates of timm: of the last residual block, and the difference between consecutive blocks.
 @pytest.mark.parametrize(
     ("name", "last", "step"),
     [
@@ -39,23 +39,23 @@ def rates(network, side=64):
         ("mobilenet_v3_small", 0.2 * 10 / 12, 0.2 / 12),
     ],
 )
-def test_rates_grow_in_proportion_with_depth(name, last, step):
-    found = np.array(list(rates(networks.create(name, 10, drop_path=0.2)).values()))
-    assert found[-1] == pytest.approx(last)
-    np.testing.assert_allclose(found / step, np.round(found / step), atol=1e-6)
-    assert np.all(np.diff(found) >= 0)
+def test_rates_grow_linearly_with_depth(name, last, step):
+    actual = np.array(list(rates(networks.create(name, 10, drop_path=0.2)).values()))
+    assert actual[-1] == pytest.approx(last)
+    np.testing.assert_allclose(actual / step, np.round(actual / step), atol=1e-6)
+    assert np.all(np.diff(actual) >= 0)
     assert set(rates(networks.create(name, 10)).values()) == {0.0}
 
 
-def test_training_leaves_blocks_out_and_evaluation_does_not():
+def test_blocks_are_skipped_in_training_but_not_in_evaluation():
     network = _SMALL(num_classes=4, drop_path=0.5)
     variables = fresh.init(network, (8, 8, 3))
     images = np.random.default_rng(0).standard_normal((16, 8, 8, 3), np.float32)
     run = jax.jit(functools.partial(network.apply, train=True, mutable=["batch_stats"]))
-    first, second, again = (
+    first, second, repeated = (
         run(variables, images, rngs=jax.random.key(seed))[0].logits for seed in (0, 1, 0)
     )
-    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, repeated)
     changed = np.any(np.asarray(first) != np.asarray(second), axis=-1)
     assert changed.any()
     np.testing.assert_array_equal(
@@ -64,7 +64,7 @@ def test_training_leaves_blocks_out_and_evaluation_does_not():
     )
 
 
-def test_what_is_left_in_is_scaled_to_the_same_mean():
+def test_kept_values_are_scaled_to_preserve_the_mean():
     x = np.ones((4000, 3), np.float32)
     layer = transformer.DropPath(0.25)
     y = np.asarray(layer.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}))
@@ -73,9 +73,9 @@ def test_what_is_left_in_is_scaled_to_the_same_mean():
     np.testing.assert_allclose(y.mean(), 1, atol=0.03)
 
 
-def test_networks_that_leave_out_no_blocks_say_so():
+def test_networks_without_drop_path_refuse_the_option():
     with pytest.raises(errors.InputError, match=r"^student.drop_path is 0.1, but 'resnet8' does"):
         networks.create("resnet8", 10, drop_path=0.1, prefix="student.options.")
-    own = networks.adapt(nn.Dense(3), "mine")
+    custom = networks.adapt(nn.Dense(3), "mine")
     with pytest.raises(errors.InputError, match="'mine' is a custom network"):
-        networks.check_drop_path(own, 0.1, "mine")
+        networks.check_drop_path(custom, 0.1, "mine")

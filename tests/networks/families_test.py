@@ -1,4 +1,4 @@
-"""What single families do, and how networks start."""
+"""Properties of single families, and the initialization of networks."""
 
 import functools
 
@@ -16,7 +16,7 @@ from tests import fresh, golden
     ("name", "size"), [("vgg8", 32), ("mobilenetv1", 64), ("shufflenetv1_cifar", 32)]
 )
 @pytest.mark.long
-def test_fresh_networks_start_at_a_sensible_scale_which_bfloat16_keeps(name, size):
+def test_initial_logits_have_a_sensible_scale_also_in_bfloat16(name, size):
     images = np.random.default_rng(0).standard_normal((4, size, size, 3)).astype(np.float32)
     network = networks.create(name, 10)
     init = jax.jit(functools.partial(networks.init, network, image_shape=(size, size, 3)))
@@ -28,21 +28,22 @@ def test_fresh_networks_start_at_a_sensible_scale_which_bfloat16_keeps(name, siz
     assert golden.relative(half, full) < 0.02
 
 
-def test_vgg_halves_images_of_64_pixels_once_more():
+def test_vgg_halves_images_of_64_pixels_one_more_time():
     for size, last in ((32, 4), (64, 4)):
         outputs = networks.summarize(networks.create("vgg8", 5), (size, size, 3)).outputs
         assert outputs.maps[-1].shape[1] == last
 
 
-def test_mobilenetv1_has_the_size_its_paper_gives():
+def test_mobilenetv1_has_the_published_size():
     summary = networks.summarize(networks.create("mobilenetv1", 1000), (224, 224, 3))
-    assert (summary.parameters, summary.macs) == (4_231_976, 568_740_352)  # 4.2 M, 569 M
+    # The paper states 4.2 M and 569 M.
+    assert (summary.parameters, summary.macs) == (4_231_976, 568_740_352)
     taps = [tap.shape[1:] for tap in summary.outputs.maps]
     shapes = [(112, 32), (56, 128), (28, 256), (14, 512), (7, 1024)]
     assert taps == [(size, size, channels) for size, channels in shapes]
 
 
-def test_mobilenetv1_computes_what_plain_loops_compute():
+def test_mobilenetv1_equals_a_numpy_implementation():
     network = networks.create("mobilenetv1", 3)
     noise = np.random.default_rng(0)
     variables = jax.tree.map(
@@ -63,8 +64,8 @@ def test_mobilenetv1_computes_what_plain_loops_compute():
                 rows = slice(row, row + stride * size, stride)
                 columns = slice(column, column + stride * size, stride)
                 part = x[:, rows, columns][:, :size, :size]
-                place = kernel[row, column]
-                y = y + (part * place[0] if depthwise else part @ place)
+                weight = kernel[row, column]
+                y = y + (part * weight[0] if depthwise else part @ weight)
         y = (y - weights[f"{norm}.running_mean"]) / np.sqrt(weights[f"{norm}.running_var"] + 1e-5)
         return np.maximum(y * weights[f"{norm}.weight"] + weights[f"{norm}.bias"], 0)
 
@@ -72,5 +73,5 @@ def test_mobilenetv1_computes_what_plain_loops_compute():
     for i in range(1, 14):
         x = block(x, f"model.{i}.0", f"model.{i}.1", 2 if i in (2, 4, 6, 12) else 1, True)
         x = block(x, f"model.{i}.3", f"model.{i}.4", 1, False)
-    wanted = x.mean((1, 2)) @ weights["fc.weight"].T + weights["fc.bias"]
-    assert golden.relative(jax.jit(network.apply)(variables, images).logits, wanted) < 1e-5
+    expected = x.mean((1, 2)) @ weights["fc.weight"].T + weights["fc.bias"]
+    assert golden.relative(jax.jit(network.apply)(variables, images).logits, expected) < 1e-5

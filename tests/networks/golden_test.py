@@ -1,4 +1,4 @@
-"""Networks compute what the PyTorch reference computed, as the golden files keep it."""
+"""Networks compared with the golden files of the PyTorch reference."""
 
 import functools
 
@@ -12,7 +12,7 @@ from rrd_jax.weights import from_torch, to_torch
 from tests import fresh, golden
 from tests.networks import modern
 
-# Golden files whose names are not ours.
+# Golden files that are not named after the network.
 _FILES = {
     "resnet50_cifar": "ResNet50",
     "mobilenetv2_cifar": "MobileNetV2",
@@ -28,7 +28,7 @@ _QUICK = ("resnet8", "resnet18", "wrn_16_1", "vgg8", "shufflenetv2_cifar")
 
 
 def _load(name):
-    """The golden file, the network, and the shape of its images."""
+    """Returns the golden file, the network, and the shape of its images (H, W, C)."""
     file = golden.load(_FILES.get(name, name))
     network = networks.create(name, int(file["num_classes"]))
     _, channels, height, width = file["input_shape"]
@@ -36,16 +36,17 @@ def _load(name):
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_sizes_are_the_references_and_its_entries_go_there_and_back(name):
+def test_sizes_equal_the_reference_and_state_dicts_survive_a_round_trip(name):
     file, network, image_shape = _load(name)
     summary = networks.summarize(network, image_shape)
     assert summary.parameters == file["param_count"]
     assert summary.macs == file["macs_per_image"]
-    assert len(summary.outputs.maps) == file["num_feats"] - 1  # the last there is the embedding
+    # The last feature of the reference is the embedding.
+    assert len(summary.outputs.maps) == file["num_feats"] - 1
     for i, tap in enumerate(summary.outputs.maps):
         _, height, width, channels = tap.shape
         assert (channels, height, width) == tuple(file[f"eval/feat{i}/shape"][1:])
-    # An entry's values tell it from others; the test below tells its axes apart.
+    # Each entry has a unique value; the test below checks the order of its axes.
     weights = {
         entry: np.broadcast_to(np.float32(i), golden.shape(text))
         for i, (entry, text) in enumerate(
@@ -54,16 +55,16 @@ def test_sizes_are_the_references_and_its_entries_go_there_and_back(name):
     }
     variables = from_torch(name, weights)
     assert networks.count_parameters(variables["params"]) == summary.parameters
-    back = to_torch(name, variables)
-    assert back.keys() == weights.keys()
-    for entry, values in back.items():
+    converted = to_torch(name, variables)
+    assert converted.keys() == weights.keys()
+    for entry, values in converted.items():
         if not entry.endswith("num_batches_tracked"):
             assert values.shape == weights[entry].shape
             assert values.min() == values.max() == weights[entry].flat[0]
 
 
-@pytest.mark.parametrize("name", fresh.mark_long_except(_NAMES, _QUICK))
-def test_outputs_are_the_references(name):
+@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(_NAMES, _QUICK))
+def test_outputs_equal_the_reference(name):
     file, network, _ = _load(name)
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"])
     variables = from_torch(name, weights)
@@ -79,13 +80,13 @@ def test_outputs_are_the_references(name):
 
     logits = jax.jit(network.clone(dtype=jnp.bfloat16).apply)(variables, images).logits
     assert logits.dtype == jnp.float32
-    # MobileNetV2 with random weights magnifies all rounding, float32's too; 1 to 3 % over seeds.
+    # MobileNetV2 with random weights amplifies rounding errors, also in float32: 1 to 3 % by seed.
     bound = 0.04 if name.startswith("mobilenetv2") else 0.01
     assert golden.relative(logits, file["eval/logits"]) < bound
 
-    back = to_torch(name, variables)
-    assert back.keys() - set(weights) == set()
-    assert all(np.array_equal(weights[entry], back[entry]) for entry in weights)
+    converted = to_torch(name, variables)
+    assert converted.keys() - set(weights) == set()
+    assert all(np.array_equal(weights[entry], converted[entry]) for entry in weights)
     if "train/logits" in file:
         _check_training(file, name, network, variables, images)
 
@@ -113,10 +114,11 @@ def _check_maps(file, mode, maps):
         assert values.shape == tuple(file[f"{entry}/shape"])
         scale = max(abs(file[f"{entry}/min"]), abs(file[f"{entry}/max"]))
         if f"{entry}/full" in file:
-            wanted, sample = file[f"{entry}/full"].ravel(), values.ravel()
+            expected, sample = file[f"{entry}/full"].ravel(), values.ravel()
         else:
-            wanted = file[f"{entry}/sample256"]
+            expected = file[f"{entry}/sample256"]
             sample = values.ravel()[np.arange(256) * (values.size // 256)]
-        assert np.abs(sample - wanted).max() < 1e-5 * scale
+        assert np.abs(sample - expected).max() < 1e-5 * scale
         np.testing.assert_allclose(values.std(dtype=np.float64), file[f"{entry}/std"], rtol=1e-4)
-    assert len(maps) == file["num_feats"] - 1  # the last one there is the embedding
+    # The last feature of the reference is the embedding.
+    assert len(maps) == file["num_feats"] - 1

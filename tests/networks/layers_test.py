@@ -1,4 +1,4 @@
-"""Layers compute what their plain definitions do, and batch norm what numpy does in float64."""
+"""Layers compared with plain definitions, and batch norm with NumPy in float64."""
 
 import functools
 
@@ -17,8 +17,8 @@ def _value_and_gradients(function, variables, x, cotangent):
     return value, pull(cotangent)
 
 
-def _both(functions, variables, x):
-    """Values of two functions, and their gradients along a random direction."""
+def _evaluate(functions, variables, x):
+    """Returns values and vector-Jacobian products of two functions for a random cotangent."""
     shape = jax.eval_shape(functions[0], variables, x).shape
     cotangent = jax.random.normal(jax.random.key(2), shape)
 
@@ -31,40 +31,43 @@ def _both(functions, variables, x):
 
 @pytest.mark.parametrize(("features", "groups", "kernel"), [(12, 12, 3), (24, 3, 1), (24, 4, 3)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_grouped_convolutions_are_those_of_xla(features, groups, kernel, stride):
+def test_grouped_convolutions_equal_xla(features, groups, kernel, stride):
     x = jax.random.normal(jax.random.key(0), (2, 7, 10, 12))
     conv = layers.Conv(features, kernel, stride, groups=groups)
     variables = conv.init(jax.random.key(1), x)
     pad = (kernel - 1) // 2
 
     def plain(variables, x):
-        kernel, places = variables["params"]["kernel"], ("NHWC", "HWIO", "NHWC")
-        options = {"dimension_numbers": places, "feature_group_count": groups}
+        kernel, layout = variables["params"]["kernel"], ("NHWC", "HWIO", "NHWC")
+        options = {"dimension_numbers": layout, "feature_group_count": groups}
         return jax.lax.conv_general_dilated(x, kernel, [stride] * 2, [(pad, pad)] * 2, **options)
 
-    (wanted, wanted_gradients), (value, gradients) = _both((plain, conv.apply), variables, x)
-    np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
-    chex.assert_trees_all_close(gradients, wanted_gradients, rtol=1e-4, atol=1e-4)
+    (expected, expected_gradients), (value, gradients) = _evaluate(
+        (plain, conv.apply), variables, x
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(gradients, expected_gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 46), (7, 9)])
-def test_a_stem_on_pixels_of_two_by_two_is_the_one_on_pixels(size):
+def test_a_stem_with_space_to_depth_equals_the_plain_stem(size):
     images = jax.random.normal(jax.random.key(0), (2, *size, 3))
     stem = layers.Conv(8, 7, 2)
     variables = stem.init(jax.random.key(1), images)
     functions = stem.apply, stem.clone(space_to_depth=True).apply
-    (wanted, wanted_gradients), (value, gradients) = _both(functions, variables, images)
-    np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
-    errors = jax.tree.map(golden.relative, gradients, wanted_gradients)
+    (expected, expected_gradients), (value, gradients) = _evaluate(functions, variables, images)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+    errors = jax.tree.map(golden.relative, gradients, expected_gradients)
     assert max(jax.tree.leaves(errors)) < 1e-5
 
 
 @pytest.mark.parametrize(
-    # Far from the running mean float32 loses (mean / deviation)^2: 8 times its epsilon of 900.
+    # Far from the running mean, the error of float32 grows by (mean / deviation)^2 = 900: here to 8
+    # times 900 epsilon.
     ("mean", "running", "error"),
     [(3, 0, 2e-6), (30, 29, 2e-6), (30, 0, 9e-4)],
 )
-def test_batch_norm_is_exact_around_its_running_mean_and_good_far_from_it(mean, running, error):
+def test_batch_norm_is_exact_near_its_running_mean_and_accurate_far_from_it(mean, running, error):
     x = np.random.default_rng(0).standard_normal((64, 8, 8, 4)).astype(np.float32) + mean
     norm = layers.BatchNorm()
     variables = norm.init(jax.random.key(0), x, train=True)
@@ -76,11 +79,12 @@ def test_batch_norm_is_exact_around_its_running_mean_and_good_far_from_it(mean, 
 
     gradient, y = jax.jit(jax.grad(loss, has_aux=True))(x)
     exact = (x.astype(np.float64) - x.mean((0, 1, 2), np.float64)) / x.std((0, 1, 2), np.float64)
-    np.testing.assert_allclose(y, exact, atol=error + 3e-5)  # of epsilon
+    # The epsilon of batch norm adds 3e-5.
+    np.testing.assert_allclose(y, exact, atol=error + 3e-5)
     rows = np.cos(exact).reshape(-1, 4), exact.reshape(-1, 4)
-    wanted = rows[0] - rows[0].mean(0) - rows[1] * (rows[0] * rows[1]).mean(0)
-    wanted /= x.std((0, 1, 2), np.float64)
-    np.testing.assert_allclose(gradient.reshape(-1, 4), wanted, atol=10 * error + 3e-5)
+    expected = rows[0] - rows[0].mean(0) - rows[1] * (rows[0] * rows[1]).mean(0)
+    expected /= x.std((0, 1, 2), np.float64)
+    np.testing.assert_allclose(gradient.reshape(-1, 4), expected, atol=10 * error + 3e-5)
 
 
 def test_batch_norm_keeps_the_unbiased_running_variance():

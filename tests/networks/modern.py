@@ -1,4 +1,4 @@
-"""The networks that have timm's modules: which, and images to look at them with."""
+"""Names of the networks that follow timm, and random images for them."""
 
 import re
 
@@ -8,7 +8,7 @@ from rrd_jax import networks
 from rrd_jax.networks import convmixer, convnext, inverted, regnet, repvgg, vit
 
 _RESNETS = ("resnet101", "resnet152", "resnet50_gn")
-# The smallest of each kind.
+# The smallest network of each kind.
 SMALLEST = (
     "resnet50_gn",
     "vit_tiny_patch16_224",
@@ -22,7 +22,7 @@ SMALLEST = (
     "regnety_002",
     "repvgg_a0",
 )
-# Of torchvision: all that have a way of their own with names.
+# All networks of torchvision with a separate naming scheme.
 TORCHVISION = (
     *("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"),
     *("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),
@@ -31,10 +31,15 @@ TORCHVISION = (
     *("regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf"),
 )
 
-# Some of these that have all their kinds of layers: for what treats all networks alike.
-FEW = ("deit_tiny_distilled_patch16_224", "convnextv2_atto", "mobilenetv3_small_100", "regnety_002")
-# One more of each kind. Not efficientnetv2_s: with such weights it magnifies rounding, so that
-# timm's own float32 is off by a third of its float64.
+# A small sample that covers all kinds of layers.
+SAMPLE = (
+    "deit_tiny_distilled_patch16_224",
+    "convnextv2_atto",
+    "mobilenetv3_small_100",
+    "regnety_002",
+)
+# One more network of each kind, except efficientnetv2_s: with random weights it amplifies rounding
+# errors, so that float32 and float64 of timm differ by a third.
 OTHERS = (
     "resnet101",
     "vit_small_patch32_224",
@@ -53,7 +58,7 @@ OTHERS = (
     "convmixer_1024_20_ks9_p14",
 )
 
-# Of the others one of each kind: the rest are deeper or wider.
+# One older network of each kind; the remaining networks are deeper or wider.
 KINDS = (
     *("resnet8", "resnet50_cifar", "wrn_16_1", "vgg8"),
     *("mobilenetv2_cifar", "shufflenetv1_cifar", "shufflenetv2_cifar"),
@@ -62,30 +67,30 @@ KINDS = (
 
 
 def older() -> list[str]:
-    """The other networks, those of the field's benchmarks."""
+    """Returns the names of the other networks, which distillation benchmarks use."""
     others = {*names(), *vit.CIFAR, *convmixer.CIFAR}
     return [name for name in networks.MODELS if name not in others]
 
 
 def names() -> list[str]:
-    """Of all networks that are timm's, or torchvision's with timm's modules."""
+    """Returns the names of all networks from timm, or from torchvision with modules of timm."""
     families = (vit, convnext, inverted, regnet, convmixer, repvgg)
     return [*_RESNETS, *(name for family in families for name in family.IMAGENET)]
 
 
 def patch(name: str) -> int:
-    """Pixels of the side of a transformer's squares; 0 for other networks."""
-    found = re.search(r"_patch(\d+)", name)
-    return int(found[1]) if found else 0
+    """Returns the patch size of a transformer in pixels; 0 for other networks."""
+    match = re.search(r"_patch(\d+)", name)
+    return int(match[1]) if match else 0
 
 
 def side(name: str) -> int:
-    """Of small images that the network takes."""
+    """Returns the side of small images that the network accepts, in pixels."""
     return 4 * (patch(name) or 16)
 
 
 def images(name: str) -> np.ndarray:
-    """Two of random pixels, [2, side, side, 3]."""
+    """Returns two images of random pixels: float32 [2, side, side, 3]."""
     shape = (2, side(name), side(name), 3)
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 

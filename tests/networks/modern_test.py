@@ -1,4 +1,4 @@
-"""Networks with timm's names compute what timm's do, as a file of its numbers keeps it."""
+"""Networks compared with reference numbers of timm."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ def _apply(network, variables, images):
 
 
 def _weights(name):
-    """As the file's were made: of the entries' names."""
+    """Returns a state dict drawn from the entry names, as for the reference numbers."""
     shape = modern.images(name).shape[1:]
     variables = networks.summarize(networks.create(name, 10), shape).variables
     entries = to_torch(name, jax.tree.map(_zeros, variables))
@@ -34,8 +34,8 @@ def _zeros(leaf):
     return np.broadcast_to(np.float32(0), leaf.shape)
 
 
-@pytest.mark.parametrize("name", fresh.mark_long_except(modern.names(), modern.SMALLEST))
-def test_sizes_are_timms(name):
+@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.names(), modern.SMALLEST))
+def test_sizes_equal_timm(name):
     summary = networks.summarize(networks.create(name, 10), modern.images(name).shape[1:])
     assert summary.parameters == _TIMM[name]["parameters"]
     assert summary.macs == _TIMM[name]["macs"]
@@ -43,16 +43,16 @@ def test_sizes_are_timms(name):
 
 
 @pytest.mark.parametrize(
-    "name", fresh.mark_long_except([*modern.SMALLEST, *modern.OTHERS], modern.SMALLEST)
+    "name", fresh.all_but_quick_are_long([*modern.SMALLEST, *modern.OTHERS], modern.SMALLEST)
 )
 @pytest.mark.long
-def test_outputs_are_timms(name):
+def test_outputs_equal_timm(name):
     network, images = networks.create(name, 10), modern.images(name)
     weights = _weights(name)
     variables = from_torch(name, weights)
     outputs = _apply(network, variables, images)
     assert golden.relative(outputs.logits, _TIMM[name]["logits"]) < 1e-5
-    back = to_torch(name, variables)
-    assert back.keys() == weights.keys()
+    converted = to_torch(name, variables)
+    assert converted.keys() == weights.keys()
     for entry, values in weights.items():
-        np.testing.assert_array_equal(back[entry], values)
+        np.testing.assert_array_equal(converted[entry], values)

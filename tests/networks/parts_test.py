@@ -1,4 +1,4 @@
-"""Parts of networks have the names that users know, and stay as they are when frozen."""
+"""Named parts of networks, and freezing them."""
 
 import flax.linen as nn
 import jax
@@ -33,17 +33,17 @@ def _modules(names):
         ("shufflenetv2_x1_0", {"conv1_0", "conv1_1"}, 3, None),
     ],
 )
-def test_stages_are_those_that_the_maps_end(model, stem, stages, last):
+def test_each_stage_ends_with_a_map(model, stem, stages, last):
     network = networks.create(model, 10)
-    found = parts.parts(network, _SHAPE, _head(network))
-    assert list(found) == ["stem", *(f"stage{i + 1}" for i in range(stages)), "backbone"]
-    assert _modules(found["stem"]) == stem
-    assert last in (None, _modules(found[f"stage{stages}"]))
-    assert not found["backbone"] & _head(network)
-    assert sum(map(len, found.values())) <= 2 * len(found["backbone"])
+    named_parts = parts.parts(network, _SHAPE, _head(network))
+    assert list(named_parts) == ["stem", *(f"stage{i + 1}" for i in range(stages)), "backbone"]
+    assert _modules(named_parts["stem"]) == stem
+    assert last in (None, _modules(named_parts[f"stage{stages}"]))
+    assert not named_parts["backbone"] & _head(network)
+    assert sum(map(len, named_parts.values())) <= 2 * len(named_parts["backbone"])
 
 
-def test_patterns_name_parts_modules_and_parameters():
+def test_patterns_select_parts_modules_and_parameters():
     network = networks.create("resnet8", 10)
 
     def modules(pattern):
@@ -63,8 +63,8 @@ def test_patterns_name_parts_modules_and_parameters():
             modules(pattern)
 
 
-class _Theirs(nn.Module):
-    """Batch norm of Flax's own, told in its two ways."""
+class _BatchNorms(nn.Module):
+    """A network that sets `use_running_average` as a field and as an argument."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -74,22 +74,24 @@ class _Theirs(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["plain", "none", "convolutions", "all"])
-def test_frozen_parts_evaluate_in_training_and_have_no_gradient(how):
+def test_frozen_parts_run_in_evaluation_mode_without_gradients(how):
     shape = (8, 8, 3)
     if how == "plain":
-        network, frozen = networks.from_linen(_Theirs()), {"in", "first", "second"}
+        network, frozen = networks.from_linen(_BatchNorms()), {"in", "first", "second"}
     else:
         network, frozen = tiny.NETWORK(num_classes=3), {"conv1", "bn1"}
     variables = networks.init(network, jax.random.key(0), shape)
     paths = networks.named_shapes(variables["params"])
     names = frozenset(name for name in paths if name.split("/")[0] in frozen)
-    still = networks.freeze(network if how == "plain" else networks.remat(network, how), names)
+    frozen_network = networks.freeze(
+        network if how == "plain" else networks.remat(network, how), names
+    )
     images = jax.random.normal(jax.random.key(1), (4, *shape))
 
     def loss(params):
         options = {"train": True, "mutable": ["batch_stats"], "rngs": jax.random.key(2)}
-        outputs, changed = still.apply({**variables, "params": params}, images, **options)
-        return jnp.sum(outputs.logits**2), (outputs, changed["batch_stats"])
+        outputs, updated = frozen_network.apply({**variables, "params": params}, images, **options)
+        return jnp.sum(outputs.logits**2), (outputs, updated["batch_stats"])
 
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (_, (outputs, stats)), gradients = gradient(variables["params"])
@@ -105,7 +107,7 @@ def test_frozen_parts_evaluate_in_training_and_have_no_gradient(how):
         np.testing.assert_allclose(outputs.maps[0], evaluated, atol=1e-5)
 
 
-def test_what_carries_other_things_than_a_batch_norm_is_not_frozen():
+def test_parts_with_state_other_than_batch_norm_cannot_be_frozen():
     class Counting(nn.Module):
         @nn.compact
         def __call__(self, x, train=False):

@@ -1,4 +1,4 @@
-"""Networks by name: which there are, and what images they take."""
+"""Networks by name, their aliases, and the image sizes that they accept."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from rrd_jax.terminal import tables
 from tests import fresh, golden
 from tests.networks import modern
 
-# One of each kind of block and stem.
+# One network of each kind of block and stem.
 _KINDS = (
     "resnet8",
     "resnet18",
@@ -29,20 +29,20 @@ _KINDS = (
 )
 
 
-def test_an_unknown_name_lists_the_known():
+def test_the_error_for_an_unknown_name_lists_known_names():
     with pytest.raises(errors.InputError, match="did you mean 'resnet8x4'.*known: resnet8, "):
         networks.create("resnet8x5", 10)
     with pytest.raises(errors.InputError, match="num_classes is -1"):
         networks.create("resnet8", -1)
 
 
-def test_the_table_has_a_row_for_each_network_and_other_libraries_names_are_aliases(monkeypatch):
-    few = {
+def test_the_table_lists_each_network_and_its_aliases(monkeypatch):
+    models = {
         name: networks.MODELS[name] for name in ("resnet8", "vgg8", "mobilenetv2", "regnety_004")
     }
-    monkeypatch.setattr(networks, "MODELS", few)
+    monkeypatch.setattr(networks, "MODELS", models)
     rows = tables.markdown(*program.table()).split("\n")[2:]
-    assert [row.split()[1] for row in rows] == list(few)
+    assert [row.split()[1] for row in rows] == list(models)
     assert re.match(r"\| resnet8 +\| 83,892 +\| 12,507,392 +\| 16@32 16@32 32@16 64@8", rows[0])
     for pattern, names in (
         ("regnet_y*", "regnety_004 = regnet_y_400mf"),
@@ -59,22 +59,22 @@ def test_the_table_has_a_row_for_each_network_and_other_libraries_names_are_alia
     assert set(networks.ALIASES.values()) <= networks.MODELS.keys()
 
 
-def test_networks_are_imported_without_what_reads_data_and_files():
+def test_importing_networks_does_not_import_data_and_checkpoint_libraries():
     heavy = ["tensorflow_datasets", "grain", "orbax", "cv2", "PIL", "ml_collections"]
     code = f"import sys, rrd_jax.networks; print([n for n in {heavy} if n in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", fresh.mark_long_except(modern.older(), _KINDS))
-def test_every_network_takes_small_and_odd_images(name):
+@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.older(), _KINDS))
+def test_every_network_accepts_small_images_and_odd_sizes(name):
     for shape in ((33, 47, 1), (28, 28, 1)):
         outputs = networks.summarize(networks.create(name, 7), shape).outputs
         assert outputs.logits.shape == (1, 7)
         assert len(outputs.maps) == len(outputs.preactivations) >= 4
 
 
-def test_the_smallest_images_are_taken_and_those_that_pooling_uses_up_refused():
+def test_images_that_become_empty_by_pooling_are_refused():
     for name in ("resnet8", "wrn_16_1", "vgg8", "shufflenetv2_cifar"):
         assert networks.summarize(networks.create(name, 5), (8, 8, 1)).outputs.logits.shape == (
             1,
@@ -84,12 +84,12 @@ def test_the_smallest_images_are_taken_and_those_that_pooling_uses_up_refused():
         networks.summarize(networks.create("vgg8", 5), (4, 4, 3))
 
 
-def test_networks_with_a_stem_of_seven_pixels_take_space_to_depth():
+def test_networks_with_a_7x7_stem_support_space_to_depth():
     network, deep = (networks.create("resnet18", 4, space_to_depth=deep) for deep in (False, True))
     variables = fresh.init(network, (48, 48, 3))
     images = np.random.default_rng(0).standard_normal((2, 48, 48, 3)).astype(np.float32)
-    wanted, found = (jax.jit(n.apply)(variables, images).logits for n in (network, deep))
-    assert golden.relative(found, wanted) < 1e-5
+    expected, actual = (jax.jit(n.apply)(variables, images).logits for n in (network, deep))
+    assert golden.relative(actual, expected) < 1e-5
     assert len({networks.summarize(n, (48, 48, 3)).macs for n in (network, deep)}) == 1
     with pytest.raises(errors.InputError, match="'mobilenetv1' does not start with a 7x7"):
         networks.create("mobilenetv1", 4, space_to_depth=True)

@@ -1,3 +1,5 @@
+"""Rematerialization: identical results with fewer stored activations."""
+
 import functools
 
 import jax
@@ -10,7 +12,7 @@ from rrd_jax.cpu import convolutions
 from rrd_jax.networks import convnext, vit
 from tests import fresh, golden
 
-# Small networks of families whose published ones are large.
+# Small networks of families whose published networks are large.
 SMALL = {
     "vit": functools.partial(
         vit.VisionTransformer, 4, patch=4, width=16, depth=3, heads=2, drop_path=0.5
@@ -27,7 +29,7 @@ def _create(name):
 
 
 def _step(network, variables, images):
-    """(loss, (maps, batch statistics)), and gradients."""
+    """Returns ((loss, (maps, batch statistics)), gradients)."""
 
     def loss(params):
         options = {"train": True, "mutable": ["batch_stats"], "rngs": jax.random.key(0)}
@@ -39,7 +41,7 @@ def _step(network, variables, images):
 
 @pytest.mark.parametrize("name", _BLOCKS)
 @pytest.mark.long
-def test_the_whole_network_or_each_block_is_computed_twice(name):
+def test_the_whole_network_or_each_block_is_rematerialized(name):
     network = networks.create(name, 4)
     variables = fresh.init(network, (16, 16, 3))
     images = np.zeros((4, 16, 16, 3), np.float32)
@@ -56,29 +58,30 @@ def test_the_whole_network_or_each_block_is_computed_twice(name):
         ["resnet8", "wrn_16_1", "shufflenetv2_cifar", *SMALL], quick=("resnet8",)
     ),
 )
-def test_parts_that_are_computed_twice_give_the_same(name):
+def test_rematerialized_networks_return_the_same_results(name):
     network, side = _create(name), 32 if name in SMALL else 16
     variables = fresh.init(network, (side, side, 3))
     images = np.random.default_rng(0).standard_normal((4, side, side, 3)).astype(np.float32)
-    run = jax.jit(convolutions.fast(_step), static_argnums=0)  # which compile sooner too
-    wanted, wanted_gradient = run(network, variables, images)
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted_gradient))
+    # Fast convolutions also compile faster.
+    run = jax.jit(convolutions.fast(_step), static_argnums=0)
+    expected, expected_gradient = run(network, variables, images)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradient))
     for how in ("convolutions", "all"):
-        found, gradient = run(networks.remat(network, how), variables, images)
-        for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        actual, gradient = run(networks.remat(network, how), variables, images)
+        for leaf, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             assert golden.relative(leaf, other) < 1e-5
-        # Of a bias that a batch norm cancels, the gradient is rounding alone.
-        pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted_gradient), strict=True)
+        # The gradient of a bias before a batch norm is pure rounding error.
+        pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True)
         assert max(np.abs(leaf - other).max() for leaf, other in pairs) < 1e-5 * largest
 
 
 @pytest.mark.parametrize("name", ["resnet8", *SMALL])
-def test_less_is_kept_for_the_backward_pass(name):
+def test_fewer_values_are_stored_for_the_backward_pass(name):
     network = _create(name)
     variables = fresh.init(network, (32, 32, 3))
-    images = jnp.ones((64, 32, 32, 3))  # never computed
+    images = jnp.ones((64, 32, 32, 3))
 
-    def kept(how):
+    def count_residuals(how):
         run = networks.remat(network, how).apply
 
         def pull(variables):
@@ -90,10 +93,12 @@ def test_less_is_kept_for_the_backward_pass(name):
 
         return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(pull, variables)))
 
-    assert max(kept("all"), kept("convolutions")) < 0.6 * kept("none")
+    assert max(count_residuals("all"), count_residuals("convolutions")) < 0.6 * count_residuals(
+        "none"
+    )
 
 
-def test_what_cannot_be_computed_twice_is_refused():
+def test_invalid_remat_options_are_refused():
     with pytest.raises(errors.InputError, match="VGG has no blocks"):
         networks.remat(networks.create("vgg8", 4), "all")
     with pytest.raises(errors.InputError, match="unknown train.remat 'some'; known: none, conv"):

@@ -1,9 +1,9 @@
-"""Adds to timm.json: what timm's networks compute from weights made of their entries' names.
+"""Adds reference outputs of timm to timm.json, with weights drawn from the entry names.
 
     python -m tests.networks.timm_golden    (needs torch, torchvision and timm)
 
-For each name that is timm's too, or torchvision's alone, and not in the file: parameters,
-multiply-adds for one image, and logits of two images of random pixels, of ten classes.
+For each network of timm or torchvision that the file lacks, the script adds the number of
+parameters, the multiply-adds for one image, and the logits of two random images for ten classes.
 """
 
 import json
@@ -23,31 +23,32 @@ FILE = pathlib.Path(__file__).parents[1] / "golden" / "timm.json"
 
 
 def build(name: str, side: int | None = None) -> torch.nn.Module:
-    """timm's network, or torchvision's, with weights by name, in evaluation.
+    """Builds the network of timm or torchvision in evaluation mode, with weights from entry names.
 
     Args:
-      name: of it.
-      side: of its images, where it depends on that; None for what the golden numbers are of.
+      name: name of the network in rrd_jax.
+      side: side of the images in pixels, which only transformers need; None for the side of the
+        golden numbers.
     """
     sized = {"img_size": side or modern.side(name)} if modern.patch(name) else {}
     if name in inverted.TORCHVISION:
         network = getattr(torchvision.models, name)(num_classes=10).eval()
     else:
-        known = published.lookup(name)
-        network = timm.create_model(known.timm, num_classes=10, **sized, **known.timm_args).eval()
+        record = published.of(name)
+        network = timm.create_model(record.timm, num_classes=10, **sized, **record.timm_args).eval()
     network.load_state_dict({k: torch.from_numpy(v) for k, v in weights(network).items()})
     return network
 
 
 def weights(network: torch.nn.Module) -> dict[str, np.ndarray]:
-    """A state dict made of the entries' names."""
+    """Returns a state dict that is drawn from the entry names."""
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     texts = ["x".join(map(str, shape)) for shape in shapes.values()]
     return golden.named_weights(list(shapes), texts)
 
 
 def multiply_adds(network: torch.nn.Module, images: torch.Tensor) -> int:
-    """Of convolutions, linear layers and attention, for a batch of one image."""
+    """Counts the multiply-adds of convolutions, linear layers and attention for one image."""
     total = 0
 
     def count(module, inputs, output):
@@ -71,22 +72,22 @@ def multiply_adds(network: torch.nn.Module, images: torch.Tensor) -> int:
 
 
 def main() -> None:
-    """Writes the file."""
-    found = json.loads(FILE.read_text())
+    """Adds the missing networks to the file."""
+    results = json.loads(FILE.read_text())
     for name in modern.names():
-        if name in found:
+        if name in results:
             continue
         network = build(name)
         images = torch.from_numpy(modern.images(name).transpose(0, 3, 1, 2).copy())
         with torch.inference_mode():
             logits = network(images).double().numpy()
-        found[name] = {
+        results[name] = {
             "parameters": sum(p.numel() for p in network.parameters()),
             "macs": multiply_adds(network, images),
             "logits": [[float(f"{value:.9g}") for value in row] for row in logits],
         }
-        print(name, found[name]["parameters"], flush=True)
-    FILE.write_text(json.dumps(found, indent=0) + "\n")
+        print(name, results[name]["parameters"], flush=True)
+    FILE.write_text(json.dumps(results, indent=0) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""Checks of loaded weights."""
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -41,14 +43,14 @@ def test_finite_weights_pass(dtype):
         ("params__fc__bias", None, "params/fc/bias is absent there"),
     ],
 )
-def test_weights_that_are_none_are_refused_in_a_line(leaf, value, message):
+def test_invalid_weights_are_refused_in_one_line(leaf, value, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         _check(*_weights(**{leaf: value}))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("variables", [None, [], {}, {"conv1": np.ones(3)}, "weights"])
-def test_what_is_no_variables_is_named(variables):
+def test_values_that_are_not_variables_are_refused(variables):
     network, _ = _weights()
     with pytest.raises(errors.InputError, match="are not the variables of a network"):
         _check(network, variables)
