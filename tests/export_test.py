@@ -1,4 +1,4 @@
-"""The command that exports, by a format of tests: those of users have their tests in exports/."""
+"""The export command with a test format; tests/exports covers the public formats."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ _NAMES = ("a, b", 'the "c"', "Füße", "日本", *"efghij")
 
 @pytest.fixture(scope="module")
 def run(tiny_network, tmp_path_factory):
-    """The workdir of a job whose objective classifies in the network's place; it stays as it is."""
+    """The workdir of a job with SimKD, which replaces the classifier; tests must not modify it."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
@@ -46,7 +46,7 @@ def _export(workdir, output, **fields):
     return export.run(export.Request(pathlib.Path(workdir), **options))
 
 
-def test_a_file_is_read_back_compared_and_says_its_classes(run, form, tmp_path, capsys):
+def test_an_exported_file_is_verified_and_contains_class_names(run, form, tmp_path, capsys):
     (outcome,) = _export(
         run, tmp_path / "deep" / "it.private", load_options={"class_names": _NAMES}
     )
@@ -63,7 +63,7 @@ def test_a_file_is_read_back_compared_and_says_its_classes(run, form, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("by", "where", "words"),
+    ("change", "output", "message"),
     [
         (lambda x: x + 1e-3, "logits", "error .*e-.* \\(at most 1e-04 is allowed"),
         (lambda x: x[:, ::-1], "logits", "error .* same top-1 for"),
@@ -73,38 +73,39 @@ def test_a_file_is_read_back_compared_and_says_its_classes(run, form, tmp_path, 
         (lambda x: x * 1.01, "embedding", "error 1.0e-02"),
     ],
 )
-def test_a_file_that_computes_something_else_is_refused_and_gone(run, tmp_path, by, where, words):
+def test_a_file_with_wrong_outputs_is_refused_and_removed(run, tmp_path, change, output, message):
     with (
-        private.registered(write=private.added(by, where)),
-        pytest.raises(errors.InputError, match=f"format 'private' not written: .*{words}"),
+        private.registered(write=private.faulty_write(change, output)),
+        pytest.raises(errors.InputError, match=f"format 'private' not written: .*{message}"),
     ):
         _export(run, tmp_path / "new" / "it.private")
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_of_8_bits_may_differ_but_must_not_be_nonsense(run, tmp_path):
-    def write(by):
-        return private.registered(write=private.added(by))
+def test_8_bit_weights_may_differ_within_limits(run, tmp_path):
+    def register(change):
+        return private.registered(write=private.faulty_write(change))
 
-    with write(lambda x: x + 1e-2):
+    with register(lambda x: x + 1e-2):
         (outcome,) = _export(run, tmp_path / "it.private", quantize="int8")
     assert outcome.written.comparison.difference > 1e-3
     with (
-        write(lambda x: x[:, ::-1]),
+        register(lambda x: x[:, ::-1]),
         pytest.raises(errors.InputError, match="with 8-bit weights, only .*leave out --quantize"),
     ):
         _export(run, tmp_path / "other.private", quantize="int8")
 
 
-def test_what_is_there_is_kept_unless_it_is_ours_and_asked_for(run, form, tmp_path):
+def test_only_exported_files_are_overwritten_and_only_with_the_flag(run, form, tmp_path):
     path = tmp_path / "it.private"
     path.write_text("a letter")
     with pytest.raises(errors.InputError, match=r"already exists; .*--overwrite"):
         _export(run, path)
     with pytest.raises(errors.InputError, match="not written by this command"):
         _export(run, path, overwrite=True)
+    # The check precedes loading.
     with pytest.raises(errors.InputError, match=r"already exists; .*--overwrite"):
-        _export(tmp_path / "no run", path)  # before anything is loaded
+        _export(tmp_path / "no run", path)
     assert path.read_text() == "a letter"
     path.unlink()
     _export(run, path)
@@ -112,12 +113,12 @@ def test_what_is_there_is_kept_unless_it_is_ours_and_asked_for(run, form, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["it.private"]
 
 
-def test_nothing_is_written_into_the_checkpoints_of_a_run(run, form):
+def test_export_into_the_checkpoints_of_a_run_is_refused(run, form):
     with pytest.raises(errors.InputError, match="in the checkpoints of a run"):
         _export(run, run / "checkpoints" / "it.private")
 
 
-def test_a_full_disk_leaves_nothing_behind(run, tmp_path):
+def test_a_full_disk_leaves_no_files(run, tmp_path):
     def write(exportable, path, options):
         path.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -126,38 +127,35 @@ def test_a_full_disk_leaves_nothing_behind(run, tmp_path):
         _export(run, tmp_path / "it.private")
     assert not list(tmp_path.iterdir())
 
-    def told(exportable, path, options):
+    def fail(exportable, path, options):
         raise errors.DiskError(f"{path} cannot be written")
 
-    place = tmp_path / "it.private"  # not that of the draft, which nobody knows
+    # The message names the output, not the temporary file.
+    output = tmp_path / "it.private"
     with (
-        private.registered(write=told),
-        pytest.raises(errors.DiskError, match=f"format 'private' not written: {place} cannot"),
+        private.registered(write=fail),
+        pytest.raises(errors.DiskError, match=f"format 'private' not written: {output} cannot"),
     ):
-        _export(run, place)
+        _export(run, output)
 
 
-def test_an_option_that_a_format_does_not_know_is_refused_before_weights_are_read(
-    run, form, tmp_path, monkeypatch
-):
+def test_unsupported_options_are_refused_before_weights_are_read(run, form, tmp_path, monkeypatch):
     monkeypatch.setattr(compared_networks, "load", lambda *_: pytest.fail("weights are read"))
     with pytest.raises(errors.InputError, match=r"--names is not .* --nofold, --quantize"):
         _export(run, tmp_path / "it.private", names="torch")
 
 
-def test_a_format_without_its_library_is_told_how_to_get_it_and_keeps_no_other(
-    run, tmp_path, capsys
-):
+def test_a_missing_library_is_reported_and_does_not_stop_other_formats(run, tmp_path, capsys):
     with (
         private.registered(modules=("no_such_module",), extra="some") as absent,
         pytest.raises(errors.UnavailableError, match=r"pip install 'rrd_jax\[some\]'"),
     ):
         _export(run, tmp_path / "it.private")
     refused = private.FORMAT._replace(
-        name="refused", extension=".x", write=private.added(lambda x: -x)
+        name="refused", extension=".x", write=private.faulty_write(lambda x: -x)
     )
     with (
-        private.several(private.FORMAT, absent._replace(name="absent"), refused),
+        private.replaced_formats(private.FORMAT, absent._replace(name="absent"), refused),
         pytest.raises(errors.InputError, match="1 of 3 formats not written"),
     ):
         _export(run, tmp_path, format=["all"], names="torch")
@@ -169,26 +167,26 @@ def test_a_format_without_its_library_is_told_how_to_get_it_and_keeps_no_other(
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.private"]
 
 
-def test_a_format_that_cannot_hold_the_network_is_left_out_and_said(run, tmp_path, capsys):
+def test_a_format_that_does_not_support_the_network_is_skipped_with_a_note(run, tmp_path, capsys):
     def refuse(*_):
         raise errors.UnfitError("it has no names there")
 
     unfit = private.FORMAT._replace(name="unfit", extension=".x", write=refuse)
-    with private.several(private.FORMAT, unfit):
-        _export(run, tmp_path, format=["all"])  # which raises nothing
+    with private.replaced_formats(private.FORMAT, unfit):
+        _export(run, tmp_path, format=["all"])
         out = capsys.readouterr().out
         assert "note: skipped: format 'unfit' not written: it has no names there" in out
         assert "| not supported " in out
         with pytest.raises(errors.InputError, match="format 'unfit' not written"):
             _export(run, tmp_path, format=["unfit"])
     with (
-        private.several(unfit, unfit._replace(name="other", extension=".y")),
+        private.replaced_formats(unfit, unfit._replace(name="other", extension=".y")),
         pytest.raises(errors.InputError, match="no format written"),
     ):
         _export(run, tmp_path, format=["all"])
 
 
-def test_files_go_where_their_names_tell_them_apart(run, form, tmp_path):
+def test_output_folders_receive_distinct_file_names(run, form, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     with pytest.raises(errors.InputError, match=r"ends in .private.*--output=.*new.private or"):
@@ -196,14 +194,14 @@ def test_files_go_where_their_names_tell_them_apart(run, form, tmp_path):
     _export(copy, f"{tmp_path}/folder/", quantize="int8")
     _export(copy, tmp_path / "folder", teacher=True)
     _export(f"{copy}@best", None)
-    found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.private"))
+    paths = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.private"))
     names = ["folder/resnet8-teacher.private", "folder/tiny-int8.private"]
-    assert found == [*names, "run/exports/tiny.private"]
+    assert paths == [*names, "run/exports/tiny.private"]
     about = compared_networks.load(run).about
     assert writer.file_name(about.__class__("nets.a:Mine", 2), form) == "Mine.private"
 
 
-def test_a_pytorch_file_is_exported_with_what_a_user_says_of_its_images(run, form, tmp_path):
+def test_a_pytorch_file_is_exported_with_preprocessing_from_options(run, form, tmp_path):
     variables, _ = checkpoints.load_student(run / "teacher")
     path = tmp_path / "teacher.safetensors"
     safetensors.numpy.save_file(to_torch("resnet8", variables), path)
@@ -212,15 +210,15 @@ def test_a_pytorch_file_is_exported_with_what_a_user_says_of_its_images(run, for
         errors.InputError, match="the preprocessing of .* is unknown.*--mean=.*--image_size"
     ):
         _export(path, output, load_options={"network": "resnet8"})
-    given = {"network": "resnet8", "mean": (0.3,), "std": (0.4,), "image_size": 8}
+    load_options = {"network": "resnet8", "mean": (0.3,), "std": (0.4,), "image_size": 8}
     with pytest.raises(errors.InputError, match="2 names, but the network has 10 classes"):
-        _export(path, output, load_options=given | {"class_names": ("a", "b")})
-    (outcome,) = _export(path, output, load_options=given)
+        _export(path, output, load_options=load_options | {"class_names": ("a", "b")})
+    (outcome,) = _export(path, output, load_options=load_options)
     assert outcome.written.comparison.description == "random images"
     assert form.open(output, 0).about.preprocessing.mean == (0.3,)
 
 
-def test_images_of_a_folder_are_compared_on(run, form, tmp_path):
+def test_the_comparison_can_use_images_of_a_folder(run, form, tmp_path):
     (tmp_path / "images" / "deep").mkdir(parents=True)
     for i in range(3):
         image = np.full((20, 30, 3), 80 * i, np.uint8)
@@ -233,7 +231,7 @@ def test_images_of_a_folder_are_compared_on(run, form, tmp_path):
         _export(run, tmp_path / "it.private", images=str(run), overwrite=True)
 
 
-def test_without_its_test_split_a_run_is_compared_on_random_images(run, form, tmp_path, capsys):
+def test_the_comparison_uses_random_images_without_a_test_split(run, form, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     fields = json.loads((copy / "config.json").read_text())
@@ -244,35 +242,35 @@ def test_without_its_test_split_a_run_is_compared_on_random_images(run, form, tm
     assert "note: no test images for " in capsys.readouterr().out
 
 
-def test_a_classifier_that_takes_over_is_exported_with_its_network(run, form, tmp_path):
+def test_the_classifier_of_an_objective_is_exported_with_its_network(run, form, tmp_path):
     student = json.loads((run / "results.json").read_text())[-1]
     parameters, macs = measurements.costs(compared_networks.load(run))
     assert parameters == student["parameters"]
     assert macs > networks.summarize(compared_networks.load(run).network, (8, 8, 1)).macs
     (outcome,) = _export(run, tmp_path / "it.private")
     image = np.full((1, 8, 8, 1), 100, np.uint8)
-    found = form.open(outcome.written.path, 0)(image)["logits"]
-    np.testing.assert_allclose(found, rrd_jax.load(run)(image).logits, atol=1e-5)
+    actual = form.open(outcome.written.path, 0)(image)["logits"]
+    np.testing.assert_allclose(actual, rrd_jax.load(run)(image).logits, atol=1e-5)
 
 
-def test_a_network_of_ones_own_that_was_trained_in_bfloat16_is_exported_in_float32(form, tmp_path):
-    own = "tests.networks.custom_nets:Copied"
-    config = launch.digits("smoke,resnet8,ce", **{"student.model": own, "dtype": "bfloat16"})
+def test_a_custom_network_trained_in_bfloat16_is_exported_in_float32(form, tmp_path):
+    custom = "tests.networks.custom_nets:Copied"
+    config = launch.digits("smoke,resnet8,ce", **{"student.model": custom, "dtype": "bfloat16"})
     (tmp_path / "config.json").write_text(config.to_json_best_effort())
     network = networks.create("resnet8", 10)
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))
-    meta = {"model": own, "num_classes": 10, "image_shape": [8, 8, 1]}
+    meta = {"model": custom, "num_classes": 10, "image_shape": [8, 8, 1]}
     checkpoints.save_network(tmp_path, jax.tree.map(np.asarray, variables), meta)
     assert rrd_jax.load(tmp_path).network.dtype == jnp.bfloat16
     (outcome,) = _export(tmp_path, f"{tmp_path}/files/")
     assert outcome.written.path.name == "Copied.private"
     image = np.full((1, 8, 8, 1), 100, np.uint8)
-    wanted = network.apply(variables, (image / 255.0 - 0.305) / 0.376).logits
-    found = form.open(outcome.written.path, 0)(image)["logits"]
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    expected = network.apply(variables, (image / 255.0 - 0.305) / 0.376).logits
+    actual = form.open(outcome.written.path, 0)(image)["logits"]
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
-def test_a_network_that_was_loaded_is_exported_by_its_method(run, form, tmp_path):
+def test_a_loaded_network_has_an_export_method(run, form, tmp_path):
     network = rrd_jax.load(run)
     written = network.export(tmp_path / "it.private", fold=False)
     assert written.comparison.description == "test images"
@@ -281,7 +279,7 @@ def test_a_network_that_was_loaded_is_exported_by_its_method(run, form, tmp_path
         tmp_path / "it.private", "private", test=(images, labels), overwrite=True
     )
     assert written.comparison.images == 5
-    for path, options, words in (
+    for path, options, message in (
         ("it.onnxx", {}, r"has an unknown extension; use one of .*\.private"),
         ("it.private", {"folds": True}, "unknown option 'folds'; did you mean 'fold'"),
         ("it.private", {"quantize": "int4"}, "option quantize is 'int4'"),
@@ -289,12 +287,12 @@ def test_a_network_that_was_loaded_is_exported_by_its_method(run, form, tmp_path
         ("it.private", {"test": (images, labels[:4])}, r"labels are int64 of shape \(4,\)"),
         ("it.private", {"test": (images, list("abcde"))}, "but must be integers"),
     ):
-        with pytest.raises(errors.InputError, match=words):
+        with pytest.raises(errors.InputError, match=message):
             network.export(tmp_path / path, overwrite=True, **options)
 
 
 @pytest.mark.parametrize(
-    ("flags", "code", "words"),
+    ("flags", "code", "message"),
     [
         ("--workdir={tmp}", 2, "--format is missing; set it to one of safetensors"),
         ("--workdir={tmp} --format=onxx", 2, "unknown format 'onxx'; did you mean 'onnx'"),
@@ -308,8 +306,8 @@ def test_a_network_that_was_loaded_is_exported_by_its_method(run, form, tmp_path
         ("--workdir={tmp} --format=onnx --quantize=int4", 1, "quantize"),
     ],
 )
-def test_mistakes_are_a_line(commands, tmp_path, flags, code, words):
+def test_invalid_flags_are_refused_in_one_line(commands, tmp_path, flags, code, message):
     flags = flags.format(tmp=tmp_path).split()
     done = commands.run(*flags, module="rrd_jax.export", env={"JAX_PLATFORMS": "cpu"})
-    assert words in done.check_refused(code)
+    assert message in done.check_refused(code)
     assert not list(tmp_path.iterdir())

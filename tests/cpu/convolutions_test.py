@@ -125,8 +125,8 @@ def test_convolutions_of_all_networks_equal_the_plain_convolutions():
     assert len(by_form) >= 8
     for shapes in by_form.values():
         for x, kernel, stride, padding in shapes[:: -(-len(shapes) // _MAX_SHAPES)]:
-            # Both sides are rounded: sums of 512 or more products differ by slightly more than 1e-6,
-            # and oneDNN accumulates 4,608 products sequentially, as in PyTorch.
+            # Both sides are rounded: sums of 512 or more products differ by a little over 1e-6, and
+            # oneDNN accumulates 4,608 products sequentially, as in PyTorch.
             pads = tuple(pad for pad, _ in padding)
             _check(x, kernel, stride, pads, bound=2e-6, onednn_bound=3e-6)
 

@@ -61,7 +61,7 @@ _FILES = {
 
 
 @pytest.mark.parametrize("kind", _FILES)
-def test_files_of_all_formats_are_decoded_as_decode_with_pillow(kind):
+def test_files_of_all_formats_are_decoded_as_by_pillow(kind):
     content = _FILES[kind]()
     decoding.check(content)
     decoded = decoding.decode(content)
@@ -76,7 +76,7 @@ def test_files_of_all_formats_are_decoded_as_decode_with_pillow(kind):
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_rotated_as_decode_with_pillow(kind, orientation):
+def test_images_are_rotated_as_by_pillow(kind, orientation):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     content = _encoded(_image("RGB"), kind, exif=exif)

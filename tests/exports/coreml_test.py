@@ -1,4 +1,4 @@
-"""Core ML packages, of which only the structure is checked: nothing here runs one."""
+"""The structure of Core ML packages, which are not executed."""
 
 import dataclasses
 import shutil
@@ -21,7 +21,7 @@ def package(tmp_path_factory):
     return path
 
 
-def test_a_package_says_what_it_takes_and_computes(package, capfd):
+def test_a_package_describes_its_inputs_and_outputs(package, capfd):
     import coremltools
 
     exportable = graphs.exportable()
@@ -40,7 +40,7 @@ def test_a_package_says_what_it_takes_and_computes(package, capfd):
     assert len(convolutions) == 8
 
 
-def test_a_package_of_another_network_or_a_damaged_one_is_refused(package, tmp_path):
+def test_a_package_that_is_damaged_or_of_another_network_is_refused(package, tmp_path):
     exportable = graphs.exportable()
     about = dataclasses.replace(exportable.about, class_names=())
     other = dataclasses.replace(exportable, about=about)
@@ -55,7 +55,7 @@ def test_a_package_of_another_network_or_a_damaged_one_is_refused(package, tmp_p
     assert not coreml.FORMAT.recognizes(tmp_path)
 
 
-def test_what_core_ml_cannot_compute_is_refused(tmp_path, monkeypatch):
+def test_operations_that_core_ml_lacks_are_refused(tmp_path, monkeypatch):
     def function(self, options=None):
         return lambda x: {"logits": jnp.linalg.qr(x[..., 0])[1]}
 

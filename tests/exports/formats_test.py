@@ -16,7 +16,7 @@ _MODULES = {
 }
 
 _FAMILIES = ["resnet8x4", "vgg8", "mobilenetv2_cifar", "shufflenetv1_cifar", "shufflenetv2_cifar"]
-_NETWORKS = fresh.mark_long_except([*graphs.OWN, *_FAMILIES], ["linen"])
+_NETWORKS = fresh.all_but_quick_are_long([*graphs.CUSTOM, *_FAMILIES], ["linen"])
 
 
 def _format(name):
@@ -27,14 +27,14 @@ def _format(name):
 
 @pytest.fixture(scope="module", params=_MODULES)
 def written(request, tmp_path_factory):
-    """Returns a format, and the path of a network in it."""
+    """A format and the path of a network in that format."""
     form = _format(request.param)
     path = tmp_path_factory.mktemp(form.name) / f"Schüler{form.extension}"
     form.write(graphs.exportable(), path, Options())
     return form, path
 
 
-def test_outputs_are_the_networks_for_batches_of_any_size(written, capfd):
+def test_outputs_equal_the_network_for_batches_of_any_size(written, capfd):
     form, path = written
     runtime = graphs.check_runtime(form, path, graphs.exportable())
     assert runtime.about == graphs.exportable().about
@@ -46,8 +46,8 @@ def test_outputs_are_the_networks_for_batches_of_any_size(written, capfd):
 
 
 @pytest.mark.parametrize("name", _NETWORKS)
-@pytest.mark.parametrize("form", fresh.mark_long_except(_MODULES, ["stablehlo", "litert"]))
-def test_every_network_with_uint8_images(form, name, tmp_path):
+@pytest.mark.parametrize("form", fresh.all_but_quick_are_long(_MODULES, ["stablehlo", "litert"]))
+def test_every_network_is_exported_with_uint8_images(form, name, tmp_path):
     form, shape = _format(form), (32, 32, 3) if name in _FAMILIES else (8, 8, 1)
     exportable = graphs.exportable(name, shape)
     options = Options(fold=name in _FAMILIES, embed_preprocessing=True)

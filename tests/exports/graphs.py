@@ -1,4 +1,4 @@
-"""Small networks on their way out, images, and what both sides compute from them."""
+"""Small exportable networks and images, and comparisons of their outputs."""
 
 import functools
 
@@ -12,26 +12,27 @@ from rrd_jax.networks.shufflenet import ShuffleNetV1
 from tests import fresh
 
 NAMES = ("a, b", 'the "second"', "dritte Ähre", "第四")
-_BROUGHT = "tests.networks.custom_nets"
-# Grouped and depthwise convolutions, batch norms, shuffled channels, and a pooling that pads.
+_NETS = "tests.networks.custom_nets"
+# Grouped and depthwise convolutions, batch norms, channel shuffles, and pooling with padding.
 GROUPED = functools.partial(ShuffleNetV1, widths=(48,), blocks=(2,), groups=3)
-OWN = {
-    "linen": f"{_BROUGHT}:Mixer",  # whose code needs the size of the batch as a number
-    "group_norm": f"{_BROUGHT}:GroupNorm",
-    "nnx": f"{_BROUGHT}:Norm",
+CUSTOM = {
+    # Mixer needs the batch size as a number.
+    "linen": f"{_NETS}:Mixer",
+    "group_norm": f"{_NETS}:GroupNorm",
+    "nnx": f"{_NETS}:Norm",
     "equinox": "tests.networks.custom_equinox:Stateful",
-    "functions": f"{_BROUGHT}:functions",
+    "functions": f"{_NETS}:functions",
 }
 
 
 @functools.cache
 def exportable(name="grouped", image_shape=(8, 8, 1)):
-    """A network with weights, for small images of four classes."""
+    """Returns an Exportable for small images of four classes."""
     if name == "grouped":
         network = GROUPED(num_classes=len(NAMES))
     else:
-        network = networks.create(OWN.get(name, name), len(NAMES))
-    if name in OWN:
+        network = networks.create(CUSTOM.get(name, name), len(NAMES))
+    if name in CUSTOM:
         variables = networks.init(network, jax.random.key(0), image_shape)
     else:
         variables = fresh.init(network, image_shape)
@@ -42,12 +43,12 @@ def exportable(name="grouped", image_shape=(8, 8, 1)):
 
 
 def images(count, image_shape=(8, 8, 1)):
-    """uint8 [count, *image_shape]."""
+    """Returns random images: uint8 [count, *image_shape]."""
     return np.random.default_rng(count).integers(0, 256, (count, *image_shape), np.uint8)
 
 
 def check_same(outputs, expected, tolerance=1e-4):
-    """Asserts that outputs are those expected, but for rounding."""
+    """Checks that outputs equal the expected outputs up to rounding."""
     assert set(outputs) == set(expected)
     for name, values in expected.items():
         assert outputs[name].shape == values.shape
@@ -57,7 +58,7 @@ def check_same(outputs, expected, tolerance=1e-4):
 
 
 def check_runtime(form, path, exportable, tolerance=1e-4, counts=(1, 7, 20, 1)):
-    """Asserts that a file computes what its network does, for batches of any size; opens it."""
+    """Opens a file and compares its outputs with the network; returns the runtime."""
     runtime, shape = form.open(path, 1), exportable.about.preprocessing.image_shape
     batch = images(max(counts), shape)
     expected = exportable(batch)
@@ -68,13 +69,13 @@ def check_runtime(form, path, exportable, tolerance=1e-4, counts=(1, 7, 20, 1)):
 
 
 def damages(content):
-    """Bytes as accidents leave them, by what happened."""
+    """Returns damaged copies of the bytes, by the kind of damage."""
     middle, end = len(content) // 2, len(content) - 30
     label = content.rindex(NAMES[-1].encode())
-    places = {"at the start": 40, "in the graph": label // 2, "in a name": label}
-    flipped = {f"flip {name}": _flip(content, place) for name, place in places.items()}
+    positions = {"at the start": 40, "in the graph": label // 2, "in a name": label}
+    flipped = {f"flip {name}": _flip(content, position) for name, position in positions.items()}
     return {"empty": b"", "cut": content[:middle], "cut at the end": content[:end], **flipped}
 
 
-def _flip(content, place):
-    return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
+def _flip(content, position):
+    return content[:position] + bytes([content[position] ^ 0x10]) + content[position + 1 :]

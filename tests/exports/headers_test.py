@@ -1,4 +1,4 @@
-"""Files and folders say what they are, and whether they are whole."""
+"""Headers of exported files and folders, and their digests."""
 
 import dataclasses
 import pathlib
@@ -20,24 +20,25 @@ def file(tmp_path):
     return path
 
 
-def test_a_graph_comes_back_with_its_header_in_the_same_bytes(file, tmp_path):
+def test_a_graph_with_a_header_survives_a_round_trip(file, tmp_path):
     assert headers.read_graph(file) == (b"graph" * 99, _HEADER)
     assert file.read_bytes().startswith(b"graph")
     assert headers.format_of(file) == "litert"
-    with zipfile.ZipFile(file) as archive:  # as other programs read it
+    # Other programs read the labels from the zip archive.
+    with zipfile.ZipFile(file) as archive:
         assert archive.read("labels.txt").decode().splitlines() == list(graphs.NAMES)
-    headers.write_graph(tmp_path / "again", b"graph" * 99, _HEADER)
-    assert (tmp_path / "again").read_bytes() == file.read_bytes()
+    headers.write_graph(tmp_path / "second", b"graph" * 99, _HEADER)
+    assert (tmp_path / "second").read_bytes() == file.read_bytes()
 
 
-def test_class_names_may_be_of_folders_that_are_not_utf8(tmp_path):
+def test_class_names_need_not_be_valid_utf8(tmp_path):
     names = ("\udcff", *graphs.NAMES[1:])
     header = _HEADER._replace(about=dataclasses.replace(_HEADER.about, class_names=names))
     headers.write_graph(tmp_path / "odd", b"graph", header)
     assert headers.read_graph(tmp_path / "odd") == (b"graph", header)
 
 
-def test_other_files_are_of_no_format(tmp_path):
+def test_other_files_have_no_format(tmp_path):
     path = tmp_path / "file"
     assert headers.format_of(path) == headers.format_of(tmp_path) == ""
     with zipfile.ZipFile(path, "w") as archive:
@@ -63,6 +64,6 @@ def test_a_folder_lists_its_files(tmp_path):
         headers.read_folder(tmp_path)
 
 
-def test_a_folder_that_takes_no_files_is_a_disk_error():
+def test_an_unwritable_folder_raises_a_disk_error():
     with pytest.raises(errors.DiskError, match="export again"):
         headers.write_graph(pathlib.Path("/proc/file"), b"", _HEADER)

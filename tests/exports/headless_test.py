@@ -1,4 +1,4 @@
-"""Networks without a classifier leave in every format: what a file computes is the embedding."""
+"""Export of networks without a classifier, whose files return the embedding."""
 
 import dataclasses
 
@@ -9,9 +9,9 @@ import pytest
 import rrd_jax
 from rrd_jax import errors, exports
 from rrd_jax.exports import export_all, sample_images, verification
-from tests.exports import made
+from tests.exports import exportables
 
-_INSTALLED = {
+_MODULES = {
     "onnx": ("onnx", "onnxruntime"),
     "litert": ("litert_converter", "ai_edge_litert"),
     "openvino": ("litert_converter", "openvino"),
@@ -21,27 +21,27 @@ _INSTALLED = {
 
 
 def _trial(exportable, count):
-    images = made.images(exportable, count)
+    images = exportables.images(exportable, count)
     kind = exportable.about.preprocessing
     return exports.Trial(exportable, sample_images.from_arrays(images, kind, count))
 
 
 @pytest.fixture(scope="module")
-def tried():
-    return _trial(made.exportable(channels=1, classes=0), 6)
+def trial():
+    return _trial(exportables.exportable(channels=1, classes=0), 6)
 
 
-def _write(tried, form, folder, **options):
-    for module in _INSTALLED.get(form, ()):
+def _write(trial, form, folder, **options):
+    for module in _MODULES.get(form, ()):
         pytest.importorskip(module)
     form = exports.get_format(form)
     path = folder / f"f{form.extension}"
-    return exports.write(tried, form, path, exports.Options(**options))
+    return exports.write(trial, form, path, exports.Options(**options))
 
 
 @pytest.mark.parametrize("form", exports.FORMATS)
-def test_each_format_computes_the_embedding_and_nothing_else(form, tried, tmp_path):
-    written = _write(tried, form, tmp_path)
+def test_each_format_returns_only_the_embedding(form, trial, tmp_path):
+    written = _write(trial, form, tmp_path)
     if form == "coreml":
         assert written.comparison is None
         return
@@ -49,31 +49,31 @@ def test_each_format_computes_the_embedding_and_nothing_else(form, tried, tmp_pa
     assert written.comparison.difference < 1e-5
     assert written.comparison.cosine == pytest.approx(1, abs=1e-6)
     assert "largest relative embedding error" in str(written)
-    asked = rrd_jax.load(written.path)
-    assert asked.num_classes == 0
-    images = list(tried.images.images)
-    expected = tried.reference["embedding"]
-    np.testing.assert_allclose(asked.embed(images), expected, rtol=1e-4, atol=1e-5)
+    loaded = rrd_jax.load(written.path)
+    assert loaded.num_classes == 0
+    images = list(trial.images.images)
+    expected = trial.reference["embedding"]
+    np.testing.assert_allclose(loaded.embed(images), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(errors.InputError, match="has no classifier"):
-        asked.predict(images)
+        loaded.predict(images)
     header, (row,) = export_all.table([export_all.Outcome(exports.get_format(form), written)])
     assert header[-2:] == ["embedding error", "mean cosine"]
     assert len(row) == len(header)
 
 
-def test_onnx_without_this_package_has_one_output(tried, tmp_path):
+def test_an_onnx_file_has_one_output(trial, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    path = _write(tried, "onnx", tmp_path, embed_preprocessing=True).path
+    path = _write(trial, "onnx", tmp_path, embed_preprocessing=True).path
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["embedding"]
-    images = tried.images.images.transpose(0, 3, 1, 2)
+    images = trial.images.images.transpose(0, 3, 1, 2)
     (embedding,) = session.run(None, {"images": images})
-    np.testing.assert_allclose(embedding, tried.reference["embedding"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(embedding, trial.reference["embedding"], rtol=1e-4, atol=1e-5)
 
 
-def test_weights_of_8_bits_keep_embeddings_alike(tried, tmp_path):
+def test_8_bit_weights_keep_embeddings_similar(trial, tmp_path):
     pytest.importorskip("litert_quantizer")
-    written = _write(tried, "litert", tmp_path, quantize="int8")
+    written = _write(trial, "litert", tmp_path, quantize="int8")
     assert 0.99 < written.comparison.cosine < 1
 
 
@@ -82,15 +82,15 @@ def test_weights_of_8_bits_keep_embeddings_alike(tried, tmp_path):
     [("resnet18", "hub"), ("vit_tiny_patch16_224", "torch"), ("mobilenetv4_conv_small", "hub")],
 )
 @pytest.mark.long
-def test_timms_networks_without_a_classifier_compute_the_same(model, form, tmp_path):
+def test_timm_loads_networks_without_a_classifier(model, form, tmp_path):
     pytest.importorskip("timm")
-    written = _write(_trial(made.exportable(model, size=32, classes=0), 3), form, tmp_path)
+    written = _write(_trial(exportables.exportable(model, size=32, classes=0), 3), form, tmp_path)
     assert "timm" in written.runtime
     assert written.comparison.difference < 1e-4
 
 
-class _Other:
-    """A file that computes something else."""
+class _WrongRuntime:
+    """A runtime whose outputs are changed by a function."""
 
     def __init__(self, exportable, change):
         self.about, self.runtime = exportable.about, "tests 1.0"
@@ -109,18 +109,18 @@ class _Other:
         (lambda y: {"logits": y["embedding"]}, "the file returns no embeddings"),
     ],
 )
-def test_a_file_that_computes_something_else_is_refused(change, message, tried):
+def test_a_file_with_wrong_outputs_is_refused(change, message, trial):
     with pytest.raises(errors.InputError, match=message):
-        tried.compare(_Other(tried.exportable, change))
+        trial.compare(_WrongRuntime(trial.exportable, change))
 
 
-def test_8_bits_may_differ_but_not_point_elsewhere(tried):
-    other = _Other(tried.exportable, lambda y: {"embedding": -y["embedding"]})
+def test_8_bit_weights_may_change_the_length_but_not_the_direction_of_embeddings(trial):
+    opposite = _WrongRuntime(trial.exportable, lambda y: {"embedding": -y["embedding"]})
     with pytest.raises(errors.InputError, match="mean cosine of only -1"):
-        tried.compare(other, is_rounded=True)
-    near = _Other(tried.exportable, lambda y: {"embedding": y["embedding"] * 1.01})
-    assert tried.compare(near, is_rounded=True).cosine == pytest.approx(1)
-    nan = jax.tree.map(lambda leaf: leaf * np.nan, tried.exportable.variables)
-    nothing = dataclasses.replace(tried.exportable, variables=nan)
+        trial.compare(opposite, is_rounded=True)
+    near = _WrongRuntime(trial.exportable, lambda y: {"embedding": y["embedding"] * 1.01})
+    assert trial.compare(near, is_rounded=True).cosine == pytest.approx(1)
+    nan = jax.tree.map(lambda leaf: leaf * np.nan, trial.exportable.variables)
+    not_finite = dataclasses.replace(trial.exportable, variables=nan)
     with pytest.raises(errors.InputError, match="embeddings of 'resnet8' are not finite"):
-        _ = verification.Trial(nothing, tried.images).reference
+        _ = verification.Trial(not_finite, trial.images).reference

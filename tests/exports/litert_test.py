@@ -1,4 +1,4 @@
-"""TFLite files: fast operations, any batch, weights of 8 bits, and refusals that name a reason."""
+"""TFLite files: fast operations, any batch size, 8-bit weights, and reasons of refusals."""
 
 import dataclasses
 import sys
@@ -23,10 +23,11 @@ def file(tmp_path_factory):
     return path
 
 
-def test_convolutions_keep_their_activations_and_stay_whole(file):
+def test_convolutions_are_not_split_and_include_their_activations(file):
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(file))  # the whole file, as others read it
+    # Other programs read the file with its appended header.
+    interpreter = Interpreter(model_path=str(file))
     names = [operation["op_name"] for operation in interpreter._get_ops_details()]
     assert names.count("DEPTHWISE_CONV_2D") == 3
     assert "AVERAGE_POOL_2D" in names
@@ -38,8 +39,8 @@ def test_convolutions_keep_their_activations_and_stay_whole(file):
     }
 
 
-class _Weighted(nn.Module):
-    """A function of images, and a layer with weights."""
+class _FunctionAndDense(nn.Module):
+    """A function of images, followed by a dense layer."""
 
     function: Callable
 
@@ -49,24 +50,24 @@ class _Weighted(nn.Module):
 
 
 def _exportable(function):
-    network = networks.from_linen(_Weighted(function))
-    about = dataclasses.replace(graphs.exportable().about, model="own")
+    network = networks.from_linen(_FunctionAndDense(function))
+    about = dataclasses.replace(graphs.exportable().about, model="custom")
     return interface.Exportable(network, fresh.init(network, (8, 8, 1)), about)
 
 
-def test_a_batch_that_is_in_a_constant_stays_symbolic(tmp_path):
+def test_a_batch_size_in_a_constant_stays_symbolic(tmp_path):
     exportable = _exportable(lambda x: x + jnp.ones((len(x), 1, 1, 1)) * jnp.ones((1, 8, 8, 1)))
     litert.FORMAT.write(exportable, tmp_path / "file", interface.Options())
     graphs.check_runtime(litert.FORMAT, tmp_path / "file", exportable)
 
 
-def test_weights_of_eight_bits(tmp_path):
+def test_8_bit_weights_keep_outputs_close(tmp_path):
     exportable = graphs.exportable()
     litert.FORMAT.write(exportable, tmp_path / "file", interface.Options(quantize="int8"))
     graphs.check_runtime(litert.FORMAT, tmp_path / "file", exportable, tolerance=0.1)
 
 
-def test_operations_that_are_unknown_are_named(tmp_path):
+def test_errors_for_unsupported_operations_name_them(tmp_path):
     for network, reason in {
         lambda x: jnp.sort(x, -2): r"STABLEHLO_SORT",
         lambda x: jnp.abs(jnp.fft.fft(x)): r"no operation for stablehlo\.fft",
@@ -77,7 +78,7 @@ def test_operations_that_are_unknown_are_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_files_of_others_do_not_say_their_classes(file, tmp_path):
+def test_files_of_other_programs_are_refused(file, tmp_path):
     path = tmp_path / "other.tflite"
     path.write_bytes(headers.read_graph(file)[0])
     assert litert.FORMAT.recognizes(path)
@@ -85,7 +86,7 @@ def test_files_of_others_do_not_say_their_classes(file, tmp_path):
         litert.FORMAT.open(path, 1)
 
 
-def test_a_missing_quantizer_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_quantizer_is_refused_with_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "litert_quantizer", None)
     options = interface.Options(quantize="int8")
     expected = r"needs litert_quantizer.*pip install 'rrd_jax\[litert\]'"

@@ -1,4 +1,4 @@
-"""Every primitive that has a counterpart in ONNX computes in onnxruntime what it does in JAX."""
+"""Primitives that are exported to ONNX: onnxruntime compared with JAX."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ _WEIGHTS = np.random.default_rng(1).normal(size=4096).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
-def _as_users_write():
+def _allow_rank_promotion():
     with jax.numpy_rank_promotion("allow"):
         yield
 
@@ -27,8 +27,8 @@ def _weights(*shape):
     return _WEIGHTS[: np.prod(shape)].reshape(shape)
 
 
-def _written(functions):
-    """The ONNX model of {name: function of images}."""
+def _build_model(functions):
+    """Builds the ONNX model of {name: function of images}."""
     graph = walk.build(
         lambda images: {name: function(images) for name, function in functions.items()},
         _SHAPE,
@@ -40,27 +40,35 @@ def _written(functions):
     return model.to_model(graph, header)
 
 
-def _compare(functions, wanted=None, tolerance=2e-6):
-    """Checks each function's result in onnxruntime; returns the operators that were used."""
-    written = _written(functions)
-    session = onnxruntime.InferenceSession(written.SerializeToString())
-    wanted = wanted or functions
-    compiled = jax.jit(lambda x: {name: function(x) for name, function in wanted.items()})
+def _compare(functions, references=None, tolerance=2e-6):
+    """Compares the results in onnxruntime with JAX; returns the operators of the ONNX model.
+
+    Args:
+      functions: {name: function of images}, exported to ONNX.
+      references: functions to compare with; None for `functions`.
+      tolerance: largest error relative to the largest value, or to 1 if that is larger.
+    """
+    onnx_model = _build_model(functions)
+    session = onnxruntime.InferenceSession(onnx_model.SerializeToString())
+    references = references or functions
+    compiled = jax.jit(lambda x: {name: function(x) for name, function in references.items()})
     names = [output.name for output in session.get_outputs()]
     for batch in (1, 3):
         images = np.random.default_rng(batch).uniform(-2, 2, (batch, *_SHAPE)).astype(np.float32)
         results = session.run(names, {"images": images.transpose(0, 3, 1, 2)})
         results = dict(zip(names, results, strict=True))
-        for name, want in jax.device_get(compiled(images)).items():
-            got = results[name]
-            assert got.shape == want.shape, name
-            assert got.dtype == want.dtype, name
-            bound = tolerance * max(np.abs(want).max(), 1) if want.dtype == np.float32 else 0
-            assert np.abs(got * 1 - want * 1).max() <= bound, name
-    return [node.op_type for node in written.graph.node]
+        for name, expected in jax.device_get(compiled(images)).items():
+            actual = results[name]
+            assert actual.shape == expected.shape, name
+            assert actual.dtype == expected.dtype, name
+            bound = (
+                tolerance * max(np.abs(expected).max(), 1) if expected.dtype == np.float32 else 0
+            )
+            assert np.abs(actual * 1 - expected * 1).max() <= bound, name
+    return [node.op_type for node in onnx_model.graph.node]
 
 
-def test_functions_of_elements():
+def test_elementwise_functions():
     names = "abs sign neg floor ceil exp tanh logistic erf erfc sin cos tan atan sinh cosh asinh"
     functions = {name: getattr(lax, name) for name in names.split()}
     positive = {name: getattr(lax, name) for name in ("log", "log1p", "sqrt", "rsqrt")}
@@ -85,7 +93,7 @@ def test_functions_of_elements():
     _compare(functions, tolerance=1e-5)
 
 
-def test_operators_on_two_arrays():
+def test_binary_operators():
     other = _weights(*_SHAPE)
     functions = {
         name: lambda x, f=f: f(x, jnp.broadcast_to(other, x.shape))
@@ -130,16 +138,16 @@ def test_reductions():
         "cumsum": lambda x: x.cumsum(2),
         "reversed cumsum": lambda x: lax.cumsum(x, 3, reverse=True),
         "largest": lambda x: lax.top_k(x, 2)[0],
-        "places of the largest": lambda x: lax.top_k(x, 2)[1],
+        "positions of the largest": lambda x: lax.top_k(x, 2)[1],
         "std": lambda x: x.std((1, 2)),
         "softmax": jax.nn.softmax,
         "logsumexp": lambda x: jax.nn.logsumexp(x, axis=(1, 2)),
-        "sum of what repeats": lambda x: jnp.broadcast_to(x[:, :1], x.shape).sum(1),
+        "sum of a broadcast": lambda x: jnp.broadcast_to(x[:, :1], x.shape).sum(1),
     }
     _compare(functions)
 
 
-def test_windows():
+def test_reductions_over_windows():
     def pool(f, start, *, padding="SAME", window=(1, 3, 2, 1), strides=(1, 2, 1, 1), **options):
         return lambda x: lax.reduce_window(x, start, f, window, strides, padding, **options)
 
@@ -161,13 +169,13 @@ def test_windows():
 
 
 def _convolution(
-    x, w=None, strides=(1, 1), padding="SAME", numbers=("NHWC", "HWIO", "NHWC"), **more
+    x, w=None, strides=(1, 1), padding="SAME", numbers=("NHWC", "HWIO", "NHWC"), **options
 ):
     w = _weights(3, 2, 4, 6) if w is None else w
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, **more)
+    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, **options)
 
 
-def test_convolutions_of_any_layout():
+def test_convolutions_in_all_layouts():
     kernel = _weights(3, 2, 4, 6)
     conv = _convolution
     first, deep = ("NCHW", "OIHW", "NCHW"), ("NDHWC", "DHWIO", "NDHWC")
@@ -193,14 +201,14 @@ def test_convolutions_of_any_layout():
         "mapped": jax.vmap(lambda x: conv(x[None])[0]),
         "cut": lambda x: conv(x, padding=((-1, 1), (0, -1))),
     }
-    # JAX 0.10.1 itself computes nonsense from a padding below 0 on a CPU.
+    # JAX 0.10.1 returns wrong results for negative padding on a CPU.
     cut = {"cut": lambda x: conv(x[:, 1:, :-1], padding=((0, 1), (0, 0)))}
     _compare(functions, functions | cut)
 
 
-def test_products_over_any_axes():
-    def product(equation, *more):
-        return lambda x: jnp.einsum(equation, x, *more)
+def test_products_over_all_axes():
+    def product(equation, *operands):
+        return lambda x: jnp.einsum(equation, x, *operands)
 
     functions = {
         "dense": product("bhwc,cd->bhwd", _weights(4, 3)),
@@ -219,7 +227,7 @@ def test_products_over_any_axes():
     _compare(functions, tolerance=5e-6)
 
 
-def test_shapes_and_places():
+def test_reshaping_and_indexing():
     functions = {
         "reshape": lambda x: x.reshape(x.shape[0], 3, 2, -1, 2),
         "shuffle": lambda x: x.reshape(*x.shape[:-1], 2, 2).swapaxes(-1, -2).reshape(x.shape),
@@ -243,18 +251,18 @@ def test_shapes_and_places():
         "take": lambda x: jnp.take(x, np.array([3, 0, 0, 1, 2]), axis=3),
         "take table": lambda x: x[:, np.array([[0, 1], [5, 2]]), :, 1],
         "grid": lambda x: x[:, np.array([0, 3, 1]), np.array([4, 0, 2])],
-        "chosen": lambda x: x[:, ::2, :, -1],
+        "index": lambda x: x[:, ::2, :, -1],
         "iota": lambda x: x * lax.broadcasted_iota(jnp.float32, x.shape, 2),
         "loop": lambda x: lax.scan(lambda c, w: (c * w, c.sum(1)), x, _weights(3))[0],
         "loop's steps": lambda x: lax.scan(
             lambda c, w: (c + w, c.sum(1)), x, x.swapaxes(0, 1)[:, :, None], reverse=True
         )[1],
         "branch": lambda x: lax.cond(x.shape[1] > 3, jnp.sin, jnp.cos, x),
-        "for each": lambda x: lax.platform_dependent(x, tpu=jnp.sin, default=jnp.cos),
+        "platform": lambda x: lax.platform_dependent(x, tpu=jnp.sin, default=jnp.cos),
         "remat": jax.checkpoint(lambda x: jnp.sin(jnp.cos(x))),
-        "bare": lambda x: x,
+        "identity": lambda x: x,
         "constant": lambda x: jnp.broadcast_to(_weights(2), (x.shape[0], 2)),
-        # Code that wants a number of images gets one.
+        # These functions need the batch size as a number.
         "zeros": lambda x: x[:, 0] + np.zeros((len(x), 1, 4), np.float32),
         "ones": lambda x: jnp.concatenate([jnp.ones((len(x), 1, 4)), x[:, 0]], 1),
         "patches": lambda x: x.reshape(len(x) * 6, -1).sum(-1).reshape(len(x), 6),
@@ -262,7 +270,7 @@ def test_shapes_and_places():
     _compare(functions)
 
 
-def test_convolutions_follow_each_other_without_transpositions():
+def test_consecutive_convolutions_need_no_transposition():
     def network(x):
         for i in range(3):
             y = _convolution(x, _weights(3, 3, 4, 4) / 10)
@@ -277,7 +285,7 @@ def test_convolutions_follow_each_other_without_transpositions():
     assert (operators[-1], operators.count("Mul"), operators.count("Add")) == ("Gemm", 3, 3)
 
 
-def test_what_has_no_counterpart_is_named_with_its_place():
+def test_errors_for_unsupported_primitives_name_their_position():
     def network(x):
         with jax.named_scope("Block/order"):
             return {"logits": jnp.sort(x, 1)}
@@ -300,6 +308,6 @@ def test_what_has_no_counterpart_is_named_with_its_place():
         (lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x), "'cond' that depends on the images"),
     ],
 )
-def test_what_depends_on_more_than_an_image_is_refused(function, message):
+def test_functions_that_mix_images_are_refused(function, message):
     with pytest.raises(errors.InputError, match=message):
         walk.build(lambda x: {"logits": function(x)}, _SHAPE, np.float32)

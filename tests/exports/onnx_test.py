@@ -1,4 +1,4 @@
-"""Networks leave as ONNX files, which onnxruntime reads back."""
+"""Export as ONNX files, which onnxruntime reads."""
 
 import collections
 import json
@@ -16,17 +16,18 @@ from rrd_jax.exports.interface import Exportable, Options
 from rrd_jax.networks.resnet import ResNet
 from rrd_jax.objectives import Objective
 from tests import tiny
-from tests.exports import graphs, made
+from tests.exports import exportables, graphs
 from tests.networks import modern
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-_CLASSES = ('"a", or b', "größer \udcff", "犬")  # the second of a folder that is not UTF-8
+# The second name comes from a folder name that is not valid UTF-8.
+_CLASSES = ('"a", or b', "größer \udcff", "犬")
 
 
 class Zoo(nn.Module):
-    """Most of Linen's ordinary layers."""
+    """A network with most of the common Linen layers."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -45,7 +46,7 @@ class Zoo(nn.Module):
 
 
 class ViT(nn.Module):
-    """A small one, with a class token."""
+    """A small vision transformer with a class token."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -60,18 +61,20 @@ class ViT(nn.Module):
 
 
 def _exportable(network, size=8, channels=3, seed=0, **fields):
-    """A network with random weights and statistics; 3 classes."""
+    """Returns an Exportable of 3 classes with random weights and statistics."""
     variables = networks.init(network, jax.random.key(seed), (size, size, channels))
     random = np.random.default_rng(seed)
 
-    def moved(path, leaf):
+    def perturb(path, leaf):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             return np.asarray(leaf + 0.2 * random.uniform(0, 1, leaf.shape), np.float32)
         return leaf
 
     preprocessing = Preprocessing(size, channels, (0.4,) * channels, (0.25,) * channels)
     about = ModelInfo("x", 3, class_names=_CLASSES, preprocessing=preprocessing)
-    return Exportable(network, jax.tree_util.tree_map_with_path(moved, variables), about, **fields)
+    return Exportable(
+        network, jax.tree_util.tree_map_with_path(perturb, variables), about, **fields
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +90,14 @@ def written(small, tmp_path_factory):
 
 
 def _check(exportable, folder, options=None, sizes=(1, 3), tolerance=1e-5):
-    """Writes and reads a network, compares what it computes; returns its operators' number."""
+    """Exports a network and compares its outputs; returns the number of nodes per operator."""
     path = folder / "network.onnx"
     package.FORMAT.write(exportable, path, options or Options())
     graphs.check_runtime(package.FORMAT, path, exportable, tolerance, counts=sizes)
     return collections.Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def test_a_residual_network_is_convolutions_and_sums_and_nothing_else(small, tmp_path):
+def test_a_residual_network_consists_of_convolutions_and_sums(small, tmp_path):
     operators = _check(small, tmp_path, sizes=(1, 3, 32))
     assert operators == {
         **{"Conv": 4, "Relu": 3, "Add": 1},
@@ -104,23 +107,23 @@ def test_a_residual_network_is_convolutions_and_sums_and_nothing_else(small, tmp
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [*modern.KINDS, *modern.SAMPLE])
-def test_every_kind_of_network(name, tmp_path):
+def test_every_kind_of_network_is_exported(name, tmp_path):
     size = 32 if name in networks.CIFAR else 64
-    # Deep networks of random weights magnify rounding, which differs from processor to processor.
-    _check(made.exportable(name, size=size), tmp_path, sizes=(1, 3, 32), tolerance=5e-5)
+    # Deep networks with random weights amplify rounding, which differs between processors.
+    _check(exportables.exportable(name, size=size), tmp_path, sizes=(1, 3, 32), tolerance=5e-5)
 
 
 @pytest.mark.parametrize("module", [Zoo, ViT])
-def test_linen_networks_of_ordinary_layers(module, tmp_path):
+def test_common_linen_layers_are_exported(module, tmp_path):
     _check(_exportable(networks.from_linen(module()), 16), tmp_path, tolerance=5e-5)
 
 
 @pytest.mark.parametrize("name", ["linen", "nnx", "functions", "equinox"])
-def test_networks_by_import_path_with_grey_images(name, tmp_path):
-    _check(_exportable(networks.create(graphs.OWN[name], 3), channels=1), tmp_path)
+def test_custom_networks_are_exported_with_gray_images(name, tmp_path):
+    _check(_exportable(networks.create(graphs.CUSTOM[name], 3), channels=1), tmp_path)
 
 
-def test_options_say_what_goes_into_the_file(small, tmp_path):
+def test_options_determine_the_content_of_the_file(small, tmp_path):
     assert _check(small, tmp_path, Options(fold=False))["Mul"] == 4
     operators = _check(small, tmp_path, Options(embed_preprocessing=True))
     assert operators["Cast"] == 1
@@ -128,7 +131,7 @@ def test_options_say_what_goes_into_the_file(small, tmp_path):
     assert file.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
-def test_a_classifier_that_stands_in_for_the_networks(small, tmp_path):
+def test_the_classifier_of_an_objective_is_exported(small, tmp_path):
     def predict(state, student):
         return student.embedding @ state.params["kernel"]
 
@@ -141,16 +144,16 @@ def test_a_classifier_that_stands_in_for_the_networks(small, tmp_path):
     assert "Gemm" not in _check(exportable, tmp_path)
 
 
-def test_what_computes_in_bfloat16_is_written_in_float32(tmp_path):
+def test_networks_in_bfloat16_are_exported_in_float32(tmp_path):
     network = ResNet(3, (1,), (8, 8), dtype=jnp.bfloat16)
     _check(_exportable(network), tmp_path, tolerance=2e-2)
     types = {x.data_type for x in onnx.load(tmp_path / "network.onnx").graph.initializer}
     assert types == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
 
-def test_a_file_says_what_it_is(small, written, tmp_path):
-    package.FORMAT.write(small, tmp_path / "again.onnx", Options())
-    assert (tmp_path / "again.onnx").read_bytes() == written.read_bytes()
+def test_a_file_describes_its_network(small, written, tmp_path):
+    package.FORMAT.write(small, tmp_path / "second.onnx", Options())
+    assert (tmp_path / "second.onnx").read_bytes() == written.read_bytes()
     assert package.FORMAT.open(written, 2).about == small.about
     (tmp_path / "renamed").write_bytes(written.read_bytes())
     assert package.recognizes(tmp_path / "renamed")
@@ -166,13 +169,14 @@ def test_a_file_says_what_it_is(small, written, tmp_path):
     assert file.graph.node[0].name == "ResNet/conv1/Conv"
 
 
-def test_damaged_and_foreign_files_are_refused_in_a_line(written, tmp_path):
+def test_damaged_and_foreign_files_are_refused(written, tmp_path):
     content, path = bytearray(written.read_bytes()), tmp_path / "damaged.onnx"
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(errors.InputError, match=r"cannot be read as ONNX: .*export it again") as e:
         package.FORMAT.open(path, 1)
     assert "\n" not in str(e.value)
-    content[len(content) // 2] ^= 1  # within a weight
+    # This byte belongs to a weight.
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(errors.InputError, match="does not match its digest.*export it again"):
         package.FORMAT.open(path, 1)
@@ -183,7 +187,7 @@ def test_damaged_and_foreign_files_are_refused_in_a_line(written, tmp_path):
         package.FORMAT.open(path, 1)
 
 
-def test_what_a_file_cannot_hold_or_a_disk_not_take_is_said(small, tmp_path, monkeypatch):
+def test_too_large_networks_and_unwritable_files_are_refused(small, tmp_path, monkeypatch):
     with pytest.raises(errors.DiskError, match="cannot be written"):
         package.FORMAT.write(small, tmp_path / "no" / "such.onnx", Options())
     monkeypatch.setattr("rrd_jax.exports.onnx.model._LARGEST", 1000)

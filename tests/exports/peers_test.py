@@ -1,4 +1,4 @@
-"""Exported weights in torchvision, timm and transformers, and back: the same bits."""
+"""Exported weights loaded in torchvision, timm and transformers, and read back."""
 
 import importlib
 
@@ -10,7 +10,7 @@ from rrd_jax import errors, exports
 from rrd_jax.data import model_info as abouts
 from rrd_jax.exports import Options
 from rrd_jax.weights import files, from_torch, published, sidecar
-from tests.exports import made
+from tests.exports import exportables
 from tests.networks import modern
 
 torch = pytest.importorskip("torch")
@@ -28,32 +28,36 @@ def _export(exportable, form, path, **options):
     return path
 
 
-def _theirs(name, channels=3):
-    """torchvision's network, or timm's where that has none."""
-    known = published.lookup(name)
-    if known.torchvision:
-        network = getattr(torchvision.models, known.torchvision)(num_classes=8)
+def _build_peer(name, channels=3):
+    """Builds the network of torchvision, or of timm if torchvision lacks it.
+
+    Returns:
+      (network, function that renames the entries of a state dict for the network).
+    """
+    record = published.of(name)
+    if record.torchvision:
+        network = getattr(torchvision.models, record.torchvision)(num_classes=8)
         return network, lambda state_dict: state_dict
-    options = known.make_args((64, 64, channels))
-    return timm.create_model(
-        known.timm, num_classes=8, **options
-    ), lambda s: published.rename_entries(s, name, "timm")
+    options = record.make_args((64, 64, channels))
+    return timm.create_model(record.timm, num_classes=8, **options), lambda s: published.respell(
+        s, name, "timm"
+    )
 
 
 @pytest.mark.parametrize("name", [*_QUICK, *_LONG])
 @pytest.mark.filterwarnings("ignore")
-def test_they_load_it_strictly_and_what_they_save_is_bit_for_bit_the_same(name, tmp_path):
+def test_peers_load_exported_files_and_save_identical_weights(name, tmp_path):
     st = importlib.import_module("safetensors.torch")
-    exportable = made.exportable(name, size=64, resize=73, names=tuple("abcdefgh"))
+    exportable = exportables.exportable(name, size=64, resize=73, names=tuple("abcdefgh"))
     file = _export(exportable, "safetensors", tmp_path / "a.safetensors", names="torch")
-    network, respell = _theirs(name)
+    network, respell = _build_peer(name)
     network.load_state_dict(respell(st.load_file(file)), strict=True)
     st.save_file(network.state_dict(), tmp_path / "b.safetensors")
-    theirs, _ = _theirs(name)
+    peer, _ = _build_peer(name)
     pth = _export(exportable, "torch", tmp_path / "a.pth")
     state_dict = respell(torch.load(pth, weights_only=True))
-    theirs.load_state_dict(state_dict, strict=True)
-    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "b.pth")
+    peer.load_state_dict(state_dict, strict=True)
+    torch.save({"state_dict": peer.state_dict()}, tmp_path / "b.pth")
     for path in (file, pth, tmp_path / "b.safetensors", tmp_path / "b.pth"):
         chex.assert_trees_all_equal(files.load(path, name)[0], exportable.variables)
     if published.lookup(name).timm:
@@ -72,22 +76,22 @@ def test_they_load_it_strictly_and_what_they_save_is_bit_for_bit_the_same(name, 
     ("name", "channels"),
     [("resnet18", 1), *(pytest.param(name, 3, marks=pytest.mark.long) for name in _NAMES)],
 )
-def test_they_compute_the_same(name, channels, tmp_path):
-    exportable = made.exportable(name, size=64, channels=channels)
-    images = made.images(exportable)
-    wanted = exportable(images)
+def test_outputs_in_peers_are_equal(name, channels, tmp_path):
+    exportable = exportables.exportable(name, size=64, channels=channels)
+    images = exportables.images(exportable)
+    expected = exportable(images)
     for form, file in (("safetensors", "a.safetensors"), ("torch", "a.pth"), ("hub", "hub")):
         runtime = exports.open_file(_export(exportable, form, tmp_path / file, names="torch"), 1)
         has_timm = published.lookup(name).timm
         assert runtime.runtime.startswith("torch" if form != "hub" or has_timm else "jax")
         computed = runtime(images)
         for output in ("logits", "embedding"):
-            error = np.abs(computed[output] - wanted[output]).max()
-            assert error <= 1e-5 * np.abs(wanted[output]).max()
+            error = np.abs(computed[output] - expected[output]).max()
+            assert error <= 1e-5 * np.abs(expected[output]).max()
 
 
-def test_a_folder_opens_from_a_hub_as_it_does_from_a_disk(tmp_path, monkeypatch):
-    exportable = made.exportable("resnet18", size=64)
+def test_timm_loads_an_exported_folder_from_a_hub(tmp_path, monkeypatch):
+    exportable = exportables.exportable("resnet18", size=64)
     folder = _export(exportable, "hub", tmp_path / "hub")
 
     def download(repo_id, filename, **_):
@@ -96,13 +100,13 @@ def test_a_folder_opens_from_a_hub_as_it_does_from_a_disk(tmp_path, monkeypatch)
 
     monkeypatch.setattr(importlib.import_module("timm.models._hub"), "hf_hub_download", download)
     network = timm.create_model("hf-hub:me/it", pretrained=True)
-    assert network.pretrained_cfg["label_names"] == list(made.NAMES)
-    back = from_torch("resnet18", network.state_dict())
-    chex.assert_trees_all_equal(back, exportable.variables)
+    assert network.pretrained_cfg["label_names"] == list(exportables.NAMES)
+    restored = from_torch("resnet18", network.state_dict())
+    chex.assert_trees_all_equal(restored, exportable.variables)
 
 
-def test_a_state_dict_that_was_damaged_or_changed_is_a_line(tmp_path):
-    path = _export(made.exportable("resnet8"), "torch", tmp_path / "f.pth")
+def test_a_damaged_or_changed_state_dict_is_refused_in_one_line(tmp_path):
+    path = _export(exportables.exportable("resnet8"), "torch", tmp_path / "f.pth")
     content = torch.load(path, weights_only=True)
     content["fc.bias"] += 1
     torch.save(content, path)
@@ -117,39 +121,40 @@ def test_a_state_dict_that_was_damaged_or_changed_is_a_line(tmp_path):
 
 
 @pytest.mark.long
-def test_transformers_open_a_folder_for_hubs_too(tmp_path):
+def test_transformers_load_a_folder_for_hubs(tmp_path):
     transformers = pytest.importorskip("transformers")
-    exportable = made.exportable("resnet18", size=64, names=tuple("abcdefgh"), resize=73)
+    exportable = exportables.exportable("resnet18", size=64, names=tuple("abcdefgh"), resize=73)
     folder = _export(exportable, "hub", tmp_path / "hub")
     network = transformers.AutoModelForImageClassification.from_pretrained(folder)
     assert network.config.id2label == dict(enumerate("abcdefgh"))
-    images = made.images(exportable)
+    images = exportables.images(exportable)
     with torch.no_grad():
         normalized = np.asarray(exportable.normalize(images)).transpose(0, 3, 1, 2)
         logits = network(torch.tensor(normalized)).logits.numpy()
-    wanted = exportable(images)["logits"]
-    assert np.abs(logits - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    expected = exportable(images)["logits"]
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
     network.save_pretrained(tmp_path / "saved")
     chex.assert_trees_all_equal(files.load(tmp_path / "saved", "")[0], exportable.variables)
 
 
-def test_timms_transform_does_what_the_folder_says():
-    wanted = made.exportable(size=200, resize=230).about.preprocessing
-    config = timm.data.resolve_data_config(pretrained_cfg=sidecar.to_timm(wanted))
+def test_the_transform_of_timm_follows_the_exported_preprocessing():
+    expected = exportables.exportable(size=200, resize=230).about.preprocessing
+    config = timm.data.resolve_data_config(pretrained_cfg=sidecar.to_timm(expected))
     resize, crop, _, normalize = timm.data.create_transform(**config).transforms
     assert (resize.size, list(crop.size)) == (230, [200, 200])
-    np.testing.assert_allclose(normalize.std, wanted.std)
-    whole = made.exportable(size=32).about.preprocessing
-    config = timm.data.resolve_data_config(pretrained_cfg=sidecar.to_timm(whole))
+    np.testing.assert_allclose(normalize.std, expected.std)
+    uncropped = exportables.exportable(size=32).about.preprocessing
+    config = timm.data.resolve_data_config(pretrained_cfg=sidecar.to_timm(uncropped))
     assert timm.data.create_transform(**config).transforms[0].size in ((32, 32), [32, 32])
 
 
-def test_timms_other_networks_with_the_same_names_are_refused(tmp_path, capsys):
+def test_networks_of_timm_with_other_activations_are_refused(tmp_path, capsys):
     other, blur = (timm.create_model(n, num_classes=8) for n in ("mobilenetv1_100", "resnetblur18"))
     timm.models.save_for_hf(other, tmp_path / "relu6", safe_serialization=True)
     with pytest.raises(errors.InputError, match="act_layer=None.*use weights with act_layer=relu"):
         files.load(tmp_path / "relu6", "mobilenetv1")
-    torch.save(other.state_dict(), tmp_path / "f.pth")  # whose names do not tell the activation
+    # The entry names do not determine the activation.
+    torch.save(other.state_dict(), tmp_path / "f.pth")
     files.load(tmp_path / "f.pth", "mobilenetv1")
     assert "nothing says that it was made with act_layer='relu'" in capsys.readouterr().out
     timm.models.save_for_hf(blur, tmp_path / "blur", safe_serialization=True)

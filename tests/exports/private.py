@@ -1,4 +1,4 @@
-"""A format of tests: a file that names a function in this process, which computes the outputs."""
+"""An export format for tests: a file that names a function in this process."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ class _Runtime:
 
 
 def write(exportable, path, options):
-    """As `Format.write`."""
+    """Implements `Format.write`."""
     header = headers.Header(exportable.about, "private", "NHWC", "float32", ("logits", "embedding"))
     function = jax.jit(exportable.function(options))
     FUNCTIONS.append(function)
@@ -37,8 +37,8 @@ def write(exportable, path, options):
     path.write_text(json.dumps(content))
 
 
-def opened(path, threads):
-    """As `Format.open`."""
+def open_file(path, threads):
+    """Implements `Format.open`."""
     del threads
     try:
         return _Runtime(path)
@@ -53,14 +53,14 @@ FORMAT = interface.Format(
     modules=(),
     options=("fold", "quantize"),
     write=write,
-    open=opened,
+    open=open_file,
     recognizes=lambda path: path.is_file() and path.suffix == ".private",
 )
 
 
 @contextlib.contextmanager
-def several(*forms):
-    """While it lasts, these are the formats."""
+def replaced_formats(*forms):
+    """Replaces all formats within the context."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exports, "FORMATS", tuple(form.name for form in forms))
         for form in forms:
@@ -71,22 +71,22 @@ def several(*forms):
 
 @contextlib.contextmanager
 def registered(**changes):
-    """While it lasts, `private` is the only format; `changes` are of its FORMAT."""
+    """Makes `private`, with fields replaced by `changes`, the only format within the context."""
     form = FORMAT._replace(**changes)
-    with several(form):
+    with replaced_formats(form):
         yield form
 
 
-def added(by, where="logits"):
-    """A `write` whose file is off by an amount."""
+def faulty_write(change, output="logits"):
+    """Returns a `write` function whose files return one output changed by a function."""
 
     def write_wrong(exportable, path, options):
         write(exportable, path, options)
-        right = FUNCTIONS[-1]
+        correct = FUNCTIONS[-1]
 
         def wrong(images):
-            outputs = dict(right(images))
-            outputs[where] = by(np.array(outputs[where]))
+            outputs = dict(correct(images))
+            outputs[output] = change(np.array(outputs[output]))
             return outputs
 
         FUNCTIONS[-1] = wrong

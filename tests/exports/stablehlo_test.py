@@ -1,4 +1,4 @@
-"""StableHLO files run in a process that imports only jax and numpy, and in any other."""
+"""StableHLO files, which run in a separate process that imports only JAX and NumPy."""
 
 import signal
 
@@ -18,7 +18,7 @@ def file(tmp_path_factory):
     return path
 
 
-def test_errors_of_the_process_that_runs_a_file_are_reported(file):
+def test_errors_of_the_reader_process_are_reported(file):
     runtime = stablehlo.FORMAT.open(file, 1)
     with pytest.raises(errors.InputError, match=r"cannot be run by jax: \w+: .*this is jax"):
         runtime(graphs.images(2, (9, 9, 1)))
@@ -26,7 +26,7 @@ def test_errors_of_the_process_that_runs_a_file_are_reported(file):
         runtime(graphs.images(2))
 
 
-def test_the_end_of_that_process_is_one_line(file, monkeypatch):
+def test_a_crash_of_the_reader_process_is_reported_in_one_line(file, monkeypatch):
     monkeypatch.setattr(stablehlo, "_READER", "print(1/0)")
     with pytest.raises(errors.InputError, match="exit code 1: ZeroDivisionError"):
         stablehlo.FORMAT.open(file, 0)
@@ -43,17 +43,18 @@ def test_any_program_with_jax_runs_a_file(file, tmp_path):
     images = graphs.exportable().normalize(graphs.images(7))
     outputs = {name: np.asarray(value) for name, value in function.call(images).items()}
     graphs.check_same(outputs, graphs.exportable()(graphs.images(7)))
-    cut = tmp_path / "cut.stablehlo"  # whose header is damaged
+    # The header of this file is damaged.
+    cut = tmp_path / "cut.stablehlo"
     cut.write_bytes(file.read_bytes()[:-9])
     assert stablehlo.FORMAT.recognizes(cut)
 
 
-def test_what_only_this_process_can_compute_is_refused(tmp_path, monkeypatch):
+def test_a_network_with_a_python_callback_is_refused(tmp_path, monkeypatch):
     exportable = graphs.exportable()
-    same = jax.ShapeDtypeStruct((), np.float32)
+    scalar = jax.ShapeDtypeStruct((), np.float32)
 
     def function(options):
-        return lambda x: {"logits": x + jax.pure_callback(lambda: np.float32(1), same)}
+        return lambda x: {"logits": x + jax.pure_callback(lambda: np.float32(1), scalar)}
 
     monkeypatch.setattr(type(exportable), "function", lambda self, options: function(options))
     with pytest.raises(errors.InputError, match="'grouped' cannot be written as StableHLO"):

@@ -6,7 +6,7 @@ import pytest
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.jobs import run_info
 from rrd_jax.run_folder import model_card
-from tests.exports import made
+from tests.exports import exportables
 
 _START = {
     "command": "python -m rrd_jax.main --workdir=/home/me/runs/a '--x=gs://bucket/dir/b' ~/c/d.pth",
@@ -16,8 +16,8 @@ _START = {
 _TEACHER = {"model": "resnet8x4", "checkpoint": "/home/me/runs/teacher", "digest": "abc"}
 _ABOUT = ModelInfo(
     "resnet8",
-    len(made.NAMES),
-    class_names=made.NAMES,
+    len(exportables.NAMES),
+    class_names=exportables.NAMES,
     preprocessing=Preprocessing(32, 3, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2), 36),
     training={
         "dataset": "digits/2.0.0",
@@ -53,7 +53,7 @@ def _front_matter(text):
     return yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))
 
 
-@pytest.mark.parametrize("name", [*made.NAMES, "my_nets:Net", "\u2028\x85\ufeff\x7f'\\"])
+@pytest.mark.parametrize("name", [*exportables.NAMES, "my_nets:Net", "\u2028\x85\ufeff\x7f'\\"])
 def test_its_front_matter_is_yaml_whatever_names_hold(name):
     training = {"dataset": f"{name}/1"}
     about = dataclasses.replace(_ABOUT, model=name, training=training, class_names=())

@@ -1,3 +1,5 @@
+"""Detection of weight file formats by content."""
+
 import io
 import pickle
 import sys
@@ -24,7 +26,7 @@ def _safetensors(**arrays):
     return safetensors.numpy.save(arrays or {"a": np.ones(3, np.float32)})
 
 
-# Content of a file, whatever its name, and a part of the message.
+# Content of a file and a part of the message; the file name does not matter.
 _FILES = [
     (b"", r"is empty \(0 bytes\)"),
     (b"no weights at all", "is a text file that starts with 'no weights at all'"),
@@ -45,7 +47,9 @@ _FILES = [
 
 
 @pytest.mark.parametrize(("content", "message"), _FILES, ids=range(len(_FILES)))
-def test_a_file_without_weights_is_named_by_its_content(content, message, tmp_path, monkeypatch):
+def test_the_error_for_a_file_without_weights_describes_its_content(
+    content, message, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in ("t.pth", "t.safetensors"):
         (tmp_path / name).write_bytes(content)
@@ -54,14 +58,14 @@ def test_a_file_without_weights_is_named_by_its_content(content, message, tmp_pa
         assert "\n" not in str(caught.value)
 
 
-def test_safetensors_are_read_by_any_name(tmp_path):
-    given = to_torch("resnet8", random_variables("resnet8", 4, (8, 8, 3)))
-    (tmp_path / "model.bin").write_bytes(safetensors.numpy.save(given))
+def test_safetensors_are_detected_under_any_file_name(tmp_path):
+    state_dict = to_torch("resnet8", random_variables("resnet8", 4, (8, 8, 3)))
+    (tmp_path / "model.bin").write_bytes(safetensors.numpy.save(state_dict))
     variables, _ = files.load(tmp_path / "model.bin", "resnet8")
-    np.testing.assert_array_equal(variables["params"]["fc"]["bias"], given["fc.bias"])
+    np.testing.assert_array_equal(variables["params"]["fc"]["bias"], state_dict["fc.bias"])
 
 
-def test_folders_of_others_are_named(tmp_path):
+def test_folders_of_other_libraries_are_refused(tmp_path):
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "pytorch_model.bin").touch()
     with pytest.raises(errors.InputError, match="pass the file, .*hf/pytorch_model.bin"):
@@ -72,7 +76,7 @@ def test_folders_of_others_are_named(tmp_path):
             files.load(path, "resnet8")
 
 
-def test_without_torch_the_message_names_the_ways_out(tmp_path, monkeypatch):
+def test_the_error_without_torch_names_the_alternatives(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "teacher.pth").write_bytes(_zip("teacher/data.pkl"))
     with pytest.raises(errors.InputError, match=r"rrd_jax\[torch\].*safetensors"):

@@ -1,3 +1,5 @@
+"""Loading of weight files, and the convert program."""
+
 import argparse
 import json
 import pathlib
@@ -23,36 +25,38 @@ def _state_dict():
     return golden.named_weights(file["entry_names"].tolist(), file["entry_shapes"])
 
 
-def _assert_same(found, wanted):
-    for entry, value in wanted.items():
-        np.testing.assert_array_equal(np.asarray(found[entry]), value)
+def _assert_same(actual, expected):
+    for entry, value in expected.items():
+        np.testing.assert_array_equal(np.asarray(actual[entry]), value)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_safetensors_of_every_precision_are_read_without_torch(dtype, tmp_path):
-    given = {k: v.astype(dtype) for k, v in _state_dict().items() if "tracked" not in k}
+    state_dict = {k: v.astype(dtype) for k, v in _state_dict().items() if "tracked" not in k}
     path = tmp_path / "resnet8.safetensors"
-    safetensors.numpy.save_file({f"module.{k}": v for k, v in given.items()}, path)
+    safetensors.numpy.save_file({f"module.{k}": v for k, v in state_dict.items()}, path)
     variables, meta = files.load(path, "resnet8")
     assert (meta["num_classes"], meta["image_shape"][-1]) == (100, 3)
     assert variables["params"]["conv1"]["kernel"].dtype == np.float32
-    back = to_torch("resnet8", variables)
-    _assert_same(back, {k: v.astype(np.float32) for k, v in given.items()})
+    restored = to_torch("resnet8", variables)
+    _assert_same(restored, {k: v.astype(np.float32) for k, v in state_dict.items()})
 
 
 @pytest.mark.parametrize("legacy", [True, False])
 def test_files_of_torch_save_are_read(legacy, tmp_path):
     torch = pytest.importorskip("torch")
-    given, path = _state_dict(), tmp_path / "ckpt_epoch_240.pth"
-    tensors = {f"module.{entry}": torch.from_numpy(value.copy()) for entry, value in given.items()}
+    state_dict, path = _state_dict(), tmp_path / "ckpt_epoch_240.pth"
+    tensors = {
+        f"module.{entry}": torch.from_numpy(value.copy()) for entry, value in state_dict.items()
+    }
     extras = {"epoch": 240, "accuracy": np.float64(72.5), "opt": argparse.Namespace(lr=0.05)}
     for content in (tensors, {"model": tensors, **extras}):
         torch.save(content, path, _use_new_zipfile_serialization=not legacy)
         variables, _ = files.load(path, "resnet8")
-        _assert_same(to_torch("resnet8", variables), given)
+        _assert_same(to_torch("resnet8", variables), state_dict)
 
 
-class _Hostile:
+class _Malicious:
     def __init__(self, trace):
         self.trace = trace
 
@@ -61,17 +65,18 @@ class _Hostile:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-def test_a_hostile_pickle_does_not_run(form, tmp_path):
+def test_a_malicious_pickle_is_not_executed(form, tmp_path):
     torch = pytest.importorskip("torch")
     trace, path = tmp_path / "trace", tmp_path / "teacher.pth"
-    content = {"model": _Hostile(trace)}
+    content = {"model": _Malicious(trace)}
     if form == "pickle":
         path.write_bytes(pickle.dumps(content))
         pickle.loads(path.read_bytes())
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
         torch.load(path, weights_only=False)
-    assert trace.exists()  # it would run if it were let
+    # Unsafe loading executes the pickle.
+    assert trace.exists()
     trace.unlink()
     with pytest.raises(errors.InputError, match="not executed|it is damaged"):
         files.load(path, "resnet8")
@@ -87,18 +92,18 @@ def test_a_hostile_pickle_does_not_run(form, tmp_path):
         pytest.param("shufflenetv2_x1_0", "shufflenet_v2_x1_0", marks=pytest.mark.long),
     ],
 )
-def test_torchvisions_state_dicts_load_unchanged(name, maker):
+def test_state_dicts_of_torchvision_load_unchanged(name, maker):
     torch = pytest.importorskip("torch")
     torchvision = pytest.importorskip("torchvision")
-    theirs = getattr(torchvision.models, maker)(weights=None, num_classes=10).eval()
+    peer = getattr(torchvision.models, maker)(weights=None, num_classes=10).eval()
     images = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
     with torch.no_grad():
-        wanted = theirs(torch.from_numpy(images)).numpy()
-    variables = from_torch(name, theirs.state_dict())
+        expected = peer(torch.from_numpy(images)).numpy()
+    variables = from_torch(name, peer.state_dict())
     outputs = networks.create(name, 10).apply(variables, golden.to_nhwc(images))
-    assert golden.relative(outputs.logits, wanted) < 1e-5
-    back = to_torch(name, variables)
-    theirs.load_state_dict({entry: torch.from_numpy(value) for entry, value in back.items()})
+    assert golden.relative(outputs.logits, expected) < 1e-5
+    restored = to_torch(name, variables)
+    peer.load_state_dict({entry: torch.from_numpy(value) for entry, value in restored.items()})
 
 
 def _convert(*arguments):
@@ -106,21 +111,22 @@ def _convert(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_convert_program_writes_a_checkpoint_that_is_a_teacher(tmp_path):
-    given = to_torch("resnet8", random_variables("resnet8", 10, (8, 8, 1)))
+def test_the_convert_program_writes_a_teacher_checkpoint(tmp_path):
+    state_dict = to_torch("resnet8", random_variables("resnet8", 10, (8, 8, 1)))
     path, output = tmp_path / "resnet8.safetensors", tmp_path / "teacher"
-    safetensors.numpy.save_file(given, path)
+    safetensors.numpy.save_file(state_dict, path)
     arguments = ["--model=resnet8", f"--input={path}", f"--output={output}"]
     done = _convert(*arguments)
     assert done.returncode == 0, done.stderr
     assert "resnet8: 77,754 parameters, 10 classes, 1 image channels" in done.stdout
-    found, meta = checkpoints.load_student(output)
+    variables, meta = checkpoints.load_student(output)
     assert meta == {"model": "resnet8", "num_classes": 10, "image_shape": [32, 32, 1]}
-    _assert_same(to_torch("resnet8", found), given)
-    again = _convert(*arguments)
-    assert again.returncode == 2
-    assert "Traceback" not in again.stderr
-    last = again.stderr.strip().split("\n")[-1]  # before it, XLA may speak of cached programs
+    _assert_same(to_torch("resnet8", variables), state_dict)
+    repeated = _convert(*arguments)
+    assert repeated.returncode == 2
+    assert "Traceback" not in repeated.stderr
+    # XLA may print warnings about cached programs before the last line.
+    last = repeated.stderr.strip().split("\n")[-1]
     assert last.startswith("error: ")
     assert "already contains checkpoints" in last
 
@@ -134,16 +140,16 @@ def test_an_unknown_network_and_a_missing_file_are_refused(model, message, tmp_p
         program.run(model, tmp_path / "x.pth", tmp_path / "out")
 
 
-def test_weights_that_are_not_finite_are_not_written(tmp_path):
-    given = _state_dict()
-    given["fc.bias"] = given["fc.bias"] * np.nan
-    safetensors.numpy.save_file(given, tmp_path / "x.safetensors")
+def test_weights_that_are_not_finite_are_not_converted(tmp_path):
+    state_dict = _state_dict()
+    state_dict["fc.bias"] = state_dict["fc.bias"] * np.nan
+    safetensors.numpy.save_file(state_dict, tmp_path / "x.safetensors")
     with pytest.raises(errors.InputError, match="not finite"):
         program.run("resnet8", tmp_path / "x.safetensors", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_lies_beside_a_file_is_kept_with_it(tmp_path, capsys):
+def test_the_config_next_to_a_file_is_converted_with_it(tmp_path, capsys):
     variables = random_variables("resnet8", 2, (8, 8, 1))
     entries = to_torch("resnet8", variables)
     safetensors.numpy.save_file(entries, tmp_path / "model.safetensors")
@@ -156,7 +162,8 @@ def test_what_lies_beside_a_file_is_kept_with_it(tmp_path, capsys):
     assert (loaded.image_shape, loaded.mean) == ((16, 16, 1), (0.3,))
     assert loaded.about.class_names == ("a, b", "\x1bc")
     assert loaded.about.preprocessing.resize == 20
-    config["num_classes"], config["label_names"] = 3, []  # of other weights
+    # This config belongs to other weights.
+    config["num_classes"], config["label_names"] = 3, []
     (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": images}))
     _, meta = files.load(tmp_path / "model.safetensors", "resnet8")
     assert "about" not in meta

@@ -1,4 +1,4 @@
-"""State dicts with random damage: they load exactly, or end in one message."""
+"""State dicts with random damage, which must load exactly or be refused with one message."""
 
 import pathlib
 import tempfile
@@ -17,7 +17,7 @@ from tests.weights.state_dicts_test import random_variables
 
 _BASE = to_torch("resnet8", random_variables("resnet8", 10, (8, 8, 3)))
 _NAMES = sorted(_BASE)
-_FEW = {name: networks.MODELS[name] for name in ("resnet8", "resnet14")}
+_MODELS = {name: networks.MODELS[name] for name in ("resnet8", "resnet14")}
 
 _names = st.sampled_from(_NAMES)
 _words = st.sampled_from(
@@ -43,12 +43,13 @@ _edits = st.lists(
 _damages = st.one_of(
     st.none(),
     st.tuples(st.just("cut"), st.floats(0, 1)),
-    st.tuples(st.just("flip"), st.floats(0, 1), st.integers(0, 7)),  # within the header
+    # Flipped bits are in the header.
+    st.tuples(st.just("flip"), st.floats(0, 1), st.integers(0, 7)),
 )
 
 
 def _edited(state_dict, edits):
-    """The state dict with edits, some of which do no harm."""
+    """Returns a copy of the state dict with edits, some of which are harmless."""
     result = dict(state_dict)
     for kind, name, *rest in edits:
         if kind == "add":
@@ -75,18 +76,18 @@ def _edited(state_dict, edits):
 def _damaged(content, damage):
     if not damage:
         return content
-    kind, where, *bit = damage
+    kind, position, *bit = damage
     if kind == "cut":
-        return content[: int(where * len(content))]
-    at = int(where * (7 + int.from_bytes(content[:8], "little")))
-    return content[:at] + bytes([content[at] ^ (1 << bit[0])]) + content[at + 1 :]
+        return content[: int(position * len(content))]
+    index = int(position * (7 + int.from_bytes(content[:8], "little")))
+    return content[:index] + bytes([content[index] ^ (1 << bit[0])]) + content[index + 1 :]
 
 
-def _allowed(state_dict):
-    """What may be taken from a state dict: float32 values by name; None if nothing may."""
+def _loadable(state_dict):
+    """Returns the float32 values that may be loaded, by name; None if the state dict is invalid."""
     weights = {k: v for k, v in state_dict.items() if not k.endswith("num_batches_tracked")}
-    wanted = {k: v.shape for k, v in _BASE.items() if v.ndim}
-    if {name: value.shape for name, value in weights.items()} != wanted:
+    shapes = {k: v.shape for k, v in _BASE.items() if v.ndim}
+    if {name: value.shape for name, value in weights.items()} != shapes:
         return None
     for name, value in weights.items():
         floats = value.dtype.kind == "f" or value.dtype == ml_dtypes.bfloat16
@@ -97,15 +98,15 @@ def _allowed(state_dict):
     return {name: value.astype(np.float32) for name, value in weights.items()}
 
 
-def _check(key, edits, beside, damage):
+def _check(key, edits, has_second, damage):
     edited = _edited(_BASE, edits)
     prefix = f"{key}." if key else ""
-    whole = {prefix + name: value for name, value in edited.items()}
-    whole |= {f"other.{name}": value for name, value in _BASE.items() if beside}
-    content = _damaged(safetensors.numpy.save(whole), damage)
-    allowed = [_allowed(edited)] + [_allowed(_BASE)] * beside
+    state_dict = {prefix + name: value for name, value in edited.items()}
+    state_dict |= {f"other.{name}": value for name, value in _BASE.items() if has_second}
+    content = _damaged(safetensors.numpy.save(state_dict), damage)
+    allowed = [_loadable(edited)] + [_loadable(_BASE)] * has_second
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "MODELS", _FEW)
+        patch.setattr(networks, "MODELS", _MODELS)
         path = pathlib.Path(folder) / "t.safetensors"
         path.write_bytes(content)
         variables = message = None
@@ -115,29 +116,29 @@ def _check(key, edits, beside, damage):
             message = str(error)
     if message is not None:
         assert len(message.split("\n")) <= 6
-        assert beside or damage or allowed == [None], message
+        assert has_second or damage or allowed == [None], message
         return
-    taken = to_torch("resnet8", variables)
-    fits = [wanted for wanted in allowed if wanted is not None and _same(taken, wanted)]
-    assert fits, "weights were taken that nobody meant"
+    loaded = to_torch("resnet8", variables)
+    matches = [values for values in allowed if values is not None and _is_same(loaded, values)]
+    assert matches, "the loaded weights match no network in the file"
 
 
-def _same(taken, wanted):
-    return all(np.array_equal(taken[name], value) for name, value in wanted.items())
+def _is_same(actual, expected):
+    return all(np.array_equal(actual[name], value) for name, value in expected.items())
 
 
 @fuzz.settings(80)
 @given(_keys, _edits, st.booleans(), _damages)
-def test_a_damaged_state_dict_is_taken_as_it_is_meant_or_refused(key, edits, beside, damage):
-    _check(key, edits, beside, damage)
+def test_a_damaged_state_dict_is_loaded_exactly_or_refused(key, edits, has_second, damage):
+    _check(key, edits, has_second, damage)
 
 
 @pytest.mark.long
 @fuzz.seeded
 @fuzz.long_settings(3000)
 @given(_keys, _edits, st.booleans(), _damages)
-def test_damaged_state_dicts_at_length(key, edits, beside, damage):
-    _check(key, edits, beside, damage)
+def test_many_damaged_state_dicts_are_loaded_exactly_or_refused(key, edits, has_second, damage):
+    _check(key, edits, has_second, damage)
 
 
 @fuzz.settings(50)
@@ -151,9 +152,9 @@ def test_damaged_state_dicts_at_length(key, edits, beside, damage):
         max_leaves=9,
     )
 )
-def test_whatever_a_script_saved_ends_in_one_message(content):
+def test_arbitrary_nested_content_is_refused_in_one_message(content):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "MODELS", _FEW)
+        patch.setattr(networks, "MODELS", _MODELS)
         with pytest.raises(errors.InputError) as caught:
             from_torch("resnet8", content)
     assert len(str(caught.value).split("\n")) <= 6

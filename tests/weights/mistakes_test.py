@@ -1,4 +1,4 @@
-"""Files of weights that are wrong: each ends in one message of at most six lines."""
+"""Invalid weight files, which must be refused with one message of at most six lines."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,17 @@ import safetensors.numpy
 
 from rrd_jax import errors
 from rrd_jax.weights import files, from_torch, to_torch
-from tests.weights.state_dicts_test import few_networks, random_variables
+from tests.weights.state_dicts_test import random_variables, three_networks
 
-pytestmark = pytest.mark.usefixtures("few_networks")
-__all__ = ["few_networks"]
+pytestmark = pytest.mark.usefixtures("three_networks")
+__all__ = ["three_networks"]
 
 
-def _of(name):
+def _state_dict(name):
     return to_torch(name, random_variables(name, 10, (8, 8, 3)))
 
 
-_GOOD = _of("resnet8")
+_GOOD = _state_dict("resnet8")
 
 
 def _with(**entries):
@@ -69,19 +69,20 @@ _VALUES = {
         {k: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for k, v in _GOOD.items()},
         "axes of its convolutions",
     ),
-    "missing": (_without("layer1.0.bn1.bias"), "damaged .missing entries: 1, unexpected: 0"),
-    "more": (_with(loss__weight=np.ones(3, np.float32)), "missing entries: 0, unexpected: 1"),
-    "another": (_of("resnet14"), "it fits resnet14"),
-    "stranger": ({"a": np.ones(3), "b": np.ones(3)}, "entries of another network: a, b"),
+    "missing": (_without("layer1.0.bn1.bias"), "damaged: 1 missing, 0 unexpected"),
+    "more": (_with(loss__weight=np.ones(3, np.float32)), "0 missing, 1 unexpected"),
+    "another": (_state_dict("resnet14"), "it fits resnet14"),
+    "unknown": ({"a": np.ones(3), "b": np.ones(3)}, "entries of another network: a, b"),
 }
 
 
 @pytest.mark.parametrize(("content", "message"), _VALUES.values(), ids=_VALUES)
-def test_a_state_dict_that_is_wrong_is_refused(content, message, tmp_path):
+def test_an_invalid_state_dict_is_refused(content, message, tmp_path):
     path = tmp_path / "t.safetensors"
     try:
         safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in content.items()}, path)
-    except Exception:  # the format lacks the type
+    except Exception:
+        # Safetensors do not support the type.
         path = None
     reads = [lambda: from_torch("resnet8", content), lambda: files.load(path, "resnet8")]
     for read in reads if path else reads[:1]:
@@ -92,17 +93,17 @@ def test_a_state_dict_that_is_wrong_is_refused(content, message, tmp_path):
         assert max(map(len, lines)) < 400
 
 
-_ROUND = {"model": {}}
-_ROUND["model"]["again"] = _ROUND
+_CYCLE = {"model": {}}
+_CYCLE["model"]["cycle"] = _CYCLE
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (_ROUND, "holds no tensors"),
-        ({}, "holds no tensors, only nothing"),
-        (None, "only NoneType"),
-        ("hello", "only str"),
+        (_CYCLE, "holds no tensors"),
+        ({}, "holds no tensors, .* but nothing"),
+        (None, "but NoneType"),
+        ("hello", "but str"),
         ({"state": {}, "param_groups": [{"lr": 1}]}, "the settings of an optimizer"),
         ({"state": {0: {"exp_avg": np.ones(3)}}, "param_groups": []}, "the state of an optimizer"),
         (np.ones((2, 3)), r"one tensor of shape \(2, 3\)"),
@@ -111,14 +112,15 @@ _ROUND["model"]["again"] = _ROUND
         ({"conv1.weight": [[1.0]]}, "holds no tensors, only conv1"),
     ],
 )
-def test_what_holds_no_state_dict_is_named_in_a_line(content, message):
+def test_content_without_a_state_dict_is_refused_in_one_line(content, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         from_torch("resnet8", content)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # that such tensors are new, or old
-def test_tensors_without_floats_are_refused_in_a_line_each(tmp_path):
+# PyTorch warns that such tensors are experimental or deprecated.
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_tensors_without_dense_floats_are_refused_in_one_line(tmp_path):
     torch = pytest.importorskip("torch")
     weight, path = torch.ones(10, 64), tmp_path / "t.pth"
     good = {name: torch.from_numpy(value.copy()) for name, value in _GOOD.items()}
@@ -137,8 +139,9 @@ def test_tensors_without_floats_are_refused_in_a_line_each(tmp_path):
         assert str(caught.value).count("\n") <= 2, message
 
 
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of TorchScript
-def test_torch_files_that_are_no_state_dict_are_refused_in_a_line(tmp_path):
+# TorchScript is deprecated.
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_torch_files_without_a_state_dict_are_refused_in_one_line(tmp_path):
     torch = pytest.importorskip("torch")
     network, path = torch.nn.Linear(2, 2), tmp_path / "teacher.pth"
     for content, message in (
@@ -158,19 +161,20 @@ def test_torch_files_that_are_no_state_dict_are_refused_in_a_line(tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_torch_file_that_is_damaged_is_refused(legacy, tmp_path):
+def test_a_damaged_torch_file_is_refused(legacy, tmp_path):
     torch = pytest.importorskip("torch")
     good = {name: torch.from_numpy(value.copy()) for name, value in _GOOD.items()}
     path = tmp_path / "t.pth"
     torch.save(good, path, _use_new_zipfile_serialization=not legacy)
-    whole = path.read_bytes()
-    for size in (1, 10, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:size])
+    content = path.read_bytes()
+    for size in (1, 10, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
         with pytest.raises(errors.InputError) as caught:
             files.load(path, "resnet8")
         assert "\n" not in str(caught.value)
-    if not legacy:  # the older format has no checksums
-        at = whole.index(good["conv1.weight"].numpy().tobytes()[:64]) + 7
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    # The legacy format has no checksums.
+    if not legacy:
+        index = content.index(good["conv1.weight"].numpy().tobytes()[:64]) + 7
+        path.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
         with pytest.raises(errors.InputError, match="the checksum of .* does not match"):
             files.load(path, "resnet8")

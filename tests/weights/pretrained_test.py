@@ -1,4 +1,4 @@
-"""Runs start from weights of other classes, channels and sizes; teachers' classes are matched."""
+"""Runs that start from pretrained weights, and matching of the classes of teachers."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ _NAMES = [f"class {i}" for i in range(10)]
 
 
 def _write(folder, *, count=10, channels=1, size=8, names=(), model="tiny", seed=1, **meta):
-    """A converted network with random weights; returns its variables."""
+    """Writes a converted network with random weights; returns its variables."""
     network, shape = networks.create(model, count), (size, size, channels)
     variables = jax.device_get(networks.init(network, jax.random.key(seed), shape))
     variables["batch_stats"] = jax.tree.map(lambda leaf: leaf + 0.1, variables["batch_stats"])
@@ -38,7 +38,7 @@ def _write(folder, *, count=10, channels=1, size=8, names=(), model="tiny", seed
     return variables
 
 
-def _names(path, names):
+def _write_names(path, names):
     path.write_text("\n".join(names))
     return str(path)
 
@@ -47,7 +47,7 @@ def _fields(folder, **fields):
     return {"student.checkpoint": str(folder), "train.epochs": 1, **fields}
 
 
-def _ready(config, dataset=None):
+def _start(config, dataset=None):
     return pretrained.read(*_recipe(config, dataset))
 
 
@@ -62,13 +62,13 @@ def _weights(variables):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def test_a_run_starts_from_weights_says_so_and_goes_on_without_them(tmp_path, capsys):
+def test_a_run_starts_from_weights_and_resumes_without_them(tmp_path, capsys):
     variables = _write(tmp_path / "weights")
     config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"))
     config.optimizer.learning_rate = 1e-12
-    launch.run(config, tmp_path / "whole")
+    launch.run(config, tmp_path / "uninterrupted")
     assert f"[student] starts from {tmp_path / 'weights'}\n" in capsys.readouterr().out
-    trained, meta = checkpoints.load_student(tmp_path / "whole")
+    trained, meta = checkpoints.load_student(tmp_path / "uninterrupted")
     for name, leaf in _weights(variables["params"]).items():
         np.testing.assert_allclose(_weights(trained["params"])[name], leaf, atol=1e-9, rtol=0)
     origin = meta["about"]["training"]["start_from"]
@@ -78,7 +78,7 @@ def test_a_run_starts_from_weights_says_so_and_goes_on_without_them(tmp_path, ca
     launch.preempt(config, tmp_path / "run", 1)
     shutil.rmtree(tmp_path / "weights")
     launch.run(config, tmp_path / "run")
-    assert launch.digests(tmp_path / "run", 3) == launch.digests(tmp_path / "whole", 3)
+    assert launch.digests(tmp_path / "run", 3) == launch.digests(tmp_path / "uninterrupted", 3)
     about = json.loads((tmp_path / "run" / "model.json").read_text())
     assert about["training"]["start_from"] == origin
     with pytest.raises(errors.InputError, match="no intact checkpoint in .*weights"):
@@ -86,20 +86,17 @@ def test_a_run_starts_from_weights_says_so_and_goes_on_without_them(tmp_path, ca
     assert not (tmp_path / "another").exists()
 
 
-def test_a_classifier_for_other_classes_is_new(tmp_path, capsys):
+def test_the_classifier_is_new_for_another_number_of_classes(tmp_path, capsys):
     _write(tmp_path / "weights", count=7)
-    ready = _ready(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights")))
-    assert (
-        "new classifier for 10 classes (the number of classes of the weights is 7)"
-        in capsys.readouterr().out
-    )
-    assert not [name for name in ready.weights if name.startswith("params/fc")]
-    assert ready.origin["head"] == "new"
+    start = _start(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights")))
+    assert "its classifier is new, for 10 classes (there are 7 there)" in capsys.readouterr().out
+    assert not [name for name in start.weights if name.startswith("params/fc")]
+    assert start.origin["head"] == "new"
     keep = _fields(tmp_path / "weights", **{"student.head": "keep"})
     with pytest.raises(
         errors.InputError, match="student.head is keep, but .* 10 classes: the numb"
     ):
-        _ready(launch.digits("smoke,tiny", _CE, **keep))
+        _start(launch.digits("smoke,tiny", _CE, **keep))
 
 
 @pytest.mark.parametrize(
@@ -112,20 +109,20 @@ def test_a_classifier_for_other_classes_is_new(tmp_path, capsys):
         ("new", _NAMES, False),
     ],
 )
-def test_a_classifier_is_kept_where_the_classes_are_the_same(tmp_path, head, names, is_kept):
+def test_the_classifier_is_kept_for_the_same_classes(tmp_path, head, names, is_kept):
     _write(tmp_path / "weights", names=names)
-    fields = {"student.head": head, "data.class_names": _names(tmp_path / "names", _NAMES)}
-    ready = _ready(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights", **fields)))
-    assert ("params/fc/kernel" in ready.weights) == is_kept
+    fields = {"student.head": head, "data.class_names": _write_names(tmp_path / "names", _NAMES)}
+    start = _start(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights", **fields)))
+    assert ("params/fc/kernel" in start.weights) == is_kept
 
 
-def test_a_classifier_that_an_objective_replaced_is_new(tmp_path):
+def test_the_classifier_is_new_if_an_objective_replaced_it(tmp_path):
     variables = _write(tmp_path / "weights")
-    ready = pretrained.adapt(
+    start = pretrained.adapt(
         "x", variables, {"classifier": "simkd"}, *_recipe(launch.digits("smoke,tiny", _CE))
     )
-    assert ready.origin["head"] == "new"
-    assert "simkd" in ready.lines[0]
+    assert start.origin["head"] == "new"
+    assert "simkd" in start.lines[0]
 
 
 @pytest.mark.long
@@ -137,16 +134,16 @@ def test_both_classifiers_of_a_distilled_transformer_are_new_for_other_classes(
     _write(tmp_path / "weights", count=7, model="small")
     config = launch.digits("smoke,small", _CE, **_fields(tmp_path / "weights"))
     config.student.backbone_rate = 0.5
-    ready = _ready(config)
-    assert not any("head" in name for name in ready.weights)
-    assert "params/dist_token" in ready.weights
+    start = _start(config)
+    assert not any("head" in name for name in start.weights)
+    assert "params/dist_token" in start.weights
     training = parse(config).student.training
     rates = training.rates(training.network.create(10), (8, 8, 1))
     assert rates["head_dist"] == rates["head"] == {"kernel": 1.0, "bias": 1.0}
     assert rates["dist_token"] == 0.5
 
 
-def test_the_backbone_has_its_own_rate_and_frozen_parts_have_none():
+def test_the_backbone_has_a_separate_rate_and_frozen_parts_have_rate_zero():
     fields = {"student.freeze": "stem", "student.backbone_rate": 0.25}
     training = parse(launch.digits("smoke,tiny", _CE, **fields)).student.training
     rates = training.rates(networks.create("tiny", 10), (8, 8, 1))
@@ -156,7 +153,7 @@ def test_the_backbone_has_its_own_rate_and_frozen_parts_have_none():
 
 
 @pytest.mark.long
-def test_in_python_a_network_starts_from_its_weights(tmp_path, capsys):
+def test_train_teacher_starts_from_the_weights_of_a_network(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
     network = networks.create("tiny", 4)
     variables = networks.init(network, jax.random.key(3), (8, 8, 1))
@@ -168,44 +165,50 @@ def test_in_python_a_network_starts_from_its_weights(tmp_path, capsys):
         np.testing.assert_allclose(after, leaf, atol=1e-6)
     split, path = (images, np.arange(16) % 3), tmp_path / "run"
     launch.run(launch.digits("smoke,tiny", _CE, **{"train.epochs": 1}), path)
-    for start in (path, rrd_jax.load(path)):
-        again = rrd_jax.train_teacher(start, split, split, num_classes=3, **options)
-        assert again.network.num_classes == 3
-    assert capsys.readouterr().out.count("new classifier for 3 classes") == 2
+    for source in (path, rrd_jax.load(path)):
+        fine_tuned = rrd_jax.train_teacher(source, split, split, num_classes=3, **options)
+        assert fine_tuned.network.num_classes == 3
+    assert capsys.readouterr().out.count("its classifier is new, for 3 classes") == 2
 
 
-@pytest.mark.parametrize(("there", "here"), [(3, 1), (1, 3)])
-def test_a_grey_image_gives_what_three_equal_channels_gave(tmp_path, there, here, capsys):
-    variables = _write(tmp_path / "weights", channels=there)
-    moments = {"data.mean": (0.5,) * here, "data.std": (0.5,) * here}
+@pytest.mark.parametrize(("source_channels", "data_channels"), [(3, 1), (1, 3)])
+def test_gray_images_and_three_equal_channels_give_equal_logits(
+    tmp_path, source_channels, data_channels, capsys
+):
+    variables = _write(tmp_path / "weights", channels=source_channels)
+    moments = {"data.mean": (0.5,) * data_channels, "data.std": (0.5,) * data_channels}
     config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"), **moments)
-    dataset = dataclasses.replace(data.load(parse(config).student.source), image_shape=(8, 8, here))
-    ready = _ready(config, dataset)
-    assert "conv1 converted from" in capsys.readouterr().out
+    dataset = dataclasses.replace(
+        data.load(parse(config).student.source), image_shape=(8, 8, data_channels)
+    )
+    start = _start(config, dataset)
+    assert "conv1 takes" in capsys.readouterr().out
     fitted = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: ready.weights[jax.tree_util.keystr(path, simple=True, separator="/")],
+        lambda path, leaf: start.weights[jax.tree_util.keystr(path, simple=True, separator="/")],
         variables,
     )
     grey = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
-    shown = {channels: np.repeat(grey, channels, -1) for channels in (1, 3)}
+    images = {channels: np.repeat(grey, channels, -1) for channels in (1, 3)}
     apply = networks.create("tiny", 10).apply
     np.testing.assert_allclose(
-        apply(fitted, shown[here]).logits, apply(variables, shown[there]).logits, atol=1e-4
+        apply(fitted, images[data_channels]).logits,
+        apply(variables, images[source_channels]).logits,
+        atol=1e-4,
     )
 
 
-def test_other_sizes_are_said_and_other_networks_refused(tmp_path, monkeypatch):
+def test_other_image_sizes_are_logged_and_other_networks_refused(tmp_path, monkeypatch):
     _write(tmp_path / "weights", size=12)
-    ready = _ready(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights")))
-    assert "image size changed from 12x12 to 8x8 pixels" in ready.lines[0]
+    start = _start(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights")))
+    assert "it saw images of 12x12 pixels, and sees 8x8 now" in start.lines[0]
     monkeypatch.setitem(
         networks.MODELS, "wide", functools.partial(ResNet, blocks=(1,), widths=(8, 24))
     )
     with pytest.raises(errors.InputError, match="are of tiny, but config needs wide"):
-        _ready(launch.digits("smoke,wide", _CE, **_fields(tmp_path / "weights")))
+        _start(launch.digits("smoke,wide", _CE, **_fields(tmp_path / "weights")))
 
 
-def test_parameters_that_depend_on_the_size_are_named(tmp_path):
+def test_errors_for_size_dependent_parameters_name_them(tmp_path):
     model = "tests.networks.custom_nets:Positions"
     _write(tmp_path / "weights", size=12, model=model)
     config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"))
@@ -213,10 +216,10 @@ def test_parameters_that_depend_on_the_size_are_named(tmp_path):
     with pytest.raises(
         errors.InputError, match="params/positions has .* depends .*: set data.image"
     ):
-        _ready(config)
+        _start(config)
 
 
-def test_frozen_parts_keep_every_bit(tmp_path, capsys):
+def test_frozen_parts_stay_bit_identical(tmp_path, capsys):
     variables = _write(tmp_path / "weights")
     freeze = {"student.freeze": "stem", "student.backbone_rate": 0.5, "optimizer.clip_norm": 1.0}
     config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights", **freeze))
@@ -226,28 +229,28 @@ def test_frozen_parts_keep_every_bit(tmp_path, capsys):
     )
     trained, _ = checkpoints.load_student(tmp_path / "run")
     before, after = _weights(variables), _weights(trained)
-    same = {name for name, leaf in before.items() if np.array_equal(leaf, after[name])}
+    unchanged = {name for name, leaf in before.items() if np.array_equal(leaf, after[name])}
     stem = {f"params/{name}" for name in ("bn1/bias", "bn1/scale", "conv1/kernel")}
-    assert same == stem | {"batch_stats/bn1/mean", "batch_stats/bn1/var"}
+    assert unchanged == stem | {"batch_stats/bn1/mean", "batch_stats/bn1/var"}
 
 
-def test_a_teacher_is_fine_tuned_from_a_file_in_the_same_command(tmp_path, capsys):
+def test_a_job_fine_tunes_its_teacher_from_a_checkpoint(tmp_path, capsys):
     _write(tmp_path / "weights", count=7)
     config = launch.digits("smoke,tiny-tiny,kd", **{"train.epochs": 1})
     config.teacher.checkpoint, config.teacher.freeze = str(tmp_path / "weights"), "stem"
-    asked = ("teacher.checkpoint", "teacher.epochs")
-    results = job.run(parse(config, explicit=asked), tmp_path / "run")
+    explicit = ("teacher.checkpoint", "teacher.epochs")
+    results = job.run(parse(config, explicit=explicit), tmp_path / "run")
     assert [result.label for result in results] == ["teacher", "distilled, kd"]
     assert "[teacher] starts from" in capsys.readouterr().out
     about = json.loads((tmp_path / "run" / "teacher" / "model.json").read_text())
     assert about["training"]["start_from"]["head"] == "new"
-    rows = evaluate.run(parse(config, explicit=asked), tmp_path / "run")
+    rows = evaluate.run(parse(config, explicit=explicit), tmp_path / "run")
     assert [row["run"] for row in rows] == ["teacher", "student"]
     shutil.rmtree(tmp_path / "weights")
-    assert job.run(parse(config, explicit=asked), tmp_path / "run") == results
+    assert job.run(parse(config, explicit=explicit), tmp_path / "run") == results
 
 
-def test_the_student_alone_starts_from_the_same_weights_and_another_one_from_random_ones():
+def test_the_student_alone_starts_from_the_same_weights_unless_from_scratch():
     fields = {"baseline": True, "from_scratch": True, "student.checkpoint": "x"}
     fields |= {"student.freeze": "stem", "student.head": "new", "student.backbone_rate": 0.5}
     plan = parse(launch.digits("smoke,tiny-tiny,kd", **fields))
@@ -261,11 +264,11 @@ def test_the_student_alone_starts_from_the_same_weights_and_another_one_from_ran
     assert not plan.teachers[0].part.training.start
 
 
-def test_a_teachers_classes_are_matched_by_name(tmp_path, capsys):
+def test_the_classes_of_a_teacher_are_matched_by_name(tmp_path, capsys):
     names = [*_NAMES[::-1], "other 0", "other 1"]
     variables = _write(tmp_path / "teacher", count=12, names=names)
     fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "train.epochs": 1}
-    fields["data.class_names"] = _names(tmp_path / "names", _NAMES)
+    fields["data.class_names"] = _write_names(tmp_path / "names", _NAMES)
     plan = parse(launch.digits("smoke,tiny-tiny,kd", **fields))
     setting = job.prepare(plan.student)
     _, teacher = job.load_teacher(plan, tmp_path / "run", setting)
@@ -277,7 +280,7 @@ def test_a_teachers_classes_are_matched_by_name(tmp_path, capsys):
 
 
 @pytest.mark.long
-def test_relations_need_no_common_classes(tmp_path, capsys):
+def test_relations_do_not_need_common_classes(tmp_path, capsys):
     _write(tmp_path / "teacher", count=7)
     fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "train.epochs": 1}
     for cache in ("off", "on"):
@@ -295,7 +298,7 @@ def test_relations_need_no_common_classes(tmp_path, capsys):
             launch.run(config, tmp_path / method)
 
 
-def test_classes_without_names_are_compared_where_they_are_as_many(tmp_path):
+def test_classes_without_names_are_compared_if_their_number_is_equal(tmp_path):
     match = class_matching.match
     assert match((), 10, _NAMES, 10).compares
     assert not match((), 11, _NAMES, 10).compares
@@ -305,9 +308,9 @@ def test_classes_without_names_are_compared_where_they_are_as_many(tmp_path):
     numbers = tuple(map(str, range(12)))
     assert not match(numbers, 12, numbers[:10], 10).compares
     assert match(numbers, 12, ("7", "3"), 2).order == (7, 3)
-    twice = ("crane", "crane", "b")
-    assert match(twice, 3, twice, 3).order is None
-    # Numbers of a data set that was named since are no names.
+    duplicates = ("crane", "crane", "b")
+    assert match(duplicates, 3, duplicates, 3).order is None
+    # Numeric names are ignored if the data set has received names since.
     about = model_info.ModelInfo("tiny", 3, class_names=numbers[:3]).to_json()
     meta = {"about": about, "num_classes": 3, "dataset": "mine/1"}
     for version, names in (("mine/1", ()), ("other/1", numbers[:3])):

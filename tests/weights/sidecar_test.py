@@ -1,3 +1,5 @@
+"""Config files next to weights: network, classes and preprocessing."""
+
 import json
 
 import pytest
@@ -21,12 +23,12 @@ def _read(tmp_path, config, model="", **others):
     return sidecar.read(tmp_path / "model.safetensors", model)
 
 
-def test_of_timms_config(tmp_path):
+def test_configs_of_timm_are_read(tmp_path):
     config = {"architecture": "resnet18", "num_classes": 2, "pretrained_cfg": _IMAGES}
     assert _read(tmp_path, config) == sidecar.Sidecar("resnet18", 2, (), _IMAGENET)
     for names in (["a", "b, c"], {"0": "a", "1": "b, c"}):
-        found = _read(tmp_path, {**config, "label_names": names}, "resnet18")
-        assert found.class_names == ("a", "b, c")
+        result = _read(tmp_path, {**config, "label_names": names}, "resnet18")
+        assert result.class_names == ("a", "b, c")
     flat = {"architecture": "resnet18", "num_classes": 2, **_IMAGES, "crop_mode": "border"}
     assert _read(tmp_path, flat) == sidecar.Sidecar("resnet18", 2, (), None)
     other = {"architecture": "vit_base", "model_args": {"depth": 3}}
@@ -36,26 +38,27 @@ def test_of_timms_config(tmp_path):
         files.load(tmp_path, "")
 
 
-def test_of_hugging_faces_configs(tmp_path):
+def test_configs_of_transformers_are_read(tmp_path):
     config = {"model_type": "resnet", "id2label": {"0": "cat", "1": "dog"}, "num_channels": 3}
     processor = {"image_mean": _IMAGES["mean"], "image_std": _IMAGES["std"]}
     for sizes in (
         {"size": {"shortest_edge": 224}, "crop_pct": 0.875},
         {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}},
     ):
-        found = _read(tmp_path, config, preprocessor_config=processor | sizes)
-        assert found == sidecar.Sidecar("resnet50", 2, ("cat", "dog"), _IMAGENET)
+        result = _read(tmp_path, config, preprocessor_config=processor | sizes)
+        assert result == sidecar.Sidecar("resnet50", 2, ("cat", "dog"), _IMAGENET)
     unnamed = {**config, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
     assert _read(tmp_path, unnamed, preprocessor_config={}) == sidecar.Sidecar("resnet50", 2)
     with pytest.raises(errors.InputError, match="hidden_act=gelu"):
         _read(tmp_path, {**config, "hidden_act": "gelu"})
-    for content in ("", "[1", "[]", "3", '{"data": {}}'):  # a config of something else
+    # Configs of other programs are ignored.
+    for content in ("", "[1", "[]", "3", '{"data": {}}'):
         (tmp_path / "config.json").write_text(content)
         assert sidecar.read(tmp_path / "f.pth") == sidecar.Sidecar()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"label_names": ["a"]}, "names 1 classes of 2"),
         ({"label_names": "ab"}, "damaged"),
@@ -68,16 +71,16 @@ def test_of_hugging_faces_configs(tmp_path):
         ({"architecture": "seresnet18"}, "holds timm's seresnet18.*, not resnet18"),
     ],
 )
-def test_what_cannot_be_is_a_line(change, said, tmp_path):
+def test_an_invalid_config_is_refused_in_one_line(change, message, tmp_path):
     config = {"architecture": "resnet18", "num_classes": 2, "pretrained_cfg": _IMAGES}
-    with pytest.raises(errors.InputError, match=said) as caught:
+    with pytest.raises(errors.InputError, match=message) as caught:
         _read(tmp_path, config | change, "resnet18")
     assert "\n" not in str(caught.value)
 
 
-def test_images_come_back_from_timms_words(tmp_path):
+def test_preprocessing_survives_a_round_trip_through_the_config_of_timm(tmp_path):
     for size in (8, 64, 299):
         for resize in (None, *range(size, 3 * size, 7)):
-            wanted = Preprocessing(size, 1, (0.3,), (0.2,), resize, "bicubic")
-            config = {"architecture": "resnet18", "pretrained_cfg": sidecar.to_timm(wanted)}
-            assert _read(tmp_path, config).preprocessing == wanted
+            expected = Preprocessing(size, 1, (0.3,), (0.2,), resize, "bicubic")
+            config = {"architecture": "resnet18", "pretrained_cfg": sidecar.to_timm(expected)}
+            assert _read(tmp_path, config).preprocessing == expected

@@ -1,4 +1,4 @@
-"""Small networks of the kinds that others publish, for tests of their weights."""
+"""Small networks of published families, for tests of weight files."""
 
 from functools import partial
 
@@ -32,6 +32,6 @@ NETWORKS = {
 
 @pytest.fixture
 def small_networks(monkeypatch):
-    """Registers them."""
-    for name, make in NETWORKS.items():
-        monkeypatch.setitem(networks.MODELS, name, make)
+    """The registry with the small networks added."""
+    for name, create in NETWORKS.items():
+        monkeypatch.setitem(networks.MODELS, name, create)

@@ -1,4 +1,4 @@
-"""Networks with timm's names beside timm's own, installed: files, sizes of images, gradients."""
+"""Networks compared with timm: files, image sizes, gradients and drop path."""
 
 import copy
 import importlib
@@ -48,7 +48,7 @@ _TIMM = [name for name in modern.SMALLEST if published.lookup(name).timm]
 
 
 @pytest.mark.parametrize("name", _TIMM)
-def test_a_file_of_timms_gives_its_numbers_at_two_sizes(name, tmp_path):
+def test_outputs_equal_timm_at_two_image_sizes(name, tmp_path):
     side = modern.side(name)
     network, path = _build(name, side), tmp_path / "file.safetensors"
     importlib.import_module("safetensors.torch").save_file(network.state_dict(), path)
@@ -63,15 +63,15 @@ def test_a_file_of_timms_gives_its_numbers_at_two_sizes(name, tmp_path):
         network = sized
     fitted = networks.fit_positions(variables, networks.create(name, 10), (other, other, 3))
     _compare(name, network, fitted, _images(other))
-    back = to_torch(name, variables)
+    restored = to_torch(name, variables)
     for entry, value in importlib.import_module("safetensors.torch").load_file(path).items():
-        np.testing.assert_array_equal(back[entry], value.numpy())
+        np.testing.assert_array_equal(restored[entry], value.numpy())
 
 
-# Rounding flips ReLUs, so that PyTorch's own gradients in float32 are off in some of these.
+# Rounding flips ReLUs, so the reference gradients are computed in float64.
 @pytest.mark.parametrize("name", _TIMM)
-def test_gradients_are_torchs(name):
-    # Batch norms of small maps need as many; 7x7 in PyTorch's doubles take seconds an image.
+def test_gradients_equal_pytorch(name):
+    # Batch norms of small maps need 8 images; ConvNeXt is slow in PyTorch with float64.
     side, labels = modern.side(name), np.arange(2 if name.startswith("convnext") else 8)
     sized = {"img_size": side} if modern.patch(name) else {}
     torch.manual_seed(0)
@@ -80,44 +80,43 @@ def test_gradients_are_torchs(name):
     variables = from_torch(name, network.state_dict())
 
     def loss(params):
-        given = {**variables, "params": params}
         outputs, _ = networks.create(name, 10).apply(
-            given, images, train=True, mutable=["batch_stats"]
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
         return jnp.mean(losses)
 
-    def theirs(network, images):
+    def peer_gradient(network, images):
         value = torch.nn.functional.cross_entropy(network(images), torch.tensor(labels))
         value.backward()
         return value.item(), {n: p.grad.double().numpy() for n, p in network.named_parameters()}
 
-    # In the ways of a CPU, which compile sooner and are beside a peer here.
+    # Fast convolutions compile faster, and are compared with a peer in this way.
     step = jax.jit(convolutions.fast(jax.value_and_grad(loss)))
     value, gradient = step(variables["params"])
-    found = to_torch(name, {"params": gradient})
-    exact, wanted = theirs(copy.deepcopy(network).double(), _to_torch(images).double())
-    rounded = theirs(network, _to_torch(images))[1]
+    actual = to_torch(name, {"params": gradient})
+    exact, expected = peer_gradient(copy.deepcopy(network).double(), _to_torch(images).double())
+    rounded = peer_gradient(network, _to_torch(images))[1]
     np.testing.assert_allclose(value, exact, rtol=1e-5)
-    largest = max(np.abs(leaf).max() for leaf in wanted.values())
+    largest = max(np.abs(leaf).max() for leaf in expected.values())
     errors = {}
-    for which, gradients in (("ours", found), ("theirs", rounded)):
-        errors[which] = max(
+    for library, gradients in (("rrd_jax", actual), ("torch", rounded)):
+        errors[library] = max(
             np.abs(gradients[entry] - leaf).max() / max(np.abs(leaf).max(), 1e-4 * largest)
-            for entry, leaf in wanted.items()
+            for entry, leaf in expected.items()
         )
-    assert errors["ours"] < max(1e-4, 3 * errors["theirs"])
+    assert errors["rrd_jax"] < max(1e-4, 3 * errors["torch"])
 
 
 @pytest.mark.parametrize("name", _TIMM)
-def test_rates_of_drop_path_are_timms(name):
+def test_drop_path_rates_equal_timm(name):
     if not hasattr(networks.create(name, 10), "drop_path"):
-        pytest.skip("it leaves out no blocks")
+        pytest.skip("the network has no drop path")
     sized = {"img_size": modern.side(name)} if modern.patch(name) else {}
-    theirs = timm.create_model(name, drop_path_rate=0.2, **sized)
-    wanted = {n: getattr(m, "drop_prob", 0.0) for n, m in theirs.named_modules()}
-    found = drop_path_test.rates(networks.create(name, 10, drop_path=0.2), modern.side(name))
-    assert max(found.values()) > 0.15
-    for path, rate in found.items():
+    peer = timm.create_model(name, drop_path_rate=0.2, **sized)
+    expected = {n: getattr(m, "drop_prob", 0.0) for n, m in peer.named_modules()}
+    actual = drop_path_test.rates(networks.create(name, 10, drop_path=0.2), modern.side(name))
+    assert max(actual.values()) > 0.15
+    for path, rate in actual.items():
         module = re.sub(r"_(\d+)(?=_|$|/)", r".\1", path).replace("/", ".")
-        assert rate == pytest.approx(wanted[module]), path
+        assert rate == pytest.approx(expected[module]), path

@@ -1,4 +1,4 @@
-"""Folders of transformers made by hand: no library but safetensors is needed to read them."""
+"""Folders in the layout of transformers, written and read with safetensors alone."""
 
 import json
 import pickle
@@ -16,10 +16,10 @@ from rrd_jax import errors, networks
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.weights import files, from_torch, sidecar, to_torch
 from tests.weights.small import small_networks
-from tests.weights.state_dicts_test import few_networks, random_variables
+from tests.weights.state_dicts_test import random_variables, three_networks
 
-pytestmark = pytest.mark.usefixtures("small_networks")  # beside few or all
-__all__ = ["few_networks", "small_networks"]
+pytestmark = pytest.mark.usefixtures("small_networks")
+__all__ = ["small_networks", "three_networks"]
 _CONFIG = {
     **{"model_type": "vit", "architectures": ["ViTForImageClassification"]},
     **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -41,13 +41,13 @@ def _write(folder, entries, config, processor=_PROCESSOR, shards=1):
         safetensors.numpy.save_file(entries, folder / "model.safetensors")
         return f"hf:{folder}"
     names = sorted(entries)
-    homes = {
+    files_by_entry = {
         n: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, n in enumerate(names)
     }
-    for home in set(homes.values()):
-        part = {name: entries[name] for name in names if homes[name] == home}
-        safetensors.numpy.save_file(part, folder / home)
-    index = {"metadata": {"total_size": 0}, "weight_map": homes}
+    for file_name in set(files_by_entry.values()):
+        part = {name: entries[name] for name in names if files_by_entry[name] == file_name}
+        safetensors.numpy.save_file(part, folder / file_name)
+    index = {"metadata": {"total_size": 0}, "weight_map": files_by_entry}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return f"hf:{folder}"
 
@@ -58,7 +58,7 @@ def _entries(name="small_vit"):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_folder_is_loaded_with_its_classes_and_images(shards, tmp_path):
+def test_a_folder_is_loaded_with_class_names_and_preprocessing(shards, tmp_path):
     variables, entries = _entries()
     assert "vit.encoder.layer.1.attention.attention.key.weight" in entries
     path = _write(tmp_path / "hub", entries, _CONFIG, shards=shards)
@@ -68,9 +68,9 @@ def test_a_folder_is_loaded_with_its_classes_and_images(shards, tmp_path):
     assert network.about.preprocessing == Preprocessing(32, 3, (0.5,) * 3, (0.5, 0.4, 0.5))
     chex.assert_trees_all_equal(network.variables["params"], variables["params"])
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    seen = (images / np.float32(255) - 0.5) / np.array([0.5, 0.4, 0.5], np.float32)
-    wanted = networks.create("small_vit", 3).apply(variables, seen.astype(np.float32))
-    np.testing.assert_allclose(network(images).logits, wanted.logits, rtol=1e-4)
+    normalized = (images / np.float32(255) - 0.5) / np.array([0.5, 0.4, 0.5], np.float32)
+    expected = networks.create("small_vit", 3).apply(variables, normalized.astype(np.float32))
+    np.testing.assert_allclose(network(images).logits, expected.logits, rtol=1e-4)
     assert len(network.predict(images).probabilities) == 2
     if shards > 1:
         (tmp_path / "hub" / "model-00002-of-00003.safetensors").unlink()
@@ -78,7 +78,7 @@ def test_a_folder_is_loaded_with_its_classes_and_images(shards, tmp_path):
             rrd_jax.load(path)
 
 
-def test_weights_name_the_networks_that_a_config_leaves_empty(tmp_path):
+def test_checkpoints_determine_the_networks_that_a_config_leaves_empty(tmp_path):
     path = _write(tmp_path / "hub", _entries()[1], _CONFIG)
     config = digits.get_config("resnet8-resnet8,kd")
     config.teacher.model = config.student.model = ""
@@ -87,7 +87,8 @@ def test_weights_name_the_networks_that_a_config_leaves_empty(tmp_path):
     job = configs.parse(config)
     assert job.teachers[0].network.model == "small_vit"
     assert job.student.training.network.model == "small_vit"
-    assert config.teacher.model == ""  # what the user wrote
+    # The config of the user is not modified.
+    assert config.teacher.model == ""
 
 
 _CLIP = {"patch_size": 32, "hidden_size": 768, "intermediate_size": 3072}
@@ -138,7 +139,7 @@ _ATTO = [40, 80, 160, 320]
         ),
     ],
 )
-def test_a_config_names_the_network_of_its_sizes(config, name, tmp_path):
+def test_the_sizes_in_a_config_determine_the_network(config, name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert sidecar.read(tmp_path / "model.safetensors").model == name
     assert sidecar.read(tmp_path / "model.safetensors", name).model == name
@@ -175,7 +176,7 @@ _ADAPTER = {"base_model.model.vit.encoder.layer.0.attention.q.lora_A.weight": np
         ({"adapter_config": {"r": 8}}, r"a LoRA adapter.*merge_and_unload"),
     ],
 )
-def test_folders_that_are_wrong_are_told_in_a_line(content, message, tmp_path):
+def test_invalid_folders_are_refused_in_one_line(content, message, tmp_path):
     for name, value in content.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
     with pytest.raises(errors.InputError, match=message) as caught:
@@ -191,14 +192,14 @@ def test_folders_that_are_wrong_are_told_in_a_line(content, message, tmp_path):
         ({"text_model.embeddings.token_embedding.weight": np.ones(2)}, "a text tower"),
     ],
 )
-def test_entries_that_are_of_no_image_network_are_told(content, message):
+def test_entries_of_networks_without_images_are_refused(content, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         from_torch("small_vit", content)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("few_networks")
-def test_another_size_is_told_by_what_it_fits(tmp_path):
+@pytest.mark.usefixtures("three_networks")
+def test_errors_for_another_size_name_the_matching_network(tmp_path):
     _, entries = _entries("small_deit")
     with pytest.raises(errors.InputError, match="it fits small_deit"):
         from_torch("small_vit", entries)
@@ -219,24 +220,24 @@ def test_another_size_is_told_by_what_it_fits(tmp_path):
         ({"do_normalize": False}, (32, None, 0.0)),
     ],
 )
-def test_preprocessing_comes_along(processor, wanted, tmp_path):
+def test_preprocessing_is_read_from_the_processor(processor, expected, tmp_path):
     _write(tmp_path, {}, _CONFIG, {**_PROCESSOR, **processor})
-    found = sidecar.read(tmp_path / "model.safetensors").preprocessing
-    assert (found.image_size, found.resize) == wanted[:2]
-    np.testing.assert_allclose(found.mean[0], wanted[2], rtol=1e-6)
+    preprocessing = sidecar.read(tmp_path / "model.safetensors").preprocessing
+    assert (preprocessing.image_size, preprocessing.resize) == expected[:2]
+    np.testing.assert_allclose(preprocessing.mean[0], expected[2], rtol=1e-6)
     cubic = processor.get("resample") == 3
-    assert found.interpolation == ("bicubic" if cubic else "bilinear")
+    assert preprocessing.interpolation == ("bicubic" if cubic else "bilinear")
 
 
-class _Hostile:
+class _Malicious:
     def __reduce__(self):
         return (exec, ("raise SystemExit('it ran')",))
 
 
-def test_torchscript_that_is_hostile_or_damaged_is_refused_in_a_line(tmp_path):
+def test_malicious_and_damaged_torchscript_is_refused_in_one_line(tmp_path):
     path, message = tmp_path / "x.pt", r"TorchScript.*torch.jit.load|holds no tensors"
-    whole = pickle.dumps({"a": 1})
-    for content in (pickle.dumps(_Hostile()), whole[:-3], b"", pickle.dumps([1])):
+    intact = pickle.dumps({"a": 1})
+    for content in (pickle.dumps(_Malicious()), intact[:-3], b"", pickle.dumps([1])):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x/constants.pkl", b"")
             archive.writestr("x/data.pkl", content)
@@ -246,11 +247,11 @@ def test_torchscript_that_is_hostile_or_damaged_is_refused_in_a_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "small_deit", "small_regnet"])
-def test_what_is_written_as_transformers_has_it_is_read_as_it_was(name):
+def test_entries_in_the_layout_of_transformers_survive_a_round_trip(name):
     variables = random_variables(name, 3, (32, 32, 3))
     entries = to_torch(name, variables, layout="transformers")
     assert entries.keys().isdisjoint(to_torch(name, variables))
-    back = from_torch(name, {"model": entries})
-    chex.assert_trees_all_equal(back, {"batch_stats": {}, **variables})
+    restored = from_torch(name, {"model": entries})
+    chex.assert_trees_all_equal(restored, {"batch_stats": {}, **variables})
     with pytest.raises(errors.InputError, match="openai"):
         to_torch(name, variables, layout="openai")

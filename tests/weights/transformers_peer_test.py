@@ -1,4 +1,4 @@
-"""Folders as transformers writes them, installed: the same numbers, and the same entries back."""
+"""Folders that transformers writes: outputs and entries compared with transformers."""
 
 import jax
 import numpy as np
@@ -29,11 +29,11 @@ _TEXT = {
 _STAGES = {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2}
 
 
-def _clip(**more):
-    return transformers.CLIPVisionConfig(**_VIT, projection_dim=12, **more)
+def _clip(**options):
+    return transformers.CLIPVisionConfig(**_VIT, projection_dim=12, **options)
 
 
-def _whole(config, **vision):
+def _both_towers(config, **vision):
     return config(vision_config=_VIT | vision, text_config=_TEXT, projection_dim=12)
 
 
@@ -58,10 +58,10 @@ def _build(name):
         "dino classifier": lambda: t.Dinov2ForImageClassification(
             t.Dinov2Config(**_VIT, **_LABELS)
         ),
-        "clip": lambda: t.CLIPModel(_whole(t.CLIPConfig)),
+        "clip": lambda: t.CLIPModel(_both_towers(t.CLIPConfig)),
         "clip tower": lambda: t.CLIPVisionModel(_clip(hidden_act="gelu")),
         "clip projection": lambda: t.CLIPVisionModelWithProjection(_clip()),
-        "clip classifier": lambda: t.CLIPForImageClassification(_whole(t.CLIPConfig)),
+        "clip classifier": lambda: t.CLIPForImageClassification(_both_towers(t.CLIPConfig)),
         "siglip": lambda: t.SiglipModel(_siglip()),
         "siglip tower": lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**_VIT)),
         "convnext": lambda: t.ConvNextForImageClassification(
@@ -96,8 +96,8 @@ _KINDS = {
 }
 
 
-def _filled(network):
-    """With weights that are far from where they start, and variances above 0."""
+def _randomize(network):
+    """Returns the network with random weights and positive variances."""
     draw = torch.Generator().manual_seed(7)
     for name, value in network.state_dict().items():
         if not value.dtype.is_floating_point:
@@ -112,14 +112,14 @@ def _filled(network):
     return network.eval()
 
 
-def _made(kind, folder, **options):
-    network = _filled(_build(kind))
+def _save(kind, folder, **options):
+    network = _randomize(_build(kind))
     network.save_pretrained(folder, **options)
     return network
 
 
-def _theirs(network, images, **options):
-    """Embedding, and logits or what is projected; None for what it lacks."""
+def _peer_outputs(network, images, **options):
+    """Returns the embedding, and the logits, the projection or None, computed by transformers."""
     images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     with torch.inference_mode():
         vision = getattr(network, "vision_model", network)
@@ -129,20 +129,20 @@ def _theirs(network, images, **options):
             project = getattr(network, "visual_projection", None)
             return pooled, None if project is None else project(pooled)
         body = getattr(network, network.base_model_prefix, network)
-        found = body(images, **options)
+        body_outputs = body(images, **options)
         if kind.startswith("DeiT"):
-            tokens = found.last_hidden_state[:, :2].mean(1)
+            tokens = body_outputs.last_hidden_state[:, :2].mean(1)
             return tokens, network(images).logits
         if kind.startswith(("ViT", "Dinov2")):
-            embedding = found.last_hidden_state[:, 0]
+            embedding = body_outputs.last_hidden_state[:, 0]
         else:
-            embedding = found.pooler_output.flatten(1)
-        is_whole = hasattr(network, "classifier") and not kind.startswith("Dinov2")
-        return embedding, network(images, **options).logits if is_whole else None
+            embedding = body_outputs.pooler_output.flatten(1)
+        has_classifier = hasattr(network, "classifier") and not kind.startswith("Dinov2")
+        return embedding, network(images, **options).logits if has_classifier else None
 
 
-def _ours(name, variables, images):
-    """Embedding and logits; the classifier that is missing is taken for zeros."""
+def _outputs(name, variables, images):
+    """Returns embedding and logits; zeros replace a missing classifier."""
     network = networks.create(name, sizes(name, variables)[0] or 1)
     shapes = networks.summarize(network, images.shape[1:]).variables
     params = shapes["params"] | variables["params"]
@@ -164,18 +164,20 @@ def _has_head(kind):
     return kind not in _HEADLESS and not kind.startswith(("dino", "siglip"))
 
 
-def _compare(kind, theirs, variables, images, **options):
+def _compare(kind, peer, variables, images, **options):
     pairs = zip(
-        _ours(_KINDS[kind], variables, images), _theirs(theirs, images, **options), strict=True
+        _outputs(_KINDS[kind], variables, images),
+        _peer_outputs(peer, images, **options),
+        strict=True,
     )
-    for found, wanted in pairs:
-        if wanted is not None:
-            assert golden.relative(found, wanted.numpy()) < 1e-5
+    for actual, expected in pairs:
+        if expected is not None:
+            assert golden.relative(actual, expected.numpy()) < 1e-5
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-def test_a_folder_gives_its_networks_numbers_and_entries(kind, tmp_path):
-    theirs = _made(kind, tmp_path, max_shard_size="20KB" if kind in ("vit", "clip") else "1GB")
+def test_outputs_and_entries_equal_transformers(kind, tmp_path):
+    peer = _save(kind, tmp_path, max_shard_size="20KB" if kind in ("vit", "clip") else "1GB")
     is_sharded = (tmp_path / "model.safetensors.index.json").is_file()
     assert is_sharded == (kind in ("vit", "clip"))
     path, name = f"hf:{tmp_path}", _KINDS[kind]
@@ -184,26 +186,28 @@ def test_a_folder_gives_its_networks_numbers_and_entries(kind, tmp_path):
     assert meta["model"] == name
     assert bool({"head", "fc"} & variables["params"].keys()) == _has_head(kind)
     assert meta["num_classes"] == ((12 if "clip" in kind else 5) if _has_head(kind) else 0)
-    _compare(kind, theirs, variables, _images())
+    _compare(kind, peer, variables, _images())
     if not _has_head(kind):
         with pytest.raises(errors.InputError, match="classifier"):
             files.load(path, "")
-    given = _entries(tmp_path)
+    entries = _entries(tmp_path)
     inner = {"dino classifier": "dinov2.", "clip classifier": "vision_model."}
     prefix = "vision_model." if kind == "siglip" else inner.get(kind, "")
     for entry, value in to_torch(name, variables, layout="transformers").items():
-        wanted = given.pop(prefix + entry)
+        expected = entries.pop(prefix + entry)
         if "mask_token" in entry:
-            continue  # which is not kept
+            # The mask token is dropped.
+            continue
         if kind == "dino registers" and entry.endswith(("cls_token", "position_embeddings")):
-            continue  # the class token has its position in it
-        np.testing.assert_array_equal(value, wanted, entry)
+            # The class token includes its position embedding.
+            continue
+        np.testing.assert_array_equal(value, expected, entry)
     if "clip" not in kind and "siglip" not in kind and kind != "dino classifier":
-        assert not [entry for entry in given if "pooler" not in entry]
+        assert not [entry for entry in entries if "pooler" not in entry]
 
 
 def _entries(folder):
-    """Of all files of weights there."""
+    """Reads the entries of all weight files in a folder."""
     entries = {}
     for file in folder.glob("*.safetensors"):
         entries |= safetensors.numpy.load_file(file)
@@ -211,48 +215,52 @@ def _entries(folder):
 
 
 @pytest.mark.parametrize("kind", ["convnext", "regnet"])
-def test_other_sizes_of_images_are_the_same_too(kind, tmp_path):
-    theirs = _made(kind, tmp_path)
-    _compare(kind, theirs, files.load(f"hf:{tmp_path}", "")[0], _images(48))
+def test_outputs_at_another_image_size_equal_transformers(kind, tmp_path):
+    peer = _save(kind, tmp_path)
+    _compare(kind, peer, files.load(f"hf:{tmp_path}", "")[0], _images(48))
 
 
-def _resampled(positions, side, others):
-    """Position embeddings [1, N, D] as transformers resamples them: bicubically, a = -0.75."""
-    rest, squares = np.split(np.asarray(positions), [others], axis=1)
+def _resample(positions, side, extra_tokens):
+    """Resamples position embeddings [1, N, D] as transformers does: bicubic with a = -0.75."""
+    rest, squares = np.split(np.asarray(positions), [extra_tokens], axis=1)
     grid = round(squares.shape[1] ** 0.5)
     squares = torch.from_numpy(squares.reshape(1, grid, grid, -1).copy()).permute(0, 3, 1, 2)
-    wanted = torch.nn.functional.interpolate(squares, (side // 8,) * 2, mode="bicubic")
-    wanted = wanted.permute(0, 2, 3, 1).reshape(1, -1, rest.shape[2])
-    return np.concatenate([rest, wanted.numpy()], axis=1)
+    expected = torch.nn.functional.interpolate(squares, (side // 8,) * 2, mode="bicubic")
+    expected = expected.permute(0, 2, 3, 1).reshape(1, -1, rest.shape[2])
+    return np.concatenate([rest, expected.numpy()], axis=1)
 
 
-@pytest.mark.parametrize(("kind", "others"), [("vit", 1), ("clip", 1), ("siglip", 0), ("dino", 1)])
-def test_at_another_size_only_the_resampling_of_positions_differs(kind, others, tmp_path):
-    theirs, images = _made(kind, tmp_path), _images(48)
+@pytest.mark.parametrize(
+    ("kind", "extra_tokens"), [("vit", 1), ("clip", 1), ("siglip", 0), ("dino", 1)]
+)
+def test_only_the_resampling_of_positions_differs_at_another_image_size(
+    kind, extra_tokens, tmp_path
+):
+    peer, images = _save(kind, tmp_path), _images(48)
     variables, _ = files.load(f"hf:{tmp_path}", "", headless=True)
     params = variables["params"]
-    positions = _resampled(params["pos_embed"], 48, others)
+    positions = _resample(params["pos_embed"], 48, extra_tokens)
     variables["params"] = {**params, "pos_embed": positions}
     options = {} if kind == "dino" else {"interpolate_pos_encoding": True}
-    _compare(kind, theirs, variables, images, **options)
+    _compare(kind, peer, variables, images, **options)
 
 
 @pytest.mark.long
-def test_mobilenets_of_transformers_are_read_and_written(tmp_path):
+def test_mobilenetv2_of_transformers_survives_a_round_trip(tmp_path):
     config = transformers.MobileNetV2Config(
         tf_padding=False, layer_norm_eps=1e-5, image_size=64, **_LABELS
     )
-    theirs = _filled(transformers.MobileNetV2ForImageClassification(config))
-    theirs.save_pretrained(tmp_path)
+    peer = _randomize(transformers.MobileNetV2ForImageClassification(config))
+    peer.save_pretrained(tmp_path)
     images = _images(64)
     variables, meta = files.load(f"hf:{tmp_path}", "")
     assert meta["model"] == "mobilenetv2"
     outputs = jax.jit(networks.create("mobilenetv2", 5).apply)(variables, images)
     with torch.inference_mode():
-        wanted = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).logits
-    assert golden.relative(outputs.logits, wanted.numpy()) < 1e-5
-    back = to_torch("mobilenetv2", variables, layout="transformers")
-    given = _entries(tmp_path)
-    assert back.keys() == given.keys()
-    for entry, value in given.items():
-        np.testing.assert_array_equal(back[entry], value, entry)
+        expected = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).logits
+    assert golden.relative(outputs.logits, expected.numpy()) < 1e-5
+    restored = to_torch("mobilenetv2", variables, layout="transformers")
+    entries = _entries(tmp_path)
+    assert restored.keys() == entries.keys()
+    for entry, value in entries.items():
+        np.testing.assert_array_equal(restored[entry], value, entry)

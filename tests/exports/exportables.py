@@ -1,4 +1,4 @@
-"""Networks on their way out, with random weights."""
+"""Exportable networks with random weights."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from rrd_jax import networks, objectives
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports import Exportable
 
-# What breaks CSV, YAML, Markdown and terminals.
+# Class names that break naive CSV, YAML, Markdown and terminal output.
 NAMES = (
     "a, b",
     "c \"d\" 'e'",
@@ -22,11 +22,11 @@ NAMES = (
     "# `k` ``l``",
     "\x1b[31m\ud800",
 )
-OWN = "tests.exports.made:Own"
+CUSTOM = "tests.exports.exportables:Custom"
 
 
-class Own(nn.Module):
-    """A network of a user's."""
+class Custom(nn.Module):
+    """A custom network."""
 
     num_classes: int
     width: int = 4
@@ -40,7 +40,7 @@ class Own(nn.Module):
 def exportable(
     name="resnet8", *, size=8, channels=3, resize=None, names=NAMES, classes=8, **options
 ):
-    """An Exportable of that network, for 8 classes; for 0 it has no classifier."""
+    """Builds an Exportable with `classes` classes; without a classifier if `classes` is 0."""
     mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
     images = Preprocessing(size, channels, mean, std, resize)
     network = networks.create(name, classes, options=options)
@@ -49,7 +49,7 @@ def exportable(
 
 
 def variables(network, image_shape):
-    """Random ones, which keep values of a usual size; nothing is compiled."""
+    """Returns random variables that preserve the scale of activations, without compilation."""
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)
     rng = np.random.default_rng(0)
@@ -64,22 +64,22 @@ def variables(network, image_shape):
     return {"batch_stats": {}, **jax.tree_util.tree_map_with_path(value, shapes)}
 
 
-def with_simkd(made):
-    """The same, with a classifier of simkd."""
-    shape = made.about.preprocessing.image_shape
-    outputs = networks.summarize(made.network, shape).outputs
+def with_simkd(source):
+    """Returns a copy of an Exportable with a classifier of SimKD."""
+    shape = source.about.preprocessing.image_shape
+    outputs = networks.summarize(source.network, shape).outputs
     head = {"kernel": jnp.ones((64, 8)), "bias": jnp.arange(8.0)}
     objective = objectives.create("simkd")
     state = objective.init(jax.random.key(0), outputs, outputs._replace(head=head))
     classifier = jax.device_get(
         {name: getattr(state, name) for name in ("params", "frozen", "memory")}
     )
-    about = dataclasses.replace(made.about, classifier="simkd")
-    given = {**made.variables, "classifier": classifier}
-    return Exportable(made.network, given, about, {"simkd": objective})
+    about = dataclasses.replace(source.about, classifier="simkd")
+    variables_and_classifier = {**source.variables, "classifier": classifier}
+    return Exportable(source.network, variables_and_classifier, about, {"simkd": objective})
 
 
-def images(made, count=4):
-    """Random uint8 images for it."""
-    shape = made.about.preprocessing.image_shape
+def images(source, count=4):
+    """Returns `count` random images for an Exportable: uint8 [count, H, W, C]."""
+    shape = source.about.preprocessing.image_shape
     return np.random.default_rng(1).integers(0, 256, (count, *shape), dtype=np.uint8)
