@@ -49,7 +49,7 @@ import jax, jax.numpy as jnp
 from rrd_jax.cpu import compiling
 options = {"padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), **options)
-print(compiling.Unwritten(convolve)(jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))).shape)
+print(compiling.OnednnJit(convolve)(jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))).shape)
 """
 
 

@@ -59,11 +59,11 @@ def _run(fast):
 def _lower(platform, monkeypatch, convolve):
     """Lowers a train step for a platform, compiled as for an accelerator."""
 
-    def for_mesh(function, mesh, fast_cpu, onednn, **keywords):
+    def jit_for_mesh(function, mesh, fast_cpu, onednn, **keywords):
         del mesh, fast_cpu, onednn
         return jax.jit(convolve(function), **keywords)
 
-    monkeypatch.setattr(compiling, "for_mesh", for_mesh)
+    monkeypatch.setattr(compiling, "jit_for_mesh", jit_for_mesh)
     compiled, variables = _build(True)
     batch = Batch(
         image=jax.ShapeDtypeStruct((_BATCH, *_IMAGE), jnp.uint8),
@@ -84,10 +84,10 @@ def test_a_train_step_for_an_accelerator_ignores_fast_cpu(platform, monkeypatch)
 
 @pytest.mark.long
 def test_fifty_steps_with_and_without_fast_cpu_are_equal(monkeypatch):
-    monkeypatch.setattr(compiling, "_is_quick", lambda: False)
+    monkeypatch.setattr(compiling, "_compiles_quickly", lambda: False)
     (losses, params, step), (plain_losses, plain_params, plain_step) = _run(True), _run(False)
-    assert isinstance(step, compiling.Unwritten)
-    assert not isinstance(plain_step, compiling.Unwritten)
+    assert isinstance(step, compiling.OnednnJit)
+    assert not isinstance(plain_step, compiling.OnednnJit)
     np.testing.assert_allclose(losses, plain_losses, rtol=1e-5)
     leaves = map(jax.tree.leaves, (params["student"], plain_params["student"]))
     largest = max(jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(plain_params["student"]))

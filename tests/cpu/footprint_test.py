@@ -33,12 +33,12 @@ def compiled():
 
 def test_the_footprint_equals_the_plan_of_xla(compiled):
     program, arguments = compiled
-    memory = footprint.of(program)
+    memory = footprint.measure(program)
     assert memory.arguments == 4 * (256 * 64 + 512 * 128)
     assert memory.results >= 4 * 256 * 64
     assert memory.temporaries >= 4 * 512 * 512
     assert memory.peak == sum(memory)
-    description = footprint.described(program, arguments, 10**9, {})
+    description = footprint.describe(program, arguments, 10**9, {})
     assert "memory per device" in description
     assert "state 0.07 MB, images 0.26 MB, activations " in description
     largest = footprint.temporaries(program)[0]
@@ -53,7 +53,7 @@ def test_the_error_for_too_little_memory_names_large_arrays_and_helpful_fields(c
         footprint.ACTIVATIONS: iter(["train.remat=all", "a smaller train.batch_size"]),
     }
     with pytest.raises(errors.InputError) as caught:
-        footprint.described(*compiled, 10**6, fields)
+        footprint.describe(*compiled, 10**6, fields)
     message = str(caught.value)
     assert "\n" not in message
     assert " of 1.00 MB " in message
@@ -76,7 +76,7 @@ def test_the_footprint_includes_the_scratch_memory_of_eigen():
     program = jax.jit(gradient).lower(*map(jnp.ones, shapes)).compile()
     # Eigen packs a patch for each of 4 * 6 * 6 pixels, and the pixels.
     patches = 4 * (4 * 6 * 6) * (3 * 3 * 8 + 16)
-    assert footprint.of(program).libraries == patches
+    assert footprint.measure(program).libraries == patches
     sizes = {array.description: array.bytes for array in footprint.temporaries(program)}
     name = next(name for name in sizes if name.startswith("patches of a convolution"))
     assert sizes[name] == patches
@@ -89,7 +89,7 @@ def test_arrays_are_counted_per_device():
         "replicated": parallel.put(parallel.replicated(mesh), replicated),
         "split": parallel.put(parallel.split(mesh), split),
     }
-    sizes = {array.description: array.bytes for array in footprint.arrays(tree, "tree")}
+    sizes = {array.description: array.bytes for array in footprint.argument_arrays(tree, "tree")}
     assert sizes == {"float32 16x4 of tree (replicated)": 256, "float32 8x4 of tree (split)": 128}
 
 
@@ -111,7 +111,7 @@ def test_a_run_logs_its_memory_and_is_refused_if_it_does_not_fit(
 def _peak(**fields):
     defaults = {"train.batch_size": 64, "teacher.cache": "off", "objectives.rrd.queue_size": 4096}
     config = launch.digits("tiny-tiny,rrd", **defaults, **fields)
-    return footprint.of(setting.prepare(config, examples=128).compiled).peak
+    return footprint.measure(setting.prepare(config, examples=128).compiled).peak
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ _MODULES = {
 }
 
 _FAMILIES = ["resnet8x4", "vgg8", "mobilenetv2_cifar", "shufflenetv1_cifar", "shufflenetv2_cifar"]
-_NETWORKS = fresh.all_but_quick_are_long([*graphs.CUSTOM, *_FAMILIES], ["linen"])
+_NETWORKS = fresh.mark_long_except([*graphs.CUSTOM, *_FAMILIES], ["linen"])
 
 
 def _format(name):
@@ -46,7 +46,7 @@ def test_outputs_equal_the_network_for_batches_of_any_size(written, capfd):
 
 
 @pytest.mark.parametrize("name", _NETWORKS)
-@pytest.mark.parametrize("form", fresh.all_but_quick_are_long(_MODULES, ["stablehlo", "litert"]))
+@pytest.mark.parametrize("form", fresh.mark_long_except(_MODULES, ["stablehlo", "litert"]))
 def test_every_network_is_exported_with_uint8_images(form, name, tmp_path):
     form, shape = _format(form), (32, 32, 3) if name in _FAMILIES else (8, 8, 1)
     exportable = graphs.exportable(name, shape)

@@ -88,7 +88,7 @@ def test_elementwise_functions():
         "even": lambda x: jnp.round(x * 4) + jnp.round(2.5),
         "away": lambda x: lax.round(x * 4),
         "half": lambda x: x.astype(jnp.bfloat16).astype(jnp.float32) - x < 1,
-        "whole": lambda x: (x * 100).astype(jnp.int32),
+        "integer": lambda x: (x * 100).astype(jnp.int32),
     }
     _compare(functions, tolerance=1e-5)
 

@@ -186,12 +186,12 @@ def unserializable(num_classes: int, what: str = "key"):
         extra = {"key": key} if what == "key" else {}
         params = {"w": jnp.ones((64, num_classes))}
         params |= {"steps": jnp.int32(3)} if what == "steps" else {}
-        return {"params": params, "kept": {"on": jnp.bool_(True), **extra}}
+        return {"params": params, "state": {"on": jnp.bool_(True), **extra}}
 
     def apply(variables, images, train):
         x = images.reshape(len(images), -1)
         outputs = x @ variables["params"]["w"], x
-        return (outputs, {"kept": variables["kept"]}) if train else outputs
+        return (outputs, {"state": variables["state"]}) if train else outputs
 
     return init, apply
 

@@ -198,7 +198,7 @@ def test_sown_values_are_dropped_and_carried_state_is_updated():
         (
             "unserializable",
             {"what": "key"},
-            r"carries \['kept'\]\['key'\] of type key.* a checkpoint cannot",
+            r"carries \['state'\]\['key'\] of type key.* a checkpoint cannot",
         ),
     ],
 )

@@ -63,7 +63,7 @@ def test_sizes_equal_the_reference_and_state_dicts_survive_a_round_trip(name):
             assert values.min() == values.max() == weights[entry].flat[0]
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(_NAMES, _QUICK))
+@pytest.mark.parametrize("name", fresh.mark_long_except(_NAMES, _QUICK))
 def test_outputs_equal_the_reference(name):
     file, network, _ = _load(name)
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"])

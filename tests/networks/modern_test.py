@@ -34,7 +34,7 @@ def _zeros(leaf):
     return np.broadcast_to(np.float32(0), leaf.shape)
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.names(), modern.SMALLEST))
+@pytest.mark.parametrize("name", fresh.mark_long_except(modern.names(), modern.SMALLEST))
 def test_sizes_equal_timm(name):
     summary = networks.summarize(networks.create(name, 10), modern.images(name).shape[1:])
     assert summary.parameters == _TIMM[name]["parameters"]
@@ -43,7 +43,7 @@ def test_sizes_equal_timm(name):
 
 
 @pytest.mark.parametrize(
-    "name", fresh.all_but_quick_are_long([*modern.SMALLEST, *modern.OTHERS], modern.SMALLEST)
+    "name", fresh.mark_long_except([*modern.SMALLEST, *modern.OTHERS], modern.SMALLEST)
 )
 @pytest.mark.long
 def test_outputs_equal_timm(name):

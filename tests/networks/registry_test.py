@@ -66,7 +66,7 @@ def test_importing_networks_does_not_import_data_and_checkpoint_libraries():
     assert run.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.older(), _KINDS))
+@pytest.mark.parametrize("name", fresh.mark_long_except(modern.older(), _KINDS))
 def test_every_network_accepts_small_images_and_odd_sizes(name):
     for shape in ((33, 47, 1), (28, 28, 1)):
         outputs = networks.summarize(networks.create(name, 7), shape).outputs

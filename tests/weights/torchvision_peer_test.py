@@ -20,7 +20,7 @@ _OTHERS = (
     *("vit_b_32", "convnext_tiny", "efficientnet_b0", "efficientnet_v2_s"),
     *("mobilenet_v3_large", "regnet_y_400mf", "regnet_y_800mf"),
 )
-_NAMES = fresh.all_but_quick_are_long([*_QUICK, *_OTHERS], _QUICK)
+_NAMES = fresh.mark_long_except([*_QUICK, *_OTHERS], _QUICK)
 
 
 def _build(name, side):
@@ -120,7 +120,7 @@ def test_the_layout_of_a_library_without_the_network_is_refused():
     assert published.lookup("mobilenetv3_small_100").torchvision == ""
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.TORCHVISION, _QUICK))
+@pytest.mark.parametrize("name", fresh.mark_long_except(modern.TORCHVISION, _QUICK))
 def test_sizes_equal_torchvision(name):
     network = getattr(torchvision.models, name)(num_classes=10)
     side = networks.image_size(name)

@@ -209,7 +209,7 @@ def test_errors_for_another_size_name_the_matching_network(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("processor", "wanted"),
+    ("processor", "expected"),
     [
         ({"size": 64, "resample": 3}, (64, None, 0.5)),
         ({"size": 64, "crop_size": 48, "do_center_crop": True}, (48, 64, 0.5)),
