@@ -58,7 +58,7 @@ def test_the_error_for_too_little_memory_names_large_arrays_and_helpful_fields(c
     assert "\n" not in message
     assert " of 1.00 MB " in message
     assert "float32 512x512" in message
-    # Fields are listed from the largest part; the state, a hundredth of the memory, has none.
+    # The fields of large parts are listed, largest first; the state is only a hundredth.
     assert message.endswith("train.remat=all, a smaller train.batch_size, data.feed=streamed")
 
 

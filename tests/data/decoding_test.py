@@ -85,7 +85,7 @@ def test_images_are_rotated_as_by_pillow(kind, orientation):
         _decode_with_pillow(content),
         atol=3 * (kind == "JPEG"),
     )
-    # Images of prepared data sets are not rotated, which keeps published results reproducible.
+    # Images of prepared data sets are decoded as stored.
     if kind == "JPEG":
         assert transforms.decode(content, 3).shape == (12, 10, 3)
         upright = transforms.decode(decoding.Upright(content), 3)

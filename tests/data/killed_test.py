@@ -17,7 +17,7 @@ from tests.data import folders
 
 # workers_test counts shared memory, so these modules must not run at the same time.
 pytestmark = pytest.mark.xdist_group("workers")
-# An epoch has 5 steps; each reader is killed after 4 of them.
+# An epoch has 5 steps; each reader is killed after 4 steps.
 _BATCH_SIZE, _STEPS = 4, 4
 _PROGRAM = """
 import json, sys

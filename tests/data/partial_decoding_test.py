@@ -116,7 +116,7 @@ def test_partial_decoding_of_rotated_images_equals_a_slice_of_the_whole_image(or
     image = transforms.decode(content, 3)
     np.testing.assert_array_equal(jpeg[5:70, 20:110], image[5:70, 20:110])
     _assert_same_crops(content)
-    # Images of prepared data sets are not rotated.
+    # Images of prepared data sets are decoded as stored.
     _assert_same_crops(bytes(content))
 
 

@@ -37,7 +37,7 @@ def _prefetch_threads():
 
 
 def _wait_for(condition, seconds=300.0):
-    """Waits until the condition holds; the limit ends hanging tests on slow machines, too."""
+    """Waits until the condition holds; the long limit only ends tests that hang."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
