@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 
-_OLDER = [name for name in modern.older() if any(published.of(name)[:2])]
+_OLDER = [name for name in modern.older() if any(published.lookup(name)[:2])]
 _NAMES = [*_OLDER, *modern.SAMPLE]
 _QUICK = ["mobilenetv2", "mobilenetv1"]
 _LONG = [pytest.param(n, marks=pytest.mark.long) for n in _NAMES if n not in _QUICK]
@@ -34,14 +34,13 @@ def _build_peer(name, channels=3):
     Returns:
       (network, function that renames the entries of a state dict for the network).
     """
-    record = published.of(name)
+    record = published.lookup(name)
     if record.torchvision:
         network = getattr(torchvision.models, record.torchvision)(num_classes=8)
         return network, lambda state_dict: state_dict
     options = record.make_args((64, 64, channels))
-    return timm.create_model(record.timm, num_classes=8, **options), lambda s: published.respell(
-        s, name, "timm"
-    )
+    network = timm.create_model(record.timm, num_classes=8, **options)
+    return network, lambda state_dict: published.rename_entries(state_dict, name, "timm")
 
 
 @pytest.mark.parametrize("name", [*_QUICK, *_LONG])

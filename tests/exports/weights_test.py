@@ -49,7 +49,7 @@ def test_a_custom_network_has_no_entry_names_of_pytorch(tmp_path):
         exports.get_format("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
     with pytest.raises(errors.InputError, match="unknown names 'keras'; .*known: ours, torch"):
         exports.get_format("safetensors").write(exportable, tmp_path / "g", Options(names="keras"))
-    with pytest.raises(errors.InputError, match="are of .*Custom', as it says itself"):
+    with pytest.raises(errors.InputError, match="holds weights of .*Custom', not of"):
         rrd_jax.load(path, network="resnet14")
 
 
@@ -121,4 +121,4 @@ def test_incomplete_folders_for_hubs_are_refused_in_one_line(tmp_path):
 def test_a_run_is_read_from_its_checkpoints_and_not_from_other_files(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     _write(exportables.exportable(), tmp_path / "model.safetensors")
-    assert exported.weights_of(tmp_path) == tmp_path
+    assert exported.weights_file(tmp_path) == tmp_path

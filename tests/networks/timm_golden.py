@@ -34,7 +34,7 @@ def build(name: str, side: int | None = None) -> torch.nn.Module:
     if name in inverted.TORCHVISION:
         network = getattr(torchvision.models, name)(num_classes=10).eval()
     else:
-        record = published.of(name)
+        record = published.lookup(name)
         network = timm.create_model(record.timm, num_classes=10, **sized, **record.timm_args).eval()
     network.load_state_dict({k: torch.from_numpy(v) for k, v in weights(network).items()})
     return network

@@ -100,7 +100,7 @@ def test_clip_of_openai_is_read_with_or_without_its_text_tower():
         assert restored.keys() == tower.keys()
         for entry, value in tower.items():
             np.testing.assert_array_equal(restored[entry], value.numpy(), entry)
-    with pytest.raises(errors.InputError, match="a text tower, which sees no images: name the fil"):
+    with pytest.raises(errors.InputError, match="a text tower, which reads no images: name the fi"):
         from_torch(name, text)
 
 

@@ -72,16 +72,18 @@ def test_averaged_weights_are_preferred_and_a_note_names_the_alternative(
 ):
     _assert_selected(content, _OTHER)
     note = capsys.readouterr().out
-    assert note.startswith("note: the state dict: the averaged weights under " + selected + " are")
-    assert f"which FILE@{other} takes" in note
+    assert note.startswith(
+        f"note: the state dict: using the averaged weights under {selected}, not"
+    )
+    assert f"for those, write FILE@{other}" in note
     _assert_selected(content, _RAW, key=other)
 
 
 def test_the_matching_one_of_several_networks_is_selected_with_a_note(capsys):
     _assert_selected(_prefixed("student.") | _prefixed("teacher.", _LARGER), _RAW)
-    assert "the weights under student are taken; those under teacher" in capsys.readouterr().out
+    assert "using the weights under student; the entries under teacher" in capsys.readouterr().out
     _assert_selected({"student": _RAW, "ema": {"shadow": [np.ones(3)]}}, _RAW)
-    assert "the weights under student are taken; those under ema" in capsys.readouterr().out
+    assert "using the weights under student; the entries under ema" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,9 @@ def test_the_matching_one_of_several_networks_is_selected_with_a_note(capsys):
     ],
 )
 def test_several_matching_networks_are_refused_without_a_key(content):
-    with pytest.raises(errors.InputError, match="under .*, which differ; name the key behind"):
+    with pytest.raises(
+        errors.InputError, match="different weights of .* under .*; name one of the keys"
+    ):
         from_torch("resnet8", content)
 
 
@@ -103,5 +107,5 @@ def test_a_key_after_the_file_name_selects_a_network(tmp_path):
     for key, expected in (("student", _RAW), ("teacher", _OTHER)):
         variables, _ = files.load(path.with_name(f"{path.name}@{key}"), "resnet8")
         np.testing.assert_array_equal(variables["params"]["fc"]["bias"], expected["fc.bias"])
-    with pytest.raises(errors.InputError, match="nothing under 'ema'; there are: student, teacher"):
+    with pytest.raises(errors.InputError, match="nothing under 'ema'; its keys: student, teacher"):
         files.load(path.with_name(f"{path.name}@ema"), "resnet8")

@@ -69,8 +69,8 @@ _VALUES = {
         {k: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for k, v in _GOOD.items()},
         "axes of its convolutions",
     ),
-    "missing": (_without("layer1.0.bn1.bias"), "damaged: 1 missing, 0 unexpected"),
-    "more": (_with(loss__weight=np.ones(3, np.float32)), "0 missing, 1 unexpected"),
+    "missing": (_without("layer1.0.bn1.bias"), "damaged .missing entries: 1, unexpected: 0"),
+    "more": (_with(loss__weight=np.ones(3, np.float32)), "missing entries: 0, unexpected: 1"),
     "another": (_state_dict("resnet14"), "it fits resnet14"),
     "unknown": ({"a": np.ones(3), "b": np.ones(3)}, "entries of another network: a, b"),
 }
@@ -101,9 +101,9 @@ _CYCLE["model"]["cycle"] = _CYCLE
     ("content", "message"),
     [
         (_CYCLE, "holds no tensors"),
-        ({}, "holds no tensors, .* but nothing"),
-        (None, "but NoneType"),
-        ("hello", "but str"),
+        ({}, "holds no tensors, only nothing"),
+        (None, "only NoneType"),
+        ("hello", "only str"),
         ({"state": {}, "param_groups": [{"lr": 1}]}, "the settings of an optimizer"),
         ({"state": {0: {"exp_avg": np.ones(3)}}, "param_groups": []}, "the state of an optimizer"),
         (np.ones((2, 3)), r"one tensor of shape \(2, 3\)"),

@@ -89,7 +89,8 @@ def test_a_run_starts_from_weights_and_resumes_without_them(tmp_path, capsys):
 def test_the_classifier_is_new_for_another_number_of_classes(tmp_path, capsys):
     _write(tmp_path / "weights", count=7)
     start = _start(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights")))
-    assert "its classifier is new, for 10 classes (there are 7 there)" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "new classifier for 10 classes (the number of classes of the weights is 7)" in output
     assert not [name for name in start.weights if name.startswith("params/fc")]
     assert start.origin["head"] == "new"
     keep = _fields(tmp_path / "weights", **{"student.head": "keep"})
@@ -168,7 +169,7 @@ def test_train_teacher_starts_from_the_weights_of_a_network(tmp_path, capsys):
     for source in (path, rrd_jax.load(path)):
         fine_tuned = rrd_jax.train_teacher(source, split, split, num_classes=3, **options)
         assert fine_tuned.network.num_classes == 3
-    assert capsys.readouterr().out.count("its classifier is new, for 3 classes") == 2
+    assert capsys.readouterr().out.count("new classifier for 3 classes") == 2
 
 
 @pytest.mark.parametrize(("source_channels", "data_channels"), [(3, 1), (1, 3)])
@@ -182,7 +183,7 @@ def test_gray_images_and_three_equal_channels_give_equal_logits(
         data.load(parse(config).student.source), image_shape=(8, 8, data_channels)
     )
     start = _start(config, dataset)
-    assert "conv1 takes" in capsys.readouterr().out
+    assert "conv1 converted from" in capsys.readouterr().out
     fitted = jax.tree_util.tree_map_with_path(
         lambda path, leaf: start.weights[jax.tree_util.keystr(path, simple=True, separator="/")],
         variables,
@@ -200,7 +201,7 @@ def test_gray_images_and_three_equal_channels_give_equal_logits(
 def test_other_image_sizes_are_logged_and_other_networks_refused(tmp_path, monkeypatch):
     _write(tmp_path / "weights", size=12)
     start = _start(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights")))
-    assert "it saw images of 12x12 pixels, and sees 8x8 now" in start.lines[0]
+    assert "image size changed from 12x12 to 8x8 pixels" in start.lines[0]
     monkeypatch.setitem(
         networks.MODELS, "wide", functools.partial(ResNet, blocks=(1,), widths=(8, 24))
     )
