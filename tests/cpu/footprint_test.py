@@ -111,7 +111,7 @@ def test_a_run_logs_its_memory_and_is_refused_if_it_does_not_fit(
 def _peak(**fields):
     defaults = {"train.batch_size": 64, "teacher.cache": "off", "objectives.rrd.queue_size": 4096}
     config = launch.digits("tiny-tiny,rrd", **defaults, **fields)
-    return footprint.measure(setting.prepare(config, examples=128).compiled).peak
+    return footprint.measure(compiled_step.prepare(config, examples=128).compiled).peak
 
 
 @pytest.mark.long
