@@ -105,8 +105,8 @@ def _write(name: str, builder: Any, resize: resized.Resize | None, *, verify: bo
         _say("warning: checksums of archives are not verified, because --no_verify is set")
     if resize:
         resized.check_possible(name, builder, resize)
-        builder.change = lambda examples: resized.examples(examples, resize)
-        builder.write_note = lambda place: resized.note(place, resize)
+        builder.change = lambda examples: resized.resize_examples(examples, resize)
+        builder.write_note = lambda folder: resized.write_note(folder, resize)
     registry.prepare(name, builder, verify=verify)
     counts = ", ".join(
         f"{split} {info.num_examples}" for split, info in builder.info.splits.items()

@@ -183,7 +183,7 @@ def test_the_error_for_a_missing_archive_names_file_url_and_folder(run, tmp_path
 def test_an_archive_with_another_size_or_checksum_is_refused(run, cifar100, monkeypatch):
     code, _, err = run(*_flags(cifar100))
     assert code == 2
-    assert "bytes, not 168513733, so it is cut off or not the published file" in err
+    assert "bytes, not 168513733, so it is incomplete or not the published file" in err
     path = cifar100 / "cifar-100-binary.tar.gz"
 
     def publish(*checksum):
@@ -193,7 +193,9 @@ def test_an_archive_with_another_size_or_checksum_is_refused(run, cifar100, monk
     publish("md5", "0" * 32)
     code, _, err = run(*_flags(cifar100))
     assert code == 2
-    assert f"not {'0' * 32}, so it is cut off or not the published file: fetch it again" in err
+    assert (
+        f"not {'0' * 32}, so it is incomplete or not the published file: download it again" in err
+    )
     assert not (cifar100 / "d" / "cifar100" / "3.0.2").exists()
     code, out, err = run(*_flags(cifar100), "--no_verify")
     assert code == 0
@@ -213,7 +215,7 @@ def test_a_truncated_archive_is_refused_and_leaves_no_files(name, run, tmp_path)
     code, _, err = run(*_flags(tmp_path, name), "--no_verify")
     assert code == 2
     assert "cannot be read" in err
-    assert "fetch it again from http" in err
+    assert "download it again from http" in err
     # One line is the warning, the other one is the error.
     assert err.count("\n") == 2
     assert not list((tmp_path / "d" / name).glob("*"))

@@ -91,7 +91,10 @@ def test_imagenet_is_resized_under_its_name_and_other_sizes_are_refused(tmp_path
         assert "a shorter side of 20 pixels, JPEG of quality 90, not with" in errors
     code, _, errors = run("--name=cifar10", f"--data_dir={tmp_path}", "--resize=20")
     assert code == 2
-    assert "'cifar10' has images of 32 x 32: it is for image_folder and imagenet2012" in errors
+    assert (
+        "'cifar10' has images of 32x32 pixels: use --resize only for image_folder and imagenet2012"
+        in errors
+    )
 
 
 def test_small_and_undecodable_images_stay_unchanged():

@@ -1,8 +1,8 @@
-"""Colours and sharpness changed at random: colour jitter, grey images, Gaussian blur.
+"""Random changes of color and sharpness: color jitter, grayscale, Gaussian blur, solarization.
 
-Images are [H, W, channels] uint8, of one channel or three; `jax.vmap` maps over batches of images
-and of keys. The reference of what is done with given amounts is torchvision's
-`transforms.v2.functional` on tensors of uint8; values differ by 1 at most.
+Images are [H, W, channels] uint8 with one or three channels; `jax.vmap` maps over batches of images
+and of keys. The reference is torchvision's `transforms.v2.functional` on uint8 tensors; for equal
+amounts, values differ by at most 1.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,16 @@ from rrd_jax import errors
 from rrd_jax.data.augment import tones
 from rrd_jax.data.augment.tones import Number
 
-_SIGMAS = (0.1, 2.0)  # pixels, of blur
+# Range of the blur's standard deviation in pixels.
+_SIGMAS = (0.1, 2.0)
 
 
 def hue(image: jax.Array, turn: Number) -> jax.Array:
-    """The image with its hues turned, in HSV; a grey image stays as it is.
+    """Rotates the hue of an image in HSV; returns an image with one channel unchanged.
 
     Args:
       image: [H, W, channels] uint8.
-      turn: part of a whole turn, in [-0.5, 0.5].
+      turn: rotation in [-0.5, 0.5], as a fraction of a full turn.
     """
     if image.shape[-1] == 1:
         return image
@@ -43,17 +44,17 @@ def hue(image: jax.Array, turn: Number) -> jax.Array:
 
 
 def grey(image: jax.Array) -> jax.Array:
-    """The image without its colours, with as many channels as it has."""
+    """Converts an image to grayscale; the number of channels stays the same."""
     return jnp.broadcast_to(tones.grey(image).astype(jnp.uint8), image.shape)
 
 
 def gaussian_blur(image: jax.Array, sigma: Number, size: int) -> jax.Array:
-    """The image blurred, mirrored at its edges.
+    """Blurs an image, with reflection at its edges.
 
     Args:
-      image: [H, W, channels] uint8, larger than half of `size`.
+      image: [H, W, channels] uint8; height and width exceed half of `size`.
       sigma: standard deviation in pixels, > 0.
-      size: pixels along a side that are averaged, odd.
+      size: side of the kernel in pixels, odd.
     """
     half, (height, width, _) = size // 2, image.shape
     weights = jax.nn.softmax(-jnp.square(jnp.arange(-half, half + 1) / sigma) / 2)
@@ -66,7 +67,7 @@ def gaussian_blur(image: jax.Array, sigma: Number, size: int) -> jax.Array:
 
 
 def check_jitter(ranges: Sequence[float]) -> None:
-    """Raises an InputError for ranges of `jitter` whose last, of hue, is above half a turn."""
+    """Raises an InputError if the hue range of `jitter` exceeds half a turn."""
     if ranges[3] > 0.5:
         raise errors.InputError(
             f"data.jitter is {tuple(ranges)}, but must be ranges of brightness, contrast,"
@@ -77,16 +78,16 @@ def check_jitter(ranges: Sequence[float]) -> None:
 def jitter(
     key: jax.Array, image: jax.Array, ranges: Sequence[float], probability: float = 1.0
 ) -> jax.Array:
-    """Colour jitter: brightness, contrast and saturation in random order, and then hue.
+    """Applies color jitter: brightness, contrast and saturation in random order, then hue.
 
-    Factors are uniform in [max(0, 1 - range), 1 + range], and the turn of the hue in
-    [-range, range]. (torchvision's order of all four is random.)
+    Factors are uniform in [max(0, 1 - range), 1 + range], the rotation of the hue is uniform in
+    [-range, range]. In torchvision, the order of all four is random.
 
     Args:
-      key: of what is random.
+      key: random key.
       image: [H, W, channels] uint8.
-      ranges: of brightness, contrast, saturation and hue, >= 0, of hue at most 0.5.
-      probability: of it; other images stay as they are.
+      ranges: ranges of brightness, contrast, saturation and hue, >= 0; hue at most 0.5.
+      probability: probability that the image is changed.
     """
     numbers = jax.lax.optimization_barrier(jax.random.uniform(key, (8,)))
     low = [max(0.0, 1 - r) for r in ranges[:3]]
@@ -104,30 +105,31 @@ def jitter(
 
 
 def _enhanced(image: jax.Array, which: jax.Array, factor: jax.Array) -> jax.Array:
-    """Brightness, contrast or saturation, by number, times a factor."""
+    """Multiplies brightness (0), contrast (1) or saturation (2) by a factor."""
     grey = tones.grey(image)
     flat = jnp.where(which == 0, 0.0, tones.statistics(image).mean)
     return tones.blended(image, jnp.where(which == 2, grey, flat), factor)
 
 
 def random_grey(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
-    """The image, or with a probability its `grey`."""
+    """Converts an image to grayscale with a probability."""
     return jnp.where(jax.random.bernoulli(key, probability), grey(image), image)
 
 
 def random_blur(key: jax.Array, image: jax.Array, probability: Number) -> jax.Array:
-    """The image, or with a probability its `gaussian_blur`, as in SimCLR (arXiv 2002.05709).
+    """Blurs an image with a probability, as in SimCLR (arXiv 2002.05709).
 
-    The standard deviation is uniform in [0.1, 2] pixels, over a tenth of the image's side.
+    The standard deviation is uniform in [0.1, 2] pixels. The kernel covers a tenth of the image's
+    shorter side, but at least 3 pixels.
     """
-    applies, place = jax.lax.optimization_barrier(jax.random.uniform(key, (2,)))
+    applies, fraction = jax.lax.optimization_barrier(jax.random.uniform(key, (2,)))
     low, high = _SIGMAS
     size = 2 * (min(image.shape[:2]) // 20) + 1
-    blurred = gaussian_blur(image, low + place * (high - low), max(3, size))
+    blurred = gaussian_blur(image, low + fraction * (high - low), max(3, size))
     return jnp.where(applies < probability, blurred, image)
 
 
 def random_solarize(key: jax.Array, image: jax.Array, probability: Number) -> jax.Array:
-    """The image, or with a probability one whose values from 128 are turned over (2104.14294)."""
+    """Inverts values from 128 on with a probability, as in DINO (arXiv 2104.14294)."""
     turned = jnp.where(image < 128, image, 255 - image)
     return jnp.where(jax.random.uniform(key) < probability, turned, image)

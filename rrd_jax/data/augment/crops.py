@@ -1,4 +1,4 @@
-"""Crops that the compiled step makes: views of an image, by number."""
+"""Random crops in the compiled step, identified by numbers."""
 
 import math
 from collections.abc import Callable
@@ -14,12 +14,12 @@ _ASPECTS = (3 / 4, 4 / 3)
 
 
 class Crop(NamedTuple):
-    """Crops of an image, by number.
+    """A family of crops, identified by numbers.
 
     Attributes:
-      views: how many there are; 0 for too many to count.
-      choose: key -> number [] int32; of 0 views any, from 0.
-      cut: (numbers [B], images [B, H, W, channels] uint8) -> images of that size, uint8.
+      views: number of crops of an image; 0 if there are too many to count.
+      choose: key -> number [] int32 in [0, views), or any number >= 0 if `views` is 0.
+      cut: (numbers [B], images [B, H, W, channels] uint8) -> uint8 images of the same shape.
     """
 
     views: int
@@ -28,21 +28,22 @@ class Crop(NamedTuple):
 
 
 def crop_flip(pad: int, flip: bool) -> Crop:
-    """Crops of the image padded with black, of its size.
+    """Returns crops of the image's size from the image with black padding.
 
-    A number is (top * places + left) * sides + side, of the corner and whether it mirrors.
+    The number of a crop is (top * offsets + left) * sides + side, where (top, left) is the corner
+    of the crop and side is 1 for a flipped crop.
 
     Args:
-      pad: pixels of black on each side.
-      flip: whether half of them are mirrored.
+      pad: black pixels on each side.
+      flip: whether half of the crops are flipped horizontally.
     """
-    sides, places = 1 + flip, 2 * pad + 1
+    sides, offsets = 1 + flip, 2 * pad + 1
 
     def choose(key):
         crop_key, flip_key = jax.random.split(key)
-        top, left = jax.random.randint(crop_key, (2,), 0, places)
+        top, left = jax.random.randint(crop_key, (2,), 0, offsets)
         side = jax.random.bernoulli(flip_key) if flip else 0
-        return (top * places + left) * sides + side
+        return (top * offsets + left) * sides + side
 
     def cut_one(top, left, side, padded):
         height, width, channels = padded.shape
@@ -51,25 +52,26 @@ def crop_flip(pad: int, flip: bool) -> Crop:
         return jnp.where(side, image[:, ::-1], image) if flip else image
 
     def cut(view, images):
-        place, side = jnp.divmod(view, sides)
+        corner, side = jnp.divmod(view, sides)
         padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        # Else a CPU computes the corner of a crop anew for each pixel.
-        arguments = convolutions.unfused((*jnp.divmod(place, places), side, padded))
+        # After fusion, a CPU would compute the corner again for each pixel.
+        arguments = convolutions.unfused((*jnp.divmod(corner, offsets), side, padded))
         return jax.vmap(cut_one)(*arguments)
 
-    return Crop(places**2 * sides, choose, cut)
+    return Crop(offsets**2 * sides, choose, cut)
 
 
 def resized_crop(area: float, flip: bool) -> Crop:
-    """Returns crops of a random part of the image, scaled to its size.
+    """Returns crops of a random part of the image, resized to the image's size.
 
-    Ten tries of an area and an aspect from 3/4 to 4/3 whose logarithm is uniform, then the largest
-    central part of such an aspect. The reference of a crop's pixels is torchvision's
-    `resized_crop`, bilinear and antialiased, on tensors of uint8.
+    An area and an aspect ratio from 3/4 to 4/3, uniform in its logarithm, are drawn up to ten times
+    until the part fits into the image. If no part fits, the crop is the largest central part with
+    an allowed aspect ratio. The reference of the pixels is torchvision's `resized_crop`, bilinear
+    and antialiased, on uint8 tensors.
 
     Args:
-      area: the smallest part of the image, in (0, 1]; it is uniform up to 1.
-      flip: whether half of them are mirrored.
+      area: minimum relative area of the part, in (0, 1]; the area is uniform up to 1.
+      flip: whether half of the crops are flipped horizontally.
     """
 
     def choose(key):
@@ -88,12 +90,12 @@ def resized_crop(area: float, flip: bool) -> Crop:
 def random_box(
     numbers: jax.Array, size: tuple[int, int], area: float
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(top, left, height, width) [] int32 of a random part of an image, in whole pixels.
+    """Returns (top, left, height, width) [] int32 of a random part of an image, in pixels.
 
     Args:
-      numbers: [tries, 4] uniform in [0, 1), for the area, the aspect and the place of each.
+      numbers: [tries, 4] uniform in [0, 1), for area, aspect ratio and position of each try.
       size: height and width of the image.
-      area: the smallest part of it.
+      area: minimum relative area of the part.
     """
     height, width = size
     low, high = (math.log(aspect) for aspect in _ASPECTS)
@@ -106,9 +108,9 @@ def random_box(
     tall = min(height, round(width / _ASPECTS[0]))
     wide = min(width, round(height * _ASPECTS[1]))
     h, w = jnp.where(fits.any(), h[first], tall), jnp.where(fits.any(), w[first], wide)
-    place = numbers[first, 2:]
-    top = jnp.floor(place[0] * (height - h + 1)).astype(jnp.int32)
-    left = jnp.floor(place[1] * (width - w + 1)).astype(jnp.int32)
+    position = numbers[first, 2:]
+    top = jnp.floor(position[0] * (height - h + 1)).astype(jnp.int32)
+    left = jnp.floor(position[1] * (width - w + 1)).astype(jnp.int32)
     top = jnp.where(fits.any(), jnp.minimum(top, height - h), (height - h) // 2)
     left = jnp.where(fits.any(), jnp.minimum(left, width - w), (width - w) // 2)
     return top, left, h, w
@@ -117,14 +119,14 @@ def random_box(
 def resized(
     image: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array
 ) -> jax.Array:
-    """A part of an image, scaled to its size: bilinear, averaged where it shrinks.
+    """Resizes a part of an image to the size of the image: bilinear and antialiased.
 
     Args:
       image: [H, W, channels] uint8.
-      top: of the part's first row; the part lies in the image.
-      left: of its first column.
-      height: of the part, >= 1.
-      width: likewise.
+      top: first row of the part, which must be inside the image.
+      left: first column of the part.
+      height: height of the part, >= 1.
+      width: width of the part, >= 1.
     """
     rows = _weights(image.shape[0], top, height)
     columns = _weights(image.shape[1], left, width)
@@ -136,12 +138,12 @@ def resized(
 
 
 def _weights(size: int, first: jax.Array, length: jax.Array) -> jax.Array:
-    """[size, size] weights of pixels, of each pixel of a part that is scaled to all of them."""
+    """Returns the interpolation weights [output pixels, input pixels] along one axis."""
     scale = length / size
     reach = jnp.maximum(scale, 1.0)
-    centres = first + (jnp.arange(size)[:, None] + 0.5) * scale
+    centers = first + (jnp.arange(size)[:, None] + 0.5) * scale
     pixels = jnp.arange(size)[None]
-    distance = jnp.abs(pixels + 0.5 - centres) / reach
+    distance = jnp.abs(pixels + 0.5 - centers) / reach
     inside = (pixels >= first) & (pixels < first + length)
     weights = jnp.where(inside, jnp.maximum(1 - distance, 0), 0)
     return weights / weights.sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Random erasing (arXiv 1708.04896), of normalised images."""
+"""Random erasing (arXiv 1708.04896) of normalized images."""
 
 import math
 
@@ -8,28 +8,32 @@ import jax.numpy as jnp
 from rrd_jax import errors
 
 ERASED = ("pixels", "colour", "mean")
-_AREAS = (0.02, 1 / 3)  # of the image
-_ASPECTS = (0.3, 1 / 0.3)  # height over width
+# Range of a box's area relative to the image.
+_AREAS = (0.02, 1 / 3)
+# Range of a box's height divided by its width.
+_ASPECTS = (0.3, 1 / 0.3)
 _TRIES = 10
-_NOISE = 0.4  # of an image, more than the largest box has
+# Number of noise values relative to the image's pixels, enough for the largest box.
+_NOISE = 0.4
 
 
 def random_erase(
     key: jax.Array, image: jax.Array, probability: float, value: str = "pixels"
 ) -> jax.Array:
-    """The image, or with a probability the image without a random box.
+    """Erases a random box of an image with a probability.
 
-    Of ten boxes the first one that fits is taken; where none does, the image stays as it is.
+    Ten boxes are drawn, and the first box that fits is erased. If none fits, the image is returned
+    unchanged.
 
     Args:
-      key: of what is random.
-      image: [H, W, channels] float32, normalised.
-      probability: of it.
-      value: of what is erased: "pixels" for normal noise in each, "colour" for the same normal
-        noise in all of them, "mean" for 0.
+      key: random key.
+      image: [H, W, channels] float32, normalized.
+      probability: probability that a box is erased.
+      value: values of erased pixels: "pixels" for independent normal noise, "colour" for one normal
+        value per channel, "mean" for 0.
 
     Raises:
-      InputError: an unknown value.
+      InputError: the value is unknown.
     """
     errors.lookup("value of random erasing", value, dict.fromkeys(ERASED))
     box_key, noise_key = jax.random.split(key)
@@ -44,7 +48,7 @@ def random_erase(
 def draw_box(
     key: jax.Array, shape: tuple[int, int], probability: float
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(top, left, height, width) of a random box in an image of (H, W); of no height for none."""
+    """Returns (top, left, height, width) of a random box in an (H, W) image; height 0 for none."""
     numbers = jax.random.uniform(key, (2 * _TRIES + 3,))
     areas, aspects = numbers[3 : 3 + _TRIES], numbers[3 + _TRIES :]
     areas = (_AREAS[0] + areas * (_AREAS[1] - _AREAS[0])) * (shape[0] * shape[1])
@@ -62,15 +66,15 @@ def draw_box(
     return top, left, jnp.where(applies, height, 0), width
 
 
-def _values(key: jax.Array, image: jax.Array, place: jax.Array, value: str) -> jax.Array:
-    """What takes the place of pixels, whose places are counted within the box."""
+def _values(key: jax.Array, image: jax.Array, index: jax.Array, value: str) -> jax.Array:
+    """Returns the values of erased pixels; `index` [H, W] numbers the pixels of the box."""
     height, width, channels = image.shape
     if value == "mean":
         return jnp.zeros_like(image)
     if value == "colour":
         return jnp.broadcast_to(jax.random.normal(key, (channels,), image.dtype), image.shape)
-    # Noise is drawn for a box alone: on a CPU it costs more than all else.
+    # Drawing noise dominates the cost on a CPU, so noise is drawn for the box only.
     count = math.ceil(_NOISE * height * width)
     noise = jax.random.normal(key, (count, channels), image.dtype)
-    place, noise = jax.lax.optimization_barrier((jnp.clip(place, 0, count - 1), noise))
-    return noise.at[place].get(mode="promise_in_bounds")
+    index, noise = jax.lax.optimization_barrier((jnp.clip(index, 0, count - 1), noise))
+    return noise.at[index].get(mode="promise_in_bounds")

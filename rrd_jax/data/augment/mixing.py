@@ -1,4 +1,4 @@
-"""Images mixed with others of their batch: mixup, cutmix, or now one and now the other."""
+"""Mixing of images within a batch: mixup, cutmix, or a random choice of the two."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 MIXES = ("none", "mixup", "cutmix", "mixup+cutmix")
-# (key, images [B, H, W, channels], labels [B]) -> mixed images, and `Batch` fields that say how.
+# (key, images [B, H, W, channels], labels [B]) -> mixed images, and the mixing fields of `Batch`.
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -20,35 +20,35 @@ def make_mix(
 ) -> Mix | None:
     """Returns a function that mixes each training image with another image of its batch.
 
-    Image i is mixed with image B - 1 - i. The share of the first is drawn from Beta(alpha, alpha),
-    once a batch. Teacher and student both get the mixed images.
+    Image i is mixed with image B - 1 - i. The share of image i is drawn from Beta(alpha, alpha),
+    once per batch. Teacher and student receive the same mixed images.
 
     Args:
       kind: "mixup" to blend the images (arXiv 1710.09412), "cutmix" to paste a box of the second
-        into the first (arXiv 1905.04899), "mixup+cutmix" to draw for each batch which of the two,
-        as DeiT does (arXiv 2012.12877), "none".
-      alpha: > 0; 1 draws all shares alike, smaller values leave most images nearly whole.
-      cutmix_alpha: of cutmix in "mixup+cutmix", whose mixup has `alpha`.
-      switch: part of the batches that "mixup+cutmix" pastes, in [0, 1].
-      probability: that a batch is mixed at all, in [0, 1].
+        image into the first (arXiv 1905.04899), "mixup+cutmix" to choose one of the two per batch,
+        as in DeiT (arXiv 2012.12877), or "none".
+      alpha: > 0; the shares are uniform for 1, and mostly near 0 or 1 for smaller values.
+      cutmix_alpha: alpha of cutmix in "mixup+cutmix"; `alpha` is that of mixup.
+      switch: fraction of batches to which "mixup+cutmix" applies cutmix, in [0, 1].
+      probability: probability that a batch is mixed, in [0, 1].
 
     Returns:
-      None for "none", else (key, images [B, H, W, channels], labels [B]) -> mixed images, and the
-      fields `other_label` and `share` of their `Batch`.
+      (key, images [B, H, W, channels], labels [B]) -> mixed images, and the fields `other_label`
+      and `share` of the `Batch`; None for "none".
     """
     if kind == "none":
         return None
 
     def mix(key, images, labels):
-        share_key, place_key = jax.random.split(key)
+        share_key, box_key = jax.random.split(key)
         pastes, mixes = kind == "cutmix", True
         if kind == "mixup+cutmix" or probability < 1:
-            which, whether = jax.random.uniform(jax.random.fold_in(key, 1), (2,))
-            mixes = whether < probability
-            pastes = which < switch if kind == "mixup+cutmix" else pastes
-        both = jnp.where(pastes, cutmix_alpha, alpha) if kind == "mixup+cutmix" else alpha
-        share = jax.random.beta(share_key, both, both)
-        images, share = _mixed(place_key, share, images, pastes=pastes, mixes=mixes)
+            choice, chance = jax.random.uniform(jax.random.fold_in(key, 1), (2,))
+            mixes = chance < probability
+            pastes = choice < switch if kind == "mixup+cutmix" else pastes
+        parameter = jnp.where(pastes, cutmix_alpha, alpha) if kind == "mixup+cutmix" else alpha
+        share = jax.random.beta(share_key, parameter, parameter)
+        images, share = _mixed(box_key, share, images, pastes=pastes, mixes=mixes)
         share = jnp.broadcast_to(share, len(images))
         return images, {"other_label": None if labels is None else labels[::-1], "share": share}
 
@@ -63,9 +63,9 @@ def _mixed(
     pastes: jax.Array | bool,
     mixes: jax.Array | bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixed images, and the share of their first one.
+    """Returns the mixed images and the share of the first image.
 
-    What is known before the program runs is a bool: nothing else is then computed.
+    If `pastes` and `mixes` are Python bools, only the needed branch is compiled.
     """
     partners = images[::-1]
     if pastes is False and mixes is True:
@@ -82,16 +82,16 @@ def _mixed(
 
 
 def _box(key: jax.Array, share: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """[H, W] bool: a box of a random place, whose area leaves a share of the image."""
+    """Returns a mask [H, W] bool of a random box that leaves a share of the image."""
     height, width = shape
     inside = jnp.ones((height, width), bool)
     side = jnp.sqrt(1 - share)
     for axis, (size, axis_key) in enumerate(
         zip((height, width), jax.random.split(key), strict=True)
     ):
-        # The box may reach over the edge, as in the paper; what is left of it counts.
-        centre = jax.random.randint(axis_key, (), 0, size)
+        # As in the paper, the box may extend beyond the edge; only the part inside counts.
+        center = jax.random.randint(axis_key, (), 0, size)
         half = jnp.floor(side * size).astype(jnp.int32) // 2
-        place = jax.lax.broadcasted_iota(jnp.int32, (height, width), axis)
-        inside &= (place >= centre - half) & (place < centre + half)
+        position = jax.lax.broadcasted_iota(jnp.int32, (height, width), axis)
+        inside &= (position >= center - half) & (position < center + half)
     return inside

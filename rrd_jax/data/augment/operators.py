@@ -1,13 +1,13 @@
-"""Operators on an image, one or another by its number.
+"""Image operators, selected by number.
 
-Where each image of a batch has an operator of its own, as in RandAugment, a batch must not go
-through all of them. Here each goes through three things, one of which changes it: an affine map,
-a table of values, a blend with its grey or smoothed self.
+If each image of a batch has another operator, as in RandAugment, applying all operators to each
+image would be expensive. Instead, each image passes through three steps, of which only one changes
+it: an affine map, a lookup table, and a blend with its grayscale or smoothed version.
 
-Images are [H, W, channels] uint8, of one channel or three; `jax.vmap` maps all of this over
-batches, with an operator and an amount for each image. The reference is torchvision's
-`transforms.v2.functional` on tensors of uint8: values differ by 1 at most; of the geometric ones
-the few pixels that lie half way between two others may come from the other one.
+Images are [H, W, channels] uint8 with one or three channels; `jax.vmap` maps over batches, with an
+operator and an amount for each image. The reference is torchvision's `transforms.v2.functional` on
+uint8 tensors: values differ by at most 1. In geometric operators, the few pixels exactly between
+two source pixels may come from the other source pixel.
 """
 
 from collections.abc import Iterable
@@ -41,10 +41,10 @@ OPERATORS = ("identity", *_MATRICES, *_TABLES, *_BLENDS)
 
 
 def number(name: str) -> int:
-    """The number of an operator, its place in OPERATORS.
+    """Returns the number of an operator, its position in OPERATORS.
 
     Raises:
-      InputError: there is no operator of that name.
+      InputError: the name is unknown.
     """
     return errors.lookup("operator", name, {name: i for i, name in enumerate(OPERATORS)})
 
@@ -57,43 +57,46 @@ def apply(
     *,
     bilinear: bool = False,
 ) -> jax.Array:
-    """The image after an operator.
+    """Applies an operator to an image.
 
     Args:
       image: [H, W, channels] uint8.
-      operator: a name of OPERATORS, or its number, [] int32, which may be traced.
-      amount: [] float32. Of shear_x and shear_y pixels a pixel; of translate_x and translate_y
-        pixels; of rotate degrees, counter-clockwise; of brightness, contrast, color and sharpness
-        a factor >= 0, where 1 changes nothing; of posterize bits, 0 to 8; of solarize the
-        threshold; of solarize_add what is added. The others have none.
-      fill: of pixels that come from outside the image, in [0, 255]; one number, or [channels].
-      bilinear: whether moved pixels are means of four, and not the nearest one.
+      operator: a name in OPERATORS, or its number, [] int32, which may be traced.
+      amount: [] float32: for shear_x and shear_y pixels per pixel; for translate_x and translate_y
+        pixels; for rotate degrees counter-clockwise; for brightness, contrast, color and sharpness
+        a factor >= 0, where 1 changes nothing; for posterize bits, 0 to 8; for solarize the
+        threshold; for solarize_add the added value. The other operators ignore the amount.
+      fill: value of pixels from outside the image, in [0, 255]; one number, or [channels].
+      bilinear: whether geometric operators interpolate bilinearly instead of choosing the nearest
+        pixel.
 
     Returns:
-      As the image.
+      The changed image, with the shape and dtype of `image`.
 
     Raises:
-      InputError: there is no operator of that name.
+      InputError: the operator's name is unknown.
     """
     if isinstance(operator, str):
         return _apply_known(image, operator, amount, fill, bilinear)
     matrices = [warping.identity(), *(f(amount, *image.shape[:2]) for f in _MATRICES.values())]
-    matrix = jnp.stack(matrices)[_places(_MATRICES)[operator]]
+    matrix = jnp.stack(matrices)[_positions(_MATRICES)[operator]]
     image = warping.warp(image, matrix, fill, bilinear=bilinear)
 
     shape, stats = (image.shape[-1], 256), tones.statistics(image)
     candidates = (tones.identity(), *(f(stats, amount) for f in _TABLES.values()))
     tables = jnp.stack([jnp.broadcast_to(table, shape) for table in candidates])
     # A blend reads each pixel several times.
-    image = jax.lax.optimization_barrier(tones.look_up(image, tables[_places(_TABLES)[operator]]))
+    image = jax.lax.optimization_barrier(
+        tones.look_up(image, tables[_positions(_TABLES)[operator]])
+    )
     others = jnp.stack([jnp.broadcast_to(f(image), image.shape) for f in _BLENDS.values()])
-    which = _places(_BLENDS)[operator]
+    which = _positions(_BLENDS)[operator]
     other = others[jnp.maximum(which - 1, 0)]
     return tones.blended(image, other, jnp.where(which > 0, amount, 1.0))
 
 
 def _apply_known(image, name, amount, fill, bilinear):
-    """`apply` with an operator that is known as the program is made: nothing else is computed."""
+    """Applies an operator that is known at compile time, without the steps of other operators."""
     number(name)
     amount = jnp.asarray(amount, jnp.float32)
     if name in _MATRICES:
@@ -104,7 +107,7 @@ def _apply_known(image, name, amount, fill, bilinear):
     return tones.blended(image, _BLENDS[name](image), amount) if name in _BLENDS else image
 
 
-def _places(names: Iterable[str]) -> jax.Array:
-    """For each number of OPERATORS: which of these names it is, from 1; 0 for none."""
+def _positions(names: Iterable[str]) -> jax.Array:
+    """Returns the position of each operator in `names`, counted from 1; 0 if it is missing."""
     names = list(names)
     return jnp.asarray([names.index(name) + 1 if name in names else 0 for name in OPERATORS])

@@ -1,7 +1,7 @@
 """Augmentation in the compiled step: crop and flip, random changes, normalization.
 
-Pure functions of a key, the epoch and the place of an example in its split. `crops` has the crops,
-`mixing` what is done to a batch as a whole.
+The functions are pure functions of a key, the epoch and the index of an example in its split.
+`crops` contains the crops, `mixing` the mixing of images within a batch.
 """
 
 import dataclasses
@@ -27,28 +27,31 @@ def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
     """Returns uint8 [..., channels] -> float32 (x / 255 - mean) / std, moments in [0, 1] units."""
     errors.check_positive(**{f"data.std[{i}]": value for i, value in enumerate(std)})
     if not np.all(np.isfinite(mean)):
-        raise errors.InputError(f"data.mean is {mean}, but must be finite numbers")
+        raise errors.InputError(
+            f"data.mean is {mean}, but must be finite numbers; set it to numbers in [0, 1]"
+        )
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def normalize(images: jax.Array) -> jax.Array:
         per_channel = (1,) * (images.ndim - 1) + (-1,)
-        centred = images.astype(jnp.float32) / 255 - mean.reshape(per_channel)
-        return centred / std.reshape(per_channel)
+        centered = images.astype(jnp.float32) / 255 - mean.reshape(per_channel)
+        return centered / std.reshape(per_channel)
 
     return normalize
 
 
 class Augment(NamedTuple):
-    """The augmentation of training images in the compiled step, which shows one of their views.
+    """The augmentation of training images in the compiled step.
 
     Attributes:
-      name: describes everything that is done; part of the key of caches.
-      views: number of views of an image; 0 if none comes twice: the host has cut it already, or
-        there are too many to count.
+      name: description of all changes; part of the key of caches.
+      views: number of views of an image; 0 if views do not repeat, because the host crops the
+        images or there are too many views to count.
       choose: (key, epoch [], index [B]) -> view [B] int32 in [0, views); any view if `views` is 0.
         None if the host draws views, see `views.Views`.
-      show: (view [B], index [B], images uint8 [B, H, W, channels]) -> float32 images, normalized.
-      show_teacher: likewise, the teacher's images of that view; None for the same images.
+      show: (view [B], index [B], images uint8 [B, H, W, channels]) -> normalized float32 images.
+      show_teacher: a function like `show` for the teacher's images of a view; None if the teacher
+        receives the student's images.
     """
 
     name: str
@@ -67,28 +70,29 @@ def _without_colour(values: settings.Values) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """Random changes of training images beside the crop.
+    """Random changes of training images after the crop.
 
-    Each comes after the crop, in this order, and none but `erase` after normalisation.
+    The changes are applied in this order, before normalization, except for `erase`, which is
+    applied after normalization.
 
     Attributes:
-      policy: rand: RandAugment with torchvision's amounts; rand_increasing: with timm's, as in
-        rand-m9-mstd0.5-inc1 with policy_noise 0.5; trivial: TrivialAugment, wide.
-      policy_operators: rand only: operators that an image goes through.
-      policy_magnitude: rand and rand_increasing: how much each operator changes; at most 30, of the
-        latter 10.
+      policy: rand: RandAugment with torchvision's amounts; rand_increasing: with timm's amounts, as
+        in rand-m9-mstd0.5-inc1 with policy_noise 0.5; trivial: TrivialAugment, wide.
+      policy_operators: rand and rand_increasing: number of operators per image.
+      policy_magnitude: rand and rand_increasing: magnitude of the operators; at most 30 for rand,
+        10 for rand_increasing.
       policy_noise: rand and rand_increasing: standard deviation of the magnitudes.
-      jitter: Colour jitter: ranges of brightness, contrast, saturation (factors of 1 - range to 1 +
-        range) and hue (at most 0.5 turns); SimCLR's are (0.8, 0.8, 0.8, 0.2).
-      jitter_probability: Probability of colour jitter; SimCLR's is 0.8.
-      grey: Probability that an image is turned to greyscale.
-      gaussian_blur: Probability of Gaussian blur, with a deviation of 0.1 to 2 pixels.
-      solarize: Probability that an image's values from 128 on are inverted.
-      others: Probabilities of blur and solarising of every other view; () for the same. DINO's are
-        (0.1, 0.2), with 1 and 0 for the first.
-      erase: Probability that a random box of 2 % to a third of the image is erased, after
-        normalisation; DeiT's is 0.25.
-      erase_with: pixels: noise; colour: one random colour; mean: that of the data.
+      jitter: Color jitter: ranges of brightness, contrast, saturation (factors of 1 - range to 1 +
+        range) and hue (at most 0.5 turns). SimCLR uses (0.8, 0.8, 0.8, 0.2).
+      jitter_probability: Probability of color jitter. SimCLR uses 0.8.
+      grey: Probability that an image is converted to grayscale.
+      gaussian_blur: Probability of Gaussian blur with a standard deviation of 0.1 to 2 pixels.
+      solarize: Probability that the values of an image from 128 on are inverted.
+      others: Probabilities of blur and solarization for every second view; () for those of the
+        first view. DINO uses (0.1, 0.2), with 1 and 0 for the first view.
+      erase: Probability that a random box of 2 to 33 percent of the image is erased after
+        normalization. DeiT uses 0.25.
+      erase_with: pixels: noise; colour: one random color; mean: the mean of the data.
     """
 
     policy: str = field("data.policy", "none", kinds.Choice(policies.POLICIES))
@@ -137,19 +141,19 @@ def make_augment(
     """Returns the augmentation of training images in the compiled step.
 
     Args:
-      kind: "crop_flip" for a random crop of the image padded with black, "resized_crop" for a
-        random part of it that is scaled; "none", or a kind that the host makes, for none.
-      mean: per channel, in [0, 1] units.
-      std: per channel, in [0, 1] units.
-      pad: pixels of black on each side, for crop_flip, >= 0.
-      flip: whether half of the images are mirrored.
-      area: the smallest part of an image, for resized_crop, in (0, 1].
+      kind: "crop_flip" for a random crop of the image with black padding, "resized_crop" for a
+        resized random part of the image; "none", or a kind that the host applies, for no crop.
+      mean: mean per channel, in [0, 1] units.
+      std: standard deviation per channel, in [0, 1] units.
+      pad: black pixels on each side for crop_flip, >= 0.
+      flip: whether half of the images are flipped horizontally.
+      area: minimum relative area for resized_crop, in (0, 1].
       changes: random changes after the crop; None for normalization only.
-      views: the views of an image; without a number as many as crop_flip can make, or fresh ones.
+      views: the views of an image; without a count, all crops of crop_flip, or new views.
       teacher: a name in TEACHERS_VIEWS; "weak" for views without the changes.
 
     Raises:
-      InputError: an unknown kind or policy, or a mean or deviation that cannot be used.
+      InputError: the policy is unknown, or the mean or standard deviation is invalid.
     """
     normalize = make_normalize(mean, std)
     name = f"{kind} of mean {tuple(mean)} and std {tuple(std)}"
@@ -186,12 +190,12 @@ def _keys(key: jax.Array, epoch: jax.Array, index: jax.Array) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(epoch_key, i))(index)
 
 
-# (key, image [H, W, channels], whether it is one of the other views) -> image.
+# (key, image [H, W, channels], whether the view is odd) -> image.
 _Stage = Callable[..., jax.Array]
 
 
 def _stages(changes: Changes, mean: Sequence[float]) -> dict[str, _Stage]:
-    """Returns the changes that are to be made, by name and in order."""
+    """Returns the enabled changes by name, in order."""
     blurs, solarizes = zip(
         (changes.gaussian_blur, changes.solarize),
         changes.others or (changes.gaussian_blur, changes.solarize),
@@ -232,11 +236,11 @@ def _stages(changes: Changes, mean: Sequence[float]) -> dict[str, _Stage]:
 
 
 def _either(chances: Sequence[float], other: jax.Array) -> float | jax.Array:
-    """Returns the probability for a view: the first, or the second for every other view."""
+    """Returns the first probability, or the second probability for odd views."""
     return chances[0] if chances[0] == chances[1] else jnp.where(other, *reversed(chances))
 
 
-# What is folded into a view's key: adding one change leaves the others as they are.
+# Numbers that are folded into a view's key, so that changes do not affect each other's keys.
 _NUMBERS = {"crop": 0, "policy": 1, "jitter": 2, "grey": 3, "blur": 4, "erase": 5, "solarize": 6}
 
 
@@ -249,9 +253,9 @@ def _seeded(
     *,
     weak: bool,
 ) -> Augment:
-    """Returns an augmentation whose views have a key each, from which everything random follows.
+    """Returns an augmentation that derives all randomness of a view from a key of the view.
 
-    Without a number of views, the view is the seed of the key: there are too many to count.
+    If `views.count` is 0, the view number is the seed of the key.
     """
 
     def choose(key, epoch, index):
@@ -267,18 +271,18 @@ def _seeded(
     def show(view, index, images, stages=stages):
         keys, other = keys_of(view, index), view % 2 == 1
 
-        def of(stage):
+        def stage_keys(stage):
             return jax.vmap(lambda key: jax.random.fold_in(key, _NUMBERS[stage]))(keys)
 
         if crop:
-            images = crop.cut(jax.vmap(crop.choose)(of("crop")), images)
+            images = crop.cut(jax.vmap(crop.choose)(stage_keys("crop")), images)
         for stage, change in stages.items():
             if stage != "erase":
-                images = jax.vmap(change)(of(stage), images, other)
+                images = jax.vmap(change)(stage_keys(stage), images, other)
         images = normalize(images)
         if "erase" not in stages:
             return images
-        return jax.vmap(stages["erase"])(of("erase"), images, other)
+        return jax.vmap(stages["erase"])(stage_keys("erase"), images, other)
 
     if views.count:
         name, choose = f"{name}, {views}", None

@@ -1,7 +1,7 @@
-"""Which operators change an image, and by how much: RandAugment, TrivialAugment.
+"""Policies that draw image operators and their amounts: RandAugment and TrivialAugment.
 
-A policy draws operators and amounts of a key, and nothing else: what becomes of an image does not
-depend on the others of its batch.
+The operators and amounts depend only on a key, so the result for an image does not depend on the
+other images of its batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ _ROUNDINGS = ("none", "down", "nearest", "up")
 
 
 class _Range(NamedTuple):
-    """The amounts of an operator, from magnitude 0 to the largest one.
+    """The amounts of an operator, from magnitude 0 to the maximum magnitude.
 
     Attributes:
       operator: a name in OPERATORS.
-      first: amount of magnitude 0.
-      last: amount of the largest magnitude.
+      first: amount at magnitude 0.
+      last: amount at the maximum magnitude.
       signed: whether half of the amounts are negative.
-      base: what is added to an amount, after its sign.
-      rounding: of an amount, before its sign.
-      unit: "side" where amounts are parts of the image's height or width.
+      base: offset that is added to the signed amount.
+      rounding: rounding of the amount before the sign is applied, a name in _ROUNDINGS.
+      unit: "side" if amounts are fractions of the image's height or width.
     """
 
     operator: str
@@ -41,12 +41,19 @@ class _Range(NamedTuple):
 
 
 class _Space(NamedTuple):
-    """The operators that a policy chooses from, each as likely, and the largest magnitude."""
+    """The search space of a policy.
+
+    Attributes:
+      ranges: operators with their amounts; each operator is equally likely.
+      largest: maximum magnitude.
+      probability: probability that a chosen operator is applied.
+      minimum: minimum of factors.
+    """
 
     ranges: tuple[_Range, ...]
     largest: float
-    probability: float = 1.0  # that a chosen operator is used
-    least: float = 0.0  # of factors
+    probability: float = 1.0
+    minimum: float = 0.0
 
 
 def _factors(last: float) -> tuple[_Range, ...]:
@@ -63,7 +70,7 @@ def _moves(last: float, unit: str, rounding: str) -> tuple[_Range, ...]:
     return tuple(_Range(n, last=last, signed=True, rounding=rounding, unit=unit) for n in names)
 
 
-# RandAugment as torchvision has it, whose magnitudes are 0 to 30; the largest are as here.
+# torchvision's RandAugment with magnitudes from 0 to 30 and its largest amounts.
 _RAND = _Space(
     (
         _Range("identity"),
@@ -78,8 +85,8 @@ _RAND = _Space(
     ),
     largest=30,
 )
-# timm's `rand-m9-mstd0.5-inc1`, which trains DeiT: magnitudes are 0 to 10, and half of the chosen
-# operators are not used.
+# timm's `rand-m9-mstd0.5-inc1`, as in DeiT: magnitudes are 0 to 10, and each chosen operator is
+# applied with probability 0.5.
 _INCREASING = _Space(
     (
         _Range("autocontrast"),
@@ -95,9 +102,9 @@ _INCREASING = _Space(
     ),
     largest=10,
     probability=0.5,
-    least=0.1,
+    minimum=0.1,
 )
-# TrivialAugment's wide space, as in the paper and torchvision.
+# The wide space of TrivialAugment, as in the paper and torchvision.
 _TRIVIAL = _Space(
     (
         _Range("identity"),
@@ -116,11 +123,11 @@ _SPACES = {"rand": _RAND, "rand_increasing": _INCREASING, "trivial": _TRIVIAL}
 
 
 class Policy(NamedTuple):
-    """Random changes of an image.
+    """A random sequence of operators.
 
     Attributes:
-      draw: key, (H, W) -> ([N] int32 operators by their number, [N] float32 amounts).
-      apply: key, image [H, W, channels] uint8 -> image, changed by what `draw` has drawn.
+      draw: key, (H, W) -> (operator numbers [N] int32, amounts [N] float32).
+      apply: key, image [H, W, channels] uint8 -> the image after the operators that `draw` returns.
     """
 
     draw: Callable[[jax.Array, tuple[int, int]], tuple[jax.Array, jax.Array]]
@@ -142,14 +149,17 @@ def make_policy(
       name: "rand" for RandAugment (arXiv 1909.13719) with torchvision's operators and amounts,
         "rand_increasing" with timm's, "trivial" for TrivialAugment's wide space (arXiv 2103.10158),
         which draws one operator and its magnitude, 0 to 30.
-      count: of operators one after the other, >= 1; not of "trivial".
-      magnitude: how much they change, from 0 to 30, of "rand_increasing" to 10; not of "trivial".
-      noise: standard deviation of the magnitudes around that, each drawn by itself; likewise.
-      fill: of pixels that come from outside the image, in [0, 255]; a number, or one a channel.
-      bilinear: whether moved pixels are means of four, and not the nearest one.
+      count: number of operators per image, >= 1; unused by "trivial".
+      magnitude: magnitude of the operators, 0 to 30, or 0 to 10 for "rand_increasing"; unused by
+        "trivial".
+      noise: standard deviation of the magnitudes, which are drawn independently; unused by
+        "trivial".
+      fill: value of pixels from outside the image, in [0, 255]; one number, or one per channel.
+      bilinear: whether geometric operators interpolate bilinearly instead of choosing the nearest
+        pixel.
 
     Raises:
-      InputError: an unknown name, or a magnitude that the policy does not have.
+      InputError: the name is unknown, or the magnitude is out of range.
     """
     space, is_trivial = errors.lookup("policy", name, _SPACES), name == "trivial"
     if is_trivial:
@@ -162,10 +172,10 @@ def make_policy(
 
     def draw(key, shape):
         key, noise_key = jax.random.split(key)
-        places, signs, uses, steps = jax.random.uniform(key, (4, count))
+        positions, signs, uses, steps = jax.random.uniform(key, (4, count))
         choices = len(space.ranges)
         # A uniform number can round up to 1.
-        chosen = jnp.minimum(jnp.floor(places * choices), choices - 1).astype(jnp.int32)
+        chosen = jnp.minimum(jnp.floor(positions * choices), choices - 1).astype(jnp.int32)
         if is_trivial:
             drawn = jnp.floor(steps * (space.largest + 1))
         else:
@@ -195,10 +205,10 @@ def _amounts(
     is_negative: jax.Array,
     shape: tuple[int, int],
 ) -> jax.Array:
-    """[N] float32: amounts of operators, given by their places [N] in a space's ranges."""
+    """Returns the amounts [N] float32 of operators by their positions [N] in a space's ranges."""
 
-    def column(of, dtype=np.float32):
-        return jnp.asarray(np.asarray([of(entry) for entry in space.ranges], dtype))[chosen]
+    def column(value, dtype=np.float32):
+        return jnp.asarray(np.asarray([value(entry) for entry in space.ranges], dtype))[chosen]
 
     sides = {"translate_x": shape[1], "translate_y": shape[0]}
     scale = column(lambda entry: sides[entry.operator] if entry.unit == "side" else 1)
@@ -208,4 +218,4 @@ def _amounts(
     size = roundings[column(lambda e: _ROUNDINGS.index(e.rounding), int), jnp.arange(len(size))]
     size = jnp.where(is_negative & column(lambda entry: entry.signed, bool), -size, size)
     base = column(lambda entry: entry.base)
-    return jnp.where(base > 0, jnp.maximum(base + size, space.least), size)
+    return jnp.where(base > 0, jnp.maximum(base + size, space.minimum), size)

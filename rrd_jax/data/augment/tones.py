@@ -1,6 +1,6 @@
-"""Changes of tone: a table says for each of the 256 values of a channel what becomes of it.
+"""Changes of tone by lookup tables for the 256 values of a channel.
 
-A table is [channels, 256] uint8, or [1, 256] for all channels alike.
+A table is [channels, 256] uint8, or [1, 256] for all channels.
 """
 
 from typing import NamedTuple
@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 Number = jax.Array | float
-# Of red, green and blue in grey, as torchvision has them; they add up to 0.9999.
+# torchvision's weights of red, green and blue in gray; their sum is 0.9999.
 _GREY = (0.2989, 0.587, 0.114)
 
 
 class Statistics(NamedTuple):
-    """What tables depend on of an image.
+    """Statistics of an image that tables depend on.
 
     Attributes:
-      counts: [channels, 256] int32, how often each value of a channel is in it.
-      mean: [] float32, of its grey.
+      counts: [channels, 256] int32, histogram of each channel.
+      mean: [] float32, mean of the grayscale image.
     """
 
     counts: jax.Array
@@ -27,18 +27,18 @@ class Statistics(NamedTuple):
 
 
 def statistics(image: jax.Array) -> Statistics:
-    """Of an image [H, W, channels] uint8."""
+    """Returns the statistics of an image [H, W, channels] uint8."""
     channels = image.shape[-1]
-    place = image.reshape(-1, channels).astype(jnp.int32) + 256 * jnp.arange(channels)[None]
-    counts = jnp.zeros(256 * channels, jnp.int32).at[place].add(1, mode="promise_in_bounds")
-    # Whole numbers a CPU adds up many at once.
-    greys = jax.lax.optimization_barrier(grey(image)[..., 0].astype(jnp.int32))
-    mean = jnp.mean(jnp.sum(greys, axis=1).astype(jnp.float32)) / image.shape[1]
+    index = image.reshape(-1, channels).astype(jnp.int32) + 256 * jnp.arange(channels)[None]
+    counts = jnp.zeros(256 * channels, jnp.int32).at[index].add(1, mode="promise_in_bounds")
+    # A CPU vectorizes sums of integers.
+    grays = jax.lax.optimization_barrier(grey(image)[..., 0].astype(jnp.int32))
+    mean = jnp.mean(jnp.sum(grays, axis=1).astype(jnp.float32)) / image.shape[1]
     return Statistics(counts.reshape(channels, 256), mean)
 
 
 def look_up(image: jax.Array, table: jax.Array) -> jax.Array:
-    """The image [..., channels] uint8 with what a table says of each value."""
+    """Replaces the values of an image [..., channels] uint8 by those in a table."""
     channels = image.shape[-1]
     table = jax.lax.optimization_barrier(jnp.broadcast_to(table, (channels, 256)))
     parts = [
@@ -49,7 +49,7 @@ def look_up(image: jax.Array, table: jax.Array) -> jax.Array:
 
 
 def grey(image: jax.Array) -> jax.Array:
-    """[..., 1] float32 of whole numbers: the image [..., 1 or 3] without its colours."""
+    """Converts an image [..., 1 or 3] to gray [..., 1], whole numbers in float32."""
     image = image.astype(jnp.float32)
     if image.shape[-1] == 1:
         return image
@@ -58,9 +58,9 @@ def grey(image: jax.Array) -> jax.Array:
 
 
 def smoothed(image: jax.Array) -> jax.Array:
-    """float32 of whole numbers: means of 3 x 3 pixels, that in the middle counted five times.
+    """Returns means of 3x3 pixels with weight 5 for the center, whole numbers in float32.
 
-    The edge stays as it is.
+    The pixels at the edge are unchanged.
     """
     height, width, _ = image.shape
     x = image.astype(jnp.float32)
@@ -74,9 +74,9 @@ def smoothed(image: jax.Array) -> jax.Array:
 
 
 def blended(image: jax.Array, other: jax.Array, factor: Number) -> jax.Array:
-    """uint8 of factor * image + (1 - factor) * other; beyond [0, 1] it leads away from one of them.
+    """Returns factor * image + (1 - factor) * other as uint8; factors above 1 extrapolate.
 
-    Fractions are dropped, and what leaves [0, 255] is cut off.
+    The result is clipped to [0, 255] and rounded down.
     """
     image = image.astype(jnp.float32)
     mixed = image + (1 - factor) * (other - image)
@@ -84,38 +84,38 @@ def blended(image: jax.Array, other: jax.Array, factor: Number) -> jax.Array:
 
 
 def identity() -> jax.Array:
-    """Each value as it is."""
+    """Returns the table of unchanged values."""
     return jnp.arange(256, dtype=jnp.uint8)[None]
 
 
 def brightness(stats: Statistics, factor: Number) -> jax.Array:
-    """Values times a factor >= 0."""
+    """Multiplies values by a factor >= 0."""
     del stats
     return jnp.clip(identity() * jnp.asarray(factor, jnp.float32), 0, 255).astype(jnp.uint8)
 
 
 def contrast(stats: Statistics, factor: Number) -> jax.Array:
-    """Distances from the mean of the grey image, times a factor >= 0."""
+    """Multiplies differences from the mean of the grayscale image by a factor >= 0."""
     values = identity() * jnp.asarray(factor, jnp.float32) + (1 - factor) * stats.mean
     return jnp.clip(values, 0, 255).astype(jnp.uint8)
 
 
 def posterize(stats: Statistics, bits: Number) -> jax.Array:
-    """The upper bits alone, 0 to 8 of them."""
+    """Keeps the upper bits of values, 0 to 8 bits."""
     del stats
     dropped = 8 - jnp.asarray(bits).astype(jnp.int32)
     return (jnp.arange(256) >> dropped << dropped).astype(jnp.uint8)[None]
 
 
 def solarize(stats: Statistics, threshold: Number) -> jax.Array:
-    """Values at or above a threshold are inverted."""
+    """Inverts values at or above a threshold."""
     del stats
     values = identity()
     return jnp.where(values >= threshold, 255 - values, values)
 
 
 def solarize_add(stats: Statistics, amount: Number) -> jax.Array:
-    """Values below 128 grow by an amount >= 0, whose fraction is dropped."""
+    """Adds an amount >= 0, rounded down, to values below 128."""
     del stats
     values = jnp.arange(256)
     grown = jnp.clip(values + jnp.asarray(amount).astype(jnp.int32), 0, 255)
@@ -123,20 +123,20 @@ def solarize_add(stats: Statistics, amount: Number) -> jax.Array:
 
 
 def autocontrast(stats: Statistics, amount: Number = 0) -> jax.Array:
-    """Each channel is stretched until it reaches from 0 to 255; one of a single value stays."""
+    """Stretches each channel to [0, 255]; keeps channels with a single value unchanged."""
     del amount
-    is_there, values = stats.counts > 0, jnp.arange(256)[None]
-    low = jnp.min(jnp.where(is_there, values, 255), axis=1, keepdims=True)
-    high = jnp.max(jnp.where(is_there, values, 0), axis=1, keepdims=True)
+    is_present, values = stats.counts > 0, jnp.arange(256)[None]
+    low = jnp.min(jnp.where(is_present, values, 255), axis=1, keepdims=True)
+    high = jnp.max(jnp.where(is_present, values, 0), axis=1, keepdims=True)
     step = jnp.maximum(high - low, 1).astype(jnp.float32) * (1 / 255)
-    # Else XLA multiplies by 1 / step, which rounds otherwise.
+    # Without the barrier, XLA would multiply by 1 / step, which rounds differently.
     step = jax.lax.optimization_barrier(jnp.broadcast_to(step, stats.counts.shape))
     stretched = jnp.clip((values - low) / step, 0, 255)
     return jnp.where(low == high, values, stretched).astype(jnp.uint8)
 
 
 def equalize(stats: Statistics, amount: Number = 0) -> jax.Array:
-    """All values of a channel become about as frequent, by Pillow's arithmetic of whole numbers."""
+    """Equalizes the histogram of each channel with Pillow's integer arithmetic."""
     del amount
     counts, values = stats.counts, jnp.arange(256)[None]
     last = jnp.max(jnp.where(counts > 0, values, 0), axis=1, keepdims=True)
@@ -148,6 +148,6 @@ def equalize(stats: Statistics, amount: Number = 0) -> jax.Array:
 
 
 def invert(stats: Statistics, amount: Number = 0) -> jax.Array:
-    """Dark becomes light."""
+    """Inverts values."""
     del stats, amount
     return 255 - identity()

@@ -1,7 +1,7 @@
-"""A finite number of views of each image, so that what a teacher says of them can be remembered.
+"""A finite number of views of each image, so that the teacher's outputs can be cached.
 
-View v of image i is a function of (seed, i, v) alone, whatever the augmentation: of the part of it
-that the host makes, and of that which the compiled step makes.
+View v of image i depends only on (seed, i, v), both in the augmentation on the host and in the
+augmentation in the compiled step.
 """
 
 import functools
@@ -9,36 +9,35 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Folded into seeds, for views not to follow what an order follows.
+# Part of the seeds, so that views are independent of the order of examples.
 _VIEWS = 2**31 - 3
 
 
 class Views(NamedTuple):
-    """Which views there are.
+    """The views of the images of a training set.
 
     Attributes:
-      count: of each image; 0 for fresh ones for ever.
-      seed: what they follow from, whatever the seed of a run.
+      count: number of views of each image; 0 for new views in each epoch.
+      seed: seed of the views, independent of the seed of a run.
     """
 
     count: int = 0
     seed: int = 0
 
     def of_epoch(self, seed: int, epoch: int, examples: int) -> np.ndarray:
-        """[examples] int32 in [0, count): which of its views each image shows in an epoch.
+        """Returns the view of each image in an epoch, [examples] int32 in [0, count).
 
-        An image shows all of its views, one after the other, in `count` epochs; in the next ones
-        it begins with another.
+        In each `count` epochs, an image cycles through all of its views, from a random first view.
 
         Args:
-          seed: of the run.
-          epoch: from 0.
-          examples: images of the split.
+          seed: seed of the run.
+          epoch: epoch, from 0.
+          examples: number of images of the split.
         """
         return _of_epoch(self.count, seed, epoch, examples)
 
     def key(self, index: int, view: int) -> tuple[int, ...]:
-        """The seed of a generator that the host's part of a view is drawn from."""
+        """Returns the seed of the random generator for the host's augmentation of a view."""
         return self.seed, index, view, _VIEWS
 
 
@@ -47,6 +46,6 @@ FRESH = Views()
 
 @functools.lru_cache(maxsize=4)
 def _of_epoch(count: int, seed: int, epoch: int, examples: int) -> np.ndarray:
-    turn, place = divmod(epoch, count)
-    first = np.random.default_rng((seed, turn, _VIEWS)).integers(count, size=examples)
-    return ((first + place) % count).astype(np.int32)
+    cycle, offset = divmod(epoch, count)
+    first = np.random.default_rng((seed, cycle, _VIEWS)).integers(count, size=examples)
+    return ((first + offset) % count).astype(np.int32)

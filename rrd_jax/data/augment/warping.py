@@ -1,7 +1,7 @@
-"""Affine maps of images: each pixel of the result is looked up where a matrix says.
+"""Affine maps of images.
 
-A matrix [2, 3] float32 takes the place (x, y, 1) of a pixel of the result, counted from the centre
-of the image, to where in the image it comes from, counted likewise.
+A matrix [2, 3] float32 maps the position (x, y, 1) of an output pixel to the position of its input
+pixel. Both positions are relative to the center of the image.
 """
 
 import jax
@@ -11,38 +11,38 @@ Number = jax.Array | float
 
 
 def shear_x(amount: Number, height: int, width: int) -> jax.Array:
-    """Rows move left by `amount` times their distance from the upper edge."""
+    """Shifts rows to the left by `amount` times their distance from the upper edge."""
     del width
     return _matrix((1, amount, amount * (height / 2)), (0, 1, 0))
 
 
 def shear_y(amount: Number, height: int, width: int) -> jax.Array:
-    """Columns move up by `amount` times their distance from the left edge."""
+    """Shifts columns up by `amount` times their distance from the left edge."""
     del height
     return _matrix((1, 0, 0), (amount, 1, amount * (width / 2)))
 
 
 def translate_x(pixels: Number, height: int, width: int) -> jax.Array:
-    """All pixels move to the right."""
+    """Shifts pixels to the right."""
     del height, width
     return _matrix((1, 0, -pixels), (0, 1, 0))
 
 
 def translate_y(pixels: Number, height: int, width: int) -> jax.Array:
-    """All pixels move down."""
+    """Shifts pixels down."""
     del height, width
     return _matrix((1, 0, 0), (0, 1, -pixels))
 
 
 def rotate(degrees: Number, height: int, width: int) -> jax.Array:
-    """Counter-clockwise about the centre."""
+    """Rotates counter-clockwise about the center."""
     del height, width
     angle = jnp.deg2rad(jnp.asarray(degrees, jnp.float32))
     return _matrix((jnp.cos(angle), -jnp.sin(angle), 0), (jnp.sin(angle), jnp.cos(angle), 0))
 
 
 def identity() -> jax.Array:
-    """Each pixel stays where it is."""
+    """Returns the matrix that leaves pixels unchanged."""
     return _matrix((1, 0, 0), (0, 1, 0))
 
 
@@ -58,17 +58,17 @@ def warp(
     *,
     bilinear: bool = False,
 ) -> jax.Array:
-    """An image, seen through an affine map.
+    """Applies an affine map to an image.
 
     Args:
       image: [H, W, channels] uint8.
-      matrix: [2, 3], see the module.
-      fill: of pixels that come from outside, in [0, 255]; one number, or [channels].
-      bilinear: between the four pixels around a place, not of the nearest one.
+      matrix: [2, 3], see the module's docstring.
+      fill: value of pixels from outside the image, in [0, 255]; one number, or [channels].
+      bilinear: whether to interpolate bilinearly instead of choosing the nearest pixel.
 
     Returns:
-      [H, W, channels] uint8. Without `bilinear` these are pixels of the image, of which halves go
-      to the even neighbour, as in PyTorch's grid_sample.
+      [H, W, channels] uint8. Without `bilinear`, positions halfway between two pixels are rounded
+      to the even pixel, as in PyTorch's grid_sample.
     """
     height, width, _ = image.shape
     x = (jnp.arange(width) - (width - 1) / 2)[None]
@@ -77,7 +77,7 @@ def warp(
     x, y = x + (width - 1) / 2, y + (height - 1) / 2
     fill = jnp.broadcast_to(jnp.asarray(fill, jnp.float32), image.shape)
     if not bilinear:
-        pixels, inside = _look(image, jnp.round(x), jnp.round(y))
+        pixels, inside = _look_up(image, jnp.round(x), jnp.round(y))
         return jnp.where(inside[..., None], pixels, fill.astype(jnp.uint8))
 
     left, top = jnp.floor(x), jnp.floor(y)
@@ -85,22 +85,22 @@ def warp(
     total = jnp.zeros(image.shape, jnp.float32)
     for right in (0, 1):
         for below in (0, 1):
-            pixels, inside = _look(image, left + right, top + below)
+            pixels, inside = _look_up(image, left + right, top + below)
             pixels = jnp.where(inside[..., None], pixels, fill)
-            part = (across if right else 1 - across) * (down if below else 1 - down)
-            total += part[..., None] * pixels
+            weight = (across if right else 1 - across) * (down if below else 1 - down)
+            total += weight[..., None] * pixels
     return jnp.round(total).astype(jnp.uint8)
 
 
-def _look(image: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The pixels at whole places [H, W] of an image, and whether they are inside of it."""
+def _look_up(image: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the pixels at integer positions [H, W], and whether they are inside the image."""
     height, width, channels = image.shape
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
-    place = (y * width + x).astype(jnp.int32)
-    # Places are computed once, and not anew for each channel.
-    place, inside = jax.lax.optimization_barrier((place, inside))
+    index = (y * width + x).astype(jnp.int32)
+    # Without the barrier, the indices would be computed again for each channel.
+    index, inside = jax.lax.optimization_barrier((index, inside))
     pixels = (
-        jnp.asarray(image).reshape(height * width, channels).at[place].get(mode="promise_in_bounds")
+        jnp.asarray(image).reshape(height * width, channels).at[index].get(mode="promise_in_bounds")
     )
     return pixels, inside

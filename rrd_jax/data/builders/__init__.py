@@ -1,1 +1,1 @@
-"""What writes data sets as ArrayRecord files, without TensorFlow: a file for each kind of set."""
+"""Builders that write data sets as ArrayRecord files, without TensorFlow."""

@@ -1,4 +1,4 @@
-"""Finds, verifies and reads the archives that authors of data sets publish."""
+"""Finds, verifies and reads the published archives of data sets."""
 
 import contextlib
 import dataclasses
@@ -22,14 +22,14 @@ _DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A published file.
+    """A published archive.
 
     Attributes:
-      name: of the file, as published.
-      url: where it is published.
-      size: in bytes.
-      algorithm: of its digest, as hashlib names it.
-      digest: hexadecimal.
+      name: name of the file.
+      url: address of the file.
+      size: size in bytes.
+      algorithm: algorithm of the digest, a name in hashlib.
+      digest: hexadecimal digest.
     """
 
     name: str
@@ -43,7 +43,7 @@ class ArchivedBuilder(ordered.OrderedBuilder, skip_registration=True):
     """A builder that reads published archives.
 
     Attributes:
-      ARCHIVES: what must lie in `manual_dir`.
+      ARCHIVES: archives that `manual_dir` must contain.
     """
 
     ARCHIVES: ClassVar[tuple[Archive, ...]]
@@ -54,7 +54,7 @@ class ArchivedBuilder(ordered.OrderedBuilder, skip_registration=True):
 
 
 def registered(stock: type[tfds.core.DatasetBuilder]) -> tuple[Archive, ...]:
-    """Returns the archives of a builder of TFDS, which registers their sha256."""
+    """Returns the archives of a TFDS builder, with the sha256 that TFDS registers."""
     return tuple(
         Archive(url.rpartition("/")[2], url, int(info.size), "sha256", info.checksum)
         for url, info in stock.url_infos.items()
@@ -62,29 +62,30 @@ def registered(stock: type[tfds.core.DatasetBuilder]) -> tuple[Archive, ...]:
 
 
 def find(archive: Archive, folder: pathlib.Path, *, verify: bool) -> pathlib.Path:
-    """Returns the path of an archive in a folder after verification.
+    """Returns the path of an archive in a folder, after verification.
 
     Raises:
-      InputError: it is missing, or another file than the published one.
+      InputError: the archive is missing, or differs from the published file.
     """
     path = folder / archive.name
     if not path.is_file():
         raise errors.InputError(
-            f"{path} is missing: put {archive.name} ({archive.url}) into {folder}, or name the"
-            " folder where it is with --manual_dir"
+            f"{path} is missing: put {archive.name} ({archive.url}) into {folder}, or set"
+            " --manual_dir to the folder that contains it"
         )
     if not verify:
         return path
     size = path.stat().st_size
-    if size != archive.size:  # Seconds instead of minutes for a broken download of ImageNet.
+    # The comparison of sizes detects an incomplete download of ImageNet without hashing it.
+    if size != archive.size:
         difference = f"has {size} bytes, not {archive.size}"
     elif (digest := _digest(path, archive.algorithm)) != archive.digest:
         difference = f"has {archive.algorithm} {digest}, not {archive.digest}"
     else:
         return path
     raise errors.InputError(
-        f"{path} {difference}, so it is cut off or not the published file: fetch it again from"
-        f" {archive.url}, or accept it as it is with --no_verify"
+        f"{path} {difference}, so it is incomplete or not the published file: download it again"
+        f" from {archive.url}, or pass --no_verify to skip the verification"
     )
 
 
@@ -103,7 +104,7 @@ def _digest(path: pathlib.Path, algorithm: str) -> str:
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path, url: str) -> Iterator[None]:
-    """Raises the errors of a damaged archive as an InputError that names it."""
+    """Converts the errors of a damaged archive to an InputError that names the archive."""
     try:
         yield
     except errors.InputError:
@@ -111,19 +112,19 @@ def reading(path: pathlib.Path, url: str) -> Iterator[None]:
     except (*_DAMAGES, KeyError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise errors.InputError(
-            f"{path} cannot be read ({reason}): fetch it again from {url}"
+            f"{path} cannot be read ({reason}): download it again from {url}"
         ) from error
 
 
 @dataclasses.dataclass
 class TarSlices:
-    """Files that lie uncompressed inside a tar, or inside tars in it, read in any order.
+    """Random access to the files in an uncompressed tar, including tars inside it.
 
     Attributes:
-      path: of the tar.
-      names: of the files.
-      offsets: where their bytes begin.
-      sizes: how many they are.
+      path: path of the tar.
+      names: names of the files.
+      offsets: offsets of the files in bytes.
+      sizes: sizes of the files in bytes.
     """
 
     path: pathlib.Path
@@ -135,7 +136,7 @@ class TarSlices:
         self._file = self.path.open("rb")
 
     def add(self, tar: tarfile.TarFile, start: int = 0) -> None:
-        """Adds the files of a tar that begins `start` bytes into this one."""
+        """Adds the files of a tar that starts at byte `start` of this tar."""
         for member in tar:
             if member.isfile():
                 self.names.append(posixpath.normpath(member.name))
@@ -143,9 +144,9 @@ class TarSlices:
                 self.sizes.append(member.size)
 
     def read(self, i: int) -> bytes:
-        """The bytes of file i."""
+        """Reads the bytes of file i."""
         self._file.seek(self.offsets[i])
         content = self._file.read(self.sizes[i])
         if len(content) != self.sizes[i]:
-            raise EOFError(f"{self.names[i]} is cut off")
+            raise EOFError(f"{self.names[i]} is incomplete")
         return content

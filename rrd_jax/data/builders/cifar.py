@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100, from the binary archives of their authors.
 
-The builder writes what TFDS's own would: `tfds.builder(name)` reads it.
+The builders write the same files as TFDS's builders, and `tfds.builder(name)` reads them.
 """
 
 import pathlib

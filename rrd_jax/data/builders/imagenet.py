@@ -1,6 +1,6 @@
-"""ImageNet of 2012, from the two archives of its authors.
+"""ImageNet 2012, from the two archives of its authors.
 
-The builder writes what TFDS's own would: `tfds.builder(name)` reads it.
+The builder writes the same files as TFDS's builder, and `tfds.builder(name)` reads them.
 """
 
 import re
@@ -16,14 +16,14 @@ _IMAGENET = tfds.builder_cls("imagenet2012")
 
 
 class Imagenet2012(archives.ArchivedBuilder, _IMAGENET, skip_registration=True):
-    """The stock builder, reading files inside the tars.
+    """The stock builder, reading the files inside the tars.
 
-    Files are kept byte for byte; the stock builder re-encodes 23 of them, CMYK and PNG, as RGB
+    All files are kept byte for byte. The stock builder re-encodes 23 CMYK and PNG files as RGB
     JPEG.
     """
 
     name = "imagenet2012"
-    # The md5 that the field publishes; TFDS knows the sizes.
+    # The md5 digests are the commonly published ones; the sizes are those of TFDS.
     ARCHIVES = tuple(
         archives.Archive(name, "https://image-net.org/download-images", size, "md5", digest)
         for name, size, digest in (
@@ -44,8 +44,8 @@ class Imagenet2012(archives.ArchivedBuilder, _IMAGENET, skip_registration=True):
         val = archives.TarSlices(val_path)
         with archives.reading(val_path, self.ARCHIVES[1].url), tarfile.open(val_path) as tar:
             val.add(tar)
-            listed = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
-            by_number = listed.read_text().split()
+            labels_file = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+            by_number = labels_file.read_text().split()
             labels = [by_number[_number(name) - 1] for name in val.names]
         return {
             "train": _imagenet_split(train, synsets, self.ARCHIVES[0].url),
@@ -54,15 +54,15 @@ class Imagenet2012(archives.ArchivedBuilder, _IMAGENET, skip_registration=True):
 
     def _label(self, synset: str) -> str:
         if synset not in self.info.features["label"].names:
-            raise ValueError(f"'{synset}.tar' in it is no synset of ImageNet")
+            raise ValueError(f"'{synset}.tar' in the archive is not an ImageNet synset")
         return synset
 
 
 def _number(name: str) -> int:
-    """The place, from 1, of a validation image in the list of labels."""
+    """Returns the position of a validation image in the list of labels, from 1."""
     match = re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})\.JPEG", name)
     if not match or not 1 <= int(match[1]) <= 50_000:
-        raise ValueError(f"'{name}' in it is no image of the validation set")
+        raise ValueError(f"'{name}' in the archive is not an image of the validation set")
     return int(match[1])
 
 

@@ -1,4 +1,4 @@
-"""Sets whose source is on the machine: scikit-learn's digits, Debian's Fashion-MNIST."""
+"""Data sets from installed packages: scikit-learn's digits, Debian's Fashion-MNIST."""
 
 import gzip
 import hashlib
@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from rrd_jax import errors
 from rrd_jax.data.images.transforms import encode_png
 
-# sha256 of the decompressed files: archives of other origin compress differently.
+# sha256 of the decompressed files, because archives from different sources differ.
 _FASHION_MNIST_SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -23,9 +23,9 @@ FASHION_MNIST_DIR = "/usr/share/datasets/fashion-mnist"
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """scikit-learn's 1 797 real handwritten digits, 8x8 pixels of 17 grey levels.
+    """scikit-learn's 1 797 real handwritten digits, 8x8 pixels of 17 gray levels.
 
-    The first 1 000 of a fixed shuffle are for training, the other 797 for testing.
+    The first 1 000 digits of a fixed shuffle are for training, the remaining 797 for testing.
     """
 
     name = "digits"
@@ -52,24 +52,26 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager
-        from sklearn import datasets  # a second of imports, for one set that is prepared once
+        # The import takes a second and is needed once per machine.
+        from sklearn import datasets
 
         digits = datasets.load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-        order = np.random.RandomState(0).permutation(len(images))  # frozen for ever by NumPy
+        # NumPy guarantees that RandomState never changes.
+        order = np.random.RandomState(0).permutation(len(images))
         return {
             "train": _examples(images, digits.target, order[:1000]),
             "test": _examples(images, digits.target, order[1000:]),
         }
 
     def _generate_examples(self) -> None:
-        raise NotImplementedError("the splits carry their examples")
+        raise NotImplementedError("the splits contain their examples")
 
 
 class FashionMNIST(tfds.image_classification.FashionMNIST, skip_registration=True):
-    """The stock builder, fed from idx files on this machine instead of the network.
+    """The stock builder, reading idx files on this machine instead of downloads.
 
-    What it writes is read by the plain `tfds.builder("fashion_mnist")`.
+    `tfds.builder("fashion_mnist")` reads the result.
     """
 
     name = "fashion_mnist"
@@ -81,7 +83,8 @@ class FashionMNIST(tfds.image_classification.FashionMNIST, skip_registration=Tru
             builder=self,
             features=stock.features,
             supervised_keys=stock.supervised_keys,
-            disable_shuffling=True,  # so that train[:10000] is the published first 10 000
+            # Without shuffling, train[:10000] contains the first 10 000 published images.
+            disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -100,21 +103,23 @@ class FashionMNIST(tfds.image_classification.FashionMNIST, skip_registration=Tru
         except FileNotFoundError:
             raise errors.InputError(
                 f"{path} is missing: run `apt-get install dataset-fashion-mnist`, or put the four"
-                " original *-ubyte.gz files into a folder and name it with --manual_dir (in a"
-                " config, data.manual_dir)"
+                " original *-ubyte.gz files into a folder and set --manual_dir to it (in a config,"
+                " data.manual_dir)"
             ) from None
         except (EOFError, OSError) as error:
-            raise errors.InputError(f"{path} cannot be read ({error}); fetch it again") from error
+            raise errors.InputError(
+                f"{path} cannot be read ({error}); download it again"
+            ) from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != _FASHION_MNIST_SHA256[stem]:
             raise errors.InputError(
-                f"{path} is not the published file: sha256 of its content is {digest}, not"
-                f" {_FASHION_MNIST_SHA256[stem]}; fetch it again"
+                f"{path} is not the published file: the sha256 of its content is {digest}, not"
+                f" {_FASHION_MNIST_SHA256[stem]}; download it again"
             )
         return np.frombuffer(content, np.uint8, offset=header)
 
 
 def _examples(images: np.ndarray, labels: np.ndarray, order: Any) -> Iterator[tuple[int, dict]]:
-    # The key is the place in the order: unshuffled sets are written in the order of their keys.
+    # The key is the position in the order, because unshuffled sets are written by key.
     for key, i in enumerate(order):
         yield key, {"image": encode_png(images[i]), "label": int(labels[i])}

@@ -1,4 +1,4 @@
-"""Writes the splits of a set in the order that TFDS shuffles them into, without TensorFlow."""
+"""Writes splits in the shuffled order of TFDS, without TensorFlow."""
 
 import concurrent.futures
 import contextlib
@@ -17,7 +17,8 @@ from tensorflow_datasets.core.utils import shard_utils
 
 from rrd_jax import errors
 
-_AT_ONCE = 64  # examples that are read before they are changed
+# Number of examples that are read before they are changed.
+_CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +26,11 @@ class Examples:
     """Random access to the examples of a split before it is written.
 
     Attributes:
-      keys: a key for each example; they alone decide the order in which examples are written.
-      size: of all examples in bytes, about; it decides the number of files.
-      read: the example at a place in `keys`, ready to be stored: images are encoded.
-      reading: around each file's worth of reading, for what can go wrong.
-      change: what is made of an example that was read; several at once, in threads.
+      keys: key of each example; the keys determine the order of the written examples.
+      size: approximate size of all examples in bytes; it determines the number of files.
+      read: position in `keys` -> example with encoded images.
+      reading: returns a context manager for reading the examples of one file, to convert errors.
+      change: example -> changed example; runs in several threads.
     """
 
     keys: Sequence[str | int]
@@ -38,28 +39,29 @@ class Examples:
     reading: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     change: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
-    def read_all(self, places: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """The examples at some places, read one after the other."""
+    def read_all(self, positions: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Yields the examples at some positions, in this order."""
         if not self.change:
-            yield from map(self.read, places)
+            yield from map(self.read, positions)
             return
         with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for first in range(0, len(places), _AT_ONCE):  # images that came may be large
-                read = map(self.read, places[first : first + _AT_ONCE])
+            # Chunks limit the memory, because unchanged images may be large.
+            for first in range(0, len(positions), _CHUNK):
+                read = map(self.read, positions[first : first + _CHUNK])
                 yield from pool.map(self.change, read)
 
 
 class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """A builder whose splits are Examples.
 
-    TFDS's own shuffler needs TensorFlow for splits above a gigabyte, and copies them on disk.
-    Here only the keys are sorted, by the same hash, and an example is read when its turn comes.
+    TFDS's shuffler needs TensorFlow for splits above one gigabyte and copies the splits on disk.
+    This builder sorts only the keys, by the same hash, and reads each example when it is written.
 
     Attributes:
-      manual_dir: the folder of the source files.
-      verify: whether these must be the published ones.
-      change: what to make of a split before it is written.
-      write_note: (folder) -> None; writes what the set says of itself beside TFDS's notes.
+      manual_dir: folder of the source files.
+      verify: whether the source files must be the published files.
+      change: split -> changed split, applied before writing.
+      write_note: folder -> None; writes a note about the set next to TFDS's metadata.
     """
 
     manual_dir = ""
@@ -68,7 +70,7 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     write_note: Callable[[str], None] | None = None
 
     def _examples(self) -> Mapping[str, Examples]:
-        """The splits by name; called once the set is to be written."""
+        """Returns the splits by name; called only when the set is written."""
         raise NotImplementedError
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, Sequence[Callable]]:
@@ -83,46 +85,51 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if free < needed:
             raise errors.DiskError(
                 f"{self.data_dir_root} has {free / 1e9:.1f} GB free, but"
-                f" '{self.name}' needs {needed / 1e9:.1f}: name another folder with --data_dir"
+                f" '{self.name}' needs {needed / 1e9:.1f} GB: set --data_dir to another folder"
             )
         return {split: _shards(self.name, split, examples) for split, examples in splits.items()}
 
 
 def _shards(name: str, split: str, examples: Examples) -> list[Callable[[], Iterator]]:
-    """For each file of a split, what yields the keys and examples to write into it."""
+    """Returns a function for each file of a split that yields the file's keys and examples."""
     order = _shuffled(name, split, examples.keys)
-    number = shard_utils.ShardConfig().get_number_shards(examples.size, len(order))
+    count = shard_utils.ShardConfig().get_number_shards(examples.size, len(order))
     bar = tqdm.tqdm(desc=f"writing {split}", total=len(order), unit=" images", disable=None)
 
     def shard(first: int, last: int) -> Iterator[tuple[str | int, dict[str, Any]]]:
+        # Other splits were written first, so the clock of the bar restarts.
         if first == 0:
-            bar.reset()  # its clock: other splits came first
+            bar.reset()
         with examples.reading():
-            # In the order of the source: a disk's head moves one way. TFDS keeps a file's worth of
-            # examples in memory in any case.
-            ready = {}
-            places = sorted(order[first:last])
-            for i, example in zip(places, examples.read_all(places), strict=True):
-                ready[i] = example
+            # Sequential reads are faster on hard disks. TFDS holds the examples of a file in memory
+            # anyway.
+            loaded = {}
+            positions = sorted(order[first:last])
+            for i, example in zip(positions, examples.read_all(positions), strict=True):
+                loaded[i] = example
                 bar.update()
         for i in order[first:last]:
-            yield examples.keys[i], ready[i]
+            yield examples.keys[i], loaded[i]
         if last == len(order):
             bar.close()
 
-    ends = shard_utils.get_shard_boundaries(len(order), number)
+    ends = shard_utils.get_shard_boundaries(len(order), count)
     starts = [0, *ends[:-1]]
     return [functools.partial(shard, *ends) for ends in zip(starts, ends, strict=True)]
 
 
 def _shuffled(name: str, split: str, keys: Sequence[str | int]) -> list[int]:
-    """The places of the keys, sorted by TFDS's hash of each."""
+    """Returns the positions of the keys, sorted by TFDS's hash of the keys."""
     hasher = hashing.Hasher(split)
     hashes = [hasher.hash_key(key) for key in keys]
     order = sorted(range(len(hashes)), key=hashes.__getitem__)
     if not order:
-        raise errors.InputError(f"'{name}' has no images for split '{split}'")
+        raise errors.InputError(
+            f"'{name}' has no images for split '{split}'; add images to the split"
+        )
     for i, j in itertools.pairwise(order):
         if hashes[i] == hashes[j]:
-            raise errors.InputError(f"'{name}' has two images '{keys[i]}' in split '{split}'")
+            raise errors.InputError(
+                f"'{name}' has two images '{keys[i]}' in split '{split}'; remove or rename one"
+            )
     return order

@@ -1,4 +1,4 @@
-"""Creates the builders of data sets by name, and prepares the sets."""
+"""Creates the builders of data sets by name and prepares the data sets."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ from rrd_jax.data.builders import (
 from rrd_jax.data.sources import stored_examples
 from rrd_jax.terminal import console
 
-# Prepared here without TensorFlow. Any other name is a set of TFDS.
+# Data sets that rrd_jax prepares without TensorFlow. All other names are data sets of TFDS.
 DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
     "digits": local.Digits,
     "fashion_mnist": local.FashionMNIST,
@@ -43,39 +43,42 @@ DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
 
 
 def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a set, prepared or not.
+    """Returns the builder of a data set, prepared or not.
 
     Args:
-      name: a key of DATASETS, or a set of TFDS.
-      data_dir: folder of prepared sets; "" for TFDS's default.
+      name: a key of DATASETS, or a data set of TFDS.
+      data_dir: folder of prepared data sets; "" for TFDS's default.
       manual_dir: folder of the source files; "" for the builder's default.
 
     Raises:
-      InputError: an unknown name, a damaged set, or one that was prepared in a format without
-        random access.
+      InputError: the name is unknown, or the data set is damaged or was prepared in a format
+        without random access.
     """
     options: dict[str, Any] = {"data_dir": _expanded(data_dir)} if data_dir else {}
     try:
         builder = DATASETS[name](**options) if name in DATASETS else tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError:
-        of_tfds = tfds.list_builders(with_community_datasets=False)
-        hint = errors.hint(name.lower(), [*DATASETS, "image_folder", *of_tfds])
+        tfds_names = tfds.list_builders(with_community_datasets=False)
+        hint = errors.hint(name.lower(), [*DATASETS, "image_folder", *tfds_names])
         raise errors.InputError(
-            f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)}, image_folder and every"
-            " TFDS set of labelled images"
+            f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)}, image_folder and all"
+            " TFDS data sets of labeled images"
         ) from None
     except errors.InputError:
         raise
-    except Exception as error:  # TFDS refuses the config or version, or its files are damaged.
+    # TFDS raises errors of many types for unknown configs, versions and damaged files.
+    except Exception as error:
         if folder := _find_damaged(name, data_dir):
             raise damaged(name, folder, data_dir, str(error)) from error
         reason = textwrap.shorten(str(error), 250)
-        raise errors.InputError(f"data set '{name}' cannot be opened ({reason})") from error
+        raise errors.InputError(
+            f"data set '{name}' cannot be opened ({reason}); check its config and version"
+        ) from error
     root = builder.data_dir_root
     if os.path.exists(root) and not os.path.isdir(root):
         raise errors.InputError(
-            f"{root} is a file, but must be the folder of prepared sets: name that with --data_dir"
-            " (in a config, data.dir), or in TFDS_DATA_DIR"
+            f"{root} is a file, but must be the folder of prepared data sets: set --data_dir (in a"
+            " config, data.dir) or TFDS_DATA_DIR to a folder"
         )
     if manual_dir or isinstance(builder, archives.ArchivedBuilder):
         default = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
@@ -91,12 +94,12 @@ def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.Datas
 
 
 def prepares_itself(name: str) -> bool:
-    """Returns True if the first run that uses a set prepares it, from files on this machine."""
+    """Returns True if the first run with a data set prepares it from files on this machine."""
     return name in DATASETS and not issubclass(DATASETS[name], archives.ArchivedBuilder)
 
 
 def check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
-    """Raises an InputError, with the way to prepare it, if a set is not prepared."""
+    """Raises an InputError with the command to run if a data set is not prepared."""
     _check_remains(name, builder)
     if not builder.is_prepared():
         raise errors.InputError(
@@ -107,7 +110,7 @@ def check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TFDS from logging and from drawing bars, which are wider than terminals."""
+    """Disables TFDS's logging and its progress bars, which are wider than terminals."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
@@ -119,22 +122,22 @@ def quiet() -> Iterator[None]:
 
 
 def damaged(name: str, folder: Any, data_dir: str, reason: str) -> errors.InputError:
-    """Returns the error for a damaged set, with the way to prepare it again."""
+    """Returns the error for a damaged data set, with the command to prepare it again."""
     subject = f"data set '{name}' under {folder}"
     return stored_examples.damaged_error(subject, reason, remedy(name, data_dir))
 
 
 def remedy(name: str, data_dir: str) -> str:
-    """Returns what to do about a damaged set."""
+    """Returns the remedy for a damaged data set."""
     if prepares_itself(name):
-        return "remove that folder, and the next start prepares it again"
+        return "remove that folder, and the next run prepares it again"
     words = [f"--name={name}", *([f"--data_dir={data_dir}"] if data_dir else [])]
-    again = f"python -m rrd_jax.data.prepare {shlex.join(words)}"
-    return f"remove that folder, and prepare it again with `{again}`"
+    command = f"python -m rrd_jax.data.prepare {shlex.join(words)}"
+    return f"remove that folder, and prepare it again with `{command}`"
 
 
 def _find_damaged(name: str, data_dir: str) -> pathlib.Path | None:
-    """Returns the folder of a prepared set whose JSON files TFDS cannot have written."""
+    """Returns the folder of a prepared data set with invalid JSON files; None if all are valid."""
     root = pathlib.Path(_expanded(data_dir) or tfds.core.constants.DATA_DIR)
     for path in root.glob(f"{re.split('[:/]', name)[0]}/**/dataset_info.json"):
         try:
@@ -155,25 +158,27 @@ def _check_remains(name: str, builder: tfds.core.DatasetBuilder) -> None:
 
 
 def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:
-    """Writes a set as ArrayRecord; if it is interrupted, nothing is left that looks prepared.
+    """Writes a data set as ArrayRecord files.
+
+    If the function is interrupted, it leaves no data set that looks prepared.
 
     Args:
-      name: name of the set.
-      builder: its builder.
-      verify: whether archives must be the published ones.
+      name: name of the data set.
+      builder: builder of the data set.
+      verify: whether archives must be the published files.
 
     Raises:
-      DiskError: the set cannot be written.
-      InputError: a source is missing, damaged or not the published one; TensorFlow is missing for
-        a set that needs it; or TFDS's own builder failed.
+      DiskError: the data set cannot be written.
+      InputError: a source file is missing, damaged or not the published file; TensorFlow is
+        required and missing; or TFDS's builder failed.
     """
-    is_ours = name in DATASETS or isinstance(builder, ordered.OrderedBuilder)
+    is_native = name in DATASETS or isinstance(builder, ordered.OrderedBuilder)
     if isinstance(builder, ordered.OrderedBuilder):
         builder.verify = verify
-    if not is_ours and importlib.util.find_spec("tensorflow") is None:
+    if not is_native and importlib.util.find_spec("tensorflow") is None:
         raise errors.InputError(
             f"TFDS prepares '{name}' with TensorFlow, which is not installed: run `pip install -e"
-            f" '.[prepare]'`; without it: {', '.join(DATASETS)}"
+            f" '.[prepare]'`, or use a data set that does not need it: {', '.join(DATASETS)}"
         )
     root = builder.data_dir_root
     try:
@@ -190,20 +195,22 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
         file_format="array_record",
     )
     try:
-        if not is_ours:
+        if not is_native:
             download()
             return
-        # TFDS announces downloads that do not happen.
+        # TFDS prints messages about downloads that do not take place.
         with quiet(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             download()
     except errors.InputError:
         raise
     except Exception as error:
-        if not is_ours:  # One of hundreds of builders, with libraries of their choice.
+        # TFDS's builders use many libraries, which raise errors of many types.
+        if not is_native:
             reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 500)}"
             raise errors.InputError(f"TFDS cannot prepare '{name}' ({reason})") from error
-        if isinstance(error, OSError | RuntimeError):  # The latter of ArrayRecord, on a full disk.
+        # ArrayRecord raises a RuntimeError if the disk is full.
+        if isinstance(error, OSError | RuntimeError):
             raise _disk_error(f"data set '{name}'", root, error) from error
         raise
 
@@ -211,8 +218,8 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
 def _disk_error(subject: str, folder: Any, error: Exception) -> errors.DiskError:
     reason = textwrap.shorten(getattr(error, "strerror", None) or str(error), 200)
     return errors.DiskError(
-        f"{subject} cannot be written to {folder} ({reason}): name another folder with --data_dir"
-        " (in a config, data.dir), or in TFDS_DATA_DIR"
+        f"{subject} cannot be written to {folder} ({reason}): free disk space, or set --data_dir"
+        " (in a config, data.dir) or TFDS_DATA_DIR to another folder"
     )
 
 
@@ -231,5 +238,7 @@ def _how_to_prepare(name: str, builder: tfds.core.DatasetBuilder) -> str:
 
 def _expanded(path: str) -> str:
     if "\0" in path:
-        raise errors.InputError(f"{path!r} is no path: it has a zero byte")
+        raise errors.InputError(
+            f"{path!r} is not a valid path because it contains a zero byte; remove the byte"
+        )
     return str(pathlib.Path(path).expanduser()) if path else ""

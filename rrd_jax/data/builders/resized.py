@@ -1,4 +1,4 @@
-"""Stores the images of a set with a smaller size, so that reading them takes less time."""
+"""Reduces the size of stored images, so that reading them takes less time."""
 
 import contextlib
 import dataclasses
@@ -16,16 +16,18 @@ from rrd_jax import errors
 from rrd_jax.data.builders import ordered
 from rrd_jax.data.images import decoding, jpeg_header, transforms
 
-_NOTE = "resized.json"  # beside TFDS's own notes
-_PER_PIXEL = 0.9  # bytes that a stored image has for each pixel of a square of its shorter side
+# A file next to TFDS's metadata.
+_NOTE = "resized.json"
+# Bytes of a stored image per pixel of a square with the image's shorter side.
+_BYTES_PER_PIXEL = 0.9
 
 
 class Resize(NamedTuple):
-    """How images are made smaller.
+    """A reduction of the image size.
 
     Attributes:
-      short: pixels of the shorter side; images with fewer stay as they are.
-      quality: of JPEG, 1 to 100.
+      short: pixels of the shorter side; smaller images are kept unchanged.
+      quality: JPEG quality, 1 to 100.
     """
 
     short: int
@@ -36,15 +38,15 @@ class Resize(NamedTuple):
 
 
 def smaller(content: bytes, resize: Resize) -> bytes:
-    """Returns an encoded image in RGB, scaled by the average of areas.
+    """Returns an encoded RGB image, reduced by averaging over areas.
 
-    Images that are small enough, or cannot be decoded, stay as they are. A file of a folder becomes
-    upright: a JPEG, or without loss a PNG, that any prepared set may have.
+    Images that are small enough or cannot be decoded are returned unchanged. A rotated file of a
+    folder is converted to an upright image: a JPEG if it is reduced, otherwise a lossless PNG.
     """
-    of_folder = isinstance(content, decoding.Upright)
+    is_folder_file = isinstance(content, decoding.Upright)
     header = jpeg_header.read(content)
     size = decoding.size(content)
-    if min(size) <= resize.short and (not of_folder or (header and header.orientation == 1)):
+    if min(size) <= resize.short and (not is_folder_file or (header and header.orientation == 1)):
         return bytes(content)
     try:
         pixels = transforms.decode(content, 3)
@@ -57,58 +59,59 @@ def smaller(content: bytes, resize: Resize) -> bytes:
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, resize.quality])[1].tobytes()
 
 
-def examples(of: ordered.Examples, resize: Resize) -> ordered.Examples:
-    """Returns the same examples with smaller images."""
+def resize_examples(examples: ordered.Examples, resize: Resize) -> ordered.Examples:
+    """Returns examples with reduced images."""
 
     def change(example: dict[str, Any]) -> dict[str, Any]:
         return {**example, "image": smaller(example["image"], resize)}
 
-    size = int(min(of.size, len(of.keys) * resize.short**2 * _PER_PIXEL))
-    return dataclasses.replace(of, size=size, change=change)
+    size = int(min(examples.size, len(examples.keys) * resize.short**2 * _BYTES_PER_PIXEL))
+    return dataclasses.replace(examples, size=size, change=change)
 
 
-def note(folder: Any, resize: Resize) -> None:
-    """Writes the size of the images of a set into its folder."""
+def write_note(folder: Any, resize: Resize) -> None:
+    """Writes the image size of a data set into its folder."""
     pathlib.Path(folder, _NOTE).write_text(json.dumps(resize._asdict()) + "\n")
 
 
-def noted(folder: Any) -> Resize | None:
-    """Returns the size that the images of a prepared set were reduced to; None if they were not."""
+def read_note(folder: Any) -> Resize | None:
+    """Returns the reduced image size of a prepared data set; None for the original size."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Resize(**errors.read_json(pathlib.Path(folder, _NOTE)))
     return None
 
 
 def check_same(name: str, folder: Any, resize: Resize | None) -> None:
-    """Raises an InputError if a set is prepared with images of another size."""
-    prepared = noted(folder)
+    """Raises an InputError if a data set was prepared with another image size."""
+    prepared = read_note(folder)
     if prepared != resize:
-        sizes = [f"with {r}" if r else "with images as they came" for r in (prepared, resize)]
+        sizes = [f"with {r}" if r else "in the original size" for r in (prepared, resize)]
         raise errors.InputError(
             f"data set '{name}' is prepared under {folder} {sizes[0]}, not {sizes[1]}: remove that"
-            " folder, or name another one with --data_dir"
+            " folder, or set --data_dir to another one"
         )
 
 
 def check_possible(name: str, builder: Any, resize: Resize) -> None:
-    """Raises an InputError for a set whose images all have one size, or that TFDS prepares."""
+    """Raises an InputError if all images have one size, or if TFDS prepares the data set."""
     feature = dict(builder.info.features.items()).get("image")
     height, width = feature.shape[:2] if feature else (None, None)
     if isinstance(builder, ordered.OrderedBuilder) and not height:
         return
-    why = f"has images of {height} x {width}" if height else "is prepared by TFDS"
+    reason = f"has images of {height}x{width} pixels" if height else "is prepared by TFDS"
     raise errors.InputError(
-        f"--resize={resize.short}, but '{name}' {why}: it is for image_folder and imagenet2012"
+        f"--resize={resize.short}, but '{name}' {reason}: use --resize only for image_folder and"
+        " imagenet2012"
     )
 
 
 class Folder(ordered.OrderedBuilder, skip_registration=True):
-    """A folder of images as a set with records.
+    """A builder that writes a folder of images as records.
 
     Args:
-      splits: random access to examples with `image`, `label` and `file_name`, by name.
-      classes: their names, in the order of labels.
-      options: of the builder, as `data_dir`.
+      splits: sequences of examples with `image`, `label` and `file_name`, by split.
+      classes: class names in the order of labels.
+      options: options of the builder, such as `data_dir`.
     """
 
     name = "folder"
@@ -121,7 +124,7 @@ class Folder(ordered.OrderedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Images of a folder, made smaller.",
+            description="Images of a folder, reduced in size.",
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
@@ -142,7 +145,7 @@ class Folder(ordered.OrderedBuilder, skip_registration=True):
 def folder_builder(
     root: str, splits: Mapping[str, Sequence], classes: Sequence[str], resize: Resize, data_dir: str
 ) -> Folder:
-    """Returns the builder of a folder of images, named such as pets_256."""
+    """Returns the builder of a folder of images, with a name such as pets_256."""
     base = re.sub(r"[^a-z0-9]+", "_", os.path.basename(os.path.realpath(root)).lower()).strip("_")
     name = f"{base or 'folder'}_{resize.short}"
     name = name if name[0].isalpha() else f"set_{name}"

@@ -1,6 +1,6 @@
 """STL-10, from the binary archive of its authors.
 
-The builder writes what TFDS's own would: `tfds.builder(name)` reads it.
+The builder writes the same files as TFDS's builder, and `tfds.builder(name)` reads them.
 """
 
 import pathlib
@@ -36,7 +36,8 @@ class STL10(archives.ArchivedBuilder, _STL10, skip_registration=True):
                 elif member.isfile():
                     content[file] = tar.extractfile(member).read()
             self.info.features["label"].names = content["class_names.txt"].decode().split()
-            unlabelled = np.zeros(len(pixels["unlabeled"]), np.uint8)  # stored as label -1
+            # Label 0 is stored as -1.
+            unlabelled = np.zeros(len(pixels["unlabeled"]), np.uint8)
             labels = {
                 "train": np.frombuffer(content["train_y.bin"], np.uint8),
                 "test": np.frombuffer(content["test_y.bin"], np.uint8),
@@ -49,8 +50,9 @@ class STL10(archives.ArchivedBuilder, _STL10, skip_registration=True):
 
 
 def _mapped(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: str) -> np.ndarray:
-    """[N, 3, 96, 96] images of a compressed tar, on disk: those without labels are 2.8 GB."""
-    with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left of it
+    """Extracts images [N, 3, 96, 96] to disk; the images without labels have 2.8 GB."""
+    # The file has no name, so the system deletes it when the array is freed.
+    with tempfile.TemporaryFile(dir=folder) as file:
         shutil.copyfileobj(tar.extractfile(member), file)
         file.flush()
         return np.memmap(file, np.uint8, mode="r").reshape(-1, 3, 96, 96)
@@ -58,10 +60,10 @@ def _mapped(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: str) -> np.nd
 
 def _stl10_split(pixels: np.ndarray, labels: np.ndarray) -> ordered.Examples:
     if len(pixels) != len(labels):
-        raise ValueError(f"{len(labels)} labels for {len(pixels)} images")
+        raise ValueError(f"number of labels {len(labels)}, of images {len(pixels)}")
 
     def read(i: int) -> dict[str, Any]:
-        # Stored column by column; classes are counted from 1.
+        # Images are stored column by column, and classes are counted from 1.
         return {
             "image": transforms.encode_png(pixels[i].transpose(2, 1, 0)),
             "label": int(labels[i]) - 1,

@@ -12,9 +12,9 @@ from rrd_jax.data.builders import archives, ordered
 
 
 class TinyImagenet(archives.ArchivedBuilder, skip_registration=True):
-    """Tiny ImageNet: 200 classes, 500 training and 50 validation images of each, 64x64 JPEG.
+    """Tiny ImageNet: 200 classes, 500 training and 50 validation images per class, 64x64 JPEG.
 
-    Classes are synsets in alphabetical order. The test images have no labels and are left out.
+    Classes are synsets in alphabetical order. The test images have no labels and are omitted.
     """
 
     name = "tiny_imagenet"
@@ -52,7 +52,8 @@ class TinyImagenet(archives.ArchivedBuilder, skip_registration=True):
             self.info.features["label"].names = sorted(
                 file.read(f"{root}/wnids.txt").decode().split()
             )
-            train, validation = {}, {}  # path in the archive: synset
+            # Synsets by path in the archive.
+            train, validation = {}, {}
             for line in file.read(f"{root}/val/val_annotations.txt").decode().splitlines():
                 image, synset = line.split("\t")[:2]
                 validation[f"{root}/val/images/{image}"] = synset

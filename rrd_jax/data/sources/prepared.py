@@ -45,7 +45,7 @@ def open_source(source: Source) -> Splits:
         shared = split_expressions.overlap(*parts)
     version, channels = builder.info.full_name, builder.info.features[features.image].shape[-1]
     summary = Summary()
-    if size := None if source.mock_examples else resized.noted(builder.data_dir):
+    if size := None if source.mock_examples else resized.read_note(builder.data_dir):
         version, summary = f"{version}, {size}", _summarize_resized(source, size)
     return Splits(version, count, channels, train, test, names, summary, shared)
 
