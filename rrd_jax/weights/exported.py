@@ -170,7 +170,7 @@ def _tree(node: Any, path: tuple[str, ...]) -> Any:
     if isinstance(node, dict):
         return {str(key): _tree(value, (*path, str(key))) for key, value in node.items()}
     if isinstance(node, list | tuple):
-        return [_tree(value, (*path, str(place))) for place, value in enumerate(node)]
+        return [_tree(value, (*path, str(index))) for index, value in enumerate(node)]
     return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in path)
 
 

@@ -14,6 +14,7 @@ _MIN_FRACTION = 0.3
 _OPTIMIZER = re.compile(
     r"(^|\.)(param_groups|exp_avg\w*|max_exp_avg\w*|momentum_buffer|step)(\.|$)"
 )
+_SAVE = "save the weights with torch.save(network.state_dict(), FILE)"
 _STATISTICS = ("running_mean", "running_var")
 # The beginning of a part of a name.
 _AT = r"(^|\.)"
@@ -72,19 +73,17 @@ def describe(name: str, actual: dict[str, Shape], flat: Flat) -> str:
 def describe_others(name: str, flat: Flat) -> str:
     """Describes in one line a file with few or no entry names of the network."""
     if "" in flat.arrays:
-        return f"holds one tensor of shape {tuple(flat.arrays[''].shape)}, not a state dict"
+        shape = tuple(flat.arrays[""].shape)
+        return f"holds one tensor of shape {shape}, not a state dict; {_SAVE}"
     if not flat.arrays:
         keys = dict.fromkeys(entry.split(".")[0] for entry in flat.others)
         content = flat.others.get("") or short_list(keys)
         optimizer = ", the settings of an optimizer" if "param_groups" in keys else ""
-        return f"holds no tensors, only {content}{optimizer}; save the state dict of {name}"
+        return f"holds no tensors, only {content}{optimizer}; {_SAVE}"
     if all(re.fullmatch(r"[\d.]+", entry) for entry in flat.arrays):
-        return (
-            f"holds {len(flat.arrays)} tensors without names, not a state dict; save one with"
-            " torch.save(network.state_dict(), FILE)"
-        )
+        return f"holds {len(flat.arrays)} tensors without names, not a state dict; {_SAVE}"
     if all(_OPTIMIZER.search(entry) for entry in flat.arrays):
-        return f"holds the state of an optimizer, not the weights of {name}"
+        return f"holds the state of an optimizer, not the weights of {name}; {_SAVE}"
     if kind := _no_network(flat.arrays):
         return f"holds no weights of {name}, but {kind}"
     if fitting := fitting_networks(flat):

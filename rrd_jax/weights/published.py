@@ -91,8 +91,8 @@ def rename_entries(state_dict: Mapping[str, Any], name: str, library: str) -> di
 def _mobilenetv1() -> Iterator[tuple[str, str]]:
     yield from {"model.0.0": "conv_stem", "model.0.1": "bn1", "fc": "classifier"}.items()
     block = {0: "conv_dw", 1: "bn1", 3: "conv_pw", 4: "bn2"}
-    for i, place in enumerate(_block_names((1, 2, 2, 6, 2)), start=1):
-        yield from ((f"model.{i}.{k}", f"{place}.{module}") for k, module in block.items())
+    for i, block_name in enumerate(_block_names((1, 2, 2, 6, 2)), start=1):
+        yield from ((f"model.{i}.{k}", f"{block_name}.{module}") for k, module in block.items())
 
 
 def _mobilenetv2() -> Iterator[tuple[str, str]]:
@@ -104,9 +104,11 @@ def _mobilenetv2() -> Iterator[tuple[str, str]]:
         **{"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2"},
         **{"2": "conv_pwl", "3": "bn3"},
     }
-    for i, place in enumerate(_block_names((1, 2, 3, 4, 3, 3, 1)), start=1):
+    for i, block_name in enumerate(_block_names((1, 2, 3, 4, 3, 3, 1)), start=1):
         block = flat if i == 1 else expanding
-        yield from ((f"features.{i}.conv.{k}", f"{place}.{m}") for k, m in block.items())
+        yield from (
+            (f"features.{i}.conv.{k}", f"{block_name}.{module}") for k, module in block.items()
+        )
 
 
 def _block_names(blocks: tuple[int, ...]) -> Iterator[str]:

@@ -64,7 +64,7 @@ class Augment(NamedTuple):
 _IF_RANDOM_POLICY = unless("data.policy", "rand", "rand_increasing")
 
 
-def _without_colour(values: settings.Values) -> str:
+def _without_color(values: settings.Values) -> str:
     return "images have one channel" if len(values["data.mean"]) == 1 else ""
 
 
@@ -114,7 +114,7 @@ class Changes:
     jitter_probability: float = field(
         "data.jitter_probability", 1.0, kinds.CHANCE, unused=unless("data.jitter")
     )
-    grey: float = field("data.grey", 0.0, kinds.CHANCE, unused=_without_colour)
+    grey: float = field("data.grey", 0.0, kinds.CHANCE, unused=_without_color)
     gaussian_blur: float = field("data.gaussian_blur", 0.0, kinds.CHANCE)
     solarize: float = field("data.solarize", 0.0, kinds.CHANCE)
     others: tuple[float, ...] = field(
