@@ -85,7 +85,9 @@ def check_same(name: str, folder: Any, resize: Resize | None) -> None:
     """Raises an InputError if a data set was prepared with another image size."""
     prepared = read_note(folder)
     if prepared != resize:
-        sizes = [f"with {r}" if r else "in the original size" for r in (prepared, resize)]
+        sizes = [
+            f"with {r}" if r else "with images in the original size" for r in (prepared, resize)
+        ]
         raise errors.InputError(
             f"data set '{name}' is prepared under {folder} {sizes[0]}, not {sizes[1]}: remove that"
             " folder, or set --data_dir to another one"
