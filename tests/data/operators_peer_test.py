@@ -179,7 +179,9 @@ def test_ce_with_label_smoothing_on_mixed_labels_equals_timm():
     expected = SoftTargetCrossEntropy()(torch.tensor(logits), target)
     objective = objectives.create("ce", label_smoothing=0.1)
     outputs = Outputs(jnp.asarray(logits), jnp.zeros((4, 1)))
-    batch = batches.of(labels, other_label=jnp.asarray(labels[::-1]), share=jnp.full(4, 0.3))
+    batch = batches.from_labels(
+        labels, other_label=jnp.asarray(labels[::-1]), share=jnp.full(4, 0.3)
+    )
     state = objective.init(jax.random.key(0), outputs, None)
     losses, _ = objective.loss(state, outputs, None, batch)
     np.testing.assert_allclose(np.mean(losses), expected, rtol=1e-5)

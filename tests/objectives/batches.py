@@ -1,15 +1,16 @@
-"""Batches as the losses see them, without images."""
+"""Batches without images for tests of losses."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax.objectives.batch import Batch
 
-NO_BATCH = Batch(image=None, label=None, index=None)  # for losses that read none of it
+# A batch for losses that do not read the batch.
+NO_BATCH = Batch(image=None, label=None, index=None)
 
 
-def of(label, index=None, **mixing):
-    """A batch of these labels; the examples are the first ones unless `index` names them."""
+def from_labels(label, index=None, **mixing):
+    """Returns a batch with these labels; `index` defaults to the first examples."""
     label = jnp.asarray(label, jnp.int32)
     index = np.arange(len(label)) if index is None else index
     return Batch(image=None, label=label, index=jnp.asarray(index, jnp.int32), **mixing)

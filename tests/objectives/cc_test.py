@@ -4,14 +4,12 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.networks import Outputs
-from rrd_jax.objectives import (
-    cc,
-)
+from rrd_jax.objectives import cc
 from tests import golden
 from tests.objectives import batches
 
 
-def test_cc_golden_with_gradients_into_both_layers():
+def test_cc_has_the_golden_loss_and_gradients_of_both_layers():
     file = golden.load("cc")
     objective = objectives.create("cc", dim=12)
     params = {
@@ -32,6 +30,6 @@ def test_cc_golden_with_gradients_into_both_layers():
     golden.check_linear(layers["teacher"], file, "grad/param/embed_t.linear")
 
 
-def test_cc_needs_neighbours():
+def test_cc_refuses_a_batch_of_one():
     with pytest.raises(errors.InputError, match="a batch of 1 is too small"):
         cc.cc_loss(jnp.ones((1, 3)), jnp.ones((1, 3)))

@@ -13,23 +13,23 @@ def test_ce_is_minus_the_log_probability_of_the_label():
     objective = objectives.create("ce")
     outputs = Outputs(jnp.asarray(scores, jnp.float32), jnp.zeros((2, 1)))
     state = objective.init(jax.random.key(0), outputs, None)
-    found, _ = objective.loss(state, outputs, None, batches.of([0, 1]))
+    actual, _ = objective.loss(state, outputs, None, batches.from_labels([0, 1]))
     p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    np.testing.assert_allclose(found, -np.log([p[0, 0], p[1, 1]]), rtol=1e-6)
+    np.testing.assert_allclose(actual, -np.log([p[0, 0], p[1, 1]]), rtol=1e-6)
 
 
-def test_cross_entropy_of_a_mixed_image_weighs_both_labels():
+def test_the_cross_entropy_of_a_mixed_image_weights_both_labels():
     student = Outputs(jnp.asarray(np.random.default_rng(0).standard_normal((4, 5))), jnp.zeros(()))
     labels, others = jnp.arange(4), jnp.arange(4)[::-1]
     objective = objectives.create("ce")
     state = objective.init(jax.random.key(0), student, None)
 
     def loss(label, **mixing):
-        return objective.loss(state, student, None, batches.of(label, **mixing))[0]
+        return objective.loss(state, student, None, batches.from_labels(label, **mixing))[0]
 
     mixed = loss(labels, other_label=others, share=jnp.full(4, 0.3))
-    wanted = 0.3 * loss(labels) + 0.7 * loss(others)
-    np.testing.assert_allclose(mixed, wanted, rtol=1e-6)
+    expected = 0.3 * loss(labels) + 0.7 * loss(others)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -42,15 +42,15 @@ def test_smoothed_labels_give_each_class_a_part_of_the_target(mixed):
     if mixed:
         targets = 0.25 * targets + 0.75 * np.eye(4)[others]
         mixing = {"other_label": jnp.asarray(others), "share": jnp.asarray(share)}
-    wanted = -((0.8 * targets + 0.2 / 4) * log_p).sum(-1)
+    expected = -((0.8 * targets + 0.2 / 4) * log_p).sum(-1)
     objective = objectives.create("ce", label_smoothing=0.2)
     outputs = Outputs(jnp.asarray(scores, jnp.float32), jnp.zeros((3, 1)))
     state = objective.init(jax.random.key(0), outputs, None)
-    found, _ = objective.loss(state, outputs, None, batches.of(labels, **mixing))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    actual, _ = objective.loss(state, outputs, None, batches.from_labels(labels, **mixing))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("part", [-0.1, 1.0, float("nan")])
-def test_no_label_is_smoothed_away(part):
+def test_invalid_label_smoothing_is_refused(part):
     with pytest.raises(errors.InputError, match=f"label_smoothing is {part}, but must be in"):
         objectives.create("ce", label_smoothing=part)

@@ -5,9 +5,7 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.networks import Outputs
-from rrd_jax.objectives import (
-    crd,
-)
+from rrd_jax.objectives import crd
 from rrd_jax.objectives.parts import memory, negatives
 from tests import golden
 from tests.objectives import batches, golden_banks
@@ -21,7 +19,7 @@ def _layers(file, prefix):
 
 
 @pytest.mark.parametrize("name", ["crd_fifo", "crd_fifo_two_calls_wrap"])
-def test_crd_golden_loss_gradients_and_queue(name):
+def test_crd_has_the_golden_loss_gradients_and_queue(name):
     file = golden.load(name)
     objective = objectives.create(
         "crd", temperature=float(file["hp/nce_t"]), negatives=64, dim=16, push_before=True
@@ -57,17 +55,17 @@ def _unit(rng, *shape):
 def test_infonce_equals_float64(temperature):
     rng = np.random.default_rng(0)
     student, teacher, rows = _unit(rng, 5, 8), _unit(rng, 5, 8), _unit(rng, 30, 8)
-    own = (student * teacher).sum(-1, keepdims=True)
-    logits = np.concatenate([own, student @ rows.T], axis=1) / temperature
+    positive = (student * teacher).sum(-1, keepdims=True)
+    logits = np.concatenate([positive, student @ rows.T], axis=1) / temperature
     top = logits.max(1, keepdims=True)
-    wanted = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[:, 0]
-    found = crd.infonce_loss(
+    expected = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[:, 0]
+    actual = crd.infonce_loss(
         *(jnp.asarray(x, jnp.float32) for x in (student, teacher, rows)), temperature=temperature
     )
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_pushing_before_puts_every_image_among_its_own_negatives():
+def test_pushing_before_the_loss_adds_each_image_to_its_negatives():
     rng = np.random.default_rng(0)
     outputs = [Outputs(jnp.zeros(()), jnp.asarray(_unit(rng, 6, n), jnp.float32)) for n in (4, 5)]
     losses = {}
@@ -76,19 +74,18 @@ def test_pushing_before_puts_every_image_among_its_own_negatives():
             "crd", negatives=6, dim=4, temperature=1e-3, push_before=before
         )
         state = jax.jit(objective.init)(jax.random.key(0), *outputs)
-        # An ideal student: the queue holds directions that are not its own.
+        # An ideal student: no row of the queue has the direction of its embedding.
         layers = {"student": state.params["teacher"], "teacher": state.params["teacher"]}
         same = (outputs[1], outputs[1])
         losses[before], _ = jax.jit(objective.loss)(
             state._replace(params=layers), *same, batches.NO_BATCH
         )
-    assert np.all(
-        losses[True] >= np.log(2) - 1e-4
-    )  # of scores near 1 000, which float32 spaces by 6e-5
+    # The scores are near 1000, where neighboring float32 numbers differ by 6e-5.
+    assert np.all(losses[True] >= np.log(2) - 1e-4)
     assert np.min(losses[False]) < 0.1
 
 
-def test_values_out_of_range_are_named():
+def test_values_out_of_range_are_refused():
     with pytest.raises(errors.InputError, match="known: fifo, bank"):
         objectives.create("crd", memory="queue")
     with pytest.raises(errors.InputError, match="negatives is 0"):
@@ -113,7 +110,7 @@ def _layer(file, name):
 
 
 @pytest.mark.parametrize(("name", "layers", "buffers"), _FILES)
-def test_crd_golden_loss_gradients_banks_and_constants(name, layers, buffers, monkeypatch):
+def test_crd_has_the_golden_loss_gradients_banks_and_constants(name, layers, buffers, monkeypatch):
     file = golden.load(name)
     objective = objectives.create("crd", memory="bank", negatives=32, dim=16, examples=200)
     (student_layer, student_entry), (teacher_layer, teacher_entry) = (
@@ -124,13 +121,13 @@ def test_crd_golden_loss_gradients_banks_and_constants(name, layers, buffers, mo
     for step in ("step0/", "step1/"):
         drawn = jnp.asarray(file[f"{step}in/contrast_idx"][:, 1:])
         monkeypatch.setattr(negatives, "draw", lambda *args, drawn=drawn: drawn)
-        before = golden_banks.banks_of(file, f"{step}buf_before/{buffers}")
+        before = golden_banks.read_banks(file, f"{step}buf_before/{buffers}")
         index = jnp.asarray(file[f"{step}in/idx"])
 
         def loss(params, student, step=step, before=before, index=index):
             outputs = (Outputs(jnp.zeros(()), x) for x in (student, file[f"{step}in/f_t"]))
             state = objectives.ObjectiveState(params, frozen, before)
-            batch = batches.of(jnp.zeros_like(index), index)
+            batch = batches.from_labels(jnp.zeros_like(index), index)
             losses, moved = objective.loss(state, *outputs, batch)
             return jnp.mean(losses), moved
 

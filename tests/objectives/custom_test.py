@@ -1,4 +1,4 @@
-"""Objectives that users bring by import path."""
+"""Custom objectives by import path."""
 
 import json
 import os
@@ -97,7 +97,7 @@ number = 3
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes a module into the working directory."""
+    """A function that writes a module into the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
@@ -117,13 +117,13 @@ _SHAPES = Batch(None, _INTS, _INTS, _INTS)
 
 
 def _shapes(**parts):
-    """Outputs of a batch of one image."""
+    """Returns the shapes of the Outputs for a batch of one image."""
     outputs = jax.eval_shape(lambda: toy.outputs(0, batch=1))
     return outputs._replace(**parts)
 
 
 @pytest.mark.usefixtures("module")
-def test_arguments_with_defaults_are_fields_of_their_type():
+def test_arguments_with_defaults_become_fields_of_the_same_type():
     terms = method("rrd+own_losses:angular+own_losses:moving")
     assert set(terms) == {"ce", "rrd", "angular", "moving"}
     assert dict(terms.angular) == {
@@ -137,23 +137,23 @@ def test_arguments_with_defaults_are_fields_of_their_type():
 
 
 @pytest.mark.usefixtures("module")
-def test_a_record_of_a_user_has_its_weights():
+def test_a_custom_record_sets_the_weights():
     terms = method("own_losses:recorded")
     assert {name: options.weight for name, options in terms.items()} == {"ce": 0.5, "angular": 3.0}
     assert terms.angular.warmup == 2
 
 
 @pytest.mark.usefixtures("module")
-def test_a_loss_alone_is_an_objective_that_may_read_maps():
+def test_a_loss_function_becomes_an_objective_that_may_read_maps():
     objective = objectives.create("own_losses:angular", power=3)
     assert objective.needs_teacher
     assert objective.needs_maps
     assert not objectives.create("own_losses:without_maps").needs_maps
     student, teacher = toy.outputs(0), toy.outputs(1)
     start = objective.init(jax.random.key(0), student, teacher)
-    found, memory = objective.loss(start, student, teacher, None)
-    wanted = sys.modules["own_losses"].angular(student, teacher, None, power=3.0)
-    np.testing.assert_array_equal(found, wanted)
+    actual, memory = objective.loss(start, student, teacher, None)
+    expected = sys.modules["own_losses"].angular(student, teacher, None, power=3.0)
+    np.testing.assert_array_equal(actual, expected)
     assert memory == ()
 
 
@@ -172,7 +172,7 @@ def test_a_loss_alone_is_an_objective_that_may_read_maps():
         ("angulr", {}, "has no 'angulr'; did you mean 'angular'"),
     ],
 )
-def test_what_is_no_objective_is_refused_in_one_line(path, options, message):
+def test_an_invalid_objective_is_refused_in_one_line(path, options, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         objectives.create(f"own_losses:{path}", **options)
     assert "\n" not in str(caught.value)
@@ -184,7 +184,7 @@ def _config(folder, terms, **fields):
 
 
 @pytest.mark.usefixtures("module", "tiny_network")
-def test_a_launch_file_may_give_an_objective_another_name():
+def test_a_launch_file_may_rename_an_objective():
     terms = {"mine": {"factory": "own_losses:angular", "power": 3.0}, "own_losses:angular": {}}
     choices = parse(_config("somewhere", terms)).student.training.objectives
     assert [choice.name for choice in choices] == ["ce", "mine", "angular"]
@@ -196,7 +196,7 @@ def test_a_launch_file_may_give_an_objective_another_name():
         parse(_config("somewhere", terms))
 
 
-# What is wrong with an objective, and what is said.
+# Case: (init, loss, error message).
 _WRONG = {
     "init fails": (
         "lambda *_: 1 / 0",
@@ -251,7 +251,7 @@ def fails(s, student, teacher, batch):
 
 
 @pytest.mark.parametrize("case", _WRONG)
-def test_what_an_objective_returns_is_checked_on_shapes(case, tmp_path):
+def test_the_results_of_an_objective_are_checked_by_shape(case, tmp_path):
     init, loss, message = _WRONG[case]
     path = tmp_path / "own_wrong.py"
     source = f"{_WRONG_MODULE}wrong = Objective({init}, {loss})\n"
@@ -264,20 +264,20 @@ def test_what_an_objective_returns_is_checked_on_shapes(case, tmp_path):
 
 
 @pytest.mark.parametrize("name", objectives.RECORDS)
-def test_every_built_in_objective_passes_and_names_missing_parts(name):
-    known = {"examples": 40, "batch_size": _BATCH, "queue_size": 16, "negatives": 16, "dim": 4}
-    known = {key: value for key, value in known.items() if objectives.takes(name, key)}
-    objective = objectives.create(name, **known)
+def test_every_built_in_objective_passes_and_missing_outputs_are_named(name):
+    options = {"examples": 40, "batch_size": _BATCH, "queue_size": 16, "negatives": 16, "dim": 4}
+    options = {key: value for key, value in options.items() if objectives.takes(name, key)}
+    objective = objectives.create(name, **options)
     objectives.check(name, objective, _shapes(), _shapes(), _SHAPES)
     missed = set()
     for network in ("student", "teacher"):
         for part in ("embedding", "maps", "preactivations", "head"):
             outputs = {"student": _shapes(), "teacher": _shapes()}
             outputs[network] = outputs[network]._replace(**{part: ()})
-            if said := _refusal(name, objective, *outputs.values()):
+            if message := _refusal(name, objective, *outputs.values()):
                 missed.add(part)
-                assert f"'{name}' reads {network}.{part}, but the {network}'s network" in said
-                assert said.endswith(", or choose another objective")
+                assert f"'{name}' reads {network}.{part}, but the {network}'s network" in message
+                assert message.endswith(", or choose another objective")
     assert bool(missed & {"maps", "preactivations"}) == (
         objective.needs_teacher and objective.needs_maps
     )
@@ -292,7 +292,7 @@ def _refusal(name, objective, student, teacher):
     return ""
 
 
-def test_stage_predict_and_taps_are_checked_too():
+def test_stage_predict_and_taps_are_checked():
     right = objectives.create("ft")
     wrong = {
         "stage.loss": {"stage": right.stage._replace(loss=lambda state, *_: (jnp.zeros(3), ()))},
@@ -306,7 +306,7 @@ def test_stage_predict_and_taps_are_checked_too():
 
 
 @pytest.mark.usefixtures("module")
-def test_a_python_number_in_a_state_is_an_array_as_a_checkpoint_has_it():
+def test_python_numbers_in_a_state_become_arrays():
     objective = objectives.create("own_losses:counting")
     start = objective.init(jax.random.key(0), _shapes(), _shapes())
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(start))
@@ -314,7 +314,7 @@ def test_a_python_number_in_a_state_is_an_array_as_a_checkpoint_has_it():
 
 
 @pytest.mark.usefixtures("module")
-def test_the_catalogue_describes_an_own_objective(capsys):
+def test_the_catalog_describes_a_custom_objective(capsys):
     catalogue.print_one("own_losses:angular")
     text = capsys.readouterr().out
     assert "own_losses:angular" in text
@@ -323,7 +323,7 @@ def test_the_catalogue_describes_an_own_objective(capsys):
     assert "The teacher's outputs cannot be cached." in text
 
 
-def test_what_an_objective_does_not_say_that_it_reads_is_empty():
+def test_undeclared_outputs_cannot_be_read():
     def loss(student, teacher, batch):
         return teacher.maps[-1].mean((1, 2, 3))
 
@@ -335,7 +335,7 @@ def test_what_an_objective_does_not_say_that_it_reads_is_empty():
     objectives.check("right", right, _shapes(), _shapes(), _SHAPES)
 
 
-def test_an_objective_may_ask_whether_a_part_is_there():
+def test_an_objective_may_test_for_missing_outputs():
     def loss(student, teacher, batch):
         assert not student.maps
         assert student.maps == ()
@@ -345,10 +345,10 @@ def test_an_objective_may_ask_whether_a_part_is_there():
 
     outputs = _shapes(), _shapes()._replace(preactivations=(), head=())
     outputs = outputs[0]._replace(maps=(), preactivations=(), head=()), outputs[1]
-    objectives.check("asks", objectives.stateless(loss, needs_maps=True), *outputs, _SHAPES)
+    objectives.check("tests", objectives.stateless(loss, needs_maps=True), *outputs, _SHAPES)
 
 
-def test_uses_of_an_empty_part_raise():
+def test_using_missing_outputs_raises():
     for use in (len, list, jnp.mean, lambda x: x[0], lambda x: x * 2, lambda x: x.shape):
         objective = objectives.stateless(
             lambda student, teacher, batch, use=use: use(student.maps), needs_maps=True
@@ -357,7 +357,7 @@ def test_uses_of_an_empty_part_raise():
             objectives.check("uses", objective, _shapes(maps=()), _shapes(), _SHAPES)
 
 
-def test_averaged_objectives_pass():
+def test_averaged_objectives_pass_the_check():
     member = _shapes(head=())
     teacher = ensemble.EnsembleOutputs(member.logits, (member, member._replace(maps=())))
     for name in ("kd", "rrd"):
@@ -369,30 +369,31 @@ def test_averaged_objectives_pass():
 
 
 @pytest.mark.usefixtures("module", "one_device", "tiny_network")
-def test_a_run_with_an_own_objective_goes_on_bit_for_bit_where_it_stopped(tmp_path, tiny_teacher):
+def test_a_run_with_a_custom_objective_resumes_bit_for_bit(tmp_path, tiny_teacher):
     terms = {
         "moving": {"factory": "own_losses:moving", "rate": 0.75, "warmup": 2},
         "angular": {"factory": "own_losses:angular", "weight": 2.0},
     }
     config = _config(tiny_teacher, terms)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    launch.run(config, whole)
-    launch.preempt(config, broken, 2)
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    launch.run(config, uninterrupted)
+    launch.preempt(config, resumed, 2)
+    # The default was not written to the saved config.
     with config.unlocked():
-        config.objectives.angular.power = 2.0  # the default, which was not written down
-    launch.run(config, broken)
-    assert launch.digests(broken, 6) == launch.digests(whole, 6)
-    assert launch.rows(broken) == launch.rows(whole)
+        config.objectives.angular.power = 2.0
+    launch.run(config, resumed)
+    assert launch.digests(resumed, 6) == launch.digests(uninterrupted, 6)
+    assert launch.rows(resumed) == launch.rows(uninterrupted)
     config.objectives.angular.factory = "own_losses:without_maps"
     config.objectives.angular.power = None
     with pytest.raises(errors.InputError, match=r"another config \(objectives.angular.factory"):
-        launch.run(config, broken)
+        launch.run(config, resumed)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_rrd_by_import_path_gives_the_numbers_of_rrd_by_name(tmp_path, tiny_teacher, monkeypatch):
-    # The random key of an objective depends on its name.
+def test_rrd_by_import_path_has_the_results_of_rrd_by_name(tmp_path, tiny_teacher, monkeypatch):
+    # The random key of an objective depends on its name, so both names must give the same key.
     fold_in = state._fold_in_name
     monkeypatch.setattr(
         state, "_fold_in_name", lambda key, name: fold_in(key, name.replace("mine", "rrd"))
@@ -410,7 +411,7 @@ def test_rrd_by_import_path_gives_the_numbers_of_rrd_by_name(tmp_path, tiny_teac
 
 @pytest.mark.usefixtures("module")
 @pytest.mark.long
-def test_the_program_takes_an_own_objective_and_its_options(tmp_path):
+def test_the_command_line_accepts_a_custom_objective_and_its_options(tmp_path):
     config = pathlib.Path(launch.CONFIGS, "digits.py")
     command = [
         *(sys.executable, "-m", "rrd_jax.main", "--workdir=run"),

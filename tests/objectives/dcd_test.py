@@ -5,9 +5,7 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.networks import Outputs
-from rrd_jax.objectives import (
-    dcd,
-)
+from rrd_jax.objectives import dcd
 from rrd_jax.objectives.parts import projections
 from tests import golden
 from tests.objectives import batches
@@ -21,7 +19,7 @@ def _layers(file, prefix):
 
 
 @pytest.mark.parametrize("name", ["dcd", "dcd_fixed", "dcd_clamped", "imagenet_dcd"])
-def test_dcd_golden_with_the_references_bias(name):
+def test_dcd_with_the_references_bias_equals_the_golden_file(name):
     file = golden.load(name)
     trained = bool(file["hp/trainable"])
 
@@ -42,8 +40,8 @@ def test_dcd_golden_with_the_references_bias(name):
     assert golden.relative(features, file["grad/in/f_s"]) < 1e-5
     golden.check_linear(layers["student"], file, "grad/param/dcd.embed_s")
     golden.check_linear(layers["teacher"], file, "grad/param/dcd.embed_t")
-    wanted = file["grad/param/dcd.params.tau"] if trained else 0
-    np.testing.assert_allclose(theta, wanted, rtol=1e-5)
+    expected = file["grad/param/dcd.params.tau"] if trained else 0
+    np.testing.assert_allclose(theta, expected, rtol=1e-5)
     np.testing.assert_allclose(bias, 0, atol=5e-7)
 
 
@@ -65,12 +63,13 @@ def _unit(rng, *shape):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_dcd_is_not_zero_on_identical_networks_but_consistent():
+def test_dcd_of_identical_networks_does_not_depend_on_alpha():
     embeddings = jnp.asarray(_unit(np.random.default_rng(0), 4, 8), jnp.float32)
     both = [dcd.dcd_loss(embeddings, embeddings, scale=5.0, alpha=alpha) for alpha in (0.0, 1.0)]
-    np.testing.assert_allclose(*both, rtol=1e-5)  # S is symmetric: p and q are equal
+    # S is symmetric, so p and q are equal.
+    np.testing.assert_allclose(*both, rtol=1e-5)
 
 
-def test_a_negative_limit_is_named():
+def test_a_negative_limit_is_refused():
     with pytest.raises(errors.InputError, match="max_scale is -1"):
         objectives.create("dcd", max_scale=-1)

@@ -29,13 +29,15 @@ def test_dkd_equals_float64(temperature, alpha, beta, classes):
     labels = rng.integers(0, classes, 6)
     options = {"temperature": temperature, "alpha": alpha, "beta": beta}
     loss = jax.jit(lambda s, t, labels: dkd.dkd_loss(s, t, labels, **options))
-    found = loss(student, teacher, labels)
-    wanted = _dkd64(student, teacher, labels, **options)
-    # Divergences of 0.01 nats, times T^2, of logits that float32 knows to 1e-7.
-    np.testing.assert_allclose(found, wanted, rtol=1e-4 if temperature == 20 else 2e-5, atol=1e-5)
+    actual = loss(student, teacher, labels)
+    expected = _dkd64(student, teacher, labels, **options)
+    # Divergences are about 0.01 nats, times T^2, and float32 logits are exact to 1e-7.
+    np.testing.assert_allclose(
+        actual, expected, rtol=1e-4 if temperature == 20 else 2e-5, atol=1e-5
+    )
 
 
-def test_dkd_recouples_to_kd():
+def test_dkd_with_coupled_weights_equals_kd():
     rng = np.random.default_rng(0)
     student, teacher = jnp.asarray(rng.standard_normal((2, 6, 9)))
     labels = jnp.arange(6)
@@ -43,11 +45,11 @@ def test_dkd_recouples_to_kd():
     target, others = (
         dkd.dkd_loss(student, teacher, labels, alpha=a, beta=1 - a) for a in (1.0, 0.0)
     )
-    found = target + rest * others
-    np.testing.assert_allclose(found, kd.kd_loss(student, teacher, temperature=4.0), rtol=1e-4)
+    actual = target + rest * others
+    np.testing.assert_allclose(actual, kd.kd_loss(student, teacher, temperature=4.0), rtol=1e-4)
 
 
-def test_values_and_classes_that_do_not_fit_are_named():
+def test_invalid_values_and_single_classes_are_refused():
     with pytest.raises(errors.InputError, match="beta is -1"):
         objectives.create("dkd", beta=-1)
     with pytest.raises(errors.InputError, match="there is one class"):

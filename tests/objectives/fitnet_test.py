@@ -5,55 +5,56 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.objectives import ObjectiveState
-from rrd_jax.objectives.parts import (
-    adapters,
-)
+from rrd_jax.objectives.parts import adapters
 from tests import golden
-from tests.objectives import adapted, batches
+from tests.objectives import batches, golden_maps
 
 
 @pytest.mark.parametrize("name", ["down", "same", "up", "valid"])
-def test_golden_fitnet(name):
+def test_fitnet_equals_the_golden_file(name):
     _check_fitnet(golden.load(f"fitnet_{name}"))
 
 
-def test_golden_fitnet_with_a_pooled_teacher():
+def test_fitnet_with_a_pooled_teacher_equals_the_golden_file():
     _check_fitnet(golden.load("imagenet_fitnet_pool"))
 
 
 def _check_fitnet(file):
-    student, teacher = adapted.nhwc(file["in/f_s"]), adapted.nhwc(file["in/f_t"])
+    student, teacher = golden_maps.nhwc(file["in/f_s"]), golden_maps.nhwc(file["in/f_t"])
     layers = adapters.regressor(student.shape, teacher.shape)
-    names = adapted.layer_names(layers, ["reg.conv"], ["reg.bn"])
-    params = adapted.read(file, layers, names)
+    names = golden_maps.layer_names(layers, ["reg.conv"], ["reg.bn"])
+    params = golden_maps.read_params(file, layers, names)
     objective = objectives.create("fitnet", tap=1)
 
     def loss(params, student):
-        own, other = adapted.outputs([student]), adapted.outputs([teacher])
-        return objective.loss(ObjectiveState(params), own, other, batches.NO_BATCH)[0]
+        pair = golden_maps.outputs([student]), golden_maps.outputs([teacher])
+        return objective.loss(ObjectiveState(params), *pair, batches.NO_BATCH)[0]
 
-    value, (of_params, of_student) = adapted.jitted(loss)(params, student)
-    adapted.check(value, file["out/loss"])
-    gradients = adapted.torch_names(of_params, layers, names)
+    value, (of_params, of_student) = golden_maps.jit_value_and_grad(loss)(params, student)
+    golden_maps.check_close(value, file["out/loss"])
+    gradients = golden_maps.torch_gradients(of_params, layers, names)
     gradients["in/f_s"] = np.transpose(of_student, (0, 3, 1, 2))
-    adapted.check_gradients(file, gradients)
-    adapted.check(
+    golden_maps.check_gradients(file, gradients)
+    golden_maps.check_close(
         jax.jit(adapters.apply, static_argnums=0)(layers, params, student),
         golden.to_nhwc(file["out/reg_out"]),
     )
-    adapted.check_running(file, layers, params, names, student)
-    fresh = jax.eval_shape(
-        objective.init, jax.random.key(0), adapted.outputs([student]), adapted.outputs([teacher])
+    golden_maps.check_running_statistics(file, layers, params, names, student)
+    initial = jax.eval_shape(
+        objective.init,
+        jax.random.key(0),
+        golden_maps.outputs([student]),
+        golden_maps.outputs([teacher]),
     )
-    assert jax.tree.map(jnp.shape, fresh.params) == jax.tree.map(jnp.shape, params)
+    assert jax.tree.map(jnp.shape, initial.params) == jax.tree.map(jnp.shape, params)
 
 
-def test_fitnet_refuses_a_tap_that_is_not_there():
-    outputs = adapted.outputs([jnp.ones((2, 4, 4, 3))])
+def test_fitnet_refuses_a_missing_tap():
+    outputs = golden_maps.outputs([jnp.ones((2, 4, 4, 3))])
     with pytest.raises(errors.InputError, match="tap is 2, but the networks share only 2 taps"):
         objectives.create("fitnet").init(jax.random.key(0), outputs, outputs)
 
 
-def test_a_negative_tap_is_named():
+def test_a_negative_tap_is_refused():
     with pytest.raises(errors.InputError, match="tap is -1"):
         objectives.create("fitnet", tap=-1)

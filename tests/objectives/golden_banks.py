@@ -1,4 +1,4 @@
-"""The banks of golden files."""
+"""Memory banks in golden files."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +6,8 @@ import numpy as np
 from rrd_jax.objectives.parts import banks, memory, negatives
 
 
-def banks_of(file, entry):
-    """The state that a golden file's buffers hold."""
+def read_banks(file, entry):
+    """Returns the banks that a golden file stores under the prefix `entry`."""
     _, _, *constants, _ = file[f"{entry}params"]
     examples = len(file[f"{entry}memory_v1"])
     return banks.Banks(
@@ -18,8 +18,8 @@ def banks_of(file, entry):
     )
 
 
-def check_banks(found, file, entry):
-    """Asserts that they are what a golden file's buffers hold."""
-    np.testing.assert_allclose(found.student.rows, file[f"{entry}memory_v1"], rtol=0, atol=2e-7)
-    np.testing.assert_allclose(found.teacher.rows, file[f"{entry}memory_v2"], rtol=0, atol=2e-7)
-    np.testing.assert_allclose(found.constants, file[f"{entry}params"][2:4], rtol=3e-6)
+def check_banks(actual, file, entry):
+    """Asserts that banks equal those of a golden file."""
+    np.testing.assert_allclose(actual.student.rows, file[f"{entry}memory_v1"], rtol=0, atol=2e-7)
+    np.testing.assert_allclose(actual.teacher.rows, file[f"{entry}memory_v2"], rtol=0, atol=2e-7)
+    np.testing.assert_allclose(actual.constants, file[f"{entry}params"][2:4], rtol=3e-6)

@@ -5,15 +5,13 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.networks import Outputs
-from rrd_jax.objectives import (
-    itrd,
-)
+from rrd_jax.objectives import itrd
 from tests import golden
 from tests.objectives import batches
 
 
 @pytest.mark.parametrize("name", ["itrd", "itrd_samedim"])
-def test_itrd_golden_with_both_weights_at_one(name):
+def test_itrd_equals_the_golden_file_with_both_weights_at_one(name):
     file = golden.load(name)
     objective = objectives.create("itrd", alpha=1.5, correlation=1.0, mutual=1.0)
 
@@ -29,24 +27,24 @@ def test_itrd_golden_with_both_weights_at_one(name):
     golden.check_linear(layer, file, "grad/param/crit.embed.linear", floor=5e-7)
 
 
-def test_the_weights_of_itrd_weigh_its_parts():
+def test_the_weights_of_itrd_scale_its_terms():
     rng = np.random.default_rng(0)
     student, teacher = (jnp.asarray(x, jnp.float32) for x in rng.standard_normal((2, 6, 4)))
     outputs = Outputs(jnp.zeros(()), student), Outputs(jnp.zeros(()), teacher)
     objective = objectives.create("itrd", alpha=1.01, correlation=0.0, mutual=3.0)
     state = jax.jit(objective.init)(jax.random.key(0), *outputs)
-    found, _ = objective.loss(state, *outputs, batches.NO_BATCH)
-    np.testing.assert_allclose(found, 3 * itrd.mutual_loss(student, teacher), rtol=1e-6)
+    actual, _ = objective.loss(state, *outputs, batches.NO_BATCH)
+    np.testing.assert_allclose(actual, 3 * itrd.mutual_loss(student, teacher), rtol=1e-6)
 
 
-def test_itrd_of_dimensions_that_the_teacher_repeats_is_bounded_by_the_unbiased_deviation():
+def test_the_correlation_loss_of_perfectly_correlated_dimensions_is_set_by_the_unbiased_deviation():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 3)), jnp.float32)
-    # Every c_d is (B - 1) / B, from the unbiased deviations.
-    wanted = np.log2(3 * (1 / 8) ** 3)
-    np.testing.assert_allclose(itrd.correlation_loss(x, 5 * x + 1), wanted, rtol=1e-5)
+    # Every c_d is (B - 1) / B because the deviations are unbiased.
+    expected = np.log2(3 * (1 / 8) ** 3)
+    np.testing.assert_allclose(itrd.correlation_loss(x, 5 * x + 1), expected, rtol=1e-5)
 
 
-def test_values_out_of_range_are_named():
+def test_values_out_of_range_are_refused():
     with pytest.raises(errors.InputError, match=r"alpha is 0.4, but must be .* 0.5 or above"):
         objectives.create("itrd", alpha=0.4)
     with pytest.raises(errors.InputError, match="mutual is inf"):

@@ -6,9 +6,7 @@ import pytest
 from absl.testing import parameterized
 
 from rrd_jax import errors
-from rrd_jax.objectives import (
-    kd,
-)
+from rrd_jax.objectives import kd
 from tests import golden
 
 
@@ -29,13 +27,13 @@ class VariantsTest(chex.TestCase):
         rng = np.random.default_rng(0)
         student, teacher = 5 * rng.standard_normal((2, 6, 9))
         loss = self.variant(lambda s, t: kd.kd_loss(s, t, temperature=temperature))
-        found = loss(jnp.asarray(student, jnp.float32), jnp.asarray(teacher, jnp.float32))
-        wanted = _kd64(student, teacher, temperature)
-        np.testing.assert_allclose(np.ravel(found)[: len(wanted)], wanted, rtol=1e-5)
+        actual = loss(jnp.asarray(student, jnp.float32), jnp.asarray(teacher, jnp.float32))
+        expected = _kd64(student, teacher, temperature)
+        np.testing.assert_allclose(np.ravel(actual)[: len(expected)], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["kd", "kd_T1", "imagenet_kd"])
-def test_kd_golden_loss_and_gradient(name):
+def test_kd_has_the_golden_loss_and_gradient(name):
     file = golden.load(name)
     temperature = float(file["hp/T"])
     mean = jax.value_and_grad(
@@ -55,12 +53,12 @@ def test_kd_is_zero_for_equal_logits_and_finite_for_extreme_ones():
     assert np.isfinite(gradient).all()
 
 
-def test_kd_has_no_gradient_into_the_teacher():
+def test_kd_has_no_gradient_for_the_teacher():
     x = jnp.asarray([[1.0, 2.0]])
     gradient = jax.grad(lambda t: jnp.sum(kd.kd_loss(x, t, temperature=4.0)))(x + 1)
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_logits_of_two_numbers_of_classes_are_refused():
+def test_logits_with_different_numbers_of_classes_are_refused():
     with pytest.raises(errors.InputError, match=r"\(2, 3\) and teacher \(2, 4\)"):
         kd.kd_loss(jnp.ones((2, 3)), jnp.ones((2, 4)), temperature=1.0)

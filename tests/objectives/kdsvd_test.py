@@ -6,23 +6,23 @@ import pytest
 from rrd_jax import errors, objectives
 from rrd_jax.objectives import kdsvd
 from tests import golden
-from tests.objectives import adapted
+from tests.objectives import golden_maps
 
 
-def test_golden_loss_and_gradients_in_its_gauge():
+def test_the_loss_and_gradients_equal_the_golden_file_for_its_directions():
     file = golden.load("kdsvd")
-    student, teacher = adapted.maps(file, "s"), adapted.maps(file, "t")
+    student, teacher = golden_maps.maps(file, "s"), golden_maps.maps(file, "t")
     directions = [jnp.asarray(file[f"out/v_t{i}"]) for i in range(3)]
-    for wanted, x in zip(directions, teacher, strict=True):
-        found, _ = kdsvd.principal_directions(x, 1)
-        adapted.check(abs(jnp.sum(found * wanted, axis=1)), np.ones((4, 1)))
+    for expected, x in zip(directions, teacher, strict=True):
+        actual, _ = kdsvd.principal_directions(x, 1)
+        golden_maps.check_close(abs(jnp.sum(actual * expected, axis=1)), np.ones((4, 1)))
 
     def loss(params, student):
         return kdsvd.kdsvd_loss(student, teacher, directions=directions)
 
-    value, (_, gradients) = adapted.jitted(loss)((), student)
-    adapted.check(value, file["out/loss"])
-    adapted.check_gradients(file, adapted.torch_maps(gradients))
+    value, (_, gradients) = golden_maps.jit_value_and_grad(loss)((), student)
+    golden_maps.check_close(value, file["out/loss"])
+    golden_maps.check_gradients(file, golden_maps.torch_map_gradients(gradients))
 
 
 def _maps(seed, *shapes):
@@ -37,15 +37,15 @@ def _reference64(student, teacher, rank):
         return v[:, :count], s[:, :count]
 
     total, before = 0.0, None
-    for own, other in zip(student, teacher, strict=True):
-        (found, _), (wanted, strength) = svd(own, rank + 3), svd(other, rank)
-        wanted = wanted * np.where(wanted.sum(-1, keepdims=True) < 0, -1, 1)
+    for student_map, teacher_map in zip(student, teacher, strict=True):
+        (actual, _), (expected, strength) = svd(student_map, rank + 3), svd(teacher_map, rank)
+        expected = expected * np.where(expected.sum(-1, keepdims=True) < 0, -1, 1)
         strength = strength / np.linalg.norm(strength, axis=1, keepdims=True)
-        pair = [np.zeros_like(wanted), wanted * strength[:, :, None]]
-        for b, k in np.ndindex(*wanted.shape[:2]):
-            cosine = found[b] @ wanted[b, k]
+        pair = [np.zeros_like(expected), expected * strength[:, :, None]]
+        for b, k in np.ndindex(*expected.shape[:2]):
+            cosine = actual[b] @ expected[b, k]
             best = np.argmax(abs(cosine))
-            pair[0][b, k] = found[b, best] * np.sign(cosine[best]) * strength[b, k]
+            pair[0][b, k] = actual[b, best] * np.sign(cosine[best]) * strength[b, k]
         if before is not None:
             r = [
                 np.exp(-((x[:, :, :, None] - y[:, :, None, :]) ** 2) / 8)
@@ -57,30 +57,31 @@ def _reference64(student, teacher, rank):
 
 
 @pytest.mark.parametrize("rank", [1, 2])
-def test_equals_float64_for_high_and_wide_maps(rank):
+def test_the_loss_equals_float64_for_high_and_wide_maps(rank):
     shapes = [(3, 5, 4, 7), (3, 3, 2, 16), (3, 2, 4, 6)]
     student, teacher = _maps(1, *shapes), _maps(2, *shapes)
-    found = jax.jit(kdsvd.kdsvd_loss, static_argnames="rank")(student, teacher, rank=rank)
-    np.testing.assert_allclose(found, _reference64(student, teacher, rank), rtol=1e-4)
+    actual = jax.jit(kdsvd.kdsvd_loss, static_argnames="rank")(student, teacher, rank=rank)
+    np.testing.assert_allclose(actual, _reference64(student, teacher, rank), rtol=1e-4)
 
 
-def test_gradient_equals_finite_differences():
+def test_the_gradient_equals_finite_differences():
     shapes = [(1, 3, 3, 4), (1, 2, 2, 9)]
     student, teacher = _maps(5, *shapes), _maps(6, *shapes)
     gradient = jax.jit(jax.grad(lambda s: jnp.sum(kdsvd.kdsvd_loss(s, teacher))))(student)
     along = _maps(7, *shapes)
-    found = sum(jnp.sum(a * g) for a, g in zip(along, gradient, strict=True))
+    actual = sum(jnp.sum(a * g) for a, g in zip(along, gradient, strict=True))
     step = 1e-5
     ends = [
         _reference64([np.asarray(s, np.float64) + sign * step * np.asarray(a, np.float64)
                       for s, a in zip(student, along, strict=True)], teacher, 1)
         for sign in (1, -1)
     ]  # fmt: skip
-    np.testing.assert_allclose(found, (ends[0] - ends[1])[0] / (2 * step), rtol=2e-3)
+    np.testing.assert_allclose(actual, (ends[0] - ends[1])[0] / (2 * step), rtol=2e-3)
 
 
 def test_equal_directions_and_no_directions_give_finite_gradients():
-    same = jnp.ones((2, 4, 4, 3))  # one direction, and two that are equal: none
+    # One map has one direction and two equal singular values of zero; the other has no direction.
+    same = jnp.ones((2, 4, 4, 3))
     zero = jnp.zeros((2, 2, 2, 8))
     _, other = _maps(0, same.shape, zero.shape)
     loss = jax.jit(jax.value_and_grad(lambda s, t: jnp.sum(kdsvd.kdsvd_loss(s, t))))

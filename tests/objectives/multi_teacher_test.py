@@ -1,4 +1,4 @@
-"""One objective against several teachers."""
+"""Objectives with several teachers."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ def _outputs(seed, width):
     )
 
 
-def _shown(weights, teachers):
+def _ensemble_outputs(weights, teachers):
     mean = sum(w * outputs.logits for w, outputs in zip(weights, teachers, strict=True))
     return ensemble.EnsembleOutputs(
         mean, tuple(outputs._replace(logits=mean) for outputs in teachers)
@@ -28,32 +28,32 @@ def _shown(weights, teachers):
 def test_kd_compares_with_the_averaged_logits():
     student, teachers, weights = _outputs(0, 8), (_outputs(1, 16), _outputs(2, 4)), (0.75, 0.25)
     term = objectives.averaged("kd", objectives.create("kd"), weights)
-    teacher = _shown(weights, teachers)
+    teacher = _ensemble_outputs(weights, teachers)
     state = term.init(jax.random.key(0), student, teacher)
     losses, _ = term.loss(state, student, teacher, batches.NO_BATCH)
-    wanted = kd.kd_loss(
+    expected = kd.kd_loss(
         student.logits, 0.75 * teachers[0].logits + 0.25 * teachers[1].logits, temperature=4.0
     )
-    np.testing.assert_allclose(losses, wanted, rtol=1e-6)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
 def test_rrd_compares_with_a_memory_of_each_teacher():
     student, teachers, weights = _outputs(0, 8), (_outputs(1, 16), _outputs(2, 4)), (0.75, 0.25)
     alone = objectives.create("rrd", queue_size=10, dim=3)
     rrd = objectives.averaged("rrd", alone, weights)
-    teacher = _shown(weights, teachers)
+    teacher = _ensemble_outputs(weights, teachers)
     state = jax.jit(rrd.init)(jax.random.key(0), student, teacher)
     losses, memory = jax.jit(rrd.loss)(state, student, teacher, batches.NO_BATCH)
-    wanted = 0.0
+    expected = 0.0
     for i, weight in enumerate(weights):
-        own = objectives.ObjectiveState(*(part[f"teacher{i}"] for part in state))
-        loss, pushed = jax.jit(alone.loss)(own, student, teachers[i], batches.NO_BATCH)
-        wanted += weight * loss
+        state_of_teacher = objectives.ObjectiveState(*(part[f"teacher{i}"] for part in state))
+        loss, pushed = jax.jit(alone.loss)(state_of_teacher, student, teachers[i], batches.NO_BATCH)
+        expected += weight * loss
         np.testing.assert_array_equal(memory[f"teacher{i}"].rows, pushed.rows)
-    np.testing.assert_allclose(losses, wanted, rtol=1e-6)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
     assert not np.array_equal(memory["teacher0"].rows, memory["teacher1"].rows)
 
 
-def test_an_objective_that_classifies_takes_one_teacher():
+def test_an_objective_that_classifies_refuses_several_teachers():
     with pytest.raises(errors.InputError, match="'simkd' takes over its teacher's classifier"):
         objectives.averaged("simkd", objectives.create("simkd"), (0.5, 0.5))

@@ -10,7 +10,7 @@ _EVERY = pytest.mark.parametrize("name", objectives.RECORDS)
 
 
 @_EVERY
-def test_an_objective_is_named_as_its_file_and_options_have_defaults(name):
+def test_an_objective_has_the_name_of_its_file_and_options_have_defaults(name):
     factory = objectives.OBJECTIVES[name]
     assert factory.__module__ == f"rrd_jax.objectives.{name}"
     parameters = inspect.signature(factory).parameters
@@ -21,14 +21,14 @@ def test_an_objective_is_named_as_its_file_and_options_have_defaults(name):
 
 
 @_EVERY
-def test_the_reference_of_a_record_is_that_of_a_docstring(name):
+def test_the_reference_of_a_record_is_in_a_docstring(name):
     record = objectives.RECORDS[name]
     functions = inspect.getmembers(inspect.getmodule(record.factory), inspect.isfunction)
     assert record.compares
     assert name == "ce" or any(record.reference in (f.__doc__ or "") for _, f in functions)
 
 
-def test_bad_names_options_and_temperatures_are_named():
+def test_invalid_names_options_and_temperatures_are_refused():
     with pytest.raises(errors.InputError, match="unknown objective 'rdd'; did you mean 'rrd'"):
         objectives.create("rdd")
     with pytest.raises(errors.InputError, match="did you mean 'temperature'"):
@@ -37,7 +37,7 @@ def test_bad_names_options_and_temperatures_are_named():
         objectives.create("kd", temperature=0)
 
 
-def test_importing_the_objectives_takes_neither_data_nor_checkpoint_libraries_along():
+def test_importing_the_objectives_imports_no_data_or_checkpoint_library():
     program = (
         "import sys, rrd_jax.objectives\n"
         "heavy = {'tensorflow_datasets', 'grain', 'orbax', 'cv2', 'PIL', 'ml_collections'}\n"

@@ -5,7 +5,7 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.objectives import reviewkd
-from tests.objectives import adapted, batches
+from tests.objectives import batches, golden_maps
 
 
 def _conv64(x, kernel, pad):
@@ -16,9 +16,9 @@ def _conv64(x, kernel, pad):
     )
 
 
-def _norm64(own, x):
+def _norm64(layer, x):
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    return (x - mean) / np.sqrt(var + 1e-5) * own["scale"] + own["shift"]
+    return (x - mean) / np.sqrt(var + 1e-5) * layer["scale"] + layer["shift"]
 
 
 def _nearest64(x, height, width):
@@ -57,16 +57,16 @@ def _reviewkd64(params, student, teacher):
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     fused, before = [], None
     for i in range(len(student) - 1, -1, -1):
-        own = params[f"level{i}"]
-        x = _norm64(own["in"]["layer0"], student[i] @ own["in"]["layer0"]["kernel"][0, 0])
+        level = params[f"level{i}"]
+        x = _norm64(level["in"]["layer0"], student[i] @ level["in"]["layer0"]["kernel"][0, 0])
         if before is not None:
             before = _nearest64(before, *x.shape[1:3])
-            c = own["attention"]["layer0"]
+            c = level["attention"]["layer0"]
             z = np.concatenate([x, before], -1) @ c["kernel"][0, 0] + c["bias"]
             z = 1 / (1 + np.exp(-z))
             x = x * z[..., :1] + before * z[..., 1:]
         before = _nearest64(x, *teacher[i].shape[1:3])
-        out = own["out"]["layer0"]
+        out = level["out"]["layer0"]
         fused.insert(0, _norm64(out, _conv64(before, out["kernel"], 1)))
     return _hcl64(fused, teacher)
 
@@ -86,19 +86,20 @@ def test_reviewkd_equals_float64(student, teacher):
 
     def outputs(taps, embedding):
         taps, embedding = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (taps, embedding))
-        nothing = [0 * x for x in taps]  # only what is before the ReLU counts
-        return adapted.outputs(nothing, preactivations=taps, embedding=embedding)
+        # ReviewKD reads only the maps before the ReLU.
+        zeros = [0 * x for x in taps]
+        return golden_maps.outputs(zeros, preactivations=taps, embedding=embedding)
 
     objective = objectives.create("reviewkd")
     both = outputs(student, embeddings[0]), outputs(teacher, embeddings[1])
     state = jax.jit(objective.init)(jax.random.key(1), *both)
     assert state.params["level0"]["in"]["layer0"]["kernel"].shape == (1, 1, 5, 10)
-    found, _ = jax.jit(objective.loss)(state, *both, batches.NO_BATCH)
+    actual, _ = jax.jit(objective.loss)(state, *both, batches.NO_BATCH)
     sides = (
         [*taps, embedding[:, None, None]]
         for taps, embedding in zip((student, teacher), embeddings, strict=True)
     )
-    np.testing.assert_allclose(found, _reviewkd64(state.params, *sides), rtol=2e-5)
+    np.testing.assert_allclose(actual, _reviewkd64(state.params, *sides), rtol=2e-5)
 
 
 def test_hcl_is_zero_for_equal_maps():

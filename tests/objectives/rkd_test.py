@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, objectives
-from rrd_jax.objectives import (
-    rkd,
-)
+from rrd_jax.objectives import rkd
 from tests import golden
 
 
@@ -36,11 +34,11 @@ def test_rkd_equals_float64_at_any_scale(batch, scale):
     rng = np.random.default_rng(batch)
     student, teacher = scale * rng.standard_normal((batch, 4)), rng.standard_normal((batch, 3))
     loss = jax.jit(functools.partial(rkd.rkd_loss, distance=2.0, angle=3.0))
-    found = loss(student, teacher)
-    np.testing.assert_allclose(jnp.mean(found), _rkd64(student, teacher, 2, 3), rtol=1e-5)
+    actual = loss(student, teacher)
+    np.testing.assert_allclose(jnp.mean(actual), _rkd64(student, teacher, 2, 3), rtol=1e-5)
 
 
-def test_golden_loss_and_gradient():
+def test_the_loss_and_gradient_equal_the_golden_file():
     file = golden.load("rkd")
     loss = jax.value_and_grad(lambda student: jnp.mean(rkd.rkd_loss(student, file["in/f_t"])))
     value, gradient = jax.jit(loss)(file["in/f_s"])
@@ -48,33 +46,36 @@ def test_golden_loss_and_gradient():
     assert golden.relative(gradient, file["grad/in/f_s"]) < 1e-5
 
 
-def test_in_parts_it_is_the_same_number_with_the_same_gradient(monkeypatch):
+def test_chunks_give_the_same_loss_and_gradient(monkeypatch):
     rng = np.random.default_rng(0)
     student, teacher = (jnp.asarray(rng.standard_normal((11, n)), jnp.float32) for n in (4, 3))
-    student = student.at[3].set(student[7])  # two images at one place
+    # Two images have the same embedding.
+    student = student.at[3].set(student[7])
 
     def total(student):
         losses = rkd.rkd_loss(student, teacher)
         return jnp.sum(jnp.sin(losses)), losses
 
     results = []
-    for limit in (2**20, 11 * 11 * 4, 1):  # all, 4 and 1 vertices at a time
+    # Chunks of all vertices, of 4 and of 1.
+    for limit in (2**20, 11 * 11 * 4, 1):
         monkeypatch.setattr(rkd, "_AT_ONCE", limit)
-        differentiate = jax.value_and_grad(lambda x: total(x), has_aux=True)  # traced anew
+        # A new function object forces a new trace.
+        differentiate = jax.value_and_grad(lambda x: total(x), has_aux=True)
         results.append(jax.jit(differentiate)(student))
-    ((_, whole), gradient), *others = results
+    ((_, expected), gradient), *others = results
     for (_, losses), other in others:
-        np.testing.assert_allclose(losses, whole, rtol=1e-6)
+        np.testing.assert_allclose(losses, expected, rtol=1e-6)
         np.testing.assert_allclose(other, gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_the_triples_of_a_large_batch_take_little_memory():
+def test_the_triples_of_a_large_batch_need_little_memory():
     arrays = [jax.ShapeDtypeStruct((1024, n), "f") for n in (32, 64)]
     gradient = jax.grad(lambda *arrays: jnp.sum(rkd.rkd_loss(*arrays)))
     memory = jax.jit(gradient).lower(*arrays).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2**26 < 1024**3
 
 
-def test_a_negative_weight_is_named():
+def test_a_negative_weight_is_refused():
     with pytest.raises(errors.InputError, match="angle is -1"):
         objectives.create("rkd", angle=-1)

@@ -50,54 +50,54 @@ class VariantsTest(chex.TestCase):
                 student, teacher, rows, temperature_student=tau_s, temperature_teacher=tau_t
             )
 
-        found = loss(*_float32(*arrays))
-        wanted, _ = _reference64(*arrays, tau_s, tau_t)
-        np.testing.assert_allclose(np.ravel(found)[: len(wanted)], wanted, rtol=2e-6)
+        actual = loss(*_float32(*arrays))
+        expected, _ = _reference64(*arrays, tau_s, tau_t)
+        np.testing.assert_allclose(np.ravel(actual)[: len(expected)], expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_never_below_the_teachers_entropy(seed):
+def test_the_loss_is_never_below_the_teachers_entropy(seed):
     arrays = _arrays(seed)
-    found = rrd.relational_loss(
+    actual = rrd.relational_loss(
         *_float32(*arrays), temperature_student=0.07, temperature_teacher=0.1
     )
     _, entropy = _reference64(*arrays, 0.07, 0.1)
-    assert np.all(found >= entropy - 1e-5)
+    assert np.all(actual >= entropy - 1e-5)
 
 
-def test_equals_the_teachers_entropy_when_the_relations_agree():
+def test_the_loss_equals_the_teachers_entropy_for_equal_relations():
     _, teacher, rows = _arrays()
-    found = rrd.relational_loss(
+    actual = rrd.relational_loss(
         *_float32(teacher, teacher, rows), temperature_student=0.1, temperature_teacher=0.1
     )
     _, entropy = _reference64(teacher, teacher, rows, 0.1, 0.1)
-    np.testing.assert_allclose(found, entropy, rtol=1e-5)
+    np.testing.assert_allclose(actual, entropy, rtol=1e-5)
 
 
 def test_equal_temperatures_give_kl_plus_entropy():
     student, teacher, rows = _arrays()
-    found = rrd.relational_loss(
+    actual = rrd.relational_loss(
         *_float32(student, teacher, rows), temperature_student=0.2, temperature_teacher=0.2
     )
     log_s = _log_softmax64(student @ rows.T / 0.2)
     log_t = _log_softmax64(teacher @ rows.T / 0.2)
     kl = (np.exp(log_t) * (log_t - log_s)).sum(-1)
     entropy = -(np.exp(log_t) * log_t).sum(-1)
-    np.testing.assert_allclose(found, kl + entropy, rtol=1e-5)
+    np.testing.assert_allclose(actual, kl + entropy, rtol=1e-5)
 
 
 def test_a_cold_teacher_with_its_own_key_in_memory_gives_infonce():
     student, teacher, rows = _arrays()
     rows = np.concatenate([teacher, rows])
-    found = rrd.relational_loss(
+    actual = rrd.relational_loss(
         *_float32(student, teacher, rows), temperature_student=0.1, temperature_teacher=1e-4
     )
     info_nce = -np.diagonal(_log_softmax64(student @ rows.T / 0.1))
-    np.testing.assert_allclose(found, info_nce, rtol=1e-5)
+    np.testing.assert_allclose(actual, info_nce, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("tau_s", "tau_t"), [(0.04, 0.1), (0.1, 0.02), (0.1, 0.1)])
-def test_a_student_of_the_length_that_the_temperatures_ask_for_reaches_the_floor(tau_s, tau_t):
+def test_a_student_with_the_norm_that_balances_the_temperatures_reaches_the_floor(tau_s, tau_t):
     _, teacher, rows = _arrays()
 
     def loss(student):
@@ -119,13 +119,13 @@ def test_a_student_of_the_length_that_the_temperatures_ask_for_reaches_the_floor
 
 
 def test_a_hot_student_gives_the_logarithm_of_the_memory_size():
-    found = rrd.relational_loss(
+    actual = rrd.relational_loss(
         *_float32(*_arrays(size=50)), temperature_student=1e3, temperature_teacher=0.1
     )
-    np.testing.assert_allclose(found, np.log(50), atol=2e-3)
+    np.testing.assert_allclose(actual, np.log(50), atol=2e-3)
 
 
-def test_gradient_reaches_the_student_only():
+def test_only_the_student_has_a_gradient():
     arrays = _float32(*_arrays())
 
     def loss(student, teacher, rows):
@@ -160,7 +160,7 @@ def test_loss_and_gradient_stay_finite_at_extremes(scale):
 
 @pytest.mark.parametrize("bad", [0, -0.1, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["temperature_student", "temperature_teacher"])
-def test_bad_temperatures_are_named(name, bad):
+def test_invalid_temperatures_are_refused(name, bad):
     temperatures = {"temperature_student": 0.1, "temperature_teacher": 0.1, name: bad}
     with pytest.raises(errors.InputError, match=name):
         rrd.relational_loss(*_float32(*_arrays()), **temperatures)
@@ -168,7 +168,7 @@ def test_bad_temperatures_are_named(name, bad):
         objectives.create("rrd", **{name: bad})
 
 
-def test_presets_fill_what_is_not_given():
+def test_presets_set_the_other_options():
     with pytest.raises(errors.InputError, match="known: sharp_student, sharp_teacher, seed"):
         objectives.create("rrd", preset="sharp")
     _, pushed = _loss_of(objectives.create("rrd", preset="sharp_teacher", queue_size=4, dim=3))
@@ -195,7 +195,7 @@ def _loss_of(objective, student=None, teacher=None, key=0):
     return jax.jit(objective.loss)(state, student, teacher, batches.NO_BATCH)
 
 
-def test_pushing_before_or_after_decides_whether_the_own_key_is_met():
+def test_push_before_changes_the_loss_but_not_the_memory():
     options = {"queue_size": 16, "dim": 4, "temperature_teacher": 1e-3}
     before, after_push = _loss_of(objectives.create("rrd", push_before=True, **options))
     after, other_push = _loss_of(objectives.create("rrd", push_before=False, **options))
@@ -222,8 +222,8 @@ def test_heads_and_pairs_that_do_not_fit_are_refused(options, message):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "momentum"])
-def test_a_projection_that_is_not_trained_is_the_same_one_without_a_gradient(kind):
-    rng, found = np.random.default_rng(0), {}
+def test_a_fixed_projection_equals_the_trained_one_without_a_gradient(kind):
+    rng, results = np.random.default_rng(0), {}
     student, teacher = (
         _outputs(rng.standard_normal((5, width)).astype(np.float32)) for width in (6, 7)
     )
@@ -234,27 +234,27 @@ def test_a_projection_that_is_not_trained_is_the_same_one_without_a_gradient(kin
         state = objective.init(jax.random.key(0), student, teacher)
 
         def loss(params, features, objective=objective, state=state):
-            given = state._replace(params=params), _outputs(features), teacher
-            return objective.loss(*given, batches.of(range(5)))[0].mean()
+            arguments = state._replace(params=params), _outputs(features), teacher
+            return objective.loss(*arguments, batches.from_labels(range(5)))[0].mean()
 
-        found[trained] = jax.value_and_grad(loss, argnums=(0, 1))(state.params, student.embedding)
-    assert not jax.tree.leaves(found[False][1][0])
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(found[True][1][0]))
-    chex.assert_trees_all_equal(found[True][0], found[False][0])
-    chex.assert_trees_all_equal(found[True][1][1], found[False][1][1])
+        results[trained] = jax.value_and_grad(loss, argnums=(0, 1))(state.params, student.embedding)
+    assert not jax.tree.leaves(results[False][1][0])
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(results[True][1][0]))
+    chex.assert_trees_all_equal(results[True][0], results[False][0])
+    chex.assert_trees_all_equal(results[True][1][1], results[False][1][1])
 
 
 @pytest.mark.parametrize(
     "name",
     ["a", "b", "c_two_calls", "d_wrap", "e_batch_eq_queue", "f_large", "g_unit_rows"],
 )
-def test_golden_loss_gradients_and_queue(name):
+def test_the_loss_gradients_and_queue_equal_the_golden_file(name):
     file = golden.load(f"rrd_fifo_{name}")
     for step in ("step0/", "step1/") if "step0/out/loss" in file else ("",):
         _check_step(file, step)
 
 
-def test_the_imagenet_copy_of_the_reference_is_the_same():
+def test_the_imagenet_copy_of_the_reference_gives_the_same_results():
     _check_step(golden.load("imagenet_rrd_shimmed"), "", module="rrd")
 
 
@@ -307,7 +307,7 @@ def _check_queue(file, entry, queue):
     np.testing.assert_allclose(total, file[f"{entry}#sum"], rtol=1e-5)
 
 
-def test_golden_of_the_references_momentum_form(monkeypatch):
+def test_the_momentum_form_of_the_reference_equals_the_golden_file(monkeypatch):
     file = golden.load("rrd_momentum")
     objective = objectives.create(
         "rrd",
@@ -327,13 +327,13 @@ def test_golden_of_the_references_momentum_form(monkeypatch):
     for step in ("step0/", "step1/"):
         drawn = jnp.asarray(file[f"{step}in/contrast_idx"][:, 1:])
         monkeypatch.setattr(negatives, "draw", lambda *args, drawn=drawn: drawn)
-        before = golden_banks.banks_of(file, f"{step}buf_before/crit.memory.contrast.")
+        before = golden_banks.read_banks(file, f"{step}buf_before/crit.memory.contrast.")
         index = jnp.asarray(file[f"{step}in/idx"])
 
         def loss(params, student, step=step, before=before, index=index):
             outputs = (_outputs(x) for x in (student, file[f"{step}in/f_t"]))
             state = objectives.ObjectiveState(params, frozen, before)
-            batch = batches.of(jnp.zeros_like(index), index)
+            batch = batches.from_labels(jnp.zeros_like(index), index)
             losses, moved = objective.loss(state, *outputs, batch)
             return jnp.mean(losses), moved
 
@@ -355,28 +355,29 @@ def test_the_momentum_form_compares_with_running_embeddings_of_the_training_set(
     rng = np.random.default_rng(0)
     student, teacher = (_outputs(jnp.asarray(rng.standard_normal((5, n)))) for n in (3, 6))
     state = jax.jit(objective.init)(jax.random.key(0), student, teacher)
-    batch = batches.of(np.zeros(5), [2, 7, 0, 11, 5])
+    batch = batches.from_labels(np.zeros(5), [2, 7, 0, 11, 5])
     loss = jax.jit(objective.loss)
-    losses, kept = loss(state, student, teacher, batch)
+    losses, updated = loss(state, student, teacher, batch)
     target = projections.project(state.frozen["projection"], teacher.embedding)
     moved = memory.update(state.memory.bank, batch.index, target)
-    chex.assert_trees_all_close(kept.bank, moved)
-    assert int(kept.draws) == 1
+    chex.assert_trees_all_close(updated.bank, moved)
+    assert int(updated.draws) == 1
     if size >= 12:
-        wanted = rrd.relational_loss(
+        expected = rrd.relational_loss(
             projections.project(state.params, student.embedding),
             target,
             (moved if push_before else state.memory.bank).rows,
             temperature_student=0.04,
             temperature_teacher=0.1,
         )
-        np.testing.assert_allclose(losses, wanted, rtol=1e-5)
-    else:  # other rows at the next step
-        again, _ = loss(state._replace(memory=kept), student, teacher, batch)
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    # A queue smaller than the bank uses other rows at the next step.
+    else:
+        again, _ = loss(state._replace(memory=updated), student, teacher, batch)
         assert np.abs(again - losses).max() > 1e-3
 
 
-def test_banks_must_be_told_how_many_examples_there_are():
+def test_banks_need_the_number_of_examples():
     for kind in ("momentum", "momentum_reference"):
         with pytest.raises(errors.InputError, match="a bank needs examples"):
             objectives.create("rrd", memory=kind)

@@ -1,4 +1,4 @@
-"""SEED and CompRess: RRD's loss on the teacher's own embeddings."""
+"""SEED and CompRess: RRD's loss on the teacher's embeddings without projection."""
 
 import chex
 import jax
@@ -64,8 +64,8 @@ def test_the_loss_equals_float64(name, temperatures, own_pair):
 
     target = np.exp(relations(key, temperatures[1]))
     losses, pushed = objective.loss(state, *outputs, batches.NO_BATCH)
-    wanted = -(target * relations(query, temperatures[0])).sum(-1)
-    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+    expected = -(target * relations(query, temperatures[0])).sum(-1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
     np.testing.assert_allclose(pushed.rows[:5], key, atol=1e-6)
     floor = -(target * relations(key, temperatures[1])).sum(-1)
     np.testing.assert_allclose(objective.floor(state, outputs[1]), floor, rtol=1e-5, atol=1e-6)
@@ -73,7 +73,7 @@ def test_the_loss_equals_float64(name, temperatures, own_pair):
 
 @pytest.mark.parametrize("name", ["seed", "compress"])
 @pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_the_preset_of_rrd_gives_the_same_numbers(name, head):
+def test_the_preset_of_rrd_gives_the_same_results(name, head):
     outputs = [_outputs(embedding) for embedding in _embeddings()]
     results = []
     for objective in (
@@ -115,7 +115,7 @@ def test_published_defaults_are_valid_config_fields(name):
         ({"precision": "low"}, "unknown precision 'low'"),
     ],
 )
-def test_invalid_options_are_named(options, message):
+def test_invalid_options_are_refused(options, message):
     for name in ("seed", "compress"):
         with pytest.raises(errors.InputError, match=message):
             objectives.create(name, **options)

@@ -5,15 +5,13 @@ import pytest
 
 from rrd_jax import objectives
 from rrd_jax.networks import Outputs
-from rrd_jax.objectives import (
-    sp,
-)
+from rrd_jax.objectives import sp
 from tests import golden
 from tests.objectives import batches
 
 
 @pytest.mark.parametrize("name", ["sp", "imagenet_sp"])
-def test_sp_golden_on_maps_in_our_layout(name):
+def test_sp_equals_the_golden_file_for_channels_last_maps(name):
     file = golden.load(name)
     student, teacher = (jnp.asarray(golden.to_nhwc(file[f"in/{x}"])) for x in ("s0", "t0"))
     objective = objectives.create("sp")
@@ -30,5 +28,5 @@ def test_sp_golden_on_maps_in_our_layout(name):
 def test_sp_does_not_depend_on_the_order_of_axes_and_pixels():
     rng = np.random.default_rng(0)
     student, teacher = (jnp.asarray(rng.standard_normal((5, 3, 4, c))) for c in (6, 7))
-    found = sp.sp_loss(jnp.moveaxis(student, -1, 1), teacher[:, ::-1])
-    np.testing.assert_allclose(found, sp.sp_loss(student, teacher), rtol=1e-5)
+    actual = sp.sp_loss(jnp.moveaxis(student, -1, 1), teacher[:, ::-1])
+    np.testing.assert_allclose(actual, sp.sp_loss(student, teacher), rtol=1e-5)

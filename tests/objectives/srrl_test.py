@@ -6,38 +6,40 @@ from rrd_jax import functional, objectives
 from rrd_jax.objectives import ObjectiveState, srrl
 from rrd_jax.objectives.parts import adapters
 from tests import golden
-from tests.objectives import adapted, batches
+from tests.objectives import batches, golden_maps
 
 
 def _head(file):
     return {"kernel": jnp.asarray(file["param/cls_t.weight"].T), "bias": file["param/cls_t.bias"]}
 
 
-def test_golden_srrl():
+def test_srrl_equals_the_golden_file():
     file = golden.load("imagenet_srrl")
     layers = (adapters.Layer(20),)
-    names = adapted.sequential(layers, "srrl.transfer")
-    params = adapted.read(file, layers, names)
-    teacher = adapted.outputs(embedding=file["in/f_t"], logits=file["in/logit_t"], head=_head(file))
+    names = golden_maps.sequential_names(layers, "srrl.transfer")
+    params = golden_maps.read_params(file, layers, names)
+    teacher = golden_maps.outputs(
+        embedding=file["in/f_t"], logits=file["in/logit_t"], head=_head(file)
+    )
     objective = objectives.create("srrl")
 
     def loss(params, embedding):
-        student = adapted.outputs(embedding=embedding)
+        student = golden_maps.outputs(embedding=embedding)
         return objective.loss(ObjectiveState(params), student, teacher, batches.NO_BATCH)[0]
 
     embedding = jnp.asarray(file["in/f_s"])
-    value, (of_params, of_student) = adapted.jitted(loss)(params, embedding)
-    adapted.check(value, file["out/loss"])
-    gradients = adapted.torch_names(of_params, layers, names) | {"in/f_s": of_student}
+    value, (of_params, of_student) = golden_maps.jit_value_and_grad(loss)(params, embedding)
+    golden_maps.check_close(value, file["out/loss"])
+    gradients = golden_maps.torch_gradients(of_params, layers, names) | {"in/f_s": of_student}
     listed = {k: v for k, v in file.items() if not k.startswith("grad/param/cls_t")}
-    adapted.check_gradients(listed, gradients)
-    found = jax.jit(adapters.apply_rows, static_argnums=0)(layers, params, embedding)
-    adapted.check(found, file["out/trans_feat_s"])
-    adapted.check(functional.linear(found, **_head(file)), file["out/pred_feat_s"])
-    adapted.check_running(file, layers, params, names, embedding[:, None, None])
+    golden_maps.check_gradients(listed, gradients)
+    actual = jax.jit(adapters.apply_rows, static_argnums=0)(layers, params, embedding)
+    golden_maps.check_close(actual, file["out/trans_feat_s"])
+    golden_maps.check_close(functional.linear(actual, **_head(file)), file["out/pred_feat_s"])
+    golden_maps.check_running_statistics(file, layers, params, names, embedding[:, None, None])
 
 
-def test_the_teachers_classifier_gets_no_gradient():
+def test_the_teachers_classifier_has_no_gradient():
     rng = np.random.default_rng(0)
     head = {"kernel": jnp.asarray(rng.standard_normal((4, 3))), "bias": jnp.ones(3)}
     g, f, z = (jnp.asarray(rng.standard_normal((5, n))) for n in (4, 4, 3))

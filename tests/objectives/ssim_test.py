@@ -5,11 +5,11 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.objectives import ssim
-from tests.objectives import adapted, batches
+from tests.objectives import batches, golden_maps
 
 
 def _ssim64(student, teacher, window, deviation):
-    """By loops over places, for one map [B, H, W, C]."""
+    """Computes the loss of one map [B, H, W, C] by loops over positions."""
 
     def rescale(x):
         low, high = x.min((1, 2, 3), keepdims=True), x.max((1, 2, 3), keepdims=True)
@@ -36,20 +36,20 @@ def _ssim64(student, teacher, window, deviation):
 
 
 @pytest.mark.parametrize(("window", "deviation"), [(11, 1.5), (3, 0.7), (1, 1.0)])
-def test_equals_float64_by_loops(window, deviation):
+def test_the_loss_equals_float64_loops(window, deviation):
     rng = np.random.default_rng(0)
     student, teacher = rng.standard_normal((2, 3, 14, 6, 5))
-    found = jax.jit(ssim.ssim_loss, static_argnames=("window", "deviation"))(
+    actual = jax.jit(ssim.ssim_loss, static_argnames=("window", "deviation"))(
         [jnp.asarray(student, jnp.float32)],
         [jnp.asarray(teacher, jnp.float32)],
         window=window,
         deviation=deviation,
     )
-    wanted = _ssim64(student, teacher, window, deviation)
-    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    expected = _ssim64(student, teacher, window, deviation)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-def test_equal_maps_and_scaled_ones_have_no_loss_and_a_constant_one_a_finite_gradient():
+def test_scaled_maps_have_no_loss_and_constant_maps_a_finite_gradient():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 3)), jnp.float32)
     total = jax.jit(jax.value_and_grad(lambda s: jnp.sum(ssim.ssim_loss([s], [x]))))
     np.testing.assert_allclose(total(3 * x + 1)[0], 0, atol=2e-4)
@@ -58,26 +58,28 @@ def test_equal_maps_and_scaled_ones_have_no_loss_and_a_constant_one_a_finite_gra
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize(("value", "place"), [(jnp.min, jnp.argmin), (jnp.max, jnp.argmax)])
-def test_an_extreme_is_at_the_first_place_that_has_it(value, place):
+@pytest.mark.parametrize(("value", "position"), [(jnp.min, jnp.argmin), (jnp.max, jnp.argmax)])
+def test_the_gradient_of_an_extreme_goes_to_its_first_position(value, position):
     x = np.random.default_rng(0).integers(0, 4, (6, 3, 2, 4)).astype(np.float32)
-    gradient = jax.jit(jax.grad(lambda x: jnp.sum(ssim._extreme(x, value, place))))(x)
-    wanted = jax.nn.one_hot(place(x.reshape(6, -1), axis=1), 24).reshape(x.shape)
-    np.testing.assert_array_equal(gradient, wanted)
-    np.testing.assert_array_equal(ssim._extreme(x, value, place)[:, 0, 0, 0], value(x, (1, 2, 3)))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(ssim._extreme(x, value, position))))(x)
+    expected = jax.nn.one_hot(position(x.reshape(6, -1), axis=1), 24).reshape(x.shape)
+    np.testing.assert_array_equal(gradient, expected)
+    np.testing.assert_array_equal(
+        ssim._extreme(x, value, position)[:, 0, 0, 0], value(x, (1, 2, 3))
+    )
 
 
-def test_a_convolution_is_trained_where_channels_differ_only():
+def test_a_convolution_is_trained_only_if_channels_differ():
     a, b = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 4, 4, 5))
     objective = objectives.create("ssim")
-    both = adapted.outputs([a, b]), adapted.outputs([a, b[..., :2]])
+    both = golden_maps.outputs([a, b]), golden_maps.outputs([a, b[..., :2]])
     state = jax.jit(objective.init)(jax.random.key(0), *both)
     assert state.params["tap0"] == {}
     assert state.params["tap1"]["layer0"]["kernel"].shape == (1, 1, 5, 2)
     assert objective.loss(state, *both, batches.NO_BATCH)[0].shape == (2,)
 
 
-def test_windows_out_of_range_are_named():
+def test_windows_out_of_range_are_refused():
     with pytest.raises(errors.InputError, match="window is 4, but must be odd"):
         objectives.create("ssim", window=4)
     with pytest.raises(errors.InputError, match="deviation is 0"):

@@ -1,4 +1,4 @@
-"""A network of a stem and three taps, which compiles in no time, for what is not about networks."""
+"""A network of a stem and three taps that compiles quickly, for tests of objectives."""
 
 import itertools
 
@@ -9,12 +9,13 @@ import numpy as np
 from rrd_jax import functional
 from rrd_jax.networks import Outputs
 
-TAPS = [(8, 8, 4), (8, 8, 4), (4, 4, 6), (2, 2, 8)]  # height, width, channels; the stem first
+# (height, width, channels) of the stem and of the taps.
+TAPS = [(8, 8, 4), (8, 8, 4), (4, 4, 6), (2, 2, 8)]
 CLASSES = 5
 
 
 def outputs(seed, *, batch=8, scale=1.0, dtype=jnp.float32):
-    """Random Outputs of such a network, whose embedding is the last map's mean."""
+    """Returns random Outputs of the network; the embedding is the mean of the last map."""
     rng = np.random.default_rng(seed)
     befores = tuple(jnp.asarray(scale * rng.standard_normal((batch, *tap)), dtype) for tap in TAPS)
     maps = tuple(jax.nn.relu(x) for x in befores)
@@ -27,7 +28,7 @@ def outputs(seed, *, batch=8, scale=1.0, dtype=jnp.float32):
 
 
 def init(seed):
-    """Parameters for images [B, 8, 8, 3]."""
+    """Returns random parameters for images [B, 8, 8, 3]."""
     rng = np.random.default_rng(seed)
     channels = [3, *(tap[-1] for tap in TAPS)]
     kernels = [
@@ -39,7 +40,7 @@ def init(seed):
 
 
 def apply(params, images):
-    """Outputs of images [B, 8, 8, 3]."""
+    """Returns the Outputs for images [B, 8, 8, 3]."""
     x, maps, befores = images, [], []
     for kernel, stride in zip(params["kernels"], (1, 1, 2, 2), strict=True):
         before = functional.convolve(x, kernel, stride=stride, padding=(1, 1))

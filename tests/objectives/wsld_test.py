@@ -3,13 +3,11 @@ import jax.numpy as jnp
 import pytest
 
 from rrd_jax import errors, objectives
-from rrd_jax.objectives import (
-    wsld,
-)
+from rrd_jax.objectives import wsld
 from tests import golden
 
 
-def test_wsld_golden_loss_and_gradient():
+def test_wsld_has_the_golden_loss_and_gradient():
     file = golden.load("wsld")
     options = {"temperature": float(file["hp/T"]), "alpha": float(file["hp/alpha"])}
     loss, gradient = jax.jit(
@@ -21,6 +19,6 @@ def test_wsld_golden_loss_and_gradient():
     assert golden.relative(gradient, file["grad/in/fc_s"]) < 1e-5
 
 
-def test_a_weight_of_zero_is_named():
+def test_a_weight_of_zero_is_refused():
     with pytest.raises(errors.InputError, match="alpha is 0"):
         objectives.create("wsld", alpha=0)

@@ -50,16 +50,16 @@ def test_blocks_are_numbered_as_the_network_uses_them(name):
     for i in range(3):
         order += [(name(i), "norm", "scale"), (name(i), "fc_0", "kernel")]
     order += [("norm", "scale"), ("head", "kernel")]
-    found = _scales(params, jax.jit(_network(*order)))
+    actual = _scales(params, jax.jit(_network(*order)))
     for i in range(3):
-        assert found[name(i)] == {"fc_0": {"kernel": 3 - i}, "norm": {"scale": 3 - i}}
-    assert found["stem"] == {"kernel": 4}
-    assert found["pos"] == 4
-    assert found["norm"] == {"scale": 1}  # with the last block, as in timm
-    assert found["head"] == found["unused"] == {"kernel": 0}
+        assert actual[name(i)] == {"fc_0": {"kernel": 3 - i}, "norm": {"scale": 3 - i}}
+    assert actual["stem"] == {"kernel": 4}
+    assert actual["pos"] == 4
+    assert actual["norm"] == {"scale": 1}  # with the last block, as in timm
+    assert actual["head"] == actual["unused"] == {"kernel": 0}
 
 
-def test_blocks_in_lists_and_stages():
+def test_blocks_in_lists_and_stages_are_numbered():
     block = {"fc": {"weight": _W}}
     stages = [{"down": {"weight": _W}, "blocks": [block, block]}, {"blocks": [block]}]
     params = {"model": {"stages": stages, "out": {"weight": _W}}}
@@ -68,11 +68,11 @@ def test_blocks_in_lists_and_stages():
         ("model", "stages", i, "blocks", j, "fc", "weight") for i, j in ((0, 0), (0, 1), (1, 0))
     ]
     order += [("model", "out", "weight")]
-    found = _scales(params, _network(*order))["model"]
-    first, second = found["stages"]
+    actual = _scales(params, _network(*order))["model"]
+    first, second = actual["stages"]
     assert [b["fc"]["weight"] for b in first["blocks"] + second["blocks"]] == [3, 2, 1]
     assert first["down"]["weight"] == 4  # before the first block
-    assert found["out"]["weight"] == 0
+    assert actual["out"]["weight"] == 0
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_blocks_in_lists_and_stages():
         (["Conv_0/kernel", "Dense_0/kernel", "LayerNorm_1/scale"], set()),
     ],
 )
-def test_the_block_of_a_path(paths, wanted):
+def test_the_block_of_a_path_is_found(paths, expected):
     blocks = layer_rates.find_blocks([tuple(path.split("/")) for path in paths])
-    assert {"/".join(block) for block in blocks if block} == wanted
+    assert {"/".join(block) for block in blocks if block} == expected
 
 
 @pytest.mark.parametrize(("model", "blocks"), [("resnet8", 3), ("wrn_16_1", 6), ("mobilenetv2", 0)])
@@ -106,18 +106,18 @@ def test_our_networks_have_blocks(model, blocks):
     network = networks.create(model, 10)
     choice = OptimizerChoice(0.1, layer_decay=0.5)
     scales = choice.block_scales(model, network, (32, 32, 3))
-    found = sorted(set(jax.tree.leaves(scales)))
+    actual = sorted(set(jax.tree.leaves(scales)))
     if blocks:
-        assert found == [0.5**i for i in reversed(range(blocks + 2))]
-    assert found[-1] == 1
+        assert actual == [0.5**i for i in reversed(range(blocks + 2))]
+    assert actual[-1] == 1
 
 
-def test_the_updates_of_the_student_alone_are_scaled():
+def test_only_the_updates_of_the_student_are_scaled():
     params = {"student": {"a": jnp.ones(2), "b": jnp.ones(2)}, "objectives": {"kd": jnp.ones(2)}}
     optimizer = optim.scaled(optim.sgd(lambda step: 1.0), {"a": 0.25, "b": 1.0}, "student")
     updates, _ = optimizer.update(params, optimizer.init(params), params)
-    wanted = {"student": {"a": -0.25, "b": -1.0}, "objectives": {"kd": -1.0}}
-    assert jax.tree.map(lambda leaf: float(leaf[0]), updates) == wanted
+    expected = {"student": {"a": -0.25, "b": -1.0}, "objectives": {"kd": -1.0}}
+    assert jax.tree.map(lambda leaf: float(leaf[0]), updates) == expected
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.0, 1.5])

@@ -24,7 +24,7 @@ def _moved(name, gradient=0.0, schedule=_constant, **fields):
     return optax.apply_updates(_PARAMS, updates)
 
 
-def test_sgd_is_pytorchs_rule():
+def test_sgd_follows_pytorchs_rule():
     rate, momentum, decay = 0.1, 0.9, 0.01
     optimizer = optim.sgd(lambda step: rate, momentum=momentum, weight_decay=decay)
     p, buffer = np.float64(2.0), 0.0
@@ -45,18 +45,18 @@ def test_gradients_are_clipped_by_global_norm_before_weight_decay():
     for a, b, clipped in ((3.0, 4.0, (0.6, 0.8)), (0.3, 0.4, (0.3, 0.4))):
         gradients = {"a": jnp.float32(a), "b": jnp.float32(b)}
         updates, state = optimizer.update(gradients, state, params)
-        wanted = [-(clipped[0] + 1.0), -clipped[1]]
-        np.testing.assert_allclose([updates["a"], updates["b"]], wanted, rtol=1e-6)
+        expected = [-(clipped[0] + 1.0), -clipped[1]]
+        np.testing.assert_allclose([updates["a"], updates["b"]], expected, rtol=1e-6)
 
 
-def test_the_state_of_sgd_is_as_checkpoints_have_it():
+def test_the_state_of_sgd_has_the_structure_in_checkpoints():
     plain = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(_constant, momentum=0.9))
-    found = optim.create("sgd", _constant, weight_decay=0.1).init(_PARAMS)
-    assert jax.tree.structure(found) == jax.tree.structure(plain.init(_PARAMS))
+    actual = optim.create("sgd", _constant, weight_decay=0.1).init(_PARAMS)
+    assert jax.tree.structure(actual) == jax.tree.structure(plain.init(_PARAMS))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "muon"])
-def test_the_mask_leaves_norms_and_biases_out_of_the_decay(name):
+def test_the_mask_excludes_norms_and_biases_from_the_decay(name):
     for everything in (True, False):
         moved = _moved(name, weight_decay=0.1, decay_norm_and_bias=everything)
         assert float(moved["kernel"].max()) < 2.0
@@ -65,12 +65,12 @@ def test_the_mask_leaves_norms_and_biases_out_of_the_decay(name):
         assert bool((moved["bias"] == 2.0).all()) != everything
 
 
-def test_parts_of_optimizers_descend_at_the_schedules_rate():
-    moved, wanted = _moved("scale_by_adam", 3.0), _moved("adam", 3.0)
-    np.testing.assert_allclose(moved["kernel"], wanted["kernel"])
+def test_gradient_transformations_use_the_schedules_rate():
+    moved, expected = _moved("scale_by_adam", 3.0), _moved("adam", 3.0)
+    np.testing.assert_allclose(moved["kernel"], expected["kernel"])
 
 
-def test_a_factory_that_takes_a_number_alone_gets_the_rate_of_each_step():
+def test_a_factory_without_schedules_receives_the_rate_of_each_step():
     gradients = jax.tree.map(jnp.ones_like, _PARAMS)
 
     def update(optimizer):
@@ -82,7 +82,7 @@ def test_a_factory_that_takes_a_number_alone_gets_the_rate_of_each_step():
     np.testing.assert_allclose(grown, update(constant) * [0.5, 1], rtol=1e-6)
 
 
-def test_the_loss_reaches_optimizers_that_ask_for_it():
+def test_optimizers_that_need_the_loss_receive_it():
     moved = _moved("scale_by_polyak", 2.0, options={"max_learning_rate": 0.25})
     # The loss is 1, and the gradient's squared length 9 * 4: a rate of 1 / 36.
     np.testing.assert_allclose(moved["bias"], np.full(3, 2.0 - 0.5 * 2 / 36), rtol=1e-5)
@@ -122,7 +122,7 @@ def grows(learning_rate):
     return optax.chain(grow, optax.sgd(learning_rate))
 
 
-def test_an_optimizer_by_import_path_is_called_with_its_options():
+def test_an_optimizer_by_import_path_receives_its_options():
     moved = _moved(f"{__name__}:signed", -7.0, options={"scale": 2}, weight_decay=0.1)
     np.testing.assert_allclose(moved["kernel"], np.full((2, 3), 3.0))
 

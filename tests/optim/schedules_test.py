@@ -19,15 +19,15 @@ def _rates(name, **fields):
     return np.array(jax.vmap(schedule)(jnp.arange(60)), np.float64)
 
 
-def test_learning_rates_of_the_cifar_recipe_are_the_references():
-    wanted = golden.load("rrd_resnet8_tiny")["lr_schedule_cifar_epochs1_240"]
+def test_learning_rates_of_the_cifar_recipe_equal_the_reference():
+    expected = golden.load("rrd_resnet8_tiny")["lr_schedule_cifar_epochs1_240"]
     steps = 7
     boundaries = optim.boundaries((0.625, 0.75, 0.875), 240, steps)
     assert boundaries == [150 * steps, 180 * steps, 210 * steps]
     schedule = optim.step_schedule(0.05, boundaries)
     for step_in_epoch in (0, steps - 1):
-        found = [float(schedule(epoch * steps + step_in_epoch)) for epoch in range(240)]
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        actual = [float(schedule(epoch * steps + step_in_epoch)) for epoch in range(240)]
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
     together = optim.step_schedule(1.0, [3, 3])  # each counts
     np.testing.assert_allclose([together(2), together(3)], [1.0, 0.01], rtol=1e-6)
 
@@ -38,7 +38,7 @@ def test_milestones_outside_the_run_are_refused(milestone):
         optim.boundaries([milestone], 240, 1)
 
 
-def test_the_cosine_and_the_line_go_from_the_rate_to_the_final_one():
+def test_cosine_and_linear_schedules_end_at_the_final_rate():
     t = np.arange(60) / 60
     cosine = 0.1 + 0.3 * (1 + np.cos(math.pi * t)) / 2
     np.testing.assert_allclose(_rates("cosine", final_learning_rate=0.1), cosine, rtol=1e-5)
@@ -47,20 +47,20 @@ def test_the_cosine_and_the_line_go_from_the_rate_to_the_final_one():
     np.testing.assert_allclose(_rates("constant"), np.full(60, 0.4), rtol=1e-6)
 
 
-def test_a_warm_up_comes_first_and_the_schedule_has_the_rest_of_the_run():
+def test_the_schedule_covers_the_steps_after_the_warm_up():
     rates = _rates("cosine", warmup_epochs=1.5, warmup_start=0.04)
     np.testing.assert_allclose(rates[:9], 0.04 + 0.36 * np.arange(9) / 9, rtol=1e-5)
-    wanted = 0.4 * (1 + np.cos(math.pi * np.arange(51) / 51)) / 2
-    np.testing.assert_allclose(rates[9:], wanted, rtol=1e-4, atol=1e-7)
+    expected = 0.4 * (1 + np.cos(math.pi * np.arange(51) / 51)) / 2
+    np.testing.assert_allclose(rates[9:], expected, rtol=1e-4, atol=1e-7)
 
 
-def test_milestones_stay_where_they_are_behind_a_warm_up():
+def test_a_warm_up_does_not_move_milestones():
     rates = _rates("milestones", milestones=(0.5, 0.8), decay=0.1, warmup_epochs=2)
     assert rates[0] == 0
     np.testing.assert_allclose(rates[[6, 12, 29, 30, 47, 48]] / 0.4, [0.5, 1, 1, 0.1, 0.1, 0.01])
 
 
-def test_wsd_is_stable_and_then_falls_over_its_last_epochs():
+def test_wsd_is_constant_until_its_decay_epochs():
     rates = _rates("wsd", warmup_epochs=1, final_learning_rate=0.04)
     np.testing.assert_allclose(rates[6:49], np.full(43, 0.4), rtol=1e-6)
     np.testing.assert_allclose(rates[48:], 0.4 - 0.36 * np.arange(12) / 12, rtol=1e-5)
@@ -68,7 +68,7 @@ def test_wsd_is_stable_and_then_falls_over_its_last_epochs():
     np.testing.assert_allclose(rates[[29, 45]], [0.4, 0.2], rtol=1e-5)
 
 
-def test_exponential_falls_by_a_factor_every_so_many_epochs_down_to_the_final_rate():
+def test_exponential_decays_to_the_final_rate():
     steps = np.arange(60)
     np.testing.assert_allclose(_rates("exponential"), 0.4 * 0.97 ** (steps / 6), rtol=1e-5)
     options = {"decay_rate": 0.5, "every_epochs": 2.0, "staircase": True}
@@ -76,7 +76,7 @@ def test_exponential_falls_by_a_factor_every_so_many_epochs_down_to_the_final_ra
     np.testing.assert_allclose(rates, np.maximum(0.4 * 0.5 ** (steps // 12), 0.06), rtol=1e-5)
 
 
-def test_a_schedule_by_import_path_gets_what_its_signature_has():
+def test_a_schedule_by_import_path_receives_the_arguments_of_its_signature():
     path = f"{__name__}:square"
     rates = _rates(path, warmup_epochs=1, options={"power": 3})
     np.testing.assert_allclose(rates[6:], 0.4 * (1 - np.arange(54) / 54) ** 3, rtol=1e-4)

@@ -53,11 +53,11 @@ def _trajectory(name):
 
 
 @pytest.mark.parametrize("name", _OURS)
-def test_fifty_steps_are_those_of_torch(name):
+def test_fifty_steps_equal_those_of_torch(name):
     assert golden.relative(_trajectory(name), _STORED[name]) < 1e-5
 
 
-def test_what_is_stored_is_what_torch_computes():
+def test_the_stored_values_equal_those_of_torch():
     pytest.importorskip("torch")
     computed = pytorch.everything()
     assert set(computed) == set(_STORED)
@@ -122,7 +122,7 @@ def _train():
     def loss(params, images, labels):
         outputs = network.apply({"params": params["student"]}, images, train=True)
         state = ce.init(jax.random.key(0), outputs, None)
-        return jnp.mean(ce.loss(state, outputs, None, batches.of(labels))[0])
+        return jnp.mean(ce.loss(state, outputs, None, batches.from_labels(labels))[0])
 
     @jax.jit
     def step(params, state, images, labels):
@@ -138,10 +138,10 @@ def _train():
     return params["student"], losses
 
 
-def test_a_vision_model_ends_as_torchs_does():
+def test_a_trained_vision_model_equals_that_of_torch():
     params, losses = _train()
     np.testing.assert_allclose(losses, _STORED["vision/losses"], rtol=1e-5)
     weights, *_ = pytorch.vision()
-    wanted = _tree({name: _STORED[f"vision/{name}"] for name in weights})
-    differences = jax.tree.map(golden.relative, params, wanted)
+    expected = _tree({name: _STORED[f"vision/{name}"] for name in weights})
+    differences = jax.tree.map(golden.relative, params, expected)
     assert max(jax.tree.leaves(differences)) < 1e-4, differences

@@ -30,7 +30,7 @@ def _equal(tree, other):
 
 @pytest.mark.parametrize("name", fresh.mark_long_except(["ab", "ft"], ["ft"]))
 @pytest.mark.long
-def test_a_stage_trains_its_own_part_and_the_run_goes_on_from_there(name):
+def test_a_stage_trains_its_parameters_and_the_run_starts_from_them(name):
     terms = {**_CE, name: {"weight": 1.0, "epochs": 1}}
     # Without augmentation, all steps see the same images.
     fields = {"train.ema": 0.5, "data.augment": "none"}
@@ -76,7 +76,7 @@ def test_a_stage_trains_its_own_part_and_the_run_goes_on_from_there(name):
     assert int(after.step) == 0
 
 
-def test_a_stage_has_its_own_epochs_and_rate_and_the_teacher_itself():
+def test_a_stage_has_separate_epochs_and_uses_no_teacher_cache():
     terms = {**_CE, "ab": {"weight": 1.0, "epochs": 5}}
     part = parse(launch.digits("smoke,tiny-tiny", terms, **{"teacher.cache": "auto"})).student
     plan = recipe.create(part.training, num_classes=10, examples=24)
@@ -87,7 +87,7 @@ def test_a_stage_has_its_own_epochs_and_rate_and_the_teacher_itself():
     ) == (plan.training)
 
 
-def test_a_stages_rate_is_that_after_the_warm_up():
+def test_a_stage_uses_the_rate_after_the_warm_up():
     terms = {**_CE, "ab": {"weight": 1.0, "epochs": 1}}
     for name in ("cosine", f"{__name__}:slow_start"):
         fields = {"optimizer.schedule": name, "optimizer.warmup_epochs": 1.0}
@@ -104,7 +104,7 @@ def slow_start(learning_rate, steps):
 
 
 @pytest.mark.long
-def test_a_run_stopped_in_its_stage_goes_on_and_ends_as_an_unbroken_one(tmp_path, teacher, capsys):
+def test_a_run_interrupted_in_its_stage_resumes_bit_for_bit(tmp_path, teacher, capsys):
     terms = {**_CE, "ab": {"weight": 1.0, "epochs": 2}}
     config = launch.digits("smoke,tiny-tiny", terms, **teacher)
     launch.run(config, tmp_path / "whole")
@@ -123,7 +123,7 @@ def test_a_run_stopped_in_its_stage_goes_on_and_ends_as_an_unbroken_one(tmp_path
         assert launch.digests(broken, 6) == launch.digests(whole, 6)
 
 
-def test_simkd_is_tested_and_kept_with_the_teachers_classifier(tmp_path, teacher):
+def test_simkd_is_evaluated_and_saved_with_the_teachers_classifier(tmp_path, teacher):
     terms = {"ce": {"weight": 0.0}, "simkd": {"weight": 1.0}}
     config = launch.digits("smoke,tiny-tiny", terms, **teacher)
     launch.run(config, tmp_path)

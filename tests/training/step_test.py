@@ -44,9 +44,9 @@ def test_five_steps_have_the_losses_of_the_reference_training_loop(run, referenc
     logged, last, _ = trained(run)
     names = {"cls": "loss/ce", "div": "loss/kd", "rrd": "loss/rrd", "total": "loss"}
     for theirs, ours in names.items():
-        wanted = reference[f"{run}/step/{theirs}"]
-        np.testing.assert_allclose(logged[ours][:2], wanted[:2], rtol=1e-5)
-        np.testing.assert_allclose(logged[ours], wanted, rtol=1e-3)
+        expected = reference[f"{run}/step/{theirs}"]
+        np.testing.assert_allclose(logged[ours][:2], expected[:2], rtol=1e-5)
+        np.testing.assert_allclose(logged[ours], expected, rtol=1e-3)
     np.testing.assert_array_equal(logged["cursor"], reference[f"{run}/step/ptr"])
     # The fixed projection has not moved, and the optimizer does not know it.
     fixed = np.asarray(last.frozen["rrd"]["kernel"]).T
@@ -55,7 +55,7 @@ def test_five_steps_have_the_losses_of_the_reference_training_loop(run, referenc
 
 
 @pytest.mark.parametrize("run", _RUNS)
-def test_five_steps_end_in_the_state_of_the_reference(run, reference, trained):
+def test_five_steps_reach_the_final_state_of_the_reference(run, reference, trained):
     # An activation of rrd_kd is so near a ReLU's edge that rounding decides its side, and five
     # steps make up to 1 % of that. About half of the relative nudges of the input by at most 1e-6
     # take the reference's side, and then everything agrees.
@@ -201,7 +201,7 @@ def test_bfloat16_keeps_parameters_losses_and_memory_float32():
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 @pytest.mark.long
-def test_the_teacher_sees_the_mixed_images(kind):
+def test_the_teacher_receives_the_mixed_images(kind):
     network = tiny.NETWORK(num_classes=3)
     terms = {name: Term(objectives.create(name)) for name in ("ce", "kd")}
     student, teacher = (fresh.init(network, (8, 8, 3), seed) for seed in (0, 1))
@@ -246,6 +246,6 @@ def test_the_teacher_sees_the_mixed_images(kind):
     assert float(logged["loss/kd"]) == pytest.approx(float(kd), rel=1e-4)
     log_p = np.asarray(jax.nn.log_softmax(student_logits))
     losses = [-log_p[np.arange(4), label] for label in (batch.label, seen["other_label"])]
-    wanted = np.mean(seen["share"] * losses[0] + (1 - seen["share"]) * losses[1])
-    assert float(logged["loss/ce"]) == pytest.approx(float(wanted), rel=1e-4)
+    expected = np.mean(seen["share"] * losses[0] + (1 - seen["share"]) * losses[1])
+    assert float(logged["loss/ce"]) == pytest.approx(float(expected), rel=1e-4)
     assert not np.array_equal(seen["images"], batch.image)

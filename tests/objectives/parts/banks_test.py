@@ -11,33 +11,37 @@ from tests.objectives import batches
 from tests.parallel import devices_test
 
 
-def test_similarities_in_parts_are_those_of_all(monkeypatch):
+def test_similarities_in_chunks_equal_those_of_one_product(monkeypatch):
     rng = np.random.default_rng(0)
     embeddings, rows = (jnp.asarray(rng.standard_normal((n, 5)), jnp.float32) for n in (3, 40))
-    places = jnp.asarray(rng.integers(0, 40, (3, 17)))
+    positions = jnp.asarray(rng.integers(0, 40, (3, 17)))
 
     def total(embeddings):
-        found = banks.similarities(embeddings, rows, places)
-        return jnp.sum(jnp.sin(found)), found
+        actual = banks.similarities(embeddings, rows, positions)
+        return jnp.sum(jnp.sin(actual)), actual
 
     (_, direct), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(embeddings)
-    np.testing.assert_allclose(direct, np.einsum("bd,bkd->bk", embeddings, rows[places]), rtol=1e-5)
+    np.testing.assert_allclose(
+        direct, np.einsum("bd,bkd->bk", embeddings, rows[positions]), rtol=1e-5
+    )
     monkeypatch.setattr(banks, "_DIRECT", 3 * 40 - 1)
-    for limit in (1, 3 * 5 * 4, 3 * 40 - 1):  # 1, 4 and 7 places at a time
+    # Chunks of 1, 4 and 7 positions.
+    for limit in (1, 3 * 5 * 4, 3 * 40 - 1):
         monkeypatch.setattr(banks, "_AT_ONCE", limit)
-        differentiate = jax.value_and_grad(lambda x: total(x), has_aux=True)  # traced anew
-        (_, found), other = jax.jit(differentiate)(embeddings)
-        np.testing.assert_allclose(found, direct, rtol=1e-5, atol=1e-6)
+        # A new function object forces a new trace.
+        differentiate = jax.value_and_grad(lambda x: total(x), has_aux=True)
+        (_, actual), other = jax.jit(differentiate)(embeddings)
+        np.testing.assert_allclose(actual, direct, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(other, gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_gathered_of_a_large_bank_takes_little_memory():
+def test_rows_gathered_from_a_large_bank_need_little_memory():
     batch, count, examples, dim = 64, 1000, 50_000, 256
     shapes = [(batch, dim), (examples, dim), (batch, count)]
     arrays = [jax.ShapeDtypeStruct(s, t) for s, t in zip(shapes, "ffi", strict=True)]
     gradient = jax.grad(lambda *arrays: jnp.sum(jnp.sin(banks.similarities(*arrays))))
     memory = jax.jit(gradient).lower(*arrays).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 2**25 < 4 * batch * count * dim  # 256 MB
+    assert memory.temp_size_in_bytes < 2**25 < 4 * batch * count * dim
 
 
 def _shapes(jaxpr):
@@ -60,7 +64,7 @@ def test_no_array_holds_a_row_for_every_pair(limit, monkeypatch):
     index = jnp.arange(batch)
 
     def loss(params):
-        batch = batches.of(index % 7, index)
+        batch = batches.from_labels(index % 7, index)
         return jnp.mean(objective.loss(state._replace(params=params), *outputs, batch)[0])
 
     jaxpr = jax.make_jaxpr(jax.grad(loss))(state.params).jaxpr
@@ -69,12 +73,12 @@ def test_no_array_holds_a_row_for_every_pair(limit, monkeypatch):
     assert max(sizes) < batch * count * dim
 
 
-def test_the_constants_come_from_the_first_batch_and_stay():
+def test_the_constants_are_set_by_the_first_batch():
     objective = objectives.create("crd", memory="bank", negatives=6, dim=4, examples=20)
     rng = np.random.default_rng(0)
     outputs = [Outputs(jnp.zeros(()), jnp.asarray(rng.standard_normal((5, n)))) for n in (3, 6)]
     state = jax.jit(objective.init)(jax.random.key(0), *outputs)
-    batch = batches.of(jnp.arange(5) % 2)
+    batch = batches.from_labels(jnp.arange(5) % 2)
     loss = jax.jit(objective.loss)
     _, first = loss(state, *outputs, batch)
     assert np.all(first.constants > 0)
@@ -84,7 +88,8 @@ def test_the_constants_come_from_the_first_batch_and_stay():
     np.testing.assert_array_equal(first.met.labels[:6], [0, 1, 0, 1, 0, -1])
 
 
-@pytest.mark.parametrize("negatives", [512, 64])  # all are compared; some rows are taken
+# With 512 negatives, all rows are compared; with 64, only selected rows.
+@pytest.mark.parametrize("negatives", [512, 64])
 def test_the_banks_are_never_gathered(negatives):
     batch_size, examples = 40, 4096
     objective = objectives.create(
@@ -95,15 +100,15 @@ def test_the_banks_are_never_gathered(negatives):
     index = jnp.arange(batch_size)
 
     def loss(params, memory, outputs, batch):
-        own = objectives.ObjectiveState(params, start.frozen, memory)
-        losses, left = objective.loss(own, *outputs, batch)
-        return jnp.mean(losses), left
+        before = objectives.ObjectiveState(params, start.frozen, memory)
+        losses, after = objective.loss(before, *outputs, batch)
+        return jnp.mean(losses), after
 
     mesh = parallel.make_mesh()
     shape = state.TrainState(*[()] * 6, memory=start.memory, key=())
     shardings = parallel.state_shardings(mesh, shape).memory
     embeddings, batch = jax.device_put(
-        ([x.embedding for x in outputs], batches.of(index % 7, index)),
+        ([x.embedding for x in outputs], batches.from_labels(index % 7, index)),
         parallel.split(mesh),
     )
     step = jax.jit(
@@ -115,5 +120,6 @@ def test_the_banks_are_never_gathered(negatives):
     memory = jax.device_put(start.memory, shardings)
     text = step.lower(start.params, memory, embeddings, batch).compile().as_text()
     shapes = devices_test._collected_shapes(text)
-    assert (batch_size, 24) in shapes  # the embeddings are
+    # Only the embeddings are gathered.
+    assert (batch_size, 24) in shapes
     assert not [shape for shape in shapes if {examples, examples // mesh.size} & set(shape)]

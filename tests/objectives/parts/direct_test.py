@@ -18,8 +18,8 @@ _CLOSE = {"similarity": 2e-6, "loss, relative": 1e-5, "gradient": 1e-5, "of the 
 
 
 @pytest.fixture(scope="module")
-def given():
-    """Features, kernel, teacher and memory, float32; a row of the memory is near each teacher."""
+def arrays():
+    """Features, kernel, teacher and memory, float32; the memory has a row close to each teacher."""
     rng = np.random.default_rng(0)
     features, kernel = rng.standard_normal((16, 32)), rng.standard_normal((32, 128)) / 6
     memory = rows.unit(rng.standard_normal((700, 128)))
@@ -29,21 +29,19 @@ def given():
 
 @pytest.mark.parametrize("has_maximum", [False, True])
 @pytest.mark.parametrize("temperatures", [(1.0, 1.0), (0.1, 0.1), (0.04, 0.1)])
-def test_what_a_tpu_computes_is_within_a_hundred_thousandth_of_float64(
-    given, temperatures, has_maximum
-):
-    found = passes.compare(given, temperatures, _THREE, has_maximum=has_maximum)
-    named = dict(zip(passes.ERRORS, found, strict=True))
-    assert all(named[name] <= bound for name, bound in _CLOSE.items()), named
+def test_the_values_of_a_tpu_are_within_1e_5_of_float64(arrays, temperatures, has_maximum):
+    actual = passes.compare(arrays, temperatures, _THREE, has_maximum=has_maximum)
+    values = dict(zip(passes.ERRORS, actual, strict=True))
+    assert all(values[name] <= bound for name, bound in _CLOSE.items()), values
 
 
-def test_three_passes_for_similarities_would_not_be(given):
-    six, three = (passes.compare(given, (0.02, 0.02), p)[0] for p in (_THREE, _ALL_THREE))
+def test_three_passes_for_similarities_are_less_exact_than_six(arrays):
+    six, three = (passes.compare(arrays, (0.02, 0.02), p)[0] for p in (_THREE, _ALL_THREE))
     assert three > 5 * six
 
 
 @pytest.mark.parametrize(("count", "lower", "upper"), [(3, 3e-7, 2**-15), (6, 0, 3e-7)])
-def test_products_in_passes_lose_what_the_passes_leave_out(count, lower, upper):
+def test_the_error_of_a_product_is_that_of_the_omitted_passes(count, lower, upper):
     rng = np.random.default_rng(0)
     a, b = (jnp.asarray(rng.uniform(1, 2, shape), jnp.float32) for shape in ((50, 1), (1, 50)))
     for part in passes._parts(a):
@@ -54,29 +52,29 @@ def test_products_in_passes_lose_what_the_passes_leave_out(count, lower, upper):
     assert lower < np.abs(product / exact - 1).max() < upper
 
 
-# The rows of the memory are split over eight devices, or not; of length 1, and known to be, or not.
+# The bound on similarities is unknown, or 1 for rows of length 1.
 @pytest.mark.parametrize("reach", [None, 1.0])
-@pytest.mark.parametrize("is_own", [False, True])
-def test_the_direct_form_on_eight_devices_is_the_walk_on_one(is_own, reach):
+@pytest.mark.parametrize("has_own", [False, True])
+def test_the_direct_form_on_eight_devices_equals_the_chunked_form_on_one(has_own, reach):
     rng = np.random.default_rng(0)
-    *arrays, own = (
+    *arrays, keys = (
         jnp.asarray(rows.unit(rng.standard_normal((n, 24))), jnp.float32) for n in (10, 10, 160, 10)
     )
-    own = own if is_own else None
+    keys = keys if has_own else None
 
     def total(student):
-        losses = relations.cross_entropy(student, *arrays[1:], own)
+        losses = relations.cross_entropy(student, *arrays[1:], keys)
         return jnp.sum(losses), losses
 
     direction, losses = jax.jit(jax.grad(total, has_aux=True))(arrays[0])
-    mesh, whole = parallel.make_mesh(), PartitionSpec()
+    mesh, replicated = parallel.make_mesh(), PartitionSpec()
     form = functools.partial(direct.losses, gradient=True, axes=(parallel.AXIS,), reach=reach)
-    specs = (whole, whole, whole, PartitionSpec(parallel.AXIS))
-    eight = jax.shard_map(form, mesh=mesh, in_specs=specs, out_specs=whole)
-    one = functools.partial(direct.losses, gradient=True, reach=reach)
-    for found in (jax.jit(f)(*arrays[:2], own, arrays[2]) for f in (one, eight)):
-        np.testing.assert_allclose(found[0], losses, rtol=1e-6)
-        np.testing.assert_allclose(found[1], direction, atol=2e-6 * np.abs(direction).max())
+    specs = (replicated, replicated, replicated, PartitionSpec(parallel.AXIS))
+    eight = jax.shard_map(form, mesh=mesh, in_specs=specs, out_specs=replicated)
+    single = functools.partial(direct.losses, gradient=True, reach=reach)
+    for actual in (jax.jit(f)(*arrays[:2], keys, arrays[2]) for f in (single, eight)):
+        np.testing.assert_allclose(actual[0], losses, rtol=1e-6)
+        np.testing.assert_allclose(actual[1], direction, atol=2e-6 * np.abs(direction).max())
 
 
 def _unit(rng, *shape):
@@ -84,7 +82,7 @@ def _unit(rng, *shape):
 
 
 def _cases():
-    """Students, teachers and rows of length 1 whose relations float32 might lose."""
+    """Returns unit students, teachers and rows whose relations are difficult for float32."""
     rng, axes = np.random.default_rng(0), np.eye(16)
     near = 0.8 * axes[:6] + 0.6 * axes[6:12]
     return {
@@ -95,7 +93,7 @@ def _cases():
     }
 
 
-# At the coldest temperature that RRD's rows may have without a maximum, and at warm ones.
+# The lowest temperature at which RRD needs no maximum for unit rows, and higher ones.
 @pytest.mark.parametrize("temperatures", [(1 / 66, 1 / 66), (0.02, 0.02), (0.1, 0.02), (0.04, 0.1)])
 @pytest.mark.parametrize("case", _cases())
 def test_similarities_of_unit_rows_need_no_maximum(case, temperatures):
@@ -106,14 +104,15 @@ def test_similarities_of_unit_rows_need_no_maximum(case, temperatures):
     logits = [q.astype(np.float64) @ memory.astype(np.float64).T for q in queries]
     logs = [x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in logits]
     shares = [np.exp(x) for x in logs]
-    error = 2e-7 / min(temperatures)  # a similarity's rounding, as of the form with a maximum
-    wanted = -(shares[1] * logs[0]).sum(-1)
-    np.testing.assert_allclose(losses, wanted, rtol=error, atol=1e-7 / temperatures[0])
+    # The rounding error of a similarity, as in the form with a maximum.
+    error = 2e-7 / min(temperatures)
+    expected = -(shares[1] * logs[0]).sum(-1)
+    np.testing.assert_allclose(losses, expected, rtol=error, atol=1e-7 / temperatures[0])
     np.testing.assert_allclose(direction, (shares[0] - shares[1]) @ memory, rtol=0, atol=error)
 
 
-def test_a_value_without_a_gradient_takes_one_product(given):
-    student, teacher, memory = given[2], given[2], given[3]
+def test_a_value_without_a_gradient_takes_one_product(arrays):
+    student, teacher, memory = arrays[2], arrays[2], arrays[3]
 
     def products(gradient):
         losses = functools.partial(direct.losses, gradient=gradient)
@@ -123,13 +122,13 @@ def test_a_value_without_a_gradient_takes_one_product(given):
 
 
 @pytest.mark.parametrize("longest", [0, -1.0, float("nan"), "1"])
-def test_a_bound_that_is_no_number_above_0_is_refused(given, longest):
+def test_an_invalid_bound_is_refused(arrays, longest):
     temperatures = {"temperature_student": 0.1, "temperature_teacher": 0.1}
     with pytest.raises(errors.InputError, match="longest"):
-        relational_loss(given[2], given[2], given[3], **temperatures, longest=longest)
+        relational_loss(arrays[2], arrays[2], arrays[3], **temperatures, longest=longest)
 
 
-def test_temperatures_that_are_traced_keep_full_float32():
+def test_traced_temperatures_use_full_float32():
     student, teacher, memory = (
         jax.random.normal(jax.random.key(i), (count, 8)) for i, count in enumerate((4, 4, 32))
     )

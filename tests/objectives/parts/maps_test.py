@@ -9,7 +9,7 @@ def _shapes(*sizes, channels=None):
     return [(1, size, size, c) for size, c in zip(sizes, channels, strict=True)]
 
 
-def test_as_many_taps_are_paired_by_position_whatever_their_size():
+def test_equal_numbers_of_taps_are_paired_by_position():
     assert maps.pair_taps(_shapes(16, 8, 4, 2), _shapes(32, 16, 8, 4)) == tuple(
         (i, i) for i in range(4)
     )
@@ -18,14 +18,14 @@ def test_as_many_taps_are_paired_by_position_whatever_their_size():
     )
 
 
-def test_other_numbers_are_paired_by_size_the_last_of_a_size_first():
+def test_different_numbers_of_taps_are_paired_by_size_with_the_last_of_a_size():
     pairs = maps.pair_taps(_shapes(16, 8, 4, 4), _shapes(32, 16, 8))
     assert pairs == ((0, 0 + 1), (1, 2))
     assert maps.pair_taps(_shapes(32, 16, 8), _shapes(16, 8, 4, 4)) == ((1, 0), (2, 1))
     assert maps.pair_taps(_shapes(8, 4), _shapes(16, 8, 4, 4)) == ((0, 1), (1, 3))
 
 
-def test_what_cannot_be_paired_is_refused_with_both_lists():
+def test_incompatible_taps_are_refused_with_both_lists():
     with pytest.raises(errors.InputError, match="taps are 7x7x3, the teacher's 8x8x3 4x4x3"):
         maps.pair_taps(_shapes(7), _shapes(8, 4))
     with pytest.raises(errors.InputError, match="taps are none, the teacher's none"):

@@ -15,7 +15,7 @@ def _queue(size, dim=2, cursor=0):
 
 
 def _ring(rows, cursor, pushed):
-    """What a ring buffer holds after its rows are overwritten one at a time."""
+    """Returns the rows and the cursor of a ring buffer after pushing rows one by one."""
     rows = np.array(rows)
     for row in pushed:
         rows[cursor] = row
@@ -26,26 +26,26 @@ def _ring(rows, cursor, pushed):
 @pytest.mark.parametrize("size", [1, 3, 8])
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 8, 9, 20])
 @pytest.mark.parametrize("jit", [False, True])
-def test_push_overwrites_the_oldest_and_wraps_for_any_batch(size, batch, jit):
+def test_a_push_overwrites_the_oldest_rows_and_wraps_for_any_batch(size, batch, jit):
     for cursor in {0, size // 2, size - 1}:
         queue = _queue(size, cursor=cursor)
         rows = jnp.arange(batch * 2, dtype=jnp.float32).reshape(batch, 2)
-        found = (jax.jit(memory.push) if jit else memory.push)(queue, rows)
+        actual = (jax.jit(memory.push) if jit else memory.push)(queue, rows)
         wanted_rows, wanted_cursor = _ring(queue.rows, cursor, rows)
-        np.testing.assert_array_equal(found.rows, wanted_rows)
-        assert int(found.cursor) == wanted_cursor
-        assert found.cursor.dtype == jnp.int32
+        np.testing.assert_array_equal(actual.rows, wanted_rows)
+        assert int(actual.cursor) == wanted_cursor
+        assert actual.cursor.dtype == jnp.int32
 
 
 @pytest.mark.parametrize("initial", ["unit", "reference"])
-def test_a_fresh_queue_has_unit_rows_or_unit_columns(initial):
+def test_an_initial_queue_has_unit_rows_or_unit_columns(initial):
     queue = memory.init_queue(jax.random.key(0), 64, 16, initial=initial)
     lengths = np.linalg.norm(queue.rows, axis=1 if initial == "unit" else 0)
     np.testing.assert_allclose(lengths, 1, rtol=1e-6)
     assert int(queue.cursor) == 0
 
 
-def test_nothing_flows_back_through_a_push():
+def test_a_push_has_no_gradient():
     def total(rows):
         return jnp.sum(memory.push(_queue(4), rows).rows)
 
@@ -57,7 +57,7 @@ def test_rows_of_another_length_are_refused():
         memory.push(_queue(4), jnp.ones((3, 5)))
 
 
-def test_unknown_start_is_refused_with_the_known_ones():
+def test_an_unknown_initial_value_is_refused_with_the_allowed_values():
     with pytest.raises(errors.InputError, match="known: unit, reference"):
         memory.init_queue(jax.random.key(0), 4, 2, initial="zeros")
 
@@ -70,7 +70,7 @@ def test_two_pushes_leave_the_reference_queue_and_cursor(name):
         cursor = file[f"{step}/buf_before/rrd.memory.queue_ptr"][0]
         after = file[f"{step}/buf_after/rrd.memory.queue"]
         batch = int(file["hp/batch"])
-        # The pushed rows as the reference normalised them.
+        # The rows that the reference pushed are normalized.
         pushed = after[(cursor + np.arange(batch)) % len(after)]
         queue = memory.push(memory.Queue(jnp.asarray(rows), jnp.int32(cursor)), jnp.asarray(pushed))
         np.testing.assert_array_equal(queue.rows, after)
@@ -88,27 +88,25 @@ def _update64(rows, index, new, momentum):
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("index", [[3], [0, 6, 2], [4, 4, 1, 4, 1], [0, 1, 2, 3, 4, 5, 6, 0]])
-def test_an_update_moves_the_rows_that_were_met_and_the_last_of_duplicates_counts(
-    index, momentum, jit
-):
+def test_an_update_moves_the_indexed_rows_and_the_last_duplicate_wins(index, momentum, jit):
     rng = np.random.default_rng(0)
     bank = memory.init_bank(jax.random.key(0), 7, 5)
     new = rng.standard_normal((len(index), 5))
     update = jax.jit(memory.update, static_argnames="momentum") if jit else memory.update
-    found = update(bank, jnp.asarray(index), jnp.asarray(new, jnp.float32), momentum=momentum)
-    wanted = _update64(bank.rows, index, new, momentum)
-    np.testing.assert_allclose(found.rows, wanted, rtol=0, atol=2e-7)
+    actual = update(bank, jnp.asarray(index), jnp.asarray(new, jnp.float32), momentum=momentum)
+    expected = _update64(bank.rows, index, new, momentum)
+    np.testing.assert_allclose(actual.rows, expected, rtol=0, atol=2e-7)
     left = np.setdiff1d(np.arange(7), index)
-    np.testing.assert_array_equal(found.rows[left], bank.rows[left])
+    np.testing.assert_array_equal(actual.rows[left], bank.rows[left])
 
 
-def test_a_fresh_bank_has_rows_of_length_one_on_average():
+def test_an_initial_bank_has_rows_of_mean_squared_length_one():
     rows = memory.init_bank(jax.random.key(0), 400, 64).rows
     np.testing.assert_allclose(np.mean(np.square(rows)) * 64, 1, rtol=0.02)
     assert np.abs(rows).max() <= np.sqrt(3 / 64)
 
 
-def test_nothing_flows_back_through_an_update_and_bad_shapes_are_refused():
+def test_an_update_has_no_gradient_and_refuses_invalid_shapes():
     bank = memory.init_bank(jax.random.key(0), 4, 2)
 
     def total(rows):
@@ -121,7 +119,7 @@ def test_nothing_flows_back_through_an_update_and_bad_shapes_are_refused():
         memory.init_bank(jax.random.key(0), 0, 2)
 
 
-def test_an_update_of_a_split_bank_is_that_of_a_whole_one():
+def test_an_update_of_a_sharded_bank_equals_that_of_a_replicated_bank():
     from rrd_jax import parallel
 
     mesh = parallel.make_mesh()
@@ -130,9 +128,9 @@ def test_an_update_of_a_split_bank_is_that_of_a_whole_one():
     rng = np.random.default_rng(0)
     index, rows = rng.integers(0, 48, 16), rng.standard_normal((16, 3)).astype(np.float32)
     update = jax.jit(memory.update)
-    wanted = update(bank, index, rows)
-    found = update(split, *(jax.device_put(x, parallel.split(mesh)) for x in (index, rows)))
-    np.testing.assert_allclose(found.rows, wanted.rows, rtol=0, atol=1e-7)
+    expected = update(bank, index, rows)
+    actual = update(split, *(jax.device_put(x, parallel.split(mesh)) for x in (index, rows)))
+    np.testing.assert_allclose(actual.rows, expected.rows, rtol=0, atol=1e-7)
 
 
 _KEY, _ROWS = jax.random.key(0), jnp.ones((3, 2))
@@ -140,7 +138,7 @@ _QUEUE, _BANK = memory.init_queue(_KEY, size=4, dim=2), memory.init_bank(_KEY, e
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (
             lambda: memory.init_queue(_KEY, size=2.5, dim=2),
@@ -163,8 +161,8 @@ _QUEUE, _BANK = memory.init_queue(_KEY, size=4, dim=2), memory.init_bank(_KEY, e
         (lambda: _loss(temperature_student=jnp.ones(2)), "temperature_student is "),
     ],
 )
-def test_arguments_that_are_none_are_refused_in_a_line(call, said):
-    with pytest.raises(errors.InputError, match=said):
+def test_invalid_arguments_are_refused(call, message):
+    with pytest.raises(errors.InputError, match=message):
         call()
 
 

@@ -1,4 +1,4 @@
-"""What holds for every objective on class scores and on relations."""
+"""Properties of all objectives on class scores and on relations."""
 
 import functools
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from tests.objectives import batches
 
 _SMALL = {"dim": 6}
 _BANK = {**_SMALL, "examples": 40}
-# Name: objective, options, loss of identical networks (None: of layers that are drawn apart).
+# Name: (objective, options, loss of identical networks; None if the layers are drawn separately).
 _CASES = {
     "kd": ("kd", {}, 0),
     "kd standardised": ("kd", {"standardize": True, "temperature": 2.0}, 0),
@@ -41,14 +41,14 @@ _CASES = {
 _EVERY = pytest.mark.parametrize("case", _CASES)
 
 
-def _few(*quick):
-    """Every case, those that are not named in the long tests only."""
+def _mark_long_except(*quick):
+    """Parametrizes a test over all cases; cases not in `quick` are marked as long."""
     long = [pytest.param(case, marks=pytest.mark.long) for case in _CASES if case not in quick]
     return pytest.mark.parametrize("case", [*quick, *long])
 
 
 _BATCH = 8
-_LABELS = batches.of(np.arange(_BATCH) % 5, np.arange(_BATCH) * 3 + 1)
+_LABELS = batches.from_labels(np.arange(_BATCH) % 5, np.arange(_BATCH) * 3 + 1)
 
 
 def _outputs(seed, width, classes=5):
@@ -61,19 +61,22 @@ def _outputs(seed, width, classes=5):
 
 
 _STUDENT = _outputs(0, 6)
-# Lengths differ where that matters; elsewhere one compilation is also that of equal networks.
-_OTHER_LENGTH = {"sp", "rkd", "pkt", "ckd", "itrd", "ega", "crd fifo", "rrd momentum"}
+# Widths differ only in these cases, so that the others share a compilation with equal networks.
+_OTHER_WIDTH = {"sp", "rkd", "pkt", "ckd", "itrd", "ega", "crd fifo", "rrd momentum"}
 
 
 def _teacher(case):
-    return _outputs(1, 7 if case in _OTHER_LENGTH else 6)
+    return _outputs(1, 7 if case in _OTHER_WIDTH else 6)
 
 
 class _Case(NamedTuple):
-    """An objective, its compiled init, and its compiled losses and gradients.
+    """An objective with its compiled functions.
 
-    `differentiate` is (state, student, teacher, batch) -> ((mean, (losses, memory)), gradients of
-    params, student and teacher).
+    Attributes:
+      objective: the objective.
+      init: its compiled init.
+      differentiate: (state, student, teacher, batch) -> ((mean loss, (losses, memory)), gradients
+        for params, student and teacher).
     """
 
     objective: objectives.Objective
@@ -81,20 +84,20 @@ class _Case(NamedTuple):
     differentiate: Any
 
 
-@functools.cache  # one compilation serves several tests
+@functools.cache
 def _case(case):
     name, options, _ = _CASES[case]
     objective = objectives.create(name, **options)
 
     def mean(params, student, teacher, frozen, memory, batch):
-        own = objectives.ObjectiveState(params, frozen, memory)
-        losses, memory = objective.loss(own, student, teacher, batch)
+        start = objectives.ObjectiveState(params, frozen, memory)
+        losses, memory = objective.loss(start, student, teacher, batch)
         return jnp.mean(losses), (losses, memory)
 
     gradients = jax.jit(jax.value_and_grad(mean, (0, 1, 2), has_aux=True))
 
-    def differentiate(own, student, teacher, batch=_LABELS):
-        return gradients(own.params, student, teacher, own.frozen, own.memory, batch)
+    def differentiate(start, student, teacher, batch=_LABELS):
+        return gradients(start.params, student, teacher, start.frozen, start.memory, batch)
 
     return _Case(objective, jax.jit(objective.init), differentiate)
 
@@ -105,26 +108,29 @@ def _start(case):
 
 
 @_EVERY
-def test_gradients_reach_student_and_layers_and_not_the_teacher(case):
+def test_student_and_layers_have_gradients_and_the_teacher_has_none(case):
     start = _start(case)
-    (value, (losses, left)), gradients = _case(case).differentiate(start, _STUDENT, _teacher(case))
+    (value, (losses, memory_after)), gradients = _case(case).differentiate(
+        start, _STUDENT, _teacher(case)
+    )
     layers, of_student, of_teacher = jax.device_get(gradients)
     assert losses.shape in ((), (_BATCH,))
     assert np.isfinite(value)
     assert value.dtype == jnp.float32
-    chex.assert_trees_all_equal_shapes_and_dtypes(left, start.memory)
+    chex.assert_trees_all_equal_shapes_and_dtypes(memory_after, start.memory)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(of_student)) > 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_teacher))
-    unmoved = {"ckd": 1}.get(case, 0)  # a shift of all embeddings changes no difference
+    # The bias of CKD shifts all embeddings, which changes no difference.
+    unmoved = {"ckd": 1}.get(case, 0)
     assert sum(np.abs(leaf).max() < 1e-6 for leaf in jax.tree.leaves(layers)) == unmoved
 
 
-@_few("kd", "dist", "sp", "crd fifo")
+@_mark_long_except("kd", "dist", "sp", "crd fifo")
 def test_losses_and_memory_are_the_same_without_compilation(case):
     outputs = _STUDENT, _teacher(case)
-    (_, wanted), _ = _case(case).differentiate(_start(case), *outputs)
-    found = _case(case).objective.loss(_start(case), *outputs, _LABELS)
-    chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
+    (_, expected), _ = _case(case).differentiate(_start(case), *outputs)
+    actual = _case(case).objective.loss(_start(case), *outputs, _LABELS)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @_EVERY
@@ -134,14 +140,14 @@ def test_identical_networks_have_the_least_loss_and_a_finite_gradient(case):
         layer = start.params["student"]
         start = start._replace(params={"student": layer, "teacher": layer})
     (value, _), gradients = _case(case).differentiate(start, _STUDENT, _STUDENT)
-    wanted = _CASES[case][2]
-    if wanted is not None:
-        np.testing.assert_allclose(value, wanted, atol=1e-5)
+    expected = _CASES[case][2]
+    if expected is not None:
+        np.testing.assert_allclose(value, expected, atol=1e-5)
     chex.assert_tree_all_finite((value, gradients))
 
 
 def _with_row(outputs, row):
-    """Row 2 of everything replaced by row(x)."""
+    """Returns outputs with row 2 of each array x replaced by row(x)."""
 
     def replace(x):
         x = x.copy()
@@ -152,24 +158,27 @@ def _with_row(outputs, row):
 
 
 @_EVERY
-def test_features_without_content_give_finite_gradients_that_are_no_explosion(case):
+def test_degenerate_features_give_finite_and_bounded_gradients(case):
     start = _start(case)
-    empty = [  # nothing, a constant, one image without features, two images that are the same
+    # Zeros, a constant, one image without features, two equal images.
+    degenerate = [
         lambda outputs: jax.tree.map(np.zeros_like, outputs),
         lambda outputs: jax.tree.map(lambda x: np.full_like(x, 0.3), outputs),
         lambda outputs: _with_row(outputs, lambda x: 0),
         lambda outputs: _with_row(outputs, lambda x: x[3]),
     ]
-    for make in empty:
+    for make in degenerate:
         student, teacher = make(_STUDENT), make(_teacher(case))
         for pair in ((student, _teacher(case)), (_STUDENT, teacher), (student, teacher)):
-            (value, left), gradients = jax.device_get(_case(case).differentiate(start, *pair))
-            leaves = jax.tree.leaves((value, left, gradients))
+            (value, memory_after), gradients = jax.device_get(
+                _case(case).differentiate(start, *pair)
+            )
+            leaves = jax.tree.leaves((value, memory_after, gradients))
             assert all(np.isfinite(leaf).all() for leaf in leaves)
             assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) < 1e4
 
 
-# Its value depends on the order, or on which negatives stand at which place of the batch.
+# The losses depend on the order of the batch, or on the positions of the negatives.
 _ORDERED = ("cc", "crd bank", "rrd reference")
 
 
@@ -177,47 +186,49 @@ _ORDERED = ("cc", "crd bank", "rrd reference")
 def test_a_permuted_batch_has_permuted_losses(case):
     order = np.random.default_rng(0).permutation(_BATCH)
     permuted = jax.tree.map(lambda x: np.asarray(x)[order], (_STUDENT, _teacher(case), _LABELS))
-    (_, (losses, left)), _ = _case(case).differentiate(_start(case), _STUDENT, _teacher(case))
-    (_, (found, left_permuted)), _ = _case(case).differentiate(_start(case), *permuted)
-    wanted = losses[order] if losses.ndim else losses
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    (_, (losses, memory_after)), _ = _case(case).differentiate(
+        _start(case), _STUDENT, _teacher(case)
+    )
+    (_, (actual, memory_permuted)), _ = _case(case).differentiate(_start(case), *permuted)
+    expected = losses[order] if losses.ndim else losses
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
     if case == "rrd momentum":
-        chex.assert_trees_all_close(left_permuted, left, rtol=1e-5)
+        chex.assert_trees_all_close(memory_permuted, memory_after, rtol=1e-5)
 
 
-def test_cc_is_the_same_backwards():
+def test_cc_does_not_change_for_a_reversed_batch():
     backwards = jax.tree.map(lambda x: x[::-1], (_STUDENT, _teacher("cc")))
     (value, _), _ = _case("cc").differentiate(_start("cc"), _STUDENT, _teacher("cc"))
-    (found, _), _ = _case("cc").differentiate(_start("cc"), *backwards)
-    np.testing.assert_allclose(found, value, rtol=1e-5)
+    (actual, _), _ = _case("cc").differentiate(_start("cc"), *backwards)
+    np.testing.assert_allclose(actual, value, rtol=1e-5)
 
 
-@_few("kd", "rkd", "crd fifo")
-def test_half_precision_outputs_give_float32_losses_near_the_full_ones(case):
+@_mark_long_except("kd", "rkd", "crd fifo")
+def test_bfloat16_outputs_give_float32_losses_close_to_full_precision(case):
     start = _start(case)
-    (wanted, _), _ = _case(case).differentiate(start, _STUDENT, _teacher(case))
+    (expected, _), _ = _case(case).differentiate(start, _STUDENT, _teacher(case))
     halves = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), (_STUDENT, _teacher(case)))
-    (found, (_, left)), gradients = _case(case).differentiate(start, *halves)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, wanted, rtol=0.1, atol=0.05)
-    chex.assert_tree_all_finite((left, gradients))
-    chex.assert_trees_all_equal_dtypes(left, start.memory)
+    (actual, (_, memory_after)), gradients = _case(case).differentiate(start, *halves)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, rtol=0.1, atol=0.05)
+    chex.assert_tree_all_finite((memory_after, gradients))
+    chex.assert_trees_all_equal_dtypes(memory_after, start.memory)
 
 
-@_few("dist", "sp", "crd fifo", "crd bank", "rrd momentum", "rrd reference")
-def test_eight_devices_give_the_loss_gradients_and_memory_of_one(case):
+@_mark_long_except("dist", "sp", "crd fifo", "crd bank", "rrd momentum", "rrd reference")
+def test_eight_devices_give_the_loss_gradients_and_memory_of_one_device(case):
     start = _start(case)
-    wanted = _case(case).differentiate(start, _STUDENT, _teacher(case))
+    expected = _case(case).differentiate(start, _STUDENT, _teacher(case))
     mesh = parallel.make_mesh()
-    shape = state.TrainState(*[()] * 6, memory={"own": start.memory}, key=())
-    memory = jax.device_put(start.memory, parallel.state_shardings(mesh, shape).memory["own"])
+    shape = state.TrainState(*[()] * 6, memory={"objective": start.memory}, key=())
+    memory = jax.device_put(start.memory, parallel.state_shardings(mesh, shape).memory["objective"])
     spread = jax.device_put((_STUDENT, _teacher(case), _LABELS), parallel.split(mesh))
-    found = _case(case).differentiate(start._replace(memory=memory), *spread)
-    chex.assert_trees_all_close(jax.device_get(found), wanted, rtol=1e-4, atol=1e-6)
+    actual = _case(case).differentiate(start._replace(memory=memory), *spread)
+    chex.assert_trees_all_close(jax.device_get(actual), expected, rtol=1e-4, atol=1e-6)
 
 
 @_EVERY
-def test_two_keys_start_apart_and_one_key_starts_alike(case):
+def test_initial_states_depend_only_on_the_key(case):
     first, again, other = (
         _case(case).init(jax.random.key(k), _STUDENT, _teacher(case)) for k in (0, 0, 1)
     )

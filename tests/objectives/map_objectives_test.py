@@ -1,4 +1,4 @@
-"""What holds for every objective on feature maps, on made-up networks and on real ones' shapes."""
+"""Properties of all objectives on feature maps, on toy networks and on shapes of real networks."""
 
 import functools
 from typing import Any, NamedTuple
@@ -15,25 +15,26 @@ _BATCH = 8
 _OPTIONS = {"semckd": {"batch_size": _BATCH}}
 _NAMES = ("fitnet", "at", "nst", "vid", "kdsvd", "ssim", "semckd", "reviewkd", "srrl", "simkd",
           "ab", "ft", "fsp")  # fmt: skip
-_WITHOUT_ADAPTERS = ("at", "nst", "kdsvd", "ssim", "fsp")  # where channels are equal
-# SemCKD takes as long to compile as half of the rest, and has its golden file.
+# Objectives without adapters for equal channels.
+_WITHOUT_ADAPTERS = ("at", "nst", "kdsvd", "ssim", "fsp")
+# SemCKD takes half as long to compile as all other objectives together, and has a golden test.
 _EVERY = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.long) if name == "semckd" else name for name in _NAMES],
 )
 
 
-def _few(*quick):
-    """Every objective, those that are not named in the long tests only."""
+def _mark_long_except(*quick):
+    """Parametrizes a test over all objectives; names not in `quick` are marked as long."""
     long = [pytest.param(name, marks=pytest.mark.long) for name in _NAMES if name not in quick]
     return pytest.mark.parametrize("name", [*quick, *long])
 
 
-def test_every_objective_is_tested_here_or_among_those_on_embeddings():
-    assert {"srrl", *_needing_maps()} - {"sp"} == set(_NAMES)
+def test_every_objective_that_reads_maps_is_tested():
+    assert {"srrl", *_names_with_maps()} - {"sp"} == set(_NAMES)
 
 
-def _needing_maps():
+def _names_with_maps():
     for name, record in objectives.RECORDS.items():
         options = {"examples": 5} if "examples" in record.filled_in else {}
         if objectives.create(name, **options).needs_maps:
@@ -41,10 +42,13 @@ def _needing_maps():
 
 
 class _Case(NamedTuple):
-    """An objective, its compiled init, and its compiled losses and gradients.
+    """An objective with its compiled functions.
 
-    `differentiate` is (state, student, teacher) -> (losses [L, B] of distillation and of the stage
-    before it, gradients of their mean for params, frozen, student and teacher).
+    Attributes:
+      objective: the objective.
+      init: its compiled init.
+      differentiate: (state, student, teacher) -> (losses [L, B] of distillation and of the stage
+        before it, gradients of their mean for params, frozen, student and teacher).
     """
 
     objective: objectives.Objective
@@ -52,25 +56,25 @@ class _Case(NamedTuple):
     differentiate: Any
 
 
-def _losses(objective, own, student, teacher):
-    losses = [objective.loss(own, student, teacher, batches.NO_BATCH)[0]]
+def _losses(objective, start, student, teacher):
+    losses = [objective.loss(start, student, teacher, batches.NO_BATCH)[0]]
     if objective.stage:
-        losses.append(objective.stage.loss(own, student, teacher, batches.NO_BATCH)[0])
+        losses.append(objective.stage.loss(start, student, teacher, batches.NO_BATCH)[0])
     return jnp.stack(losses)
 
 
-def _differentiate(objective, own, student, teacher):
+def _differentiate(objective, start, student, teacher):
     def mean(params, frozen, student, teacher):
-        state = own._replace(params=params, frozen=frozen)
+        state = start._replace(params=params, frozen=frozen)
         losses = _losses(objective, state, student, teacher)
         return jnp.mean(losses), losses
 
-    arguments = (own.params, own.frozen, student, teacher)
+    arguments = (start.params, start.frozen, student, teacher)
     (_, losses), gradients = jax.value_and_grad(mean, (0, 1, 2, 3), has_aux=True)(*arguments)
     return losses, gradients
 
 
-@functools.cache  # one compilation serves several tests
+@functools.cache
 def _case(name):
     objective = objectives.create(name, **_OPTIONS.get(name, {}))
     differentiate = jax.jit(functools.partial(_differentiate, objective))
@@ -93,29 +97,30 @@ def test_losses_are_float32_per_example_and_the_teacher_is_constant(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_params))
 
 
-@_few("at", "nst", "srrl", "ab")
+@_mark_long_except("at", "nst", "srrl", "ab")
 def test_losses_are_the_same_without_compilation(name):
     outputs = toy.outputs(0), toy.outputs(1)
     losses, _ = _case(name).differentiate(_start(name), *outputs)
-    found = _losses(_case(name).objective, _start(name), *outputs)
-    np.testing.assert_allclose(found, losses, rtol=1e-4, atol=1e-6)
+    actual = _losses(_case(name).objective, _start(name), *outputs)
+    np.testing.assert_allclose(actual, losses, rtol=1e-4, atol=1e-6)
 
 
-@_few("fitnet", "at", "nst", "srrl")
-def test_half_precision_maps_give_float32_losses_near_the_full_ones(name):
-    wanted, _ = _case(name).differentiate(_start(name), toy.outputs(0), toy.outputs(1))
+@_mark_long_except("fitnet", "at", "nst", "srrl")
+def test_bfloat16_maps_give_float32_losses_close_to_full_precision(name):
+    expected, _ = _case(name).differentiate(_start(name), toy.outputs(0), toy.outputs(1))
     halves = (toy.outputs(seed, dtype=jnp.bfloat16) for seed in (0, 1))
     losses, (of_params, *_) = jax.device_get(_case(name).differentiate(_start(name), *halves))
     assert losses.dtype == np.float32
     assert np.isfinite(losses).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_params))
-    if name != "kdsvd":  # whose choice of a direction may be another one
-        np.testing.assert_allclose(losses, wanted, rtol=0.1, atol=0.02)
+    # Rounding may change the directions that KDSVD chooses.
+    if name != "kdsvd":
+        np.testing.assert_allclose(losses, expected, rtol=0.1, atol=0.02)
 
 
 @_EVERY
 @pytest.mark.parametrize("case", ["equal", "zero student", "zero both"])
-def test_gradients_are_finite_at_no_distance_and_without_features(name, case):
+def test_gradients_are_finite_for_equal_and_zero_maps(name, case):
     student = toy.outputs(0, scale=0.0 if case.startswith("zero") else 1.0)
     teacher = student if case != "zero student" else toy.outputs(1)
     losses, gradients = jax.device_get(_case(name).differentiate(_start(name), student, teacher))
@@ -133,24 +138,24 @@ def test_the_order_of_the_batch_changes_only_the_order_of_losses(name):
         return moved._replace(head=outputs.head)
 
     pair = toy.outputs(0), toy.outputs(1)
-    found, _ = _case(name).differentiate(_start(name), *map(permuted, pair))
-    wanted, _ = _case(name).differentiate(_start(name), *pair)
-    np.testing.assert_allclose(found, wanted[:, order], rtol=1e-4, atol=1e-6)
+    actual, _ = _case(name).differentiate(_start(name), *map(permuted, pair))
+    expected, _ = _case(name).differentiate(_start(name), *pair)
+    np.testing.assert_allclose(actual, expected[:, order], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["kdsvd", "simkd", pytest.param("semckd", marks=pytest.mark.long)])
-def test_a_batch_split_over_eight_devices_has_the_losses_of_one(name):
+def test_a_batch_on_eight_devices_has_the_losses_of_one_device(name):
     student, teacher = toy.outputs(0), toy.outputs(1)
     mesh = parallel.make_mesh()
-    split, whole = parallel.split(mesh), parallel.replicated(mesh)
+    split, replicated = parallel.split(mesh), parallel.replicated(mesh)
     placed = [
-        jax.device_put(x._replace(head=()), split)._replace(head=jax.device_put(x.head, whole))
+        jax.device_put(x._replace(head=()), split)._replace(head=jax.device_put(x.head, replicated))
         for x in (student, teacher)
     ]
     losses = jax.jit(functools.partial(_losses, _case(name).objective))
-    found = losses(jax.device_put(_start(name), whole), *placed)
-    wanted, _ = _case(name).differentiate(_start(name), student, teacher)
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    actual = losses(jax.device_put(_start(name), replicated), *placed)
+    expected, _ = _case(name).differentiate(_start(name), student, teacher)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 @functools.cache
@@ -184,12 +189,12 @@ def test_real_networks_are_compared_or_refused(name, teacher, student):
         with pytest.raises(errors.InputError, match="the student's taps are .* the teacher's"):
             jax.eval_shape(objective.init, jax.random.key(0), *pair)
         return
-    own = jax.eval_shape(objective.init, jax.random.key(0), *pair)
-    losses, gradients = jax.eval_shape(functools.partial(_differentiate, objective), own, *pair)
+    start = jax.eval_shape(objective.init, jax.random.key(0), *pair)
+    losses, gradients = jax.eval_shape(functools.partial(_differentiate, objective), start, *pair)
     assert losses.shape == (1 + bool(objective.stage), _BATCH)
-    assert jax.tree.map(jnp.shape, gradients[:2]) == jax.tree.map(jnp.shape, own[:2])
+    assert jax.tree.map(jnp.shape, gradients[:2]) == jax.tree.map(jnp.shape, start[:2])
     if objective.predict:
-        assert jax.eval_shape(objective.predict, own, pair[0]).shape == (_BATCH, 100)
+        assert jax.eval_shape(objective.predict, start, pair[0]).shape == (_BATCH, 100)
 
 
 _LARGE = ("mobilenetv1", "mobilenetv2", "resnet18", "shufflenetv2_x1_0")
