@@ -39,8 +39,8 @@ def pytest_collection_modifyitems(items):
     """Groups tests that share a module fixture, so that only one process creates the fixture."""
     for item in items:
         definitions = item._fixtureinfo.name2fixturedefs.values()
-        of_module = (f for fixtures in definitions for f in fixtures if f.scope == "module")
-        shares = any(fixture.baseid.endswith(item.path.name) for fixture in of_module)
+        module_fixtures = (f for fixtures in definitions for f in fixtures if f.scope == "module")
+        shares = any(fixture.baseid.endswith(item.path.name) for fixture in module_fixtures)
         if shares and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 

@@ -36,11 +36,13 @@ def test_ab_with_connectors_equals_the_golden_file():
             state, golden_maps.outputs(student), teacher_outputs, batches.NO_BATCH
         )[0]
 
-    value, (of_frozen, of_student) = golden_maps.jit_value_and_grad(loss)(frozen, student)
+    value, (frozen_gradient, student_gradient) = golden_maps.jit_value_and_grad(loss)(
+        frozen, student
+    )
     golden_maps.check_close(value, file["out/loss"])
-    gradients = golden_maps.torch_map_gradients(of_student)
+    gradients = golden_maps.torch_map_gradients(student_gradient)
     for i in names:
-        gradients |= golden_maps.torch_gradients(of_frozen[f"tap{i}"], layers[i], names[i])
+        gradients |= golden_maps.torch_gradients(frozen_gradient[f"tap{i}"], layers[i], names[i])
         golden_maps.check_running_statistics(
             file, layers[i], frozen[f"tap{i}"], names[i], student[i]
         )

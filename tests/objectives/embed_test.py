@@ -50,12 +50,12 @@ def test_a_head_of_the_teachers_width_is_trained_and_the_teacher_is_constant(hea
         trained = state._replace(params=params)
         return objective.loss(trained, student, teacher, batches.NO_BATCH)[0].mean()
 
-    params, by_student, by_teacher = jax.jit(jax.grad(loss, (0, 1, 2)))(
+    params, student_gradient, teacher_gradient = jax.jit(jax.grad(loss, (0, 1, 2)))(
         state.params, student, teacher
     )
     assert all(np.any(leaf) for leaf in jax.tree.leaves(params))
-    assert np.any(by_student.embedding)
-    assert not np.any(by_teacher.embedding)
+    assert np.any(student_gradient.embedding)
+    assert not np.any(teacher_gradient.embedding)
 
 
 def test_invalid_options_are_refused():

@@ -61,7 +61,7 @@ def _outputs(seed, width, classes=5):
 
 
 _STUDENT = _outputs(0, 6)
-# Widths differ only in these cases, so that the others share a compilation with equal networks.
+# Widths differ only in these cases; the others share a compilation with equal networks.
 _OTHER_WIDTH = {"sp", "rkd", "pkt", "ckd", "itrd", "ega", "crd fifo", "rrd momentum"}
 
 
@@ -113,13 +113,13 @@ def test_student_and_layers_have_gradients_and_the_teacher_has_none(case):
     (value, (losses, memory_after)), gradients = _case(case).differentiate(
         start, _STUDENT, _teacher(case)
     )
-    layers, of_student, of_teacher = jax.device_get(gradients)
+    layers, student_gradient, teacher_gradient = jax.device_get(gradients)
     assert losses.shape in ((), (_BATCH,))
     assert np.isfinite(value)
     assert value.dtype == jnp.float32
     chex.assert_trees_all_equal_shapes_and_dtypes(memory_after, start.memory)
-    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(of_student)) > 0
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_teacher))
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(student_gradient)) > 0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(teacher_gradient))
     # The bias of CKD shifts all embeddings, which changes no difference.
     unmoved = {"ckd": 1}.get(case, 0)
     assert sum(np.abs(leaf).max() < 1e-6 for leaf in jax.tree.leaves(layers)) == unmoved

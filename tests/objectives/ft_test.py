@@ -57,10 +57,12 @@ def test_ft_with_translator_and_paraphraser_equals_the_golden_file():
         trained = state._replace(params=params)
         return objective.loss(trained, golden_maps.outputs([x]), teacher, batches.NO_BATCH)[0]
 
-    value, (of_params, of_student) = golden_maps.jit_value_and_grad(loss)(params, student)
+    value, (params_gradient, student_gradient) = golden_maps.jit_value_and_grad(loss)(
+        params, student
+    )
     golden_maps.check_close(value, file["out/loss"])
-    gradients = golden_maps.torch_gradients(of_params, layers, names)
-    gradients["in/f_s"] = np.transpose(of_student, (0, 3, 1, 2))
+    gradients = golden_maps.torch_gradients(params_gradient, layers, names)
+    gradients["in/f_s"] = np.transpose(student_gradient, (0, 3, 1, 2))
     golden_maps.check_gradients(file, gradients)
     golden_maps.check_running_statistics(file, layers, params, names, student)
     factor, _ = jax.jit(ft.paraphrase)(frozen, teacher.maps[-1])
@@ -79,13 +81,15 @@ def test_the_ft_stage_equals_the_golden_file():
             ObjectiveState(frozen=frozen), outputs, outputs, batches.NO_BATCH
         )[0]
 
-    value, (of_frozen, of_teacher) = golden_maps.jit_value_and_grad(loss)(frozen, teacher)
+    value, (frozen_gradient, teacher_gradient) = golden_maps.jit_value_and_grad(loss)(
+        frozen, teacher
+    )
     golden_maps.check_close(value, file["out/loss"])
     # The objective treats the teacher as a constant.
-    np.testing.assert_array_equal(of_teacher, 0)
+    np.testing.assert_array_equal(teacher_gradient, 0)
     gradients = {}
     for part in layers:
-        gradients |= golden_maps.torch_gradients(of_frozen[part], layers[part], names[part])
+        gradients |= golden_maps.torch_gradients(frozen_gradient[part], layers[part], names[part])
     listed = {k: v for k, v in file.items() if k != "grad/in/f_t"}
     golden_maps.check_gradients(listed, gradients)
     _, reconstruction = jax.jit(ft.paraphrase)(frozen, teacher)

@@ -91,10 +91,10 @@ def test_losses_are_float32_per_example_and_the_teacher_is_constant(name):
     losses, gradients = _case(name).differentiate(_start(name), toy.outputs(0), toy.outputs(1))
     assert losses.dtype == jnp.float32
     assert losses.shape[1:] == (_BATCH,)
-    of_params, _, of_student, of_teacher = jax.device_get(gradients)
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_teacher))
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(of_student))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_params))
+    params_gradient, _, student_gradient, teacher_gradient = jax.device_get(gradients)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(teacher_gradient))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(student_gradient))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params_gradient))
 
 
 @_mark_long_except("at", "nst", "srrl", "ab")
@@ -109,10 +109,10 @@ def test_losses_are_the_same_without_compilation(name):
 def test_bfloat16_maps_give_float32_losses_close_to_full_precision(name):
     expected, _ = _case(name).differentiate(_start(name), toy.outputs(0), toy.outputs(1))
     halves = (toy.outputs(seed, dtype=jnp.bfloat16) for seed in (0, 1))
-    losses, (of_params, *_) = jax.device_get(_case(name).differentiate(_start(name), *halves))
+    losses, (params_gradient, *_) = jax.device_get(_case(name).differentiate(_start(name), *halves))
     assert losses.dtype == np.float32
     assert np.isfinite(losses).all()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_params))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params_gradient))
     # Rounding may change the directions that KDSVD chooses.
     if name != "kdsvd":
         np.testing.assert_allclose(losses, expected, rtol=0.1, atol=0.02)

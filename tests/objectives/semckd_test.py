@@ -45,14 +45,16 @@ def test_semckd_equals_the_golden_file():
             ObjectiveState(params), golden_maps.outputs(student), teacher_outputs, batches.NO_BATCH
         )[0]
 
-    value, (of_params, of_student) = golden_maps.jit_value_and_grad(loss)(params, student)
+    value, (params_gradient, student_gradient) = golden_maps.jit_value_and_grad(loss)(
+        params, student
+    )
     golden_maps.check_close(value, file["out/loss"])
     golden_maps.check_close(
         semckd.semckd_attention(params, student, teacher), file["out/attention"]
     )
-    gradients = golden_maps.torch_map_gradients(of_student)
+    gradients = golden_maps.torch_map_gradients(student_gradient)
     for group, key, layers, names in parts:
-        gradients |= golden_maps.torch_gradients(of_params[group][key], layers, names)
+        gradients |= golden_maps.torch_gradients(params_gradient[group][key], layers, names)
     golden_maps.check_gradients(file, gradients)
     # The other parameters of the reference are not used.
     unused = set(file["meta/params_without_grad"])

@@ -37,10 +37,12 @@ def test_simkd_and_its_running_statistics_equal_the_golden_file():
         trained = state._replace(params=params)
         return objective.loss(trained, golden_maps.outputs([x]), teacher, batches.NO_BATCH)[0]
 
-    value, (of_params, of_student) = golden_maps.jit_value_and_grad(loss)(params, student_map)
+    value, (params_gradient, student_gradient) = golden_maps.jit_value_and_grad(loss)(
+        params, student_map
+    )
     golden_maps.check_close(value, file["out/loss"])
-    gradients = golden_maps.torch_gradients(of_params, layers, names)
-    gradients["in/f_s"] = np.transpose(of_student, (0, 3, 1, 2))
+    gradients = golden_maps.torch_gradients(params_gradient, layers, names)
+    gradients["in/f_s"] = np.transpose(student_gradient, (0, 3, 1, 2))
     golden_maps.check_gradients(file, gradients)
 
     step = jax.jit(objective.loss)

@@ -33,11 +33,13 @@ def test_vid_equals_the_golden_file(name):
             ObjectiveState(params), student_outputs, teacher_outputs, batches.NO_BATCH
         )[0]
 
-    value, (of_params, of_student) = golden_maps.jit_value_and_grad(loss)(params, student)
+    value, (params_gradient, student_gradient) = golden_maps.jit_value_and_grad(loss)(
+        params, student
+    )
     golden_maps.check_close(value, file["out/loss"])
-    gradients = golden_maps.torch_map_gradients(of_student)
+    gradients = golden_maps.torch_map_gradients(student_gradient)
     for i in range(len(student)):
-        tap = of_params[f"tap{i}"]
+        tap = params_gradient[f"tap{i}"]
         gradients |= golden_maps.torch_gradients(tap["mean"], plain, names[i])
         gradients[f"param/vid{i}.log_scale"] = tap["scale"]
     golden_maps.check_gradients(file, gradients)

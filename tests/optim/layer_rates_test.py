@@ -1,4 +1,4 @@
-"""Layer decay: the layers of parameters, by path and by first use."""
+"""Layer decay: the order of layers by parameter path and by first use."""
 
 import functools
 
@@ -13,10 +13,10 @@ from rrd_jax.training.choices import OptimizerChoice
 
 
 def _network(*order):
-    """Parameters in a tree of dicts and lists, and a network that uses them in this order."""
+    """Returns a network that uses the parameters at these paths in this order."""
 
     def apply(params, images):
-        # A network may cast all of its parameters at its start.
+        # Casting all parameters at the start must not count as their first use.
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
         for path in order:
             leaf = functools.reduce(lambda tree, key: tree[key], path, params)
@@ -28,7 +28,8 @@ def _network(*order):
 
 def _scales(params, apply, decay=0.5):
     scales = optim.block_scales(decay, apply, params, jnp.zeros((2, 4)), "mine")
-    return jax.tree.map(lambda s: round(np.log(s) / np.log(decay)), scales)  # 0 is the head
+    # The exponents of the decay count the layers from the head, which is layer 0.
+    return jax.tree.map(lambda s: round(np.log(s) / np.log(decay)), scales)
 
 
 _W, _B = jnp.zeros((4, 4)), jnp.zeros(4)
@@ -39,7 +40,8 @@ _W, _B = jnp.zeros((4, 4)), jnp.zeros(4)
     [
         lambda i: f"Block_{i}",
         lambda i: f"layer{1 + i // 2}_{i % 2}",
-        lambda i: f"{'xyz'[2 - i]}Bottleneck_0",  # in no order of names
+        # The alphabetical order of these names is not the order of use.
+        lambda i: f"{'xyz'[2 - i]}Bottleneck_0",
     ],
 )
 def test_blocks_are_numbered_as_the_network_uses_them(name):
@@ -50,13 +52,14 @@ def test_blocks_are_numbered_as_the_network_uses_them(name):
     for i in range(3):
         order += [(name(i), "norm", "scale"), (name(i), "fc_0", "kernel")]
     order += [("norm", "scale"), ("head", "kernel")]
-    actual = _scales(params, jax.jit(_network(*order)))
+    layers = _scales(params, jax.jit(_network(*order)))
     for i in range(3):
-        assert actual[name(i)] == {"fc_0": {"kernel": 3 - i}, "norm": {"scale": 3 - i}}
-    assert actual["stem"] == {"kernel": 4}
-    assert actual["pos"] == 4
-    assert actual["norm"] == {"scale": 1}  # with the last block, as in timm
-    assert actual["head"] == actual["unused"] == {"kernel": 0}
+        assert layers[name(i)] == {"fc_0": {"kernel": 3 - i}, "norm": {"scale": 3 - i}}
+    assert layers["stem"] == {"kernel": 4}
+    assert layers["pos"] == 4
+    # As in timm, the last norm has the rate of the last block.
+    assert layers["norm"] == {"scale": 1}
+    assert layers["head"] == layers["unused"] == {"kernel": 0}
 
 
 def test_blocks_in_lists_and_stages_are_numbered():
@@ -68,24 +71,27 @@ def test_blocks_in_lists_and_stages_are_numbered():
         ("model", "stages", i, "blocks", j, "fc", "weight") for i, j in ((0, 0), (0, 1), (1, 0))
     ]
     order += [("model", "out", "weight")]
-    actual = _scales(params, _network(*order))["model"]
-    first, second = actual["stages"]
+    layers = _scales(params, _network(*order))["model"]
+    first, second = layers["stages"]
     assert [b["fc"]["weight"] for b in first["blocks"] + second["blocks"]] == [3, 2, 1]
-    assert first["down"]["weight"] == 4  # before the first block
-    assert actual["out"]["weight"] == 0
+    # The downsampling precedes the first block.
+    assert first["down"]["weight"] == 4
+    assert layers["out"]["weight"] == 0
 
 
 @pytest.mark.parametrize(
-    ("paths", "wanted"),
+    ("paths", "expected"),
     [
-        (  # as in Google's vision transformer
+        # The names of Google's vision transformer.
+        (
             [
                 "Transformer/encoderblock_0/LayerNorm_0/scale",
                 "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel",
             ],
             {"Transformer/encoderblock_0"},
         ),
-        (  # a group of blocks, as in wide residual networks and in PyTorch's
+        # Groups of blocks, as in wide residual networks and in PyTorch.
+        (
             ["block1/layer_0/conv1/kernel", "block1/layer_1/down_0/conv/kernel"],
             {"block1/layer_0", "block1/layer_1"},
         ),

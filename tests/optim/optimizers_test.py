@@ -1,4 +1,4 @@
-"""Optimizers by name: their first steps, and invalid names and options."""
+"""Optimizers by name: first steps, invalid names and invalid options."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def _constant(step):
 
 
 def _moved(name, gradient=0.0, schedule=_constant, **fields):
-    """The parameters after a step."""
+    """Returns the parameters after one step."""
     optimizer = optim.create(name, schedule, **fields)
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), _PARAMS)
     state = optimizer.init(_PARAMS)
@@ -60,7 +60,8 @@ def test_the_mask_excludes_norms_and_biases_from_the_decay(name):
     for everything in (True, False):
         moved = _moved(name, weight_decay=0.1, decay_norm_and_bias=everything)
         assert float(moved["kernel"].max()) < 2.0
-        if name in ("adamw", "lion", "muon"):  # decoupled: the rate times the parameters
+        # Decoupled weight decay subtracts rate * decay * parameters.
+        if name in ("adamw", "lion", "muon"):
             np.testing.assert_allclose(moved["kernel"], 2.0 * (1 - 0.5 * 0.1), rtol=1e-6)
         assert bool((moved["bias"] == 2.0).all()) != everything
 
@@ -84,7 +85,7 @@ def test_a_factory_without_schedules_receives_the_rate_of_each_step():
 
 def test_optimizers_that_need_the_loss_receive_it():
     moved = _moved("scale_by_polyak", 2.0, options={"max_learning_rate": 0.25})
-    # The loss is 1, and the gradient's squared length 9 * 4: a rate of 1 / 36.
+    # The loss is 1 and the gradient's squared norm is 9 * 4, so the rate is 1 / 36.
     np.testing.assert_allclose(moved["bias"], np.full(3, 2.0 - 0.5 * 2 / 36), rtol=1e-5)
 
 
@@ -169,7 +170,8 @@ def test_factories_of_optax_and_contrib_are_found_by_name(name):
     optim.create(name, _constant, weight_decay=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of names that Optax has moved
+# Optax warns about names that have moved.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_function_of_optax_is_an_optimizer_or_is_refused():
     refused = []
     for name in sorted(vars(optax) | vars(optax.contrib)):

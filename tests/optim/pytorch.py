@@ -1,8 +1,8 @@
-"""Trajectories of torch.optim, and of a small vision model trained by it.
+"""Trajectories of torch.optim, and of a small vision model that torch.optim trains.
+
+To write them to tests/golden/torch_optim.npz, for tests without PyTorch:
 
     python -m tests.optim.pytorch
-
-writes them to tests/golden/torch_optim.npz, for tests where PyTorch is not installed.
 """
 
 import math
@@ -27,21 +27,21 @@ OPTIMIZERS = {
 
 
 def rate(step):
-    """Warm-up, then a cosine to 0."""
+    """Returns the learning rate, relative to the peak: a warm-up, then a cosine to 0."""
     if step < WARMUP:
         return 0.1 + 0.9 * step / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
 
 
 def problem():
-    """Parameters, and noise for the gradient 0.1 p + noise of each step."""
+    """Returns initial parameters p [4, 5] and noise [STEPS, 4, 5]; gradients are 0.1 p + noise."""
     rng = np.random.default_rng(3)
     start = rng.standard_normal((4, 5)).astype(np.float32)
     return start, rng.standard_normal((STEPS, 4, 5)).astype(np.float32)
 
 
 def trajectory(name):
-    """[STEPS, 4, 5]: the parameters after each step, at rates that change."""
+    """Returns the parameters after each step [STEPS, 4, 5], with a variable learning rate."""
     import torch
 
     kind, options = OPTIMIZERS[name]
@@ -59,7 +59,7 @@ def trajectory(name):
 
 
 def vision():
-    """Weights of a small model with two blocks, by PyTorch's names, images and labels."""
+    """Returns the weights of a model with two blocks under PyTorch's names, images and labels."""
     rng = np.random.default_rng(4)
     shapes = {"stem.weight": (8, 3, 3, 3), "stem.bias": (8,)}
     shapes |= {"norm.weight": (8,), "norm.bias": (8,)}
@@ -91,13 +91,13 @@ def _logits(w, images):
 
 
 def _scale(name, decay=0.7):
-    """Of the rate: the stem is layer 0, the last norm in the second block's, as in timm."""
+    """Returns the factor of the rate; as in timm, the last norm is in the layer of block 2."""
     layer = {"stem": 0, "norm": 2, "head": 3}.get(name.split(".")[0])
     return decay ** (3 - (int(name.split(".")[1]) + 1 if layer is None else layer))
 
 
-def trained():
-    """The weights and the loss of each step, by AdamW with all that a recipe for ViTs has."""
+def train_vision():
+    """Trains with AdamW, clipping, layer decay and smoothing; returns weights and losses."""
     import torch
 
     weights, images, labels = vision()
@@ -122,11 +122,11 @@ def trained():
     return {name: p.detach().numpy() for name, p in w.items()} | {"losses": np.array(losses)}
 
 
-def everything():
-    """All that the file holds."""
+def golden_arrays():
+    """Returns all arrays of the golden file."""
     paths = {name: trajectory(name) for name in OPTIMIZERS}
-    return paths | {f"vision/{name}": value for name, value in trained().items()}
+    return paths | {f"vision/{name}": value for name, value in train_vision().items()}
 
 
 if __name__ == "__main__":
-    np.savez_compressed(FILE, **everything())
+    np.savez_compressed(FILE, **golden_arrays())

@@ -14,7 +14,7 @@ _FIELDS = {"learning_rate": 0.4, "epochs": 10, "steps_per_epoch": 6}
 
 
 def _rates(name, **fields):
-    """The rate of each of the 60 steps."""
+    """Returns the learning rates of the 60 steps."""
     schedule = optim.create_schedule(name, **_FIELDS | fields)
     return np.array(jax.vmap(schedule)(jnp.arange(60)), np.float64)
 
@@ -28,8 +28,9 @@ def test_learning_rates_of_the_cifar_recipe_equal_the_reference():
     for step_in_epoch in (0, steps - 1):
         actual = [float(schedule(epoch * steps + step_in_epoch)) for epoch in range(240)]
         np.testing.assert_allclose(actual, expected, rtol=1e-6)
-    together = optim.step_schedule(1.0, [3, 3])  # each counts
-    np.testing.assert_allclose([together(2), together(3)], [1.0, 0.01], rtol=1e-6)
+    # Two equal boundaries both decay the rate.
+    repeated = optim.step_schedule(1.0, [3, 3])
+    np.testing.assert_allclose([repeated(2), repeated(3)], [1.0, 0.01], rtol=1e-6)
 
 
 @pytest.mark.parametrize("milestone", [0.0, -0.5, 150])

@@ -1,4 +1,4 @@
-"""Optimizers mean what torch.optim's mean: 50 steps, beside stored values and beside PyTorch."""
+"""Fifty steps of each optimizer compared with stored values of torch.optim and with PyTorch."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ from tests.objectives import batches
 from tests.optim import pytorch
 
 _STORED = golden.load("torch_optim")
-# PyTorch's name: the fields and the options that mean the same.
+# Name in `pytorch.OPTIMIZERS`: the equivalent config fields and options.
 _OURS = {
     "sgd": ({"momentum": 0.9, "weight_decay": 0.01}, {}),
     "nesterov": ({"momentum": 0.8, "nesterov": True, "weight_decay": 0.01}, {}),
@@ -59,7 +59,7 @@ def test_fifty_steps_equal_those_of_torch(name):
 
 def test_the_stored_values_equal_those_of_torch():
     pytest.importorskip("torch")
-    computed = pytorch.everything()
+    computed = pytorch.golden_arrays()
     assert set(computed) == set(_STORED)
     for name, value in computed.items():
         assert golden.relative(value, _STORED[name]) < 1e-5, name
@@ -86,7 +86,7 @@ class _Vision(nn.Module):
 
 
 def _tree(weights):
-    """PyTorch's entries as the parameters of `_Vision`."""
+    """Returns PyTorch's weights as the parameters of `_Vision`."""
     tree = {}
     for name, value in weights.items():
         *modules, entry = name.replace("blocks.", "blocks_").split(".")

@@ -1,4 +1,4 @@
-"""Objectives that change the course of a run: stages before it, and another classifier after it."""
+"""Objectives with a stage before distillation, or with another classifier after it."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ _CE = {"ce": {"weight": 1.0}}
 
 @pytest.fixture(scope="module")
 def teacher(tiny_teacher):
-    """Fields of a job whose teacher is trained already."""
+    """Config fields for a trained teacher."""
     return {"teacher.checkpoint": str(tiny_teacher)}
 
 
@@ -32,7 +32,7 @@ def _equal(tree, other):
 @pytest.mark.long
 def test_a_stage_trains_its_parameters_and_the_run_starts_from_them(name):
     terms = {**_CE, name: {"weight": 1.0, "epochs": 1}}
-    # Without augmentation, all steps see the same images.
+    # Without augmentation, all steps use the same images.
     fields = {"train.ema": 0.5, "data.augment": "none"}
     part = parse(launch.digits("smoke,tiny-tiny", terms, **fields)).student
     plan = recipe.create(part.training, num_classes=10, examples=24)
@@ -99,7 +99,7 @@ def test_a_stage_uses_the_rate_after_the_warm_up():
 
 
 def slow_start(learning_rate, steps):
-    """A schedule with a warm-up of its own."""
+    """Returns a schedule with a built-in warm-up."""
     return lambda step: learning_rate * step / steps
 
 
@@ -107,31 +107,32 @@ def slow_start(learning_rate, steps):
 def test_a_run_interrupted_in_its_stage_resumes_bit_for_bit(tmp_path, teacher, capsys):
     terms = {**_CE, "ab": {"weight": 1.0, "epochs": 2}}
     config = launch.digits("smoke,tiny-tiny", terms, **teacher)
-    launch.run(config, tmp_path / "whole")
-    said = capsys.readouterr().out
+    launch.run(config, tmp_path / "uninterrupted")
+    output = capsys.readouterr().out
     pair = "8x8x16 - 8x8x16"
     assert (
         f"[ab, stage before distillation] ab compares feature maps (student - teacher): {pair}"
-        in said
+        in output
     )
-    for calls in (4, 3):  # in the stage's second epoch, in the run's first
-        launch.interrupt(config, tmp_path / "broken", calls)
-    launch.run(config, tmp_path / "broken")
+    # The first interruption is in the stage's second epoch, the second in the run's first epoch.
+    for calls in (4, 3):
+        launch.interrupt(config, tmp_path / "resumed", calls)
+    launch.run(config, tmp_path / "resumed")
     for folder in (".", "before-ab"):
-        whole, broken = (tmp_path / name / folder for name in ("whole", "broken"))
-        assert launch.rows(broken) == launch.rows(whole)
-        assert launch.digests(broken, 6) == launch.digests(whole, 6)
+        uninterrupted, resumed = (tmp_path / name / folder for name in ("uninterrupted", "resumed"))
+        assert launch.rows(resumed) == launch.rows(uninterrupted)
+        assert launch.digests(resumed, 6) == launch.digests(uninterrupted, 6)
 
 
 def test_simkd_is_evaluated_and_saved_with_the_teachers_classifier(tmp_path, teacher):
     terms = {"ce": {"weight": 0.0}, "simkd": {"weight": 1.0}}
     config = launch.digits("smoke,tiny-tiny", terms, **teacher)
     launch.run(config, tmp_path)
-    tested = evaluate.run(parse(config), tmp_path)
-    (row,) = [row for row in tested if row["run"] == "student"]
-    kept = launch.rows(tmp_path)[-1]
-    assert row["top1"] == pytest.approx(kept["test/top1"])
-    assert row["loss"] == pytest.approx(kept["test/loss"], rel=1e-5)
+    evaluated = evaluate.run(parse(config), tmp_path)
+    (row,) = [row for row in evaluated if row["run"] == "student"]
+    logged = launch.rows(tmp_path)[-1]
+    assert row["top1"] == pytest.approx(logged["test/top1"])
+    assert row["loss"] == pytest.approx(logged["test/loss"], rel=1e-5)
     pupil = launch.digits("smoke,tiny-tiny", _CE, **{"teacher.checkpoint": str(tmp_path)})
     with pytest.raises(
         errors.InputError, match="'simkd', which replaces its classifier; it cannot"

@@ -23,13 +23,13 @@ _RUNS = ["rrd", "rrd_kd"]
 
 @pytest.fixture(scope="module")
 def reference():
-    """Of the published code: weights, images, and five steps of training by RRD."""
+    """The golden file of the published code: weights, images and five training steps with RRD."""
     return golden.load("rrd_resnet8_tiny")
 
 
 @pytest.fixture(scope="module")
 def trained(reference):
-    """(run, nudge of the images) -> what `_train` returns; a compiled step for each run."""
+    """A cached function (run, nudge of the images) -> results of `_train`."""
     steps = {run: _compile(reference, run) for run in _RUNS}
 
     @functools.cache
@@ -43,12 +43,12 @@ def trained(reference):
 def test_five_steps_have_the_losses_of_the_reference_training_loop(run, reference, trained):
     logged, last, _ = trained(run)
     names = {"cls": "loss/ce", "div": "loss/kd", "rrd": "loss/rrd", "total": "loss"}
-    for theirs, ours in names.items():
-        expected = reference[f"{run}/step/{theirs}"]
-        np.testing.assert_allclose(logged[ours][:2], expected[:2], rtol=1e-5)
-        np.testing.assert_allclose(logged[ours], expected, rtol=1e-3)
+    for reference_name, name in names.items():
+        expected = reference[f"{run}/step/{reference_name}"]
+        np.testing.assert_allclose(logged[name][:2], expected[:2], rtol=1e-5)
+        np.testing.assert_allclose(logged[name], expected, rtol=1e-3)
     np.testing.assert_array_equal(logged["cursor"], reference[f"{run}/step/ptr"])
-    # The fixed projection has not moved, and the optimizer does not know it.
+    # The fixed projection has not changed, and the optimizer has no state for it.
     fixed = np.asarray(last.frozen["rrd"]["kernel"]).T
     np.testing.assert_array_equal(fixed, reference[f"{run}/final/param/embed_t.weight"])
     chex.assert_trees_all_equal_structs(last.opt_state[1][0].trace, last.params)
@@ -56,9 +56,9 @@ def test_five_steps_have_the_losses_of_the_reference_training_loop(run, referenc
 
 @pytest.mark.parametrize("run", _RUNS)
 def test_five_steps_reach_the_final_state_of_the_reference(run, reference, trained):
-    # An activation of rrd_kd is so near a ReLU's edge that rounding decides its side, and five
-    # steps make up to 1 % of that. About half of the relative nudges of the input by at most 1e-6
-    # take the reference's side, and then everything agrees.
+    # One activation of rrd_kd is so close to zero that rounding decides whether the ReLU passes it,
+    # which changes results by up to 1 percent after five steps. For about half of the relative
+    # nudges of the input by at most 1e-6, the ReLU acts as in the reference and all values agree.
     nudges = (0.0, 2e-7, -2e-7, 5e-7, -5e-7, 1e-6, -1e-6)
     errors = [_end_errors(reference, run, *trained(run, nudge)[1:]) for nudge in nudges]
     assert min(max(error.values()) for error in errors) < 1e-5
@@ -81,7 +81,7 @@ def _end_errors(reference, run, last, probe):
 
 
 def _compile(reference, run):
-    """The student, the state before the first step, the compiled step, and the teacher."""
+    """Returns the student, the initial state, the compiled step and the teacher's variables."""
     options = {
         key.removeprefix(f"{run}/hp/"): value
         for key, value in reference.items()
@@ -145,7 +145,7 @@ def _compile(reference, run):
 
 
 def _train(reference, run, network, current, train_step, teacher, nudge):
-    """What five steps log, the last state, and the student's logits for the probe images."""
+    """Runs five steps; returns their logs, the last state and the logits for the probe images."""
     history = {}
     images, labels = reference["in/x"] * np.float32(1 + nudge), reference["in/y"]
     for image, label in zip(images, labels, strict=True):
@@ -225,11 +225,11 @@ def test_the_teacher_receives_the_mixed_images(kind):
         index=np.arange(4, dtype=np.int32),
     )
     mix = mixing.make_mix(kind, 1.0)
-    seen = {}
+    recorded = {}
 
     def spy(key, images, labels):
         images, mixed = mix(key, images, labels)
-        jax.debug.callback(lambda x, e: seen.update(images=x, **e), images, mixed)
+        jax.debug.callback(lambda x, e: recorded.update(images=x, **e), images, mixed)
         return images, mixed
 
     task = step.Task(network, terms, optimizer, tiny.PLAIN, 5, step_outputs.live(network), spy)
@@ -241,11 +241,11 @@ def test_the_teacher_receives_the_mixed_images(kind):
         outputs, _ = network.apply(student, images, train=True, mutable=["batch_stats"])
         return outputs.logits, network.apply(teacher, images, train=False).logits
 
-    student_logits, teacher_logits = apply(seen["images"])
+    student_logits, teacher_logits = apply(recorded["images"])
     kd = jnp.mean(kd_module.kd_loss(student_logits, teacher_logits, temperature=4.0))
     assert float(logged["loss/kd"]) == pytest.approx(float(kd), rel=1e-4)
     log_p = np.asarray(jax.nn.log_softmax(student_logits))
-    losses = [-log_p[np.arange(4), label] for label in (batch.label, seen["other_label"])]
-    expected = np.mean(seen["share"] * losses[0] + (1 - seen["share"]) * losses[1])
+    losses = [-log_p[np.arange(4), label] for label in (batch.label, recorded["other_label"])]
+    expected = np.mean(recorded["share"] * losses[0] + (1 - recorded["share"]) * losses[1])
     assert float(logged["loss/ce"]) == pytest.approx(float(expected), rel=1e-4)
-    assert not np.array_equal(seen["images"], batch.image)
+    assert not np.array_equal(recorded["images"], batch.image)
