@@ -101,13 +101,13 @@ def module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
-    def write(name="custom_losses", source=_MODULE):
+    def write(name="user_losses", source=_MODULE):
         (tmp_path / f"{name}.py").write_text(source)
         monkeypatch.delitem(sys.modules, name, raising=False)
 
     write()
     yield write
-    for name in ("custom_losses", "other_losses", "custom_rrd"):
+    for name in ("user_losses", "other_losses", "user_rrd"):
         sys.modules.pop(name, None)
 
 
@@ -124,35 +124,35 @@ def _shapes(**parts):
 
 @pytest.mark.usefixtures("module")
 def test_arguments_with_defaults_become_fields_of_the_same_type():
-    terms = method("rrd+custom_losses:angular+custom_losses:moving")
+    terms = method("rrd+user_losses:angular+user_losses:moving")
     assert set(terms) == {"ce", "rrd", "angular", "moving"}
     assert dict(terms.angular) == {
-        **{"weight": 1.0, "warmup": 0, "factory": "custom_losses:angular"},
+        **{"weight": 1.0, "warmup": 0, "factory": "user_losses:angular"},
         **{"power": 2.0, "centred": True, "seed": None},
     }
     assert terms.angular.get_type("power") is float
     assert terms.moving.get_type("start") is float
     assert "examples" not in terms.moving
-    assert sorted(method("custom_losses:Losses.ready").ready) == ["factory", "warmup", "weight"]
+    assert sorted(method("user_losses:Losses.ready").ready) == ["factory", "warmup", "weight"]
 
 
 @pytest.mark.usefixtures("module")
 def test_a_custom_record_sets_the_weights():
-    terms = method("custom_losses:recorded")
+    terms = method("user_losses:recorded")
     assert {name: options.weight for name, options in terms.items()} == {"ce": 0.5, "angular": 3.0}
     assert terms.angular.warmup == 2
 
 
 @pytest.mark.usefixtures("module")
 def test_a_loss_function_becomes_an_objective_that_may_read_maps():
-    objective = objectives.create("custom_losses:angular", power=3)
+    objective = objectives.create("user_losses:angular", power=3)
     assert objective.needs_teacher
     assert objective.needs_maps
-    assert not objectives.create("custom_losses:without_maps").needs_maps
+    assert not objectives.create("user_losses:without_maps").needs_maps
     student, teacher = toy.outputs(0), toy.outputs(1)
     start = objective.init(jax.random.key(0), student, teacher)
     actual, memory = objective.loss(start, student, teacher, None)
-    expected = sys.modules["custom_losses"].angular(student, teacher, None, power=3.0)
+    expected = sys.modules["user_losses"].angular(student, teacher, None, power=3.0)
     np.testing.assert_array_equal(actual, expected)
     assert memory == ()
 
@@ -162,7 +162,7 @@ def test_a_loss_function_becomes_an_objective_that_may_read_maps():
     ("path", "options", "message"),
     [
         ("weighty", {}, "has an option 'weight', but every objective has a field of that name"),
-        ("rrd", {}, "'custom_losses:rrd' has the name of a built-in objective, 'rrd'; rename it"),
+        ("rrd", {}, "'user_losses:rrd' has the name of a built-in objective, 'rrd'; rename it"),
         ("pair", {}, r"takes \(student, teacher\) without defaults, but a loss takes"),
         ("nothing", {}, r"returns a NoneType, but must return an Objective.*stateless\(loss\)"),
         ("number", {}, "is of type int, but must be a loss"),
@@ -174,7 +174,7 @@ def test_a_loss_function_becomes_an_objective_that_may_read_maps():
 )
 def test_an_invalid_objective_is_refused_in_one_line(path, options, message):
     with pytest.raises(errors.InputError, match=message) as caught:
-        objectives.create(f"custom_losses:{path}", **options)
+        objectives.create(f"user_losses:{path}", **options)
     assert "\n" not in str(caught.value)
 
 
@@ -186,17 +186,15 @@ def _config(folder, terms, **fields):
 @pytest.mark.usefixtures("module", "tiny_network")
 def test_a_launch_file_may_rename_an_objective():
     terms = {
-        "mine": {"factory": "custom_losses:angular", "power": 3.0},
-        "custom_losses:angular": {},
+        "mine": {"factory": "user_losses:angular", "power": 3.0},
+        "user_losses:angular": {},
     }
     choices = parse(_config("somewhere", terms)).student.training.objectives
     assert [choice.name for choice in choices] == ["ce", "mine", "angular"]
-    assert [choice.factory for choice in choices[1:]] == ["custom_losses:angular"] * 2
-    with pytest.raises(
-        errors.InputError, match="'custom_losses:angular' has the name of a built-in"
-    ):
-        parse(_config("somewhere", {"kd": {"factory": "custom_losses:angular"}}))
-    terms = {"angular": {"factory": "custom_losses:angular"}, "custom_losses:angular": {}}
+    assert [choice.factory for choice in choices[1:]] == ["user_losses:angular"] * 2
+    with pytest.raises(errors.InputError, match="'user_losses:angular' has the name of a built-in"):
+        parse(_config("somewhere", {"kd": {"factory": "user_losses:angular"}}))
+    terms = {"angular": {"factory": "user_losses:angular"}, "user_losses:angular": {}}
     with pytest.raises(errors.InputError, match="two objectives named 'angular'"):
         parse(_config("somewhere", terms))
 
@@ -206,7 +204,7 @@ _WRONG = {
     "init fails": (
         "lambda *_: 1 / 0",
         "loss",
-        r"(?s)calling init of .*custom_wrong.py\", line 15.*ZeroDivisionError",
+        r"(?s)calling init of .*user_wrong.py\", line 15.*ZeroDivisionError",
     ),
     "no state": (
         "lambda *_: {}",
@@ -220,7 +218,7 @@ _WRONG = {
     "loss fails": (
         "start()",
         "fails",
-        r"(?s)calling loss of .*custom_wrong.py\", line 13, in fails.*ValueError: this fails",
+        r"(?s)calling loss of .*user_wrong.py\", line 13, in fails.*ValueError: this fails",
     ),
     "key": (
         "start((), jax.random.key(0))",
@@ -258,10 +256,10 @@ def fails(s, student, teacher, batch):
 @pytest.mark.parametrize("case", _WRONG)
 def test_the_results_of_an_objective_are_checked_by_shape(case, tmp_path):
     init, loss, message = _WRONG[case]
-    path = tmp_path / "custom_wrong.py"
+    path = tmp_path / "user_wrong.py"
     source = f"{_WRONG_MODULE}wrong = Objective({init}, {loss})\n"
     path.write_text(source)
-    names = {"__name__": "custom_wrong"}
+    names = {"__name__": "user_wrong"}
     exec(compile(source, str(path), "exec"), names)
     with pytest.raises(errors.InputError, match=message) as caught:
         objectives.check("wrong", names["wrong"], _shapes(), _shapes(), _SHAPES)
@@ -312,7 +310,7 @@ def test_stage_predict_and_taps_are_checked():
 
 @pytest.mark.usefixtures("module")
 def test_python_numbers_in_a_state_become_arrays():
-    objective = objectives.create("custom_losses:counting")
+    objective = objectives.create("user_losses:counting")
     start = objective.init(jax.random.key(0), _shapes(), _shapes())
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(start))
     objectives.check("counting", objective, _shapes(), _shapes(), _SHAPES)
@@ -320,9 +318,9 @@ def test_python_numbers_in_a_state_become_arrays():
 
 @pytest.mark.usefixtures("module")
 def test_the_catalog_describes_a_custom_objective(capsys):
-    catalogue.print_one("custom_losses:angular")
+    catalogue.print_one("user_losses:angular")
     text = capsys.readouterr().out
-    assert "custom_losses:angular" in text
+    assert "user_losses:angular" in text
     assert "Angles between the logits of images." in text
     assert "--config.objectives.angular.power=2.0" in text
     assert "The teacher's outputs cannot be cached." in text
@@ -376,8 +374,8 @@ def test_averaged_objectives_pass_the_check():
 @pytest.mark.usefixtures("module", "one_device", "tiny_network")
 def test_a_run_with_a_custom_objective_resumes_bit_for_bit(tmp_path, tiny_teacher):
     terms = {
-        "moving": {"factory": "custom_losses:moving", "rate": 0.75, "warmup": 2},
-        "angular": {"factory": "custom_losses:angular", "weight": 2.0},
+        "moving": {"factory": "user_losses:moving", "rate": 0.75, "warmup": 2},
+        "angular": {"factory": "user_losses:angular", "weight": 2.0},
     }
     config = _config(tiny_teacher, terms)
     uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
@@ -389,7 +387,7 @@ def test_a_run_with_a_custom_objective_resumes_bit_for_bit(tmp_path, tiny_teache
     launch.run(config, resumed)
     assert launch.digests(resumed, 6) == launch.digests(uninterrupted, 6)
     assert launch.rows(resumed) == launch.rows(uninterrupted)
-    config.objectives.angular.factory = "custom_losses:without_maps"
+    config.objectives.angular.factory = "user_losses:without_maps"
     config.objectives.angular.power = None
     with pytest.raises(errors.InputError, match=r"another config \(objectives.angular.factory"):
         launch.run(config, resumed)
@@ -420,7 +418,7 @@ def test_the_command_line_accepts_a_custom_objective_and_its_options(tmp_path):
     config = pathlib.Path(launch.CONFIGS, "digits.py")
     command = [
         *(sys.executable, "-m", "rrd_jax.main", "--workdir=run"),
-        f"--config={config}:resnet8-resnet8,smoke,rrd+custom_losses:angular",
+        f"--config={config}:resnet8-resnet8,smoke,rrd+user_losses:angular",
         *("--config.objectives.angular.power=3", "--noconfig.objectives.angular.centred"),
         *("--config.objectives.angular.weight=0.5", "--noconfig.baseline"),
         *("--config.train.epochs=1", "--config.data.augment=none"),
@@ -436,8 +434,8 @@ def test_the_command_line_accepts_a_custom_objective_and_its_options(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "0.5 angular" in done.stdout
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert saved["name"] == "digits-resnet8-resnet8-rrd+custom_losses.angular-smoke"
+    assert saved["name"] == "digits-resnet8-resnet8-rrd+user_losses.angular-smoke"
     assert saved["objectives"]["angular"] == {
-        **{"weight": 0.5, "warmup": 0, "factory": "custom_losses:angular"},
+        **{"weight": 0.5, "warmup": 0, "factory": "user_losses:angular"},
         **{"power": 3.0, "centred": False, "seed": None},
     }
