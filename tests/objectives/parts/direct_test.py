@@ -54,16 +54,16 @@ def test_the_error_of_a_product_is_that_of_the_omitted_passes(count, lower, uppe
 
 # The bound on similarities is unknown, or 1 for rows of length 1.
 @pytest.mark.parametrize("reach", [None, 1.0])
-@pytest.mark.parametrize("has_own", [False, True])
-def test_the_direct_form_on_eight_devices_equals_the_chunked_form_on_one(has_own, reach):
+@pytest.mark.parametrize("has_extra_rows", [False, True])
+def test_the_direct_form_on_eight_devices_equals_the_chunked_form_on_one(has_extra_rows, reach):
     rng = np.random.default_rng(0)
-    *arrays, keys = (
+    *arrays, extra_rows = (
         jnp.asarray(rows.unit(rng.standard_normal((n, 24))), jnp.float32) for n in (10, 10, 160, 10)
     )
-    keys = keys if has_own else None
+    extra_rows = extra_rows if has_extra_rows else None
 
     def total(student):
-        losses = relations.cross_entropy(student, *arrays[1:], keys)
+        losses = relations.cross_entropy(student, *arrays[1:], extra_rows)
         return jnp.sum(losses), losses
 
     direction, losses = jax.jit(jax.grad(total, has_aux=True))(arrays[0])
@@ -72,7 +72,7 @@ def test_the_direct_form_on_eight_devices_equals_the_chunked_form_on_one(has_own
     specs = (replicated, replicated, replicated, PartitionSpec(parallel.AXIS))
     eight = jax.shard_map(form, mesh=mesh, in_specs=specs, out_specs=replicated)
     single = functools.partial(direct.losses, gradient=True, reach=reach)
-    for actual in (jax.jit(f)(*arrays[:2], keys, arrays[2]) for f in (single, eight)):
+    for actual in (jax.jit(f)(*arrays[:2], extra_rows, arrays[2]) for f in (single, eight)):
         np.testing.assert_allclose(actual[0], losses, rtol=1e-6)
         np.testing.assert_allclose(actual[1], direction, atol=2e-6 * np.abs(direction).max())
 
