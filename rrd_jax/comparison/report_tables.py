@@ -42,8 +42,14 @@ class Report(NamedTuple):
 def costs(networks: Sequence[Measurements]) -> tables.Table:
     """Returns a table with a row per network, and the student's shares of the teacher's costs."""
     header = (
-        *("network", "model", "top-1", "agreement with teacher", "parameters", "multiply-adds"),
-        *("file, float32", "file, int8"),
+        "network",
+        "model",
+        "top-1",
+        "agreement with teacher",
+        "parameters",
+        "multiply-adds",
+        "file, float32",
+        "file, int8",
     )
     rows = [
         (

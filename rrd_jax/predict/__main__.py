@@ -344,6 +344,10 @@ def _memory_errors(predictor: "Predictor", count: int) -> Iterator[None]:
         raise errors.InputError(f"{problem} ({reason}): {remedy}") from error
 
 
+def _count(images: int) -> str:
+    return f"{images:,} {'image' if images == 1 else 'images'}"
+
+
 def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()
@@ -367,7 +371,7 @@ class _Tally:
     def __init__(self, predictor: "Predictor", total: int, *, shows: bool):
         self._total, self._shows = total, shows
         self._start = self._last = time.monotonic()
-        self._done = self._unread = self._labelled = self._right = 0
+        self._done = self._unread = self._labeled = self._right = 0
         self._names = set(predictor.about.class_names)
         if _LABELS.value and not self._names:
             raise errors.InputError("--labels needs class names: set --class_names=FILE")
@@ -393,22 +397,21 @@ class _Tally:
             parts = pathlib.Path(file).absolute().parts[:-1]
             folders = map(layout.class_name, reversed(parts))
             label = next((folder for folder in folders if folder in self._names), None)
-            self._labelled += label is not None
+            self._labeled += label is not None
             self._right += label == name
 
     def finish(self, output: Any) -> None:
         """Prints a summary; raises an InputError if images could not be read."""
         console.clear()
         if output is not None:
-            console.say(f"{self._done - self._unread:,} images: {output}")
+            console.say(f"{_count(self._done - self._unread)}: {output}")
         if _LABELS.value:
-            share = 100 * self._right / max(1, self._labelled)
-            console.say(f"top-1 {share:.2f} % of {self._labelled:,} images with a label")
+            share = 100 * self._right / max(1, self._labeled)
+            console.say(f"top-1 {share:.2f} % of {_count(self._labeled)} with a label")
         if self._unread:
-            images = "image" if self._total == 1 else "images"
             subject = "nothing is" if self._unread == self._done else "the other images are"
             raise errors.InputError(
-                f"{self._unread:,} of {self._total:,} {images} cannot be read: repair or omit the"
+                f"{self._unread:,} of {_count(self._total)} cannot be read: repair or omit the"
                 f" files listed above; {subject} predicted"
             )
 

@@ -131,12 +131,12 @@ def open_writer(
         parquet.check_installed()
     with contextlib.ExitStack() as stack:
         if form == "npz":
-            file = stack.enter_context(_file(output))
+            file = stack.enter_context(_temporary_file(output))
             columns = stack.enter_context(contextlib.closing(_Columns(content, output.parent)))
             yield columns.write
             columns.finish(file)
         elif form == "parquet":
-            file = stack.enter_context(_file(output))
+            file = stack.enter_context(_temporary_file(output))
             rows = stack.enter_context(contextlib.closing(parquet.Rows(file)))
             yield lambda part: rows.write(part, content.arrays(part))
             rows.finish()
@@ -154,7 +154,7 @@ def open_stream(
             stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         yield lambda line: console.write(line, stdout)
         return
-    with _file(output) as file:
+    with _temporary_file(output) as file:
         text_file = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
         yield text_file.write
         text_file.flush()
@@ -174,18 +174,18 @@ def _lines(form: str, content: Content, put: Callable[[str], Any]) -> Write:
 
 
 @contextlib.contextmanager
-def _file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
+def _temporary_file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
     """Yields a temporary file, which is renamed to `path` on success and removed on an error.
 
     Devices and pipes, such as /dev/null, are written directly.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
-        with _writable(path, path) as file:
+        with _open_untruncated(path, path) as file:
             yield file
         return
     _check_free(path)
     part = path.with_name(f"{path.name}.part")
-    with _writable(part, path) as file:
+    with _open_untruncated(part, path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -213,7 +213,7 @@ def _check_free(path: pathlib.Path) -> None:
         raise errors.InputError(f"--output={path} already exists: remove it or name another file")
 
 
-def _writable(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWriter:
+def _open_untruncated(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWriter:
     """Opens a file without truncating it, because another command may be writing it."""
 
     def open_untruncated(name: str, options: int) -> int:
