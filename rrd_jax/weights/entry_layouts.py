@@ -179,7 +179,7 @@ def _joined(
 
 
 def _dtype(parts: list[Any]) -> str:
-    """Returns the dtype of concatenated parts: the first that is no float type, if any."""
+    """Returns the first dtype of parts that is not a float type, or the dtype of the first part."""
     kinds = [str(part.dtype).removeprefix("torch.") for part in parts]
     return next((kind for kind in kinds if kind not in entry_values.FLOATS), kinds[0])
 

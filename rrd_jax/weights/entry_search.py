@@ -67,11 +67,11 @@ class Candidate(NamedTuple):
         """PyTorch's shapes of the entries."""
         return {name: tuple(value.shape) for name, value in self.entries.items()}
 
-    def is_of(self, name: str) -> bool:
+    def matches(self, name: str) -> bool:
         """Returns True if these are exactly the entries of a network."""
         return self.shapes == entry_templates.expected_shapes(name, self.shapes)
 
-    def is_backbone_of(self, name: str) -> bool:
+    def matches_backbone(self, name: str) -> bool:
         """Returns True if these are exactly the entries of a network without its classifier."""
         head = entry_templates.classifier(name)
         expected = entry_templates.expected_shapes(name, self.shapes)
@@ -153,7 +153,7 @@ def _rank(candidate: Candidate, name: str) -> tuple[bool, int, int, int]:
     expected = entry_templates.expected_shapes(name, candidate.shapes)
     hits = expected.keys() & candidate.entries.keys()
     matches = expected.items() & candidate.shapes.items()
-    return (not candidate.is_of(name), -len(hits), -len(matches), len(candidate.key))
+    return (not candidate.matches(name), -len(hits), -len(matches), len(candidate.key))
 
 
 def _hits(names: Mapping[str, str], template: Mapping[str, Any]) -> collections.Counter[str]:
@@ -228,7 +228,7 @@ def choose(
     Raises:
       MisfitError: two candidates hold different weights, and neither is an average of the other.
     """
-    fitting = [candidate for candidate in candidates if candidate.is_of(name)]
+    fitting = [candidate for candidate in candidates if candidate.matches(name)]
     if not fitting:
         return candidates[0], ""
     averages = [candidate for candidate in fitting if _is_average(candidate.key)]

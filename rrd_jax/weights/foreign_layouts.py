@@ -61,7 +61,7 @@ def _merge_class_position(entries: Entries) -> Entries:
 
 
 def _split_class_position(entries: Entries) -> Entries:
-    """Adds a class position of 0, and an unused mask token of 0; inverts the function above."""
+    """Inverts `_merge_class_position` with a class position of 0; adds an unused mask token."""
     if "reg_token" in entries:
         positions = entries["pos_embed"]
         class_position = np.zeros_like(positions[:, :1])

@@ -101,7 +101,7 @@ def fitting_networks(flat: Flat) -> list[str]:
         name
         for name in networks.MODELS
         if _is_possible(name, flat, sizes)
-        and any(c.is_of(name) for c in find_candidates(flat, name)[:1])
+        and any(c.matches(name) for c in find_candidates(flat, name)[:1])
     ]
 
 

@@ -1,4 +1,7 @@
-"""Equivalents of the networks in torchvision and timm: names, options and entry names."""
+"""Equivalents of the networks in torchvision and timm: names, options and entry names.
+
+Native names are those of rrd_jax.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping

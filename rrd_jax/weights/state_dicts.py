@@ -70,13 +70,13 @@ def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -
     if not flat.arrays or not (candidates := entry_search.find_candidates(flat, name)):
         raise entry_search.MisfitError(mismatch.describe_others(name, flat))
     choice, note = entry_search.choose(candidates, flat, name, parent_key=key)
-    if headless and not choice.is_of(name):
+    if headless and not choice.matches(name):
         choice, is_reduced = choice.without(foreign_layouts.OTHER_CLASSIFIER)
-        if is_reduced and choice.is_backbone_of(name):
+        if is_reduced and choice.matches_backbone(name):
             console.note(
                 f"{where}: classifier not loaded, because it does not read just the embedding"
             )
-    if not choice.is_of(name) and not (headless and choice.is_backbone_of(name)):
+    if not choice.matches(name) and not (headless and choice.matches_backbone(name)):
         raise entry_search.MisfitError(mismatch.describe(name, choice.shapes, flat))
     if note:
         console.note(f"{where}: {note}")

@@ -69,7 +69,7 @@ def _dino_sizes(config: Config) -> dict[str, Any]:
 def _transformer(
     *, pool: str = "token", clip: bool = False, distilled: bool = False, dino: bool = False
 ) -> Callable[[vit.VisionTransformer], dict[str, Any] | None]:
-    """Returns a function that returns the sizes of a transformer, with the names of a config."""
+    """Returns `Kind.network_sizes` for transformers with the given properties."""
 
     def network_sizes(network: vit.VisionTransformer) -> dict[str, Any] | None:
         kind = (network.pool, network.norm_first, network.distilled, bool(network.scale))
@@ -295,7 +295,7 @@ def _format_sizes(sizes: Mapping[str, Any]) -> str:
 
 
 def _check_epsilon(where: str, kind: Kind, config: Config, name: str) -> None:
-    """Raises an InputError if the norms' epsilon is above ours; a smaller one hardly matters."""
+    """Raises an InputError if the epsilon of norms is too large; a smaller one hardly matters."""
     if not kind.epsilon:
         return
     network = networks.MODELS[name](num_classes=1)
