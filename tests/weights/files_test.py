@@ -140,6 +140,19 @@ def test_an_unknown_network_and_a_missing_file_are_refused(model, message, tmp_p
         program.run(model, tmp_path / "x.pth", tmp_path / "out")
 
 
+@pytest.mark.parametrize("output", ["file", "file/folder"])
+def test_a_file_as_the_output_folder_is_refused(output, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.InputError, match="--output=.* a file; set it to a folder"):
+        program.run("resnet8", tmp_path / "missing.pth", tmp_path / output)
+
+
+@pytest.mark.parametrize("path", ["https://x/y.pth", "hf:https://x/y.pth", "gs://x/y.pth@best"])
+def test_a_url_is_refused(path):
+    with pytest.raises(errors.InputError, match="//x/y.pth.* is a URL.*download the file and pass"):
+        files.load(pathlib.Path(path), "resnet8")
+
+
 def test_weights_that_are_not_finite_are_not_converted(tmp_path):
     state_dict = _state_dict()
     state_dict["fc.bias"] = state_dict["fc.bias"] * np.nan
