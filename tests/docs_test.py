@@ -1,4 +1,4 @@
-"""The pages of docs/: blocks run as they stand, or a comment says why not; links lead somewhere."""
+"""Pages of docs/: code blocks run unless a comment gives a reason, and links are valid."""
 
 import doctest
 import importlib
@@ -23,7 +23,7 @@ _BLOCKS = [block for page in pages.PAGES for block in pages.blocks(page)]
 
 
 def _run(command, folder):
-    """What a command prints that runs with this interpreter as `python`."""
+    """Returns the output of a shell command, with this interpreter as `python`."""
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | {"PATH": path}
     outcome = subprocess.run(
@@ -33,24 +33,24 @@ def _run(command, folder):
     return outcome.stdout
 
 
-def _after_predicting(folder, said):
+def _check_predictions(folder, output):
     assert len((folder / "best.txt").read_text().splitlines()) == 100
     assert len((folder / "digits.csv").read_text().splitlines()) == 101
 
 
-def _after_studies(folder, said):
-    assert "Does a sharper teacher" in said
+def _check_studies(folder, output):
+    assert "Does a sharper teacher" in output
     assert len(list((folder / "runs" / "mine" / "runs").iterdir())) == 6
 
 
-# What pages leave behind, beside what their commands demand of themselves.
-_AFTER = {"docs/predicting.md": _after_predicting, "docs/compare_methods.md": _after_studies}
-_RUN = sorted(
+# Additional checks of the files and the output of a page.
+_CHECKS = {"docs/predicting.md": _check_predictions, "docs/compare_methods.md": _check_studies}
+_PAGES_WITH_CODE = sorted(
     {block.page for block in _BLOCKS if block.language in pages.EXECUTED and not block.mark}
 )
 
 
-# Commands that take minutes, made short by these flags.
+# Flags that shorten commands that would take minutes.
 _SHORT = {
     "--config=configs/digits.py --workdir=runs/digits": "--config.train.epochs=1"
     " --config.teacher.epochs=1 --config.teacher.train_split=train[:200]",
@@ -58,37 +58,41 @@ _SHORT = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", _RUN)
-def test_a_page_runs_as_it_stands(page, commands, tmp_path):
-    """Block by block, in one folder; a block of Python that names a file is that file."""
+@pytest.mark.parametrize("page", _PAGES_WITH_CODE)
+def test_the_blocks_of_a_page_run(page, commands, tmp_path):
+    """All blocks run in one folder; a Python block with a file name is written to that file."""
     for name in ("configs", "experiments", "docs"):
         (tmp_path / name).symlink_to(_ROOT / name)
     blocks = [b for b in pages.blocks(page) if b.language in pages.EXECUTED and not b.mark]
     for block in blocks:
         if block.module:
             (tmp_path / block.module).write_text(block.text)
-    said = ""
+    output = ""
     for block in blocks:
         if block.language == "sh":
-            said += "".join(_run_line(line, commands, tmp_path) for line in pages.lines(block.text))
+            output += "".join(
+                _run_line(line, commands, tmp_path) for line in pages.lines(block.text)
+            )
         elif not block.module:
-            said += _run(f"python - <<'EOF'\n{block.text}EOF\n", tmp_path)
-    _AFTER.get(page, lambda *_: None)(tmp_path, said)
+            output += _run(f"python - <<'EOF'\n{block.text}EOF\n", tmp_path)
+    _CHECKS.get(page, lambda *_: None)(tmp_path, output)
 
 
 def _run_line(line, commands, folder):
-    """What a line of a shell prints; one that starts a module needs no shell, and no imports."""
+    """Returns the output of a line; modules run in a process with the imports done."""
     module = pages.module_arguments(line)
     if not module:
         return _run(line, folder)
-    short = (more for part, more in _SHORT.items() if part in line)
-    done = commands.run(*module[1:], *" ".join(short).split(), module=module[0], cwd=folder)
-    assert done.code == 0, f"{line}\n{done.out}{done.err}"
-    return done.out
+    extra_flags = (text for part, text in _SHORT.items() if part in line)
+    outcome = commands.run(
+        *module[1:], *" ".join(extra_flags).split(), module=module[0], cwd=folder
+    )
+    assert outcome.code == 0, f"{line}\n{outcome.out}{outcome.err}"
+    return outcome.out
 
 
 @pytest.mark.parametrize("page", pages.PAGES)
-def test_a_block_that_no_page_test_runs_has_a_reason(page):
+def test_a_block_with_a_mark_has_a_reason_or_another_test(page):
     for block in pages.blocks(page):
         if block.mark.startswith("run by "):
             assert (_ROOT / block.mark.removeprefix("run by ")).is_file(), block
@@ -97,24 +101,24 @@ def test_a_block_that_no_page_test_runs_has_a_reason(page):
 
 
 def _unrun_commands():
-    shown = [b for b in _BLOCKS if b.mark and b.language == "sh"]
-    shown += [b for b in pages.blocks("README.md") if b.language == "sh"]
-    for block in shown:
+    blocks = [b for b in _BLOCKS if b.mark and b.language == "sh"]
+    blocks += [b for b in pages.blocks("README.md") if b.language == "sh"]
+    for block in blocks:
         for i, words in enumerate(pages.commands(block.text)):
             yield pytest.param(words, id=f"{block.page}:{block.line}-{i}")
 
 
-def _fault(fields, asked):
+def _config_error(fields, explicit):
     try:
-        config.parse(fields, explicit=asked)
-    except errors.InputError as fault:
-        return str(fault)
+        config.parse(fields, explicit=explicit)
+    except errors.InputError as error:
+        return str(error)
     return ""
 
 
-@pytest.mark.parametrize("words", _unrun_commands())
-def test_a_command_that_is_not_run_names_what_there_is(words, monkeypatch):
-    module, *arguments = words
+@pytest.mark.parametrize("command", _unrun_commands())
+def test_a_command_that_tests_do_not_run_has_valid_modules_flags_and_fields(command, monkeypatch):
+    module, *arguments = command
     assert importlib.util.find_spec(module)
     if module != "rrd_jax.main":
         return
@@ -123,13 +127,16 @@ def test_a_command_that_is_not_run_names_what_there_is(words, monkeypatch):
     holder = config_flags.DEFINE_config_file(
         "config", flag_values=values, sys_argv=[module, *arguments]
     )
-    rest = values([module, *arguments], known_only=True)[1:]
-    given = [word for word in arguments if word.startswith("--config")]
-    fault = _fault(holder.value, [word.partition("=")[0][9:] for word in given])
-    assert not fault or "does not exist" in fault  # a folder that names the network
-    known = re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", (_ROOT / "rrd_jax" / "main.py").read_text())
-    for word in rest:
-        assert word.removeprefix("--").partition("=")[0] in known, word
+    main_flags = values([module, *arguments], known_only=True)[1:]
+    overrides = [word for word in arguments if word.startswith("--config")]
+    message = _config_error(holder.value, [word.partition("=")[0][9:] for word in overrides])
+    # Tests do not have the folders of networks that the pages name.
+    assert not message or "does not exist" in message
+    flag_names = re.findall(
+        r"DEFINE_\w+\(\s*\"(\w+)\"", (_ROOT / "rrd_jax" / "main.py").read_text()
+    )
+    for word in main_flags:
+        assert word.removeprefix("--").partition("=")[0] in flag_names, word
 
 
 @pytest.mark.parametrize("page", _TEXTS)
@@ -137,39 +144,39 @@ def test_links_of_a_page_lead_to_files_and_anchors_of_the_repository(page):
     text = (_ROOT / page).read_text()
     for link in links.links(text):
         path = _ROOT / links.target(page, link)
-        # Folders are for GitHub alone: the site has none.
+        # Only GitHub shows folders; the site does not.
         assert path.is_file() or (page not in pages.PAGES and path.exists()), link.target
         if link.anchor and path.suffix == ".md":
             assert link.anchor in links.anchors(path.read_text()), link.target
 
 
 @pytest.mark.parametrize("name", drawings.DRAWINGS)
-def test_figures_of_the_architecture_are_as_drawn_and_true(name):
+def test_figures_of_the_architecture_are_up_to_date(name):
     assert (_ROOT / "docs" / "images" / name).read_text() == drawings.DRAWINGS[name]()
 
 
 @pytest.mark.long
-def test_make_unlabelled_is_on_its_page_and_ends_with_what_its_student_is_worth(tmp_path):
+def test_make_unlabelled_matches_its_page_and_compares_the_student_with_its_teacher(tmp_path):
     ready, home = tmp_path / ".venv" / "ready", tmp_path / "runs"
-    made = _run(
+    output = _run(
         f"make --no-print-directory -n -o {ready} unlabelled VENV={ready.parent} UNLABELLED={home}",
         _ROOT,
     )
-    commands = made.replace(f"{ready.parent}/bin/python", "python")
+    commands = output.replace(f"{ready.parent}/bin/python", "python")
     page = (_ROOT / "docs" / "unlabelled.md").read_text()
     for command in commands.replace(str(home), "runs/unlabelled").split("python")[1:]:
         assert command.rstrip() in page
     first, second = (f"python{part.rstrip()}" for part in commands.split("python")[1:])
     short = "--config.train.epochs=2"
-    said = _run(f"{first} {short} --config.teacher.epochs=2", _ROOT)
-    rows = re.findall(r"^\| ([a-z, ]+) .* (\d\d\.\d\d) +\| \d\d\.\d\d +\|$", said, re.MULTILINE)
-    top1 = {name.strip(): float(figure) for name, figure in rows}
-    assert top1["random weights"] < top1["distilled, rrd"] < top1["teacher"], said
-    said = _run(f"{second} {short}", _ROOT)
-    assert re.search(r"^\| student +\|.* [+-]\d+\.\d\d ", said, re.MULTILINE), said
+    output = _run(f"{first} {short} --config.teacher.epochs=2", _ROOT)
+    rows = re.findall(r"^\| ([a-z, ]+) .* (\d\d\.\d\d) +\| \d\d\.\d\d +\|$", output, re.MULTILINE)
+    top1 = {name.strip(): float(value) for name, value in rows}
+    assert top1["random weights"] < top1["distilled, rrd"] < top1["teacher"], output
+    output = _run(f"{second} {short}", _ROOT)
+    assert re.search(r"^\| student +\|.* [+-]\d+\.\d\d ", output, re.MULTILINE), output
 
 
-def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
+def test_the_custom_training_loop_learns_in_fewer_than_thirty_lines():
     path = _ROOT / "docs" / "examples" / "training_loop.py"
     losses = [float(line.split()[-1]) for line in _run(f"python {path}", _ROOT).splitlines()]
     assert losses == sorted(losses, reverse=True)
@@ -194,7 +201,7 @@ def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
     ],
 )
 @pytest.mark.long
-def test_examples_in_docstrings_print_what_they_say(name):
+def test_examples_in_docstrings_print_their_output(name):
     failed, count = doctest.testmod(
         importlib.import_module(f"rrd_jax.{name}"),
         optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE,

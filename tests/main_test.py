@@ -1,3 +1,5 @@
+"""Flags of the training command: messages, exit codes, and fields of the config."""
+
 import json
 import subprocess
 import sys
@@ -5,7 +7,7 @@ import sys
 import pytest
 
 
-def _main(*arguments, cwd=None, program="rrd_jax.main"):
+def _run(*arguments, cwd=None, program="rrd_jax.main"):
     return subprocess.run(
         [sys.executable, "-m", program, *arguments], capture_output=True, text=True, cwd=cwd
     )
@@ -41,10 +43,12 @@ _DIGITS = "--config=configs/digits.py"
         ),
     ],
 )
-def test_bad_input_is_one_line_and_an_exit_code(commands, arguments, code, message, tmp_path):
-    done = commands.run(*arguments, f"--workdir={tmp_path / 'run'}")
-    assert done.code == code
-    lines = done.err.strip().split("\n")
+def test_invalid_input_gives_one_line_and_an_exit_code(
+    commands, arguments, code, message, tmp_path
+):
+    outcome = commands.run(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert outcome.code == code
+    lines = outcome.err.strip().split("\n")
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
@@ -52,14 +56,14 @@ def test_bad_input_is_one_line_and_an_exit_code(commands, arguments, code, messa
 
 
 def test_a_field_set_on_the_command_line_is_used_and_saved(tmp_path):
-    done = _main(
+    process = _run(
         f"{_DIGITS}:smoke,resnet8,ce",
         "--config.optimizer.learning_rate=0.01",
         "--config.train.epochs=1",
         f"--workdir={tmp_path}",
     )
-    assert done.returncode == 0, done.stderr
-    assert "lr 0.01" in done.stdout
-    saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["optimizer"]["learning_rate"] == 0.01
+    assert process.returncode == 0, process.stderr
+    assert "lr 0.01" in process.stdout
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["optimizer"]["learning_rate"] == 0.01
     assert json.loads((tmp_path / "results.json").read_text())[0]["model"] == "resnet8"

@@ -1,4 +1,4 @@
-"""Mistakes that users made, as whole commands: what each says, and how it ends."""
+"""Messages and exit codes of commands for mistakes that users have made."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def _digits(commands, argument, *fields, **options):
 
 
 @pytest.mark.parametrize(
-    ("argument", "fields", "code", "words"),
+    ("argument", "fields", "code", "message"),
     [
         # A config string.
         (":resnet8-resnet8,smoke,rrd,kd", "", 1, "'rrd' and 'kd' each name a method"),
@@ -61,20 +61,20 @@ def _digits(commands, argument, *fields, **options):
         (_S, "foo=1", 1, "unknown field 'foo'"),
         (_S, "learning_rate=0.1", 1, "optimizer.learning_rate"),
         (_S, "data.image_size=1", 2, "data.image_size is 1"),
-        # What float32 does not tell from a value that is refused.
+        # Values that float32 rounds to an invalid value.
         (_S, "train.ema=0.9999999999", 2, "train.ema is 0.9999999999"),
         (_S, "optimizer.learning_rate=1e-40", 2, "optimizer.learning_rate is 1e-40"),
         (_R, "objectives.kd.temperature=1000", 2, "objectives.kd.temperature is 1000"),
         (":resnet8-resnet8,dkd", "objectives.dkd.alpha=0 objectives.dkd.beta=0", 2, "are all 0"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(commands, argument, fields, code, words, tmp_path):
-    done = _digits(commands, argument, *fields.split(), cwd=launch.CONFIGS.parent)
-    assert re.search(words, done.check_refused(code)), done.err
+def test_an_invalid_config_is_refused(commands, argument, fields, code, message, tmp_path):
+    outcome = _digits(commands, argument, *fields.split(), cwd=launch.CONFIGS.parent)
+    assert re.search(message, outcome.check_refused(code)), outcome.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (["--config=README.md"], 1, 'README.md", line'),
         (["--config=configs/digits.py:smoke", "--mode=foo"], 1, "mode"),
@@ -83,44 +83,44 @@ def test_a_config_that_cannot_be_is_refused(commands, argument, fields, code, wo
         (["--config=configs/digits.py:smoke", "--workdir=/proc/run"], 2, "cannot be used"),
     ],
 )
-def test_a_command_that_cannot_be_is_refused(commands, arguments, code, words):
-    assert re.search(words, commands.run(*arguments).check_refused(code))
+def test_invalid_flags_are_refused(commands, arguments, code, message):
+    assert re.search(message, commands.run(*arguments).check_refused(code))
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu", "foo"])
-def test_a_platform_that_is_not_there_is_one_line(commands, platform):
-    done = _digits(commands, _S, env={"JAX_PLATFORMS": platform})
-    assert platform in done.check_refused(69)
+def test_an_unavailable_platform_gives_one_line(commands, platform):
+    outcome = _digits(commands, _S, env={"JAX_PLATFORMS": platform})
+    assert platform in outcome.check_refused(69)
 
 
-def test_a_data_folder_that_is_none_is_refused(commands):
-    done = _digits(commands, _S, "data.mock_examples=0", "data.dir=/proc")
-    assert "/proc" in done.check_refused(2, 74)
+def test_an_unusable_data_folder_is_refused(commands):
+    outcome = _digits(commands, _S, "data.mock_examples=0", "data.dir=/proc")
+    assert "/proc" in outcome.check_refused(2, 74)
 
 
-def test_grids_that_cannot_be_are_refused(commands):
+def test_invalid_studies_are_refused(commands):
     config = "--config=configs/digits.py:resnet8-resnet8,smoke"
-    for methods, words in (
+    for methods, message in (
         ("kd,kd", "twice"),
         ("", "methods"),
         ("foo", "foo"),
         ("smoke", "no method"),
     ):
-        done = commands.run(config, f"--methods={methods}", module="experiments.study")
-        assert words in done.check_refused(1, 2)
+        outcome = commands.run(config, f"--methods={methods}", module="experiments.study")
+        assert message in outcome.check_refused(1, 2)
     for flag in ("--set=seed=3", "--set=objectives.rrd.dim=8", "--study=x.py"):
-        done = commands.run(config, "--methods=ce", flag, module="experiments.study")
-        assert flag.partition("=")[0] in done.check_refused(1, 2)
-    done = commands.run(
+        outcome = commands.run(config, "--methods=ce", flag, module="experiments.study")
+        assert flag.partition("=")[0] in outcome.check_refused(1, 2)
+    outcome = commands.run(
         "--model=resnet101", "--input=README.md", "--output=x", module="rrd_jax.convert"
     )
-    assert "resnet110" not in done.check_refused(2)
+    assert "resnet110" not in outcome.check_refused(2)
 
 
 # Folders of images.
 
 
-def _tree(root, classes=("ants", "bees"), number=24, suffix="png"):
+def _write_images(root, classes=("ants", "bees"), number=24, suffix="png"):
     rng = np.random.default_rng(0)
     for i, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def _tree(root, classes=("ants", "bees"), number=24, suffix="png"):
             PIL.Image.fromarray(pixels).save(root / name / f"{k}.{suffix}")
 
 
-def _image_folder(commands, root, workdir, *fields):
+def _run_image_folder(commands, root, workdir, *fields):
     small = ("data.mock_examples=0", "data.image_size=8", "data.augment=crop_flip")
     flags = [f"--config.{field}" for field in (*small, "train.epochs=1", *fields)]
     return commands.run(
@@ -152,10 +152,10 @@ def _huge_png():
 
 
 @pytest.mark.long
-def test_a_folder_with_all_that_goes_wrong_is_read_and_told(commands, tmp_path):
+def test_a_folder_with_unusual_files_is_read_with_notes(commands, tmp_path):
     root = tmp_path / "images"
-    _tree(root)
-    _tree(root, ("wasps",), suffix="tiff")  # which was left out without a word
+    _write_images(root)
+    _write_images(root, ("wasps",), suffix="tiff")
     (root / "ants" / "zero.png").write_bytes(b"")
     (root / "ants" / "huge.png").write_bytes(_huge_png())
     (root / "stray.png").write_bytes((root / "ants" / "0.png").read_bytes())
@@ -163,77 +163,77 @@ def test_a_folder_with_all_that_goes_wrong_is_read_and_told(commands, tmp_path):
     (root / "ants" / "loop").symlink_to(root)
     os.mkfifo(root / "bees" / "pipe.png")
     cv2.imwrite(str(root / "bees" / "grey16.png"), np.full((9, 9), 3000, np.uint16))
-    done = _image_folder(commands, root, tmp_path / "run")
-    assert done.code == 0, done.err
-    for words in ("huge.png", "stray.png", "empty", "3 classes"):
-        assert words in done.out, done.out
+    outcome = _run_image_folder(commands, root, tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    for message in ("huge.png", "stray.png", "empty", "3 classes"):
+        assert message in outcome.out, outcome.out
     assert "zero.png" in (tmp_path / "run" / "data.json").read_text()
-    assert not done.err
+    assert not outcome.err
     (root / "ants" / "0.png").write_bytes((root / "bees" / "0.png").read_bytes())
-    done = _image_folder(commands, root, tmp_path / "run")
-    assert "the data set is now" in done.check_refused(2)
+    outcome = _run_image_folder(commands, root, tmp_path / "run")
+    assert "the data set is now" in outcome.check_refused(2)
 
 
 @pytest.mark.parametrize(
     "held_out", fresh.mark_long_except(["val", "valid", "validation", "dev", ""], ["val"])
 )
 @pytest.mark.long
-def test_split_folders_are_understood(commands, held_out, tmp_path):
+def test_split_folders_are_recognized(commands, held_out, tmp_path):
     for name in ("train", held_out):
         if name:
-            _tree(tmp_path / "images" / name, number=60)
-    done = _image_folder(commands, tmp_path / "images", tmp_path / "run")
-    assert done.code == 0, done.err
+            _write_images(tmp_path / "images" / name, number=60)
+    outcome = _run_image_folder(commands, tmp_path / "images", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
 
 
 # Weights.
 
 
 @pytest.mark.long
-def test_weights_that_are_none_are_refused(commands, tmp_path):
+def test_damaged_and_unrelated_weights_are_refused(commands, tmp_path):
     variables = fresh.init(networks.create("resnet8", 10), (8, 8, 1))
     state_dict = to_torch("resnet8", variables)
     damaged = state_dict | {"conv1.weight": np.full_like(state_dict["conv1.weight"], np.nan)}
     prefixed = {f"module.student.{name}": value for name, value in state_dict.items()}
     other = {f"encoder.{i}.weight": np.ones(3, np.float32) for i in range(50)}
     contents = {"good": (prefixed, ""), "nan": (damaged, "conv1.weight"), "other": (other, "fit")}
-    for name, (content, words) in contents.items():
+    for name, (content, message) in contents.items():
         path = tmp_path / f"{name}.safetensors"
         safetensors.numpy.save_file(content, path)
         fields = (f"teacher.checkpoint={path}", "train.epochs=1", "teacher.cache=off")
-        done = _digits(commands, _R, *fields, cwd=launch.CONFIGS.parent, seconds=240)
-        if words:
-            assert words in done.check_refused(2)
+        outcome = _digits(commands, _R, *fields, cwd=launch.CONFIGS.parent, seconds=240)
+        if message:
+            assert message in outcome.check_refused(2)
         else:
-            assert done.code == 0, done.err
+            assert outcome.code == 0, outcome.err
 
 
 # Workdirs.
 
 
 @pytest.mark.long
-def test_a_workdir_that_was_damaged_goes_on_or_is_refused(commands, tmp_path):
+def test_a_damaged_workdir_is_resumed_or_refused(commands, tmp_path):
     run = tmp_path / "run"
     config = f"--config=configs/digits.py{_S}"
-    whole = commands.run(config, f"--workdir={run}")
-    assert whole.code == 0, whole.err
-    rows = (run / "metrics.jsonl").read_text().splitlines()
+    first = commands.run(config, f"--workdir={run}")
+    assert first.code == 0, first.err
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     for content in ("null", "[1]", "\0\1"):
-        saved = (run / "config.json").read_text()
+        original = (run / "config.json").read_text()
         (run / "config.json").write_text(content)
-        done = commands.run(config, f"--workdir={run}")
-        assert "config.json is damaged" in done.check_refused(2)
-        (run / "config.json").write_text(saved)
-    (run / "metrics.jsonl").write_text("\n".join(["garbled", *rows[:1], '{"epoch": 1}', "[]"]))
-    done = commands.run(config, f"--workdir={run}", "--config.train.epochs=3")
-    assert done.code == 0, done.err
-    assert "metrics.jsonl" in done.out
-    kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in kept] == [1, 3]
+        outcome = commands.run(config, f"--workdir={run}")
+        assert "config.json is damaged" in outcome.check_refused(2)
+        (run / "config.json").write_text(original)
+    (run / "metrics.jsonl").write_text("\n".join(["garbled", *lines[:1], '{"epoch": 1}', "[]"]))
+    outcome = commands.run(config, f"--workdir={run}", "--config.train.epochs=3")
+    assert outcome.code == 0, outcome.err
+    assert "metrics.jsonl" in outcome.out
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 3]
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "words"),
+    ("line", "code", "message"),
     [
         (
             "c.train.epochs = config_dict.required_placeholder(int)",
@@ -246,17 +246,17 @@ def test_a_workdir_that_was_damaged_goes_on_or_is_refused(commands, tmp_path):
         ("'a'.b", 1, "AttributeError: 'str' object has no attribute 'b'"),
     ],
 )
-def test_what_a_launch_file_does_wrong_is_one_line(commands, line, code, words, tmp_path):
+def test_a_mistake_in_a_launch_file_gives_one_line(commands, line, code, message, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         "from ml_collections import config_dict\nfrom rrd_jax.config import defaults\n"
         "def get_config(argument=''):\n    c = defaults()\n"
         f"    with c.unlocked(), c.ignore_type(): {line}\n    return c\n"
     )
-    assert words in commands.run(f"--config={path}").check_refused(code)
+    assert message in commands.run(f"--config={path}").check_refused(code)
 
 
-def test_a_folder_with_an_empty_name_is_none_to_write_to(commands):
+def test_an_empty_output_path_is_refused(commands):
     arguments = ("--model=resnet8", "--input=README.md", "--output=")
-    done = commands.run(*arguments, module="rrd_jax.convert")
-    assert "--output is empty" in done.check_refused(2)
+    outcome = commands.run(*arguments, module="rrd_jax.convert")
+    assert "--output is empty" in outcome.check_refused(2)

@@ -1,4 +1,4 @@
-"""Real processes that are killed, stopped, crowded out of their disk, started twice, or several."""
+"""Recovery of real processes: kills, signals, full disks, second starts, and several processes."""
 
 import contextlib
 import json
@@ -17,10 +17,10 @@ import pytest
 
 from rrd_jax.run_folder import metrics_writer
 
-# One worker of pytest-xdist runs them all, beside whatever the other runs: they share a run.
+# One worker of pytest-xdist runs all of these tests, since they share a run.
 pytestmark = pytest.mark.xdist_group("recovery")
 _EPOCH_STEPS = 5
-# Runs `rrd_jax.main`; as the checkpoint of a step is about to take its final name, a signal comes.
+# Runs `rrd_jax.main`, and sends a signal right before the checkpoint of a step gets its final name.
 _SIGNALLED = """
 import os, runpy, sys
 number, step = int(sys.argv[1]), sys.argv[2]
@@ -34,19 +34,19 @@ runpy.run_module("rrd_jax.main", run_name="__main__", alter_sys=True)
 
 
 class _Job:
-    """The command of a small run, with RRD's memory, and what its workdirs hold.
+    """The command of a small run with a memory, and the contents of its workdirs.
 
-    All processes share one folder of compiled programs, that of the tests.
+    All processes share the compilation cache of the tests.
     """
 
     def __init__(self, root, data_dir, epochs):
         self.root, self.epochs, self.steps = root, epochs, epochs * _EPOCH_STEPS
         self.environment = os.environ | {"TFDS_DATA_DIR": data_dir, "JAX_NUM_CPU_DEVICES": "1"}
-        # Its training is a run too: an untrained teacher would magnify what rounding does.
+        # The teacher is trained, because an untrained teacher would amplify rounding errors.
         teacher = self.start("teacher", argument="resnet8,ce", **{"train.epochs": 1})
         assert teacher.wait() == 0, self.log("teacher")
         self._teacher = root / "teacher"
-        self.finish("whole")
+        self.finish("uninterrupted")
 
     def start(
         self,
@@ -54,10 +54,10 @@ class _Job:
         program=("-m", "rrd_jax.main"),
         argument="resnet8-resnet8,rrd+kd",
         devices=1,
-        also=None,
+        environment=None,
         **fields,
     ):
-        """Starts a run, or goes on with it; its output is in <name>.log."""
+        """Starts or resumes a run; its output is in <name>.log."""
         fields = {"train.epochs": self.epochs, "train.save_every": 1} | fields
         fields = {"baseline": False, "train.batch_size": 40} | fields
         if "ce" not in argument:
@@ -70,13 +70,13 @@ class _Job:
                     f"--workdir={self.root / name}",
                     *(f"--config.{field}={value}" for field, value in fields.items()),
                 ],
-                env=self.environment | {"JAX_NUM_CPU_DEVICES": str(devices)} | (also or {}),
+                env=self.environment | {"JAX_NUM_CPU_DEVICES": str(devices)} | (environment or {}),
                 stdout=log,
                 stderr=log,
             )
 
     def run_until(self, name, number, step, **fields):
-        """Runs until a signal comes to it at the commit of a step; returns its exit code."""
+        """Runs until a signal at the commit of a step; returns the exit code."""
         program = ("-c", _SIGNALLED, str(int(number)), str(step))
         return self.start(name, program, **fields).wait()
 
@@ -85,19 +85,19 @@ class _Job:
         return self
 
     def start_two(self, name, devices, slurm=False, **fields):
-        """The same in two processes that work together; both write to <name>.log."""
-        # JAX takes Slurm's port from the job's number: this gives one out of 2^12.
+        """Yields two processes that run together; both write to <name>.log."""
+        # JAX derives the port from the number of a Slurm job, which has 2^12 possible values.
         job = random.randrange(2**12)
         address = f"--coordinator=localhost:{65535 - 2**12 + 1 + job}"
         for i in range(2):
+            program, environment = ("-m", "rrd_jax.main"), {}
             if slurm:
-                at = {"LOCALID": i, "PROCID": i, "NTASKS": 2, "JOB_ID": job}
-                at |= {"STEP_NODELIST": "localhost", "STEP_NUM_NODES": 1}
-                how = {"also": {f"SLURM_{key}": str(value) for key, value in at.items()}}
+                variables = {"LOCALID": i, "PROCID": i, "NTASKS": 2, "JOB_ID": job}
+                variables |= {"STEP_NODELIST": "localhost", "STEP_NUM_NODES": 1}
+                environment = {f"SLURM_{key}": str(value) for key, value in variables.items()}
             else:
-                flags = [address, "--processes=2", f"--process_id={i}"]
-                how = {"program": ("-m", "rrd_jax.main", *flags)}
-            yield self.start(name, devices=devices, **how, **fields)
+                program += (address, "--processes=2", f"--process_id={i}")
+            yield self.start(name, program, devices=devices, environment=environment, **fields)
 
     def log(self, name):
         path = self.root / f"{name}.log"
@@ -119,28 +119,28 @@ class _Job:
         folder = self.root / name / "checkpoints"
         return {path.name for path in folder.glob("*")} if folder.is_dir() else set()
 
-    def assert_ended_as_unbroken(self, name):
-        """The same bits and the same rows as the run that nothing disturbed."""
-        assert self.digests(name) == self.digests("whole")
-        assert self.rows(name) == self.rows("whole")
+    def assert_equals_uninterrupted(self, name):
+        """Asserts that digests and rows equal those of the uninterrupted run."""
+        assert self.digests(name) == self.digests("uninterrupted")
+        assert self.rows(name) == self.rows("uninterrupted")
         epochs = range(_EPOCH_STEPS, self.steps + 1, _EPOCH_STEPS)
         assert [row["step"] for row in self.rows(name)] == list(epochs)
 
 
 @pytest.fixture(scope="module")
 def short_job(tmp_path_factory, data_dir):
-    """The job in 3 epochs, with a run that nothing disturbed in `whole`."""
+    """A job of 3 epochs, with an uninterrupted run in `uninterrupted`."""
     return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=3)
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory, data_dir):
-    """The job in 12 epochs, with a run that nothing disturbed in `whole`."""
+    """A job of 12 epochs, with an uninterrupted run in `uninterrupted`."""
     return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=12)
 
 
 @pytest.mark.long
-def test_a_run_killed_in_a_save_and_then_stopped_ends_bit_for_bit_as_an_unbroken_one(short_job):
+def test_a_run_that_is_killed_in_a_save_and_then_stopped_ends_bit_identical(short_job):
     job = short_job
     assert job.run_until("broken", signal.SIGKILL, step=7) == -signal.SIGKILL, job.log("broken")
     assert "7" not in job.saved("broken")
@@ -148,7 +148,7 @@ def test_a_run_killed_in_a_save_and_then_stopped_ends_bit_for_bit_as_an_unbroken
     assert job.run_until("broken", signal.SIGTERM, step=9) == 75, job.log("broken")
     assert "resuming from step 6" in job.log("broken")
     _assert_stopped_and_saved(job, "broken", 9)
-    job.finish("broken").assert_ended_as_unbroken("broken")
+    job.finish("broken").assert_equals_uninterrupted("broken")
 
 
 def _assert_stopped_and_saved(job, name, after):
@@ -158,10 +158,10 @@ def _assert_stopped_and_saved(job, name, after):
     return step
 
 
-def _wait(condition, process, seconds=300.0):
-    """Returns when the condition holds or the process has ended; whether the latter.
+def _wait_until(condition, process, seconds=300.0):
+    """Waits until the condition holds or the process ends; returns True if it has ended.
 
-    The limit is for what hangs: a busy machine may be slow.
+    The limit is long, because a busy machine may be slow.
     """
     end = time.monotonic() + seconds
     while not condition():
@@ -173,44 +173,46 @@ def _wait(condition, process, seconds=300.0):
 
 
 def _wait_for_step(job, name, step, process):
-    done = _wait(lambda: any(n.isdigit() and int(n) >= step for n in job.saved(name)), process)
-    assert not done, job.log(name)
+    has_ended = _wait_until(
+        lambda: any(n.isdigit() and int(n) >= step for n in job.saved(name)), process
+    )
+    assert not has_ended, job.log(name)
 
 
 @pytest.mark.long
-def test_a_run_killed_at_a_dozen_moments_ends_bit_for_bit_as_an_unbroken_one(job):
+def test_a_run_that_is_killed_twelve_times_ends_bit_identical(job):
     moments = random.Random(0)
     for _ in range(6):
-        # In a save: some steps after the newest.
+        # Kill the run in a save, some steps after the newest checkpoint.
         step = max((int(n) for n in job.saved("killed") if n.isdigit()), default=0)
         step += moments.randint(1, 3)
         assert job.run_until("killed", signal.SIGKILL, step) == -signal.SIGKILL, job.log("killed")
         assert str(step) not in job.saved("killed")
         assert any("tmp" in name for name in job.saved("killed"))
-        # Anywhere, from the import on.
-        said = len(job.log("killed"))
+        # Kill the run at any moment after its first line of output.
+        size = len(job.log("killed"))
         process = job.start("killed")
-        ended = _wait(lambda said=said: len(job.log("killed")) > said, process)
-        assert not ended, job.log("killed")
+        has_ended = _wait_until(lambda size=size: len(job.log("killed")) > size, process)
+        assert not has_ended, job.log("killed")
         time.sleep(moments.random())
         process.kill()
         assert process.wait() in (0, -signal.SIGKILL), job.log("killed")
-    job.finish("killed").assert_ended_as_unbroken("killed")
+    job.finish("killed").assert_equals_uninterrupted("killed")
 
 
 @pytest.mark.long
-def test_sigterm_saves_a_step_that_was_not_to_be_saved_and_ends_with_its_own_code(job):
+def test_sigterm_saves_an_unscheduled_checkpoint_and_ends_with_code_75(job):
     for last in (5, 20):
-        process = job.start("asked", **{"train.save_every": 0})
-        _wait_for_step(job, "asked", last, process)
+        process = job.start("stopped", **{"train.save_every": 0})
+        _wait_for_step(job, "stopped", last, process)
         process.terminate()
-        assert process.wait() == 75, job.log("asked")
-        _assert_stopped_and_saved(job, "asked", last)
-    job.finish("asked").assert_ended_as_unbroken("asked")
+        assert process.wait() == 75, job.log("stopped")
+        _assert_stopped_and_saved(job, "stopped", last)
+    job.finish("stopped").assert_equals_uninterrupted("stopped")
 
 
 @pytest.mark.long
-def test_a_second_run_in_one_workdir_is_refused_and_the_first_goes_on(job):
+def test_a_second_run_in_a_workdir_is_refused_and_the_first_continues(job):
     first = job.start("shared")
     _wait_for_step(job, "shared", 1, first)
     second = subprocess.run(first.args, env=job.environment, capture_output=True, text=True)
@@ -218,44 +220,44 @@ def test_a_second_run_in_one_workdir_is_refused_and_the_first_goes_on(job):
     (line,) = second.stderr.strip().split("\n")
     assert f"shared is in use by process {first.pid} on " in line
     assert first.wait() == 0, job.log("shared")
-    job.assert_ended_as_unbroken("shared")
+    job.assert_equals_uninterrupted("shared")
 
 
-def _numbers(rows):
-    """What the rows of a run say, as one array."""
+def _values_of_rows(rows):
+    """Returns the values of the rows of a run, one list per row."""
     return [[row[name] for name in sorted(row)] for row in rows]
 
 
 @pytest.mark.long
-def test_two_processes_of_four_devices_are_one_of_eight(job):
+def test_two_processes_with_four_devices_equal_one_process_with_eight(job):
     fields = {"train.epochs": 4, "train.save_every": 0}
     assert job.start("eight", devices=8, **fields).wait() == 0, job.log("eight")
     for process in list(job.start_two("four_and_four", 4, **fields)):
         assert process.wait() == 0, job.log("four_and_four")
     np.testing.assert_allclose(
-        _numbers(job.rows("four_and_four")), _numbers(job.rows("eight")), rtol=1e-5
+        _values_of_rows(job.rows("four_and_four")), _values_of_rows(job.rows("eight")), rtol=1e-5
     )
     queues = [_queue(job.root / name / "checkpoints" / "20") for name in ("eight", "four_and_four")]
     np.testing.assert_allclose(queues[0]["rows"], queues[1]["rows"], atol=1e-5)
     assert queues[0]["cursor"] == queues[1]["cursor"]
-    # What is said once is said by one of them.
+    # Only one process prints the results.
     assert job.log("four_and_four").count("| distilled, rrd+kd |") == 1
 
 
 def _queue(step):
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(step / "state").item_metadata.tree
-        wanted = {"memory": {"rrd": tree["memory"]["rrd"]}}
-        restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        template = {"memory": {"rrd": tree["memory"]["rrd"]}}
+        restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), template)
         restored = checkpointer.restore(
             step / "state",
-            args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
+            args=ocp.args.PyTreeRestore(template, restore_args=restore_args, partial_restore=True),
         )
     return restored["memory"]["rrd"]
 
 
 @pytest.mark.long
-def test_sigterm_to_one_of_two_processes_stops_both_and_one_goes_on_alone(job):
+def test_sigterm_to_one_of_two_processes_stops_both_and_one_process_can_resume(job):
     processes = list(job.start_two("parted", 2, slurm=True, **{"train.save_every": 0}))
     _wait_for_step(job, "parted", 5, processes[0])
     processes[1].terminate()
@@ -266,22 +268,23 @@ def test_sigterm_to_one_of_two_processes_stops_both_and_one_goes_on_alone(job):
     assert steps[0] in job.saved("parted")
     assert job.start("parted", devices=4).wait() == 0, job.log("parted")
     assert f"resuming from step {steps[0]}" in job.log("parted")
-    rows, whole = job.rows("parted"), job.rows("whole")
-    assert len(rows) == len(whole)
-    for row, wanted in zip(rows[:2], whole[:2], strict=True):
-        for name, value in wanted.items():
-            # Rounding may turn a few of 797 test images; their losses it hardly moves.
+    rows, expected_rows = job.rows("parted"), job.rows("uninterrupted")
+    assert len(rows) == len(expected_rows)
+    for row, expected in zip(rows[:2], expected_rows[:2], strict=True):
+        for name, value in expected.items():
+            # Rounding may change the predictions of a few of the 797 test images; the losses hardly
+            # change.
             percent = name.split("/")[-1] in ("top1", "top5", "agreement")
             tolerance = {"abs": 0.5} if percent else {"rel": 1e-4}
             assert row[name] == pytest.approx(value, **tolerance), name
 
 
 @pytest.mark.long
-def test_of_two_processes_the_other_ends_when_one_is_killed(job):
+def test_a_process_ends_when_the_other_is_killed(job):
     processes = list(job.start_two("widowed", 2, **{"train.epochs": 200}))
     _wait_for_step(job, "widowed", 5, processes[0])
     processes[1].kill()
-    # JAX itself aborts a process that waits for another inside of it, after 100 silent seconds.
+    # JAX aborts a process that waits for another one inside JAX after 100 seconds.
     code = processes[0].wait(timeout=150)
     assert code in (75, -signal.SIGABRT), job.log("widowed")
     if code == 75:
@@ -299,16 +302,16 @@ def test_two_processes_with_different_fields_are_both_refused(job):
         **{"train.epochs": 5},
     )
     assert [process.wait(timeout=120), other.wait(timeout=120)] == [2, 2], job.log("different")
-    # Both write to one file, the pieces of a line between each other's.
-    said = f"disagree: config.train.epochs is {job.epochs} in process 0, and 5 in process 1"
-    assert job.log("different").count(said) == 2
+    # Both processes write to one file, in which pieces of their lines may alternate.
+    message = f"disagree: config.train.epochs is {job.epochs} in process 0, and 5 in process 1"
+    assert job.log("different").count(message) == 2
 
 
 @contextlib.contextmanager
 def _disk(folder, size):
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]).returncode:
-        pytest.skip("this machine does not let us mount a small disk")
+        pytest.skip("this machine does not allow mounting a small disk")
     try:
         yield lambda options: subprocess.run(
             ["mount", "-o", f"remount,{options}", folder], check=True
@@ -318,8 +321,8 @@ def _disk(folder, size):
 
 
 @pytest.mark.long
-def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(job):
-    checkpoint = job.root / "whole" / "checkpoints" / str(job.steps)
+def test_a_full_or_read_only_disk_gives_one_line_and_the_run_resumes(job):
+    checkpoint = job.root / "uninterrupted" / "checkpoints" / str(job.steps)
     size = sum(path.stat().st_size for path in checkpoint.rglob("*"))
     with _disk(job.root / "disk", int(2.5 * size)) as remount:
         process = job.start("disk")
@@ -334,4 +337,4 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(job):
         last = job.log("disk").strip().split("\n")[-1]
         assert re.search(r"^error: workdir .* cannot be used: .*Read-only file system", last)
         remount("rw,size=200m")
-        job.finish("disk").assert_ended_as_unbroken("disk")
+        job.finish("disk").assert_equals_uninterrupted("disk")

@@ -1,4 +1,4 @@
-"""Students without labels: what they learn by, what is refused, and what is said of them."""
+"""Training without labels: losses, refused options, messages, and image folders."""
 
 import json
 
@@ -21,17 +21,17 @@ pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 
 
 def _config(teacher="", method="rrd", **fields):
-    given = {"data.use_labels": False, "teacher.checkpoint": str(teacher or "somewhere")}
-    return launch.digits(f"smoke,tiny-tiny,{method}", **{**given, **fields})
+    defaults = {"data.use_labels": False, "teacher.checkpoint": str(teacher or "somewhere")}
+    return launch.digits(f"smoke,tiny-tiny,{method}", **{**defaults, **fields})
 
 
-def test_a_student_without_labels_has_no_classifier_and_its_loss_is_that_of_held_out_images(
+def test_a_student_without_labels_has_no_classifier_and_is_selected_by_its_held_out_loss(
     tiny_teacher, tmp_path, capsys
 ):
     (result,) = launch.run(_config(tiny_teacher), tmp_path / "a")
-    said = capsys.readouterr().out
-    assert "cross-entropy (ce) left out" in said
-    assert "held-out loss" in said
+    output = capsys.readouterr().out
+    assert "cross-entropy (ce) left out" in output
+    assert "held-out loss" in output
     assert result.top1 is None
     assert result.agreement is None
     rows = launch.rows(tmp_path / "a")
@@ -50,21 +50,19 @@ def test_a_student_without_labels_has_no_classifier_and_its_loss_is_that_of_held
 
 
 @pytest.mark.long
-def test_a_student_without_labels_goes_on_and_is_a_start_and_may_start_from_a_classifier(
-    tiny_teacher, tmp_path, capsys
-):
+def test_a_student_without_labels_resumes_and_can_be_fine_tuned(tiny_teacher, tmp_path, capsys):
     launch.check_resume(_config(tiny_teacher), tmp_path)
-    start = {"student.checkpoint": str(tmp_path / "whole"), "train.epochs": 1}
-    launch.run(launch.digits("smoke,tiny,ce", **start), tmp_path / "tuned")
+    overrides = {"student.checkpoint": str(tmp_path / "whole"), "train.epochs": 1}
+    launch.run(launch.digits("smoke,tiny,ce", **overrides), tmp_path / "tuned")
     assert "starts from" in capsys.readouterr().out
     assert rrd_jax.load(tmp_path / "tuned").num_classes == 10
-    start["student.checkpoint"] = str(tmp_path / "tuned")
-    launch.run(_config(tiny_teacher, **start), tmp_path / "again")
+    overrides["student.checkpoint"] = str(tmp_path / "tuned")
+    launch.run(_config(tiny_teacher, **overrides), tmp_path / "again")
     assert rrd_jax.load(tmp_path / "again").num_classes == 0
 
 
 @pytest.mark.long
-def test_labels_are_not_read(tiny_teacher, tmp_path):
+def test_labels_do_not_change_the_student(tiny_teacher, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (24, 8, 8, 1), np.uint8)
     digests = []
@@ -76,14 +74,14 @@ def test_labels_are_not_read(tiny_teacher, tmp_path):
     assert digests[0] == digests[1]
 
 
-def test_logits_of_a_teacher_need_no_labels(tiny_teacher, tmp_path):
+def test_kd_needs_no_labels(tiny_teacher, tmp_path):
     (result,) = launch.run(_config(tiny_teacher, "kd"), tmp_path)
     assert result.top1 is None
     assert 0 <= result.agreement <= 100
     assert result.loss > 0
     assert rrd_jax.load(tmp_path).num_classes == 10
-    about = json.loads((tmp_path / "config.json").read_text())
-    assert list(about["objectives"]) == ["kd"]
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert list(fields["objectives"]) == ["kd"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,7 @@ def test_logits_of_a_teacher_need_no_labels(tiny_teacher, tmp_path):
         ("rrd", {"data.label_noise": 0.2}, r"data\.label_noise is 0\.2"),
     ],
 )
-def test_what_needs_labels_is_refused(method, fields, message):
+def test_objectives_and_fields_that_need_labels_are_refused(method, fields, message):
     with pytest.raises(
         errors.InputError, match=r"teacher\.use_labels is False, but training a teacher needs"
     ):
@@ -115,7 +113,7 @@ def test_what_needs_labels_is_refused(method, fields, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_baseline_is_left_out(capsys):
+def test_the_student_alone_is_left_out(capsys):
     plan = parse(_config(baseline=True))
     assert not plan.comparisons
     assert "(ce) and the student alone (baseline) left out" in capsys.readouterr().out
@@ -131,28 +129,29 @@ def test_a_users_objective_is_refused_only_if_it_reads_labels(tiny_teacher, tmp_
 
 
 @pytest.mark.parametrize("name", list(objectives.RECORDS))
-def test_records_say_which_objectives_read_labels(name):
-    """Those that do without labels are taken on shapes without any, and without logits."""
+def test_objectives_read_labels_only_if_their_record_needs_labels(name):
+    """The other objectives accept batches without labels and networks without logits."""
     record = objectives.RECORDS[name]
     options = {"examples": 64, "batch_size": 16}
-    given = {key: v for key, v in options.items() if objectives.takes(name, key)}
-    objective = objectives.create(name, **given)
+    factory_options = {key: v for key, v in options.items() if objectives.takes(name, key)}
+    objective = objectives.create(name, **factory_options)
     shape = (16, 16, 3)
     classes = 10 if record.needs_classes or record.needs_labels else 0
     student, teacher = (
         networks.summarize(networks.create(model, classes), shape).outputs
         for model in ("resnet8", "resnet14")
     )
-    numbers = jax.ShapeDtypeStruct((16,), jnp.int32)
-    batch = Batch(jax.ShapeDtypeStruct((16, *shape), jnp.float32), None, numbers, numbers)
-    if record.needs_labels and name not in ("ab", "fsp"):  # whose labels are those of ce
+    integers = jax.ShapeDtypeStruct((16,), jnp.int32)
+    batch = Batch(jax.ShapeDtypeStruct((16, *shape), jnp.float32), None, integers, integers)
+    # ab and fsp do not read labels, but train the student on labels alone after their stage.
+    if record.needs_labels and name not in ("ab", "fsp"):
         with pytest.raises(errors.InputError):
             objectives.check(name, objective, student, teacher, batch)
     else:
         objectives.check(name, objective, student, teacher, batch)
 
 
-def test_a_bank_without_labels_takes_each_image_for_a_class_of_its_own():
+def test_a_bank_without_labels_treats_each_image_as_a_separate_class():
     rows = jnp.eye(4)
     start = banks.init(jax.random.key(0), 4, 4)
     batch = Batch(None, None, jnp.asarray([2, 0, 3, 1], jnp.int32))
@@ -166,7 +165,7 @@ def test_a_bank_without_labels_takes_each_image_for_a_class_of_its_own():
 
 @pytest.fixture
 def photographs(tmp_path):
-    """A folder of images in any place and format, and the file of a teacher, a backbone alone."""
+    """A folder of nested images in several formats, and a weights file of a teacher's backbone."""
     root = tmp_path / "my images"
     for i in range(30):
         folders.put(root / f"flat {i}.jpg")
@@ -180,29 +179,31 @@ def photographs(tmp_path):
     return root, file
 
 
-def _of_folder(root, file):
+def _folder_config(root, file):
     config = launch.get_config("unlabelled", "tiny-tiny")
     config.data.manual_dir, config.teacher.checkpoint = str(root), str(file)
     config.data.dir = str(root.parent / "index")
     config.data.image_size, config.data.resize, config.teacher.image_size = 8, 10, None
     config.train.epochs, config.train.batch_size = 2, 8
-    config.data.test_split = "test+train[:8]"  # whatever the hash says, there is a batch
+    # The hash of the paths may assign too few images to the test split for a batch.
+    config.data.test_split = "test+train[:8]"
     config.objectives.rrd.queue_size = 20
     return config
 
 
-def test_a_folder_of_images_and_a_teacher_make_a_student(photographs, tmp_path, capsys):
+def test_a_folder_of_images_and_a_backbone_are_enough_for_a_student(photographs, tmp_path, capsys):
     root, file = photographs
-    (result,) = launch.run(_of_folder(root, file), tmp_path / "run")
-    said = capsys.readouterr().out
-    assert "broken.png" in said
-    assert "held-out loss" in said
+    (result,) = launch.run(_folder_config(root, file), tmp_path / "run")
+    output = capsys.readouterr().out
+    assert "broken.png" in output
+    assert "held-out loss" in output
     assert np.isfinite(result.loss)
     student = rrd_jax.load(tmp_path / "run")
     assert student.embed(str(root / "flat 0.jpg")).shape == (1, 16)
     folders.put(root / "new.jpg")
-    with pytest.raises(errors.InputError, match="image_folder/"):  # a run belongs to its images
-        launch.run(_of_folder(root, file), tmp_path / "run")
+    # A run cannot be resumed with other images.
+    with pytest.raises(errors.InputError, match="image_folder/"):
+        launch.run(_folder_config(root, file), tmp_path / "run")
     assert "1 added, 0 removed" in capsys.readouterr().out
 
 
@@ -221,17 +222,17 @@ def test_the_short_job_trains_a_teacher_with_labels_for_a_student_without(tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["pairs", "images", "dicts", "array"])
-def test_sources_of_images_alone_will_do_and_labels_are_not_looked_at(kind):
+def test_sources_may_have_no_labels_and_labels_are_not_checked(kind):
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
-    made = {
+    sources = {
         "pairs": [(image, "no number") for image in images],
         "images": list(images),
         "dicts": [{"image": image, "file_name": "x"} for image in images],
         "array": images,
     }
     source = data.Source(image_size=8, use_labels=False)
-    found = data.from_sources(made[kind], made[kind], source)
-    assert (found.num_classes, found.labelled) == (0, False)
-    np.testing.assert_array_equal(found.train.images, images)
+    dataset = data.from_sources(sources[kind], sources[kind], source)
+    assert (dataset.num_classes, dataset.labelled) == (0, False)
+    np.testing.assert_array_equal(dataset.train.images, images)
     with pytest.raises(errors.InputError):
-        data.from_sources(made[kind], made[kind], data.Source(image_size=8))
+        data.from_sources(sources[kind], sources[kind], data.Source(image_size=8))

@@ -1,4 +1,4 @@
-"""Exceptions of a user's code, as the library raises them and commands print them."""
+"""Exceptions in a user's code: the library chains them, commands print their traceback."""
 
 import pathlib
 import sys
@@ -66,14 +66,14 @@ class Source:
 
 @pytest.fixture(autouse=True)
 def module(tmp_path, monkeypatch):
-    """Writes the module of a user into the working directory."""
+    """The path of a user's module in the working directory, next to two invalid modules."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_code.py").write_text(_MODULE)
-    (tmp_path / "own_import.py").write_text("import absent_library\n")
-    (tmp_path / "own_syntax.py").write_text("def f(:\n")
-    yield tmp_path / "own_code.py"
-    for name in ("own_code", "own_import", "own_syntax"):
+    (tmp_path / "user_module.py").write_text(_MODULE)
+    (tmp_path / "user_import.py").write_text("import absent_library\n")
+    (tmp_path / "user_syntax.py").write_text("def f(:\n")
+    yield tmp_path / "user_module.py"
+    for name in ("user_module", "user_import", "user_syntax"):
         sys.modules.pop(name, None)
 
 
@@ -96,7 +96,8 @@ def _source(path):
     data.load(data.Source(path, image_size=8))
 
 
-# What runs the code, its path, the line that raises, and the last line of the traceback.
+# For each case: a function that runs the code, the name in the module, the source line that raises,
+# and the start of the last line of the traceback.
 _CASES = {
     "network": (_network, "Net", "+ missing_layer", "NameError: name 'missing_layer'"),
     "factory of a network": (_network, "net", "return {}[width]", "KeyError: 3"),
@@ -110,13 +111,13 @@ _CASES = {
 
 
 @pytest.mark.parametrize("case", _CASES)
-def test_a_command_prints_the_traceback_of_the_users_code_alone(case, module, capsys):
+def test_a_command_prints_only_the_users_part_of_a_traceback(case, module, capsys):
     run, name, source, message = _CASES[case]
     raised = []
 
     def job():
         try:
-            run(f"own_code:{name}")
+            run(f"user_module:{name}")
         except errors.UserCodeError as error:
             raised.append(error)
             raise
@@ -126,14 +127,14 @@ def test_a_command_prints_the_traceback_of_the_users_code_alone(case, module, ca
     assert end.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("error: ")
-    assert "own_code" in lines[0] or "objective" in lines[0]
+    assert "user_module" in lines[0] or "objective" in lines[0]
     assert lines[1] == "Traceback (most recent call last):"
     assert [line for line in lines if line.startswith("  File ")] == [
         line for line in lines if line.startswith(f'  File "{module}"')
     ]
     assert any(source in line for line in lines)
     assert any(line.startswith(message) for line in lines[2:])
-    # The library's exception keeps the user's.
+    # The user's exception is the cause of the library's.
     cause = raised[0].__cause__
     assert type(cause).__name__ in "\n".join(lines)
     assert not isinstance(cause, errors.InputError)
@@ -142,11 +143,11 @@ def test_a_command_prints_the_traceback_of_the_users_code_alone(case, module, ca
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("own_import", r'own_import.py", line 1, in .*import absent_library.*No module named'),
-        ("own_syntax", r'own_syntax.py", line 1.*def f\(:.*SyntaxError'),
+        ("user_import", r'user_import.py", line 1, in .*import absent_library.*No module named'),
+        ("user_syntax", r'user_syntax.py", line 1.*def f\(:.*SyntaxError'),
     ],
 )
-def test_a_module_that_cannot_be_imported_shows_where(name, message):
+def test_a_failed_import_shows_the_line_that_raised(name, message):
     with pytest.raises(errors.UserCodeError, match=f"(?s)importing objective .*{message}"):
         imports.load("objective", f"{name}:loss")
 
@@ -160,7 +161,7 @@ def test_an_exception_in_a_library_shows_the_frame_of_the_user(tmp_path):
     assert text.count("  File ") == 1
 
 
-def test_errors_of_ours_keep_their_kind():
+def test_library_errors_keep_their_type():
     named = pytest.raises(errors.InputError, match=r"^network 'x': the width is 3$")
     with named as caught, errors.user_code("calling", "network 'x'"):
         raise errors.InputError("the width is 3")
