@@ -9,7 +9,7 @@ import pytest
 from docs.making import drawings
 
 _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
-# A package may import packages on later lines, but none on earlier lines or on its own line.
+# A package may import packages on later lines only.
 _ORDER = """
     main
     comparison predict runs
@@ -39,20 +39,34 @@ _LEVEL = {
 }
 # Packages with pure functions only: no files, no clocks, no flags, no output.
 _PURE = [
-    *("training", "objectives", "networks", "optim", "functional", "settings"),
+    "training",
+    "objectives",
+    "networks",
+    "optim",
+    "functional",
+    "settings",
     "jobs.memory_advice",
-    *(
-        *("cpu.hlo", "cpu.scratch", "cpu.convolutions"),
-        "teacher.ensemble",
-        "teacher.fold",
-        "teacher.step_outputs",
-        "teacher.wrappers",
-        "data.augment",
-    ),
+    "cpu.hlo",
+    "cpu.scratch",
+    "cpu.convolutions",
+    "teacher.ensemble",
+    "teacher.fold",
+    "teacher.step_outputs",
+    "teacher.wrappers",
+    "data.augment",
 ]
-_WORLD = [
-    *("absl", "grain", "logging", "ml_collections", "os", "pathlib", "shutil", "sys"),
-    *("tensorboardX", "time", "tqdm"),
+_IMPURE_LIBRARIES = [
+    "absl",
+    "grain",
+    "logging",
+    "ml_collections",
+    "os",
+    "pathlib",
+    "shutil",
+    "sys",
+    "tensorboardX",
+    "time",
+    "tqdm",
 ]
 # Libraries, and the packages that may import them. TensorFlow is not allowed anywhere.
 _LIBRARIES = {
@@ -90,7 +104,7 @@ _FILES = [
 
 
 def _module(path):
-    """Such as teacher.cache; a program of its own is a main."""
+    """Returns the module of a file, such as teacher.cache, or "main" for a program."""
     parts = path.relative_to(_ROOT).with_suffix("").parts
     if parts[-1] == "__main__" or parts in _PROGRAMS:
         return "main"
@@ -101,7 +115,7 @@ _PROGRAMS = {("export",), ("convert",), ("data", "prepare")}
 
 
 def _imports(path):
-    """Every imported name, such as rrd_jax.data or jax.numpy, anywhere in the file."""
+    """Yields all imported names of a file, such as rrd_jax.data or jax.numpy."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -120,7 +134,7 @@ def _name(path):
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
-def test_imports_point_one_way(path):
+def test_imports_follow_the_order_of_packages(path):
     package = _module(path).split(".")[0]
     for name in _imports(path):
         parts = name.split(".")
@@ -136,17 +150,17 @@ def test_libraries_stay_in_their_packages(path):
         if not _within(module, packages):
             assert not [name for name in names if _within(name, [library])], library
     if _within(module, _PURE):
-        assert not [name for name in names if _within(name, _WORLD)]
+        assert not [name for name in names if _within(name, _IMPURE_LIBRARIES)]
 
 
-def test_every_package_has_a_place_in_the_order_and_on_the_map():
+def test_every_package_is_in_the_order_and_in_the_documentation():
     packages = {_module(path).split(".")[0] for path in _FILES}
     assert packages == set(_LEVEL)
     text = (_ROOT.parent / "docs" / "architecture.md").read_text()
     assert not [package for package in packages if f"`{package}" not in text]
 
 
-def test_the_figure_has_packages_in_the_order_of_imports_and_says_which_are_pure():
+def test_the_figure_shows_packages_in_import_order_and_marks_pure_packages():
     bands = []
     for _, boxes in drawings.PACKAGES:
         packages = {name: kind for words, _, kind in boxes for name in words.split(", ")}
@@ -162,5 +176,5 @@ def test_the_figure_has_packages_in_the_order_of_imports_and_says_which_are_pure
 @pytest.mark.parametrize(
     "path", sorted((_ROOT.parent / "configs").glob("*.py")), ids=lambda p: p.stem
 )
-def test_launch_files_import_nothing_but_rrd_jax_config(path):
+def test_launch_files_import_only_rrd_jax_config(path):
     assert all(_within(name, ["rrd_jax.config"]) for name in _imports(path))

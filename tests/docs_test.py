@@ -60,7 +60,7 @@ _SHORT = {
 @pytest.mark.long
 @pytest.mark.parametrize("page", _PAGES_WITH_CODE)
 def test_the_blocks_of_a_page_run(page, commands, tmp_path):
-    """All blocks run in one folder; a Python block with a file name is written to that file."""
+    """Blocks run in one folder; a Python block with a file name is written to that file."""
     for name in ("configs", "experiments", "docs"):
         (tmp_path / name).symlink_to(_ROOT / name)
     blocks = [b for b in pages.blocks(page) if b.language in pages.EXECUTED and not b.mark]
@@ -188,16 +188,18 @@ def test_the_custom_training_loop_learns_in_fewer_than_thirty_lines():
 @pytest.mark.parametrize(
     "name",
     [
-        *(
-            "library.distillation",
-            "library.weights_loader",
-            "library.accuracy",
-            "objectives",
-            "objectives.rrd",
-            "objectives.parts.memory",
-        ),
-        *("data.dataset", "networks", "networks.custom.linen", "networks.custom.nnx"),
-        *("networks.custom.equinox", "networks.custom.functions"),
+        "library.distillation",
+        "library.weights_loader",
+        "library.accuracy",
+        "objectives",
+        "objectives.rrd",
+        "objectives.parts.memory",
+        "data.dataset",
+        "networks",
+        "networks.custom.linen",
+        "networks.custom.nnx",
+        "networks.custom.equinox",
+        "networks.custom.functions",
     ],
 )
 @pytest.mark.long

@@ -1,3 +1,5 @@
+"""Import paths in config fields, and options by the signature of a factory."""
+
 import sys
 
 import pytest
@@ -7,7 +9,7 @@ from rrd_jax import errors, imports
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes a module into the working directory; gives its name."""
+    """A function that writes a module into the working directory and returns its name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
 
@@ -20,7 +22,7 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-def test_the_working_directory_is_searched_and_attributes_may_be_dotted(module):
+def test_modules_of_the_working_directory_and_dotted_attributes_are_found(module):
     name = module("class Nets:\n    small = 3\n")
     assert imports.load("network", f"{name}:Nets.small") == 3
 
@@ -34,7 +36,7 @@ def test_the_working_directory_is_searched_and_attributes_may_be_dotted(module):
         ("mine:smal", r"module mine \(.*mine.py\) has no 'smal'; did you mean 'small'"),
     ],
 )
-def test_a_wrong_path_is_one_line_that_says_what_is_there(module, path, message):
+def test_an_invalid_path_gives_one_line_with_a_suggestion(module, path, message):
     module("def small(): pass\n")
     with pytest.raises(errors.InputError, match=message) as caught:
         imports.load("network", path)
@@ -48,22 +50,22 @@ def _factory(
 
 
 def test_options_are_typed_by_the_signature():
-    given = {"width": 3, "share": 1, "shape": [2, 3], "name": None}
-    result = imports.call("network 'x:f'", _factory, given, {})
+    options = {"width": 3, "share": 1, "shape": [2, 3], "name": None}
+    result = imports.call("network 'x:f'", _factory, options, {})
     assert result == (3, 1.0, (2, 3), None, abs)
     assert list(imports.options(_factory, ("width",))) == ["share", "shape", "name"]
 
 
-def test_annotations_that_are_text_are_read_behind_jit_too(module):
+def test_string_annotations_are_read_also_behind_jit(module):
     source = "from __future__ import annotations\nimport jax\n"
     name = module(source + "def f(x, power: float = 2): return x\ng = jax.jit(f)\n")
     for attribute in ("f", "g"):
-        known = imports.parameters(imports.load("objective", f"{name}:{attribute}"))
-        assert imports.option_type(known["power"]) is float
+        parameters = imports.parameters(imports.load("objective", f"{name}:{attribute}"))
+        assert imports.option_type(parameters["power"]) is float
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"width": "a"}, "option 'o.width' of network 'x:f' is 'a', but must be of type int"),
         ({"width": True}, "is True, but must be of type int"),
@@ -72,6 +74,6 @@ def test_annotations_that_are_text_are_read_behind_jit_too(module):
         ({"width": 1, "act": "relu"}, "unknown option 'o.act'"),
     ],
 )
-def test_a_wrong_option_is_one_line(given, message):
+def test_an_invalid_option_is_refused(options, message):
     with pytest.raises(errors.InputError, match=message):
-        imports.call("network 'x:f'", _factory, given, {}, prefix="o.")
+        imports.call("network 'x:f'", _factory, options, {}, prefix="o.")

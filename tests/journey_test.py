@@ -1,4 +1,4 @@
-"""All commands on one folder of real images: prepare, fine-tune, distill, predict and export."""
+"""The commands on one folder of real images: prepare, fine-tune, distill, predict and export."""
 
 import json
 import pathlib

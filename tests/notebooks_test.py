@@ -1,4 +1,4 @@
-"""The notebooks of docs/tutorials: what is stored in them, and that they run."""
+"""The notebooks of docs/tutorials: stored outputs, links, and execution."""
 
 import json
 import pathlib
@@ -8,25 +8,26 @@ import pytest
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "docs" / "tutorials"
 _NOTEBOOKS = sorted(_FOLDER.glob("*.ipynb"))
-_each = pytest.mark.parametrize("path", _NOTEBOOKS, ids=lambda path: path.stem)
+_for_each_notebook = pytest.mark.parametrize("path", _NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def _code(notebook):
+def _code_cells(notebook):
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def _shown(cell):
-    """What a cell shows, without its numbers: the kinds of its outputs."""
+def _output_kinds(cell):
+    """Returns the kinds of a cell's outputs, without their content."""
     kinds = []
     for output in cell["outputs"]:
         kind = (output["output_type"], output.get("name"), *sorted(output.get("data", {})))
-        kinds += [kind] if kind not in kinds else []  # a stream may come in parts
+        # A stream may be stored in several parts.
+        kinds += [kind] if kind not in kinds else []
     return kinds
 
 
-@_each
-def test_a_stored_notebook_was_executed_from_top_to_bottom_without_noise(path):
-    cells = _code(json.loads(path.read_text()))
+@_for_each_notebook
+def test_a_stored_notebook_was_executed_in_order_without_warnings(path):
+    cells = _code_cells(json.loads(path.read_text()))
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert any("image/png" in output.get("data", {}) for output in outputs)
@@ -41,7 +42,7 @@ def test_a_stored_notebook_was_executed_from_top_to_bottom_without_noise(path):
     assert path.stat().st_size < 150_000
 
 
-@_each
+@_for_each_notebook
 def test_links_of_a_notebook_lead_to_files(path):
     notebook = json.loads(path.read_text())
     text = "\n".join(
@@ -53,14 +54,14 @@ def test_links_of_a_notebook_lead_to_files(path):
 
 
 @pytest.mark.long
-@_each
-def test_a_notebook_runs_and_shows_what_is_stored(path, monkeypatch):
+@_for_each_notebook
+def test_a_notebook_runs_with_the_kinds_of_outputs_that_are_stored(path, monkeypatch):
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     from experiments import notebooks
 
-    # It trains for longer than it compiles, unlike other tests.
+    # Training takes longer than compilation here, unlike in other tests.
     monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
-    stored = _code(json.loads(path.read_text()))
-    for cell, before in zip(_code(notebooks.execute(path)), stored, strict=True):
-        assert _shown(cell) == _shown(before), cell["source"]
+    stored = _code_cells(json.loads(path.read_text()))
+    for cell, stored_cell in zip(_code_cells(notebooks.execute(path)), stored, strict=True):
+        assert _output_kinds(cell) == _output_kinds(stored_cell), cell["source"]

@@ -1,3 +1,5 @@
+"""The benchmark of the objectives' costs: its table, its files and its messages."""
+
 import json
 import subprocess
 import sys
@@ -12,7 +14,7 @@ def _run(tmp_path, *options):
     return subprocess.run([*command, *options], capture_output=True, text=True)
 
 
-def test_the_dearest_comes_first_and_what_failed_is_a_line():
+def test_the_table_is_sorted_by_cost_and_lists_failures_below():
     costs = {
         "at": Cost([1.0, 1.1, 1.2], 5.0),
         "fsp": Cost([], 0.0, "channels differ"),
@@ -28,20 +30,20 @@ def test_the_dearest_comes_first_and_what_failed_is_a_line():
 
 
 @pytest.mark.long
-def test_it_measures_what_fits_and_says_what_does_not(tmp_path):
+def test_objectives_that_do_not_fit_the_networks_are_listed_with_the_reason(tmp_path):
     networks = ("--teacher=resnet8x4", "--student=resnet8", "--side=8", "--batch_size=4")
-    short = ("--queue_size=20", "--steps=1", "--turns=2", "--methods=rkd,fsp")
-    done = _run(tmp_path, *networks, *short)
-    assert done.returncode == 0, done.stderr
-    assert "fsp: not measured, the objective compares maps channel by channel" in done.stdout
-    kept = json.loads((tmp_path / "objective_costs.json").read_text())["costs"]
-    assert len(kept["rkd"]["shares"]) == 2
-    assert (tmp_path / "objective_costs.md").read_text().strip() in done.stdout
+    sizes = ("--queue_size=20", "--steps=1", "--turns=2", "--methods=rkd,fsp")
+    process = _run(tmp_path, *networks, *sizes)
+    assert process.returncode == 0, process.stderr
+    assert "fsp: not measured, the objective compares maps channel by channel" in process.stdout
+    costs = json.loads((tmp_path / "objective_costs.json").read_text())["costs"]
+    assert len(costs["rkd"]["shares"]) == 2
+    assert (tmp_path / "objective_costs.md").read_text().strip() in process.stdout
 
 
 @pytest.mark.long
-def test_an_unknown_objective_is_one_line(tmp_path):
-    done = _run(tmp_path, "--methods=rdk")
-    assert done.returncode == 2
-    assert "unknown objective 'rdk'; did you mean" in done.stderr
-    assert len(done.stderr.strip().split("\n")) == 1
+def test_an_unknown_objective_gives_one_line(tmp_path):
+    process = _run(tmp_path, "--methods=rdk")
+    assert process.returncode == 2
+    assert "unknown objective 'rdk'; did you mean" in process.stderr
+    assert len(process.stderr.strip().split("\n")) == 1

@@ -1,4 +1,4 @@
-"""The versions, the citation file and the image of a release."""
+"""The version, the citation file, the bug report and the Dockerfile of a release."""
 
 import configparser
 import os
@@ -13,7 +13,7 @@ from tests import versions
 _ROOT = pathlib.Path(__file__).parent.parent
 
 
-def test_one_version_and_one_date_stand_everywhere():
+def test_version_and_date_are_equal_in_all_files():
     config = configparser.ConfigParser()
     config.read(_ROOT / "setup.cfg")
     version = config["metadata"]["version"]
@@ -26,32 +26,32 @@ def test_one_version_and_one_date_stand_everywhere():
     assert f'\ndate-released: "{date}"\n' in citation
 
 
-def test_cffconvert_takes_it(program):
+def test_cffconvert_accepts_the_citation_file(program):
     command = [program("cffconvert"), "--validate", "-i", _ROOT / "CITATION.cff"]
     subprocess.run(command, check=True)
 
 
-def test_forms_ask_for_what_the_command_prints(commands):
-    done = commands.run("--version")
-    assert done.code == 0, done.err
-    first, python, libraries, devices = done.out.splitlines()
+def test_the_version_flag_prints_libraries_and_devices_but_no_host_name(commands):
+    outcome = commands.run("--version")
+    assert outcome.code == 0, outcome.err
+    first, python, libraries, devices = outcome.out.splitlines()
     assert first.startswith(f"rrd_jax {rrd_jax.__version__}")
     assert python.startswith(f"Python {'.'.join(map(str, sys.version_info[:3]))}")
     assert re.match(r"jax \d.*, jaxlib \d.*, numpy \d", libraries)
     assert re.fullmatch(r"devices: \d+ cpu cpu", devices)
-    assert os.uname().nodename not in done.out
-    done = commands.run("--version", env={"JAX_PLATFORMS": "cuda"})
-    assert done.code == 69
-    assert done.out.splitlines() == [first, python, libraries]
+    assert os.uname().nodename not in outcome.out
+    outcome = commands.run("--version", env={"JAX_PLATFORMS": "cuda"})
+    assert outcome.code == 69
+    assert outcome.out.splitlines() == [first, python, libraries]
 
 
-def test_hadolint_has_nothing_to_say(program):
+def test_hadolint_accepts_the_dockerfile(program):
     command = [program("hadolint"), _ROOT / "Dockerfile"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout
 
 
-def test_the_short_suite_is_there_and_a_python_that_is_not_is_said(program):
+def test_the_short_suite_exists_and_a_missing_python_is_reported(program):
     assert all((_ROOT / path).exists() for path in versions.SUITE)
     assert any(line.startswith("chex>=") for line in versions.requirements())
     program("uv")

@@ -1,4 +1,4 @@
-"""The site: built as `make docs` builds it, whole, alone, and as wide as the screen."""
+"""The documentation site: links, references, search, and layout in a browser."""
 
 import functools
 import html.parser
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.long, pytest.mark.xdist_group("site")]
 
 
 class _Page(html.parser.HTMLParser):
-    """The anchors of a page, what it links, and what a browser loads with it."""
+    """The anchors and links of a page, and the files that a browser loads with it."""
 
     def __init__(self, path):
         super().__init__()
@@ -34,17 +34,17 @@ class _Page(html.parser.HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.anchors |= {given[key] for key in ("id", "name") if given.get(key)}
+        attributes = dict(attrs)
+        self.anchors |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
         if tag == "a":
-            self.links += [given["href"]] if given.get("href") else []
+            self.links += [attributes["href"]] if attributes.get("href") else []
         else:
-            self.loaded += [given[key] for key in ("src", "href") if given.get(key)]
+            self.loaded += [attributes[key] for key in ("src", "href") if attributes.get(key)]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Its folder, with the figures of a few networks only: all take a minute."""
+    """The folder of the built site, with the figures of three networks to save time."""
     folder = tmp_path_factory.mktemp("site")
     env = os.environ | {"DOCS_NETWORKS": ",".join(_NETWORKS), "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
@@ -58,33 +58,34 @@ def pages(site):
     return {path: _Page(path) for path in sorted(site.rglob("*.html"))}
 
 
-def test_every_link_anchor_and_image_leads_somewhere(site, pages):
+def test_links_anchors_and_images_exist(site, pages):
     assert len(pages) > 40
     for path, page in pages.items():
+        # Links of this page are relative to the root of the server.
         if path.name == "404.html":
-            continue  # its links begin at the root of wherever the site will be
+            continue
         for target in (*page.links, *page.loaded):
             parts = urllib.parse.urlsplit(target)
             if parts.scheme or parts.netloc:
                 continue
-            place = path.parent / urllib.parse.unquote(parts.path) if parts.path else path
-            place = (place / "index.html" if place.is_dir() else place).resolve()
-            assert place.is_file(), f"{path.relative_to(site)}: {target}"
-            if parts.fragment and place.suffix == ".html" and parts.fragment != "__skip":
+            file = path.parent / urllib.parse.unquote(parts.path) if parts.path else path
+            file = (file / "index.html" if file.is_dir() else file).resolve()
+            assert file.is_file(), f"{path.relative_to(site)}: {target}"
+            if parts.fragment and file.suffix == ".html" and parts.fragment != "__skip":
                 anchor = urllib.parse.unquote(parts.fragment)
-                assert anchor in pages[place].anchors, f"{path.relative_to(site)}: {target}"
+                assert anchor in pages[file].anchors, f"{path.relative_to(site)}: {target}"
 
 
-def test_pages_load_nothing_from_elsewhere(site, pages):
+def test_pages_load_nothing_from_other_hosts(site, pages):
     for path, page in pages.items():
         assert not [target for target in page.loaded if "//" in target], path.relative_to(site)
     for path in site.rglob("*.css"):
         assert "url(http" not in path.read_text(encoding="utf-8")
 
 
-def test_every_field_objective_and_network_has_its_place(site, pages):
-    known = pages[site / "reference" / "fields.html"].anchors
-    assert not fields.FIELDS.keys() - known - {"objectives"}
+def test_every_field_objective_and_network_is_documented(site, pages):
+    anchors = pages[site / "reference" / "fields.html"].anchors
+    assert not fields.FIELDS.keys() - anchors - {"objectives"}
     page = site / "reference" / "objectives.html"
     assert objectives.RECORDS.keys() <= pages[page].anchors
     text = page.read_text(encoding="utf-8")
@@ -101,7 +102,7 @@ def test_every_field_objective_and_network_has_its_place(site, pages):
 
 @pytest.fixture(scope="module")
 def address(site):
-    """The site, served."""
+    """The address of a server of the site."""
     handler = functools.partial(_Quiet, directory=str(site))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -117,7 +118,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-# Words that readers search for, and a page that must be among the first two hits.
+# Search words of readers, and the page that must be among the first two hits.
 _SEARCHES = {
     "resume": "resume",
     "installation": "installation",
@@ -132,7 +133,7 @@ _SEARCHES = {
 }
 
 
-def _hits(page, address, query):
+def _first_hits(page, address, query):
     """Returns the links of the first two hits of a search."""
     page.goto(f"{address}/index.html?q={urllib.parse.quote(query)}")
     page.wait_for_selector(".md-search-result__item a", state="attached", timeout=30_000)
@@ -142,13 +143,13 @@ def _hits(page, address, query):
 
 
 @pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium is installed")
-def test_the_search_finds_the_words_that_readers_look_for(address):
+def test_the_search_finds_the_pages_that_readers_look_for(address):
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as program:
         browser = program.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         for query, name in _SEARCHES.items():
-            hits = _hits(page, address, query)
+            hits = _first_hits(page, address, query)
             assert any(hit.endswith(f"/{name}.html") for hit in hits), f"{query}: {hits}"
         browser.close()
 
@@ -158,19 +159,19 @@ def test_the_search_finds_the_words_that_readers_look_for(address):
 def test_pages_fit_the_screen_and_the_search_finds_a_field(address, site, where, width):
     playwright = pytest.importorskip("playwright.sync_api")
     address = address if where == "server" else site.as_uri()
-    said, asked = [], []
+    messages, requests = [], []
     with playwright.sync_playwright() as program:
         browser = program.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
         for name in ("index", "architecture", "training", "reference/objectives"):
             page.goto(f"{address}/{name}.html")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
             assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)"), name
-        hits = _hits(page, address, "teacher.cache_dtype")
+        hits = _first_hits(page, address, "teacher.cache_dtype")
         browser.close()
     assert hits[0].endswith("reference/fields.html")
-    assert said == []
-    assert [url for url in asked if not url.startswith(address)] == []
+    assert messages == []
+    assert [url for url in requests if not url.startswith(address)] == []

@@ -1,4 +1,4 @@
-"""What `import rrd_jax` costs, and what it offers."""
+"""The time, the imported packages and the names of `import rrd_jax`."""
 
 import json
 import subprocess
@@ -21,8 +21,8 @@ print(json.dumps([seconds, sorted({name.split(".")[0] for name in sys.modules})]
 """
 
 
-def _run(statement):
-    """Processor seconds of a statement in a new process, and the packages that it imports."""
+def _import_cost(statement):
+    """Returns the CPU seconds of a statement in a new process, and the packages that it imports."""
     command = [sys.executable, "-c", _REPORT, statement]
     seconds, packages = json.loads(subprocess.check_output(command, text=True))
     return seconds, set(packages)
@@ -30,16 +30,16 @@ def _run(statement):
 
 @pytest.fixture(scope="module")
 def costs():
-    """{statement: (seconds, packages)}.
+    """{statement: (seconds, packages)}: the fastest of three interleaved runs of each statement.
 
-    Other processes only add time, so the least of three runs, in turns, is what a statement needs.
+    Other processes can only add time.
     """
-    rounds = [{s: _run(s) for s in (_LIBRARIES, *_IMPORTS)} for _ in range(3)]
+    rounds = [{s: _import_cost(s) for s in (_LIBRARIES, *_IMPORTS)} for _ in range(3)]
     return {s: min((costs[s] for costs in rounds), key=lambda cost: cost[0]) for s in rounds[0]}
 
 
 @pytest.mark.parametrize("statement", _IMPORTS)
-def test_the_pure_rooms_import_their_libraries_and_nothing_else(statement, costs):
+def test_pure_packages_import_only_their_libraries(statement, costs):
     _, packages = costs[statement]
     assert {"rrd_jax", "jax"} <= packages
     assert not packages & _HEAVY
@@ -49,26 +49,26 @@ def test_the_pure_rooms_import_their_libraries_and_nothing_else(statement, costs
 
 @pytest.mark.long
 @pytest.mark.parametrize("statement", _IMPORTS)
-def test_the_pure_rooms_take_less_than_half_again_as_long_as_their_libraries(statement, costs):
+def test_pure_packages_import_in_less_than_1_5_times_the_time_of_their_libraries(statement, costs):
     assert costs[statement][0] < 1.5 * costs[_LIBRARIES][0]
 
 
-def test_rrd_jax_alone_imports_not_even_jax():
-    assert "jax" not in _run("import rrd_jax; dir(rrd_jax); rrd_jax.__version__")[1]
+def test_importing_rrd_jax_does_not_import_jax():
+    assert "jax" not in _import_cost("import rrd_jax; dir(rrd_jax); rrd_jax.__version__")[1]
 
 
-def test_a_job_imports_what_reads_and_writes_checkpoints_once_it_does():
-    packages = _run("from rrd_jax.jobs import evaluate, job")[1]
+def test_jobs_import_orbax_grain_and_tensorflow_datasets_on_first_use():
+    packages = _import_cost("from rrd_jax.jobs import evaluate, job")[1]
     assert "jax" in packages
     assert not packages & {"grain", "orbax", "tensorstore", "tensorflow_datasets"}
 
 
 @pytest.mark.parametrize("name", rrd_jax.__all__)
-def test_every_name_that_is_offered_is_there(name):
+def test_every_public_name_exists(name):
     assert name in dir(rrd_jax)
     assert getattr(rrd_jax, name) is getattr(rrd_jax, name)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'rrd_jax' has no attribute 'objectivs'"):
         _ = rrd_jax.objectivs
