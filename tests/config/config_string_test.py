@@ -1,4 +1,4 @@
-"""Config strings with import paths, and what no config string may say twice."""
+"""Config strings: import paths of custom networks and objectives, and invalid options."""
 
 import importlib
 import sys
@@ -39,7 +39,7 @@ class Pair:
 
 @pytest.fixture(autouse=True)
 def _modules(tmp_path, monkeypatch):
-    """my_nets and my_losses, which hold the same, in the working directory."""
+    """Identical modules my_nets and my_losses in the working directory."""
     for name in ("my_nets", "my_losses"):
         (tmp_path / f"{name}.py").write_text(_MODULE)
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -50,8 +50,8 @@ def _modules(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def _chosen(argument):
-    """Teachers, student and objectives."""
+def _get_choices(argument):
+    """Returns the names of the teachers and the student, and the set of objectives."""
     config = launch.get_config("digits", argument)
     teachers = config.teacher if isinstance(config.teacher, list) else [config.teacher]
     models = [teacher.model for teacher in teachers if teacher.model]
@@ -73,18 +73,19 @@ def _chosen(argument):
         ("my_losses:loss+kd", ["resnet8x4"], "resnet8", {"ce", "kd", "loss"}),
     ],
 )
-def test_import_paths_stand_for_networks_and_objectives(argument, teachers, student, objectives):
-    assert _chosen(argument) == (teachers, student, objectives)
+def test_import_paths_select_networks_and_objectives(argument, teachers, student, objectives):
+    assert _get_choices(argument) == (teachers, student, objectives)
 
 
-def test_options_that_are_no_numbers_stay_as_they_are_where_memories_are_small():
+def test_smoke_reduces_only_options_that_are_numbers():
     queued = launch.get_config("digits", "my_losses:queued,smoke").objectives.queued
     assert (queued.queue_size, queued.negatives, queued.epochs) == (None, "all", 1)
 
 
-def test_each_teacher_has_options_of_its_own():
+def test_each_teacher_has_separate_options():
     config = launch.get_config("digits", "my_nets:make+my_nets:make-my_nets:Small,kd")
-    assert config.name == "digits-my_nets.make+my_nets.make-my_nets.Small-kd"  # as of a folder
+    # The name is also a folder's name and therefore contains no colons.
+    assert config.name == "digits-my_nets.make+my_nets.make-my_nets.Small-kd"
     config.lock()
     config.teacher[0].options.width = 5
     assert dict(config.teacher[1].options) == dict(config.student.options) == {}
@@ -114,13 +115,13 @@ def test_each_teacher_has_options_of_its_own():
         ),
     ],
 )
-def test_what_a_config_string_cannot_say_is_one_line(argument, message):
+def test_an_invalid_config_string_is_refused_in_one_line(argument, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         launch.get_config("digits", argument)
     assert "\n" not in str(caught.value)
 
 
-def test_networks_are_told_from_objectives():
+def test_is_network_distinguishes_networks_from_objectives():
     module = importlib.import_module("my_nets")
     assert all(map(is_network, (module.Small, module.Other, module.make, module.Pair)))
     assert all(map(is_network, (tiny.NETWORK(num_classes=2), module.Pair())))

@@ -1,3 +1,5 @@
+"""Launch files: complete smoke jobs, published recipes, pairs and methods."""
+
 import runpy
 
 import cv2
@@ -9,7 +11,7 @@ from rrd_jax.config import parse
 from rrd_jax.training import recipe
 from tests import launch
 
-# Each launch file, and its teacher and student.
+# Launch file: its teacher and student.
 _CONFIGS = {
     "digits": "resnet8x4-resnet8",
     "fashion_mnist": "resnet32x4-resnet8",
@@ -24,7 +26,7 @@ _CONFIGS = {
     "dinov2_to_mobilenetv4": "vit_base_patch14_reg4_dinov2-mobilenetv4_conv_medium",
     "convnext_to_efficientnet": "convnext_base-efficientnet_b0",
 }
-# Smaller ones of the same families, for whole jobs.
+# Smaller pairs of the same families, for complete jobs.
 _SMALL = {
     "vit_to_resnet": "vit_tiny_patch16_224-resnet18",
     "dinov2_to_mobilenetv4": "vit_small_patch14_dinov2-mobilenetv4_conv_small",
@@ -39,7 +41,7 @@ def _config(name, argument=""):
 
 
 def _smoke(name, folder):
-    """The config of a short job; `image_folder` has images, whose place random ones take."""
+    """Returns the config of a short job; writes images for `image_folder`."""
     config = _config(name, ",".join(filter(None, ("smoke", _SMALL.get(name)))))
     if name == "image_folder":
         for label in ("train/cat", "train/dog", "test/cat"):
@@ -54,9 +56,10 @@ def _smoke(name, folder):
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("name", _CONFIGS)
-def test_the_complete_job_of_every_config_runs_in_smoke(name, tmp_path):
+def test_the_complete_smoke_job_of_every_config_runs(name, tmp_path):
     config = _smoke(name, tmp_path)
-    config.baseline = name == "digits"  # one is enough
+    # One job with a baseline suffices.
+    config.baseline = name == "digits"
     results = launch.run(config, tmp_path / "run")
     labels = ["teacher", "student alone", f"distilled, {config.method}"]
     assert [r.label for r in results] == [x for x in labels if config.baseline or "alone" not in x]
@@ -66,19 +69,19 @@ def test_the_complete_job_of_every_config_runs_in_smoke(name, tmp_path):
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("name", _CONFIGS)
-def test_every_config_is_a_job_of_networks_and_objectives(name):
+def test_every_config_builds_its_networks_and_objectives(name):
     plan = parse(_config(name))
     models = [teacher.network.model for teacher in plan.teachers]
     assert "-".join([*models, plan.student.training.network.model]) == _CONFIGS[name]
     parts = [plan.student, *(teacher.part for teacher in plan.teachers)]
     for part in [*parts, *plan.comparisons.values()]:
-        made = recipe.create(part.training, num_classes=10, examples=1000)
-        assert made.student.num_classes == 10
+        objects = recipe.create(part.training, num_classes=10, examples=1000)
+        assert objects.student.num_classes == 10
         method = plan.student.training.label.removeprefix("distilled, ").split("+")
-        assert set(made.objectives) == ({"ce", *method} if part is plan.student else {"ce"})
+        assert set(objects.objectives) == ({"ce", *method} if part is plan.student else {"ce"})
 
 
-def test_the_config_without_labels_is_a_job_of_any_pair_that_learns_from_no_label():
+def test_the_config_without_labels_trains_any_pair_without_labels():
     config = _config("unlabelled")
     with pytest.raises(errors.InputError, match=r"set teacher\.checkpoint to trained"):
         parse(config)
@@ -93,7 +96,7 @@ def test_the_config_without_labels_is_a_job_of_any_pair_that_learns_from_no_labe
     assert [choice.name for choice in plan.student.training.objectives] == ["crd"]
     assert plan.teachers[0].part.source.use_labels
     assert not plan.student.source.use_labels
-    # Images of smoke hold whole squares of a transformer.
+    # The image size of a smoke job is a multiple of the transformer's patch size.
     assert _config("unlabelled", "smoke,vit_small_patch14_dinov2-resnet18").data.image_size == 28
 
 
@@ -106,14 +109,14 @@ def test_pair_and_method_are_taken_from_the_string():
 
 
 def _benchmark():
-    """Teacher and student of each row of the table in the launch file's docstring."""
+    """Returns the teacher and student of each row of the table in the launch file's docstring."""
     text = runpy.run_path(str(launch.CONFIGS / "cifar100.py"))["__doc__"]
     rows = [line.split()[:2] for line in text.split("\n") if len(line.split()) > 2]
     return [row for row in rows if {*row} <= {*networks.MODELS}]
 
 
 @pytest.mark.parametrize(("teacher", "student"), _benchmark())
-def test_the_pairs_of_the_benchmark_have_their_learning_rates(teacher, student):
+def test_benchmark_pairs_have_the_published_learning_rates(teacher, student):
     config = _config("cifar100", f"{teacher}-{student},rrd")
     assert (config.teacher.model, config.student.model) == (teacher, student)
     small = "mobilenet" in student or "shufflenet" in student
@@ -121,7 +124,7 @@ def test_the_pairs_of_the_benchmark_have_their_learning_rates(teacher, student):
     assert parse(config).teachers[0].part.training.optimizer.learning_rate == 0.05
 
 
-def test_the_recipes_are_the_published_ones():
+def test_recipes_equal_the_published_recipes():
     cifar, imagenet = _config("cifar100"), _config("imagenet_r34_r18")
     for config, epochs, batch, rate, decay, milestones in (
         (cifar, 240, 64, 0.05, 5e-4, [150, 180, 210]),
@@ -134,7 +137,7 @@ def test_the_recipes_are_the_published_ones():
     assert cifar.objectives.rrd.queue_size == 16384
 
 
-def test_one_network_is_trained_alone_and_several_teachers_are_a_list():
+def test_one_network_trains_alone_and_several_teachers_form_a_list():
     for argument in ("resnet32x4", "ce,resnet32x4"):
         config = _config("cifar100", argument)
         assert (config.teacher.model, config.student.model) == ("", "resnet32x4")
@@ -147,7 +150,7 @@ def test_one_network_is_trained_alone_and_several_teachers_are_a_list():
     parse(config)
 
 
-def test_small_sets_and_smoke_make_any_method_small():
+def test_small_data_sets_and_smoke_reduce_the_memory_of_any_method():
     for name in ("digits", "fashion_mnist"):
         chosen = _config(name, "crd+rrd+kd").objectives
         assert chosen.crd.negatives == chosen.rrd.queue_size <= 4096
@@ -166,7 +169,9 @@ def test_small_sets_and_smoke_make_any_method_small():
         ("-", ""),
     ],
 )
-def test_unknown_options_show_the_nearest_and_where_the_lists_are(option, nearest):
+def test_an_unknown_option_is_refused_with_a_suggestion_and_the_commands_that_list_names(
+    option, nearest
+):
     with pytest.raises(errors.InputError) as caught:
         _config("cifar100", option)
     message = str(caught.value)
@@ -179,7 +184,7 @@ def test_unknown_options_show_the_nearest_and_where_the_lists_are(option, neares
 
 
 @pytest.mark.usefixtures("one_device")
-def test_any_config_takes_a_folder_of_own_images():
+def test_any_config_accepts_an_image_folder():
     config = _config("imagenet_r34_r18", "folder,rrd")
     assert config.name == "imagenet_r34_r18-resnet34-resnet18-rrd-folder"
     source = parse(config).student.source

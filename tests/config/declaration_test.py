@@ -1,4 +1,4 @@
-"""A config field follows from its declaration alone: nothing else lists it."""
+"""Declarations of config fields: each use of a field follows from its declaration alone."""
 
 import dataclasses
 
@@ -35,10 +35,10 @@ class _Weather:
 
 
 @pytest.fixture(autouse=True)
-def _declared(monkeypatch):
-    everything = fields.collect((*fields.DECLARING, _Weather))
-    for path in everything.keys() - fields.FIELDS.keys():
-        monkeypatch.setitem(fields.FIELDS, path, everything[path])
+def _register_weather(monkeypatch):
+    declared = fields.collect((*fields.DECLARING, _Weather))
+    for path in declared.keys() - fields.FIELDS.keys():
+        monkeypatch.setitem(fields.FIELDS, path, declared[path])
 
 
 def _config(**values):
@@ -48,7 +48,7 @@ def _config(**values):
     return config
 
 
-def test_a_declared_field_has_a_default_and_a_place_in_the_lists():
+def test_a_declared_field_has_a_default_and_is_documented():
     assert configs.defaults().train.wind == 3
     assert "* train.wind = 5 [3]\n      Whole number from 0 to 9. the speed of the wind, in" in (
         describe(_config(wind=5))
@@ -66,7 +66,7 @@ def test_a_declared_field_has_values_to_fuzz(gusts):
     assert parse(_config(gusts=gusts), platform="cpu").student.fields["train"]["gusts"] == [*gusts]
 
 
-def test_a_declared_field_says_when_it_has_no_effect_and_whether_a_resumed_run_may_change_it():
+def test_a_declared_field_determines_when_it_is_unused_and_if_a_resumed_run_may_change_it():
     values = validation.validate(_config(wind=0))
     assert ("train.gusts", "train.wind is 0") in list(unused.iterate_unused(values))
     assert ("train.gusts", "train.wind is 0") not in list(
@@ -77,7 +77,7 @@ def test_a_declared_field_says_when_it_has_no_effect_and_whether_a_resumed_run_m
     assert "train.gusts" not in changeable
 
 
-def test_a_declared_field_is_built_with_its_dataclass():
+def test_a_dataclass_is_built_from_its_declared_fields():
     values = validation.validate(_config(wind=7, gusts=(0.5,)))
     assert settings.build(_Weather, values, place="here") == _Weather(7, (0.5,), "here")
 

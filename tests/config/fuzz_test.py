@@ -1,4 +1,4 @@
-"""Whatever a config says, it becomes a Job or one line of ours, never a traceback."""
+"""Fuzz test of configs: each config becomes a Job or an error of one line, never a traceback."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from rrd_jax.terminal import cli
 from rrd_jax.training import recipe
 from tests import fuzz, launch
 
-# What random text would import, build or compile is tried where that is tested.
+# Random values of these fields would import modules, or build and compile networks.
 _NOT_DRAWN = (
     "objectives",
     "student.model",
@@ -29,15 +29,15 @@ _BASE = launch.digits("smoke,resnet8-resnet8,rrd+kd+crd+dcd+ft")
 
 
 def _kinds() -> dict:
-    known = {field.path: field.kind for field in FIELDS.values() if field.path not in _NOT_DRAWN}
+    kinds = {field.path: field.kind for field in FIELDS.values() if field.path not in _NOT_DRAWN}
     for name, options in _BASE.objectives.items():
         options_of = validation.option_kinds(name, options)
-        known |= {
+        kinds |= {
             f"objectives.{name}.{option}": kind
             for option, kind in (validation.OBJECTIVE_FIELDS | options_of).items()
             if option in options
         }
-    return known
+    return kinds
 
 
 _KINDS = _kinds()
@@ -45,12 +45,12 @@ _PATHS = st.sampled_from(sorted(_KINDS))
 
 
 def _values(draw_from):
-    """Up to three fields with their values."""
+    """Returns a strategy for one to three fields with values."""
     pair = _PATHS.flatmap(lambda path: st.tuples(st.just(path), draw_from(_KINDS[path])))
     return st.lists(pair, min_size=1, max_size=3).map(dict)
 
 
-def _parsed(fields) -> recipe.Job | errors.InputError:
+def _parse(fields) -> recipe.Job | errors.InputError:
     config = _BASE.copy_and_resolve_references()
     for path, value in fields.items():
         section, _, name = path.rpartition(".")
@@ -58,7 +58,8 @@ def _parsed(fields) -> recipe.Job | errors.InputError:
         for part in filter(None, section.split(".")):
             holder = holder[part]
         with holder.unlocked(), holder.ignore_type():
-            del holder[name]  # which would make floats of integers and booleans
+            # Assignment to an existing float field would convert integers and booleans.
+            del holder[name]
             holder[name] = ConfigDict(value) if isinstance(value, dict) else value
     try:
         return parse(config, platform="cpu")
@@ -71,14 +72,14 @@ def _is_one_line(text: str) -> bool:
 
 
 def _check_valid(fields):
-    result = _parsed(fields)
+    result = _parse(fields)
     if not isinstance(result, recipe.Job):
         assert _is_one_line(str(result))
 
 
 def _check_invalid(fields):
     path = next(iter(fields))
-    result = _parsed({path: fields[path]})
+    result = _parse({path: fields[path]})
     is_refused = isinstance(result, errors.InputError)
     assert is_refused, f"{path}={fields[path]!r} is accepted"
     assert _is_one_line(str(result))
@@ -88,10 +89,10 @@ def _check_invalid(fields):
 def _check_texts(fields):
     argv = ["program", "--config=configs/digits.py:smoke,resnet8-resnet8,rrd+kd+crd+dcd+ft"]
     argv += [f"--config.{path}={text}" for path, text in fields.items()]
-    values, said = flags.FlagValues(), io.StringIO()
+    values, stderr = flags.FlagValues(), io.StringIO()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     code = 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(stderr):
         patch.setattr(flags, "FLAGS", values)
         try:
             cli.parse_flags(argv, holder, explain)
@@ -100,20 +101,20 @@ def _check_texts(fields):
             code = stop.code
     if code:
         assert code in (1, 2)
-        assert re.match("error: .", said.getvalue())
-        assert _is_one_line(said.getvalue()), said.getvalue()
+        assert re.match("error: .", stderr.getvalue())
+        assert _is_one_line(stderr.getvalue()), stderr.getvalue()
 
 
-_TRIED = ((_check_valid, fuzz.valid), (_check_invalid, fuzz.invalid), (_check_texts, fuzz.texts))
+_CHECKS = ((_check_valid, fuzz.valid), (_check_invalid, fuzz.invalid), (_check_texts, fuzz.texts))
 _IDS = ("valid", "invalid", "texts")
 
 
-@pytest.mark.parametrize(("check", "draw_from"), _TRIED, ids=_IDS)
+@pytest.mark.parametrize(("check", "draw_from"), _CHECKS, ids=_IDS)
 def test_a_config_becomes_a_job_or_one_line(check, draw_from):
     fuzz.seeded(fuzz.settings(120)(given(_values(draw_from))(check)))()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("check", "draw_from"), _TRIED, ids=_IDS)
+@pytest.mark.parametrize(("check", "draw_from"), _CHECKS, ids=_IDS)
 def test_many_configs_become_a_job_or_one_line(check, draw_from):
     fuzz.seeded(fuzz.long_settings(600)(given(_values(draw_from))(check)))()

@@ -1,4 +1,4 @@
-"""Methods: the fields, weights and options that are made from the records of objectives."""
+"""Methods: fields, weights and options, which follow from the records of objectives."""
 
 import inspect
 import typing
@@ -23,8 +23,9 @@ _IMAGE, _CLASSES, _BATCH = (8, 8, 3), 4, 8
 
 
 def _create(name, **options):
-    """The objective that a config's fields, and what the trainer fills in, make."""
-    fields = dict(ConfigDict(methods.objectives()[name]))  # a placeholder becomes None
+    """Creates an objective from the fields of a config and the options of the trainer."""
+    # ConfigDict turns placeholders into None.
+    fields = dict(ConfigDict(methods.objectives()[name]))
     del fields["weight"], fields["warmup"]
     small = {"dim": 6, "queue_size": 20, "negatives": 20}
     options |= {field: value for field, value in small.items() if field in fields}
@@ -34,7 +35,7 @@ def _create(name, **options):
 
 
 @pytest.mark.parametrize("name", objectives.RECORDS)
-def test_every_option_of_an_objective_is_a_field_of_the_type_that_the_factory_takes(name):
+def test_every_option_of_an_objective_is_a_field_of_the_type_that_the_factory_accepts(name):
     record, fields = objectives.RECORDS[name], methods.objectives()[name]
     parameters = inspect.signature(record.factory).parameters
     options = [option for option in parameters if option not in record.filled_in]
@@ -44,18 +45,19 @@ def test_every_option_of_an_objective_is_a_field_of_the_type_that_the_factory_ta
         default, annotation = parameters[field].default, parameters[field].annotation
         if default is None:
             assert fields[field].get_type() | None == annotation
-        else:  # so that the command line takes whatever the factory takes
+        else:
+            # The command line accepts each type that the factory accepts.
             assert isinstance(default, typing.get_args(annotation) or annotation)
             assert fields[field] == default
 
 
-def test_placeholders_of_two_methods_are_two():
+def test_two_methods_share_no_placeholders():
     first, second = methods.method("rrd"), methods.method("rrd")
     first.rrd.temperature_student = 0.5
     assert second.rrd.temperature_student is None
 
 
-# Published: CIFAR-100's, of the papers and their common benchmark.
+# Weights for CIFAR-100 from the papers and their common benchmark.
 _PUBLISHED = {
     "ce": {"ce": 1},
     "kd": {"ce": 0.1, "kd": 0.9},
@@ -90,8 +92,8 @@ _PUBLISHED = {
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_methods_have_the_published_weights(name):
     weights = {objective: options.weight for objective, options in methods.method(name).items()}
-    ours = {"ce": 1, name: 1}
-    assert weights == (ours if name in methods.UNVERIFIED else _PUBLISHED[name])
+    default = {"ce": 1, name: 1}
+    assert weights == (default if name in methods.UNVERIFIED else _PUBLISHED[name])
 
 
 def test_published_options_are_the_defaults():
@@ -125,7 +127,7 @@ def test_any_combination_is_a_method(name, weights):
 def test_options_are_set_on_the_command_line(monkeypatch):
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values)
-    given = {
+    overrides = {
         "crd.memory": "bank",
         "crd.negatives": 7,
         "crd.weight": 0.5,
@@ -136,22 +138,24 @@ def test_options_are_set_on_the_command_line(monkeypatch):
         "reviewkd.width": 16,
     }
     command = ["program", "--config=configs/digits.py:smoke,crd+rrd+at+reviewkd"]
-    command += [f"--config.objectives.{field}={value}" for field, value in given.items()]
-    monkeypatch.setattr("sys.argv", command)  # where ml_collections looks for fields
+    command += [f"--config.objectives.{field}={value}" for field, value in overrides.items()]
+    # ml_collections reads overrides from sys.argv.
+    monkeypatch.setattr("sys.argv", command)
     values(command)
-    found = holder.value.objectives
-    for field, value in given.items():
+    sections = holder.value.objectives
+    for field, value in overrides.items():
         name, option = field.split(".")
-        assert found[name][option] == value
-        assert type(found[name][option]) is type(value)
-        if option != "weight":  # the factory takes it
+        assert sections[name][option] == value
+        assert type(sections[name][option]) is type(value)
+        if option != "weight":
+            # The factory accepts the value.
             _create(name, **{option: value})
 
 
 @pytest.mark.parametrize(
     "case", [*objectives.RECORDS, "crd bank", "rrd momentum", "rrd momentum_reference"]
 )
-def test_the_options_of_the_fields_make_an_objective_that_a_network_can_descend(case):
+def test_the_fields_of_an_objective_create_a_differentiable_objective(case):
     name, _, memory = case.partition(" ")
     objective = _create(name, **({"memory": memory} if memory else {}))
     network = toy.init(0)
@@ -159,13 +163,13 @@ def test_the_options_of_the_fields_make_an_objective_that_a_network_can_descend(
     start = jax.eval_shape(lambda key: objective.init(key, outputs, outputs), jax.random.key(0))
     batch = Batch(_images(0), np.arange(_BATCH) % toy.CLASSES, np.arange(_BATCH))
 
-    def mean(trained, own):
+    def mean(trained, state):
         student = toy.apply(trained["student"], batch.image)
-        own = own._replace(params=trained["own"])
-        losses, memory = objective.loss(own, student, outputs, batch)
+        state = state._replace(params=trained["objective"])
+        losses, memory = objective.loss(state, student, outputs, batch)
         return jnp.mean(losses), (losses, memory)
 
-    trained = {"student": network, "own": start.params}
+    trained = {"student": network, "objective": start.params}
     gradients, (losses, memory) = jax.eval_shape(jax.grad(mean, has_aux=True), trained, start)
     assert losses.shape in ((), (_BATCH,))
     assert losses.dtype == jnp.float32
@@ -178,9 +182,9 @@ def _images(seed):
     return jnp.asarray(images, jnp.float32)
 
 
-# The rest runs the trainer's program on real networks.
+# The remaining tests run the trainer's program on real networks.
 _PAIRS = {"one family": ("resnet8", "resnet8"), "two families": ("resnet8", "vgg8")}
-# Objectives in company take less time to compile.
+# Objectives that share a program compile faster.
 _TRAINED = [("one family", method) for method in ("rrd+kd", "fitnet+kdsvd", "ft+fsp")] + [
     ("two families", method)
     for method in (
@@ -189,22 +193,22 @@ _TRAINED = [("one family", method) for method in ("rrd+kd", "fitnet+kdsvd", "ft+
         *("simkd", "ab+ft", "crd bank", "rrd momentum", "rrd momentum_reference"),
     )
 ]
-# What two families cannot have where their channels differ.
+# Refusal of objectives that compare channels, for families whose numbers of channels differ.
 _CHANNELS = (
     "compares maps channel by channel: the student's taps are .*x128 .*, the teacher's .*x16 "
 )
 _REFUSED = {("two families", "kdsvd"): _CHANNELS, ("two families", "fsp"): _CHANNELS}
 
 
-def test_two_families_train_by_every_objective_or_are_refused():
-    tried = [method for pair, method in (*_TRAINED, *_REFUSED) if pair == "two families"]
-    parts = {part for method in tried for part in method.split()[0].split("+")}
+def test_every_objective_is_tested_on_two_families():
+    tested = [method for pair, method in (*_TRAINED, *_REFUSED) if pair == "two families"]
+    parts = {part for method in tested for part in method.split()[0].split("+")}
     assert parts | {"ce"} == set(objectives.OBJECTIVES)
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """Of each network, by its name."""
+    """Random variables by the name of the network."""
     return {
         name: networks.init(networks.create(name, _CLASSES), jax.random.key(0), _IMAGE)
         for name in {name for pair in _PAIRS.values() for name in pair}
@@ -213,18 +217,19 @@ def weights():
 
 @pytest.fixture
 def _shared_weights(weights, monkeypatch):
-    by_network = {networks.create(name, _CLASSES): own for name, own in weights.items()}
+    by_network = {networks.create(name, _CLASSES): tree for name, tree in weights.items()}
     monkeypatch.setattr(networks, "init", lambda network, key, image_shape: by_network[network])
 
 
-def _recipe(pair, method):
-    """By the config of that method, as the trainer makes it."""
+def _create_recipe(pair, method):
+    """Creates the recipe of a method from its config, as the trainer does."""
     name, _, memory = method.partition(" ")
     config = launch.get_config("cifar100", f"smoke,{'-'.join(_PAIRS[pair])},{name}")
     if memory:
         config.objectives[name].memory = memory
     config.optimizer.learning_rate = 0.001
-    config.data.augment = "none"  # which takes long to compile
+    # Augmentations take long to compile.
+    config.data.augment = "none"
     return recipe.create(parse(config).student.training, _CLASSES, 3 * _BATCH)
 
 
@@ -249,15 +254,16 @@ def _batches():
 @pytest.mark.usefixtures("_shared_weights")
 @pytest.mark.parametrize(("pair", "method"), _TRAINED)
 def test_every_method_trains(pair, method, weights):
-    plan = _recipe(pair, method)
-    teacher = jax.tree.map(lambda x: x + 0.01, weights[_PAIRS[pair][0]])  # not the student's
+    plan = _create_recipe(pair, method)
+    # The teacher's weights differ from the student's.
+    teacher = jax.tree.map(lambda x: x + 0.01, weights[_PAIRS[pair][0]])
     built = _build(plan, pair)
     state = built.create(0, teacher)
     first = jax.device_get(state)
     for batch in _batches():
         state, logged = built.train_step(state, teacher, batch)
         assert set(logged) == {"loss", "top1", *(f"loss/{name}" for name in plan.objectives)}
-        # Of a warm-up this is the first epoch.
+        # All steps are in the first epoch of the warm-up.
         losses = {name: logged[f"loss/{name}"] / max(t.warmup, 1) for name, t in plan.terms.items()}
         total = sum(plan.terms[name].weight * loss for name, loss in losses.items())
         np.testing.assert_allclose(logged["loss"], total, rtol=1e-5)
@@ -267,14 +273,15 @@ def test_every_method_trains(pair, method, weights):
     chex.assert_trees_all_equal(last.frozen, first.frozen)
     chex.assert_trees_all_equal_shapes_and_dtypes(last.memory, first.memory)
     for before, after in zip(*map(jax.tree.leaves, (first.params, last.params)), strict=True):
-        # By the objectives, or at least by weight decay; simkd leaves the student's classifier.
+        # Weight decay changes parameters that no objective trains, except zeros: simkd does not
+        # train the student's classifier.
         assert np.any(before != after) or (method == "simkd" and not np.any(before))
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("_shared_weights")
 @pytest.mark.parametrize(("pair", "method"), _REFUSED)
-def test_what_networks_cannot_have_is_refused_in_one_line(pair, method):
+def test_objectives_that_do_not_fit_the_networks_are_refused_in_one_line(pair, method):
     with pytest.raises(errors.InputError, match=_REFUSED[pair, method]) as caught:
-        _build(_recipe(pair, method), pair)
+        _build(_create_recipe(pair, method), pair)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Mistakes in configs that users made: each is one line that names the field and the way out."""
+"""Frequent mistakes in configs: each error is one line that names the field and the remedy."""
 
 import re
 
@@ -15,8 +15,8 @@ from tests import launch
 _INF = float("inf")
 
 
-def _said(words: str) -> str:
-    """A pattern of words in that order."""
+def _join_words(words: str) -> str:
+    """Returns a pattern that matches the words, separated by |, in their order."""
     return ".*".join(map(re.escape, words.split("|")))
 
 
@@ -92,17 +92,17 @@ def _options(**fields):
         ({"optimizer.name": "scale", **_options(step_size=0)}, "step_size is 0|above 0"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused_before_anything_is_read(fields, words):
-    with pytest.raises(errors.InputError, match=_said(words)) as caught:
+def test_an_invalid_value_is_refused_before_data_are_read(fields, words):
+    with pytest.raises(errors.InputError, match=_join_words(words)) as caught:
         parse(launch.digits(**fields))
     assert "\n" not in str(caught.value)
 
 
-def _misspelt(config):
+def _misspelled(config):
     config.train.epoch = 3
 
 
-def _beside(config):
+def _added(config):
     config.learning_rate = 0.1
 
 
@@ -126,21 +126,21 @@ def _numbered(config):
     ("change", "words"),
     [
         (
-            _misspelt,
+            _misspelled,
             "unknown field 'train.epoch'; did you mean 'train.epochs'|--print_config lists",
         ),
-        (_beside, "unknown field 'learning_rate'; did you mean|'optimizer.learning_rate'"),
+        (_added, "unknown field 'learning_rate'; did you mean|'optimizer.learning_rate'"),
         (_replaced, "train lacks batch_size|set fields one by one"),
         (_removed, "the config has no section 'data'"),
         (_number, "optimizer is 3, but is a section"),
         (_numbered, "student.options has field names that are not strings"),
     ],
 )
-def test_what_a_launch_file_says_wrongly_of_fields_is_one_line(change, words):
+def test_a_launch_file_that_breaks_the_structure_of_a_config_is_refused(change, words):
     config = launch.digits()
     with config.unlocked(), config.ignore_type(), config.train.unlocked():
         change(config)
-    with pytest.raises(errors.InputError, match=_said(words)):
+    with pytest.raises(errors.InputError, match=_join_words(words)):
         parse(config)
 
 
@@ -182,33 +182,35 @@ _TWO = ":smoke,resnet8+resnet8-resnet8,kd"
         ("x", "seed=1", "--config=configs/digits.pyx does not exist"),
     ],
 )
-def test_what_a_command_says_wrongly_is_one_line(argument, flag, words, monkeypatch, capsys):
+def test_an_invalid_command_line_ends_with_one_error_line(
+    argument, flag, words, monkeypatch, capsys
+):
     argv = ["program", f"--config=configs/digits.py{argument}", f"--config.{flag}"]
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     monkeypatch.setattr(flags, "FLAGS", values)
     with pytest.raises(SystemExit):
         _start(argv, holder)
-    said = capsys.readouterr().err
-    assert re.search(_said(words), said), said
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert re.search(_join_words(words), message), message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [
         ("--epochs=3", "unknown flag --epochs; .* --config.teacher.epochs or --config.train.e"),
         ("-data.manual_dir", "did you mean --config.data.manual_dir\\?$"),
         ("--nothing=1", "^$"),
     ],
 )
-def test_a_flag_that_is_the_name_of_a_field_is_answered_with_the_field(flag, said):
-    assert re.search(said, explain(["program", "--config=configs/digits.py", flag, "x"]))
+def test_an_unknown_flag_suggests_the_field_of_that_name(flag, message):
+    assert re.search(message, explain(["program", "--config=configs/digits.py", flag, "x"]))
 
 
 @pytest.mark.parametrize(
-    ("fields", "idle"),
+    ("fields", "entry"),
     [
         ({"data.augment": "none", "data.pad": 2}, "data.pad (data.augment is none)"),
         ({"data.resize": 64}, "data.resize (data.augment is crop_flip)"),
@@ -236,21 +238,21 @@ def test_a_flag_that_is_the_name_of_a_field_is_answered_with_the_field(flag, sai
         ),
     ],
 )
-def test_a_field_that_has_no_effect_is_said(fields, idle, capsys):
+def test_a_field_without_effect_is_noted(fields, entry, capsys):
     unused.note(validation.validate(launch.digits(**fields)), fields)
-    said = capsys.readouterr().out
-    assert said.startswith("note: unused config fields: ")
-    assert idle in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().out
+    assert output.startswith("note: unused config fields: ")
+    assert entry in output
+    assert output.count("\n") == 1
 
 
-def test_test_images_that_are_trained_on_are_warned_of(capsys):
+def test_a_test_split_within_the_training_images_is_warned_about(capsys):
     unused.note(validation.validate(launch.digits(**{"data.test_split": "train[:10]"})), ())
     assert "warning: data.test_split is 'train[:10]'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in launch.CONFIGS.glob("*.py")))
-def test_launch_files_have_no_faults_and_no_notes(name, capsys):
+def test_launch_files_are_valid_and_print_no_notes(name, capsys):
     parse(launch.get_config(name, "smoke"), explicit=())
     assert capsys.readouterr().out == ""
 
@@ -267,5 +269,5 @@ def test_every_field_is_printed_with_its_meaning_at_80_columns():
 
 @pytest.mark.parametrize("name", objectives.RECORDS)
 def test_every_option_of_an_objective_is_printed_with_its_meaning(name):
-    given = methods.fields(objectives.RECORDS[name])
-    assert not [entry.path for entry in objective_entries(name, given) if not entry.meaning]
+    options = methods.fields(objectives.RECORDS[name])
+    assert not [entry.path for entry in objective_entries(name, options) if not entry.meaning]

@@ -1,4 +1,4 @@
-"""Fields that only their taker knows can be set in every way that others can."""
+"""Free options of optimizers: set in Python and on the command line like declared fields."""
 
 import sys
 

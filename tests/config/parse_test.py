@@ -1,3 +1,5 @@
+"""Parsing of configs into jobs."""
+
 import pytest
 
 from rrd_jax import errors
@@ -32,7 +34,7 @@ from tests import launch
         ),
     ],
 )
-def test_a_bad_field_is_one_line(fields, message):
+def test_an_invalid_field_is_refused_in_one_line(fields, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         parse(launch.digits(**fields))
     assert "\n" not in str(caught.value)
@@ -53,19 +55,19 @@ def test_a_bad_field_is_one_line(fields, message):
         ({"simkd": {"weight": 1.0}}, "train.ema is .* must be 0 with 'simkd'"),
     ],
 )
-def test_what_a_launch_file_says_wrongly_of_objectives_is_one_line(terms, message):
+def test_invalid_objectives_of_a_launch_file_are_refused(terms, message):
     with pytest.raises(errors.InputError, match=message):
         parse(launch.digits(objectives=terms, **{"train.ema": 0.9}))
 
 
-def test_teachers_with_caches_of_their_own_are_refused():
+def test_teachers_with_different_cache_settings_are_refused():
     config = launch.get_config("digits", "smoke,resnet8+resnet8-resnet8,kd")
     config.teacher[1].cache = "off"
     with pytest.raises(errors.InputError, match="teachers' cache is auto and off: set one"):
         parse(config)
 
 
-def test_a_teacher_has_a_training_split_epochs_and_a_loss_of_its_own():
+def test_a_teacher_has_a_separate_training_split_epochs_and_loss():
     job = parse(launch.get_config("digits"))
     (teacher,) = job.teachers
     assert job.student.source.train_split == "train[:200]"
@@ -76,7 +78,7 @@ def test_a_teacher_has_a_training_split_epochs_and_a_loss_of_its_own():
     assert teacher.part.fields["teacher"]["model"] == ""
 
 
-def test_an_optimizer_and_its_schedule_come_from_fields():
+def test_fields_determine_the_optimizer_and_its_schedule():
     config = launch.digits()
     config.optimizer.options.b1 = 0.8
     config.optimizer.schedule_options.decay_epochs = 1
@@ -90,7 +92,7 @@ def test_an_optimizer_and_its_schedule_come_from_fields():
     assert float(schedule(6)) < 0.05
 
 
-def test_labels_are_smoothed_for_the_student_and_the_same_alone_but_not_for_the_teacher():
+def test_label_smoothing_applies_to_the_student_and_its_baseline_but_not_to_the_teacher():
     job = parse(launch.digits(**{"baseline": True, "objectives.ce.label_smoothing": 0.1}))
     parts = (job.student, job.comparisons["alone"], job.teachers[0].part)
     student, alone, teacher = (part.training.objectives[0] for part in parts)
@@ -98,14 +100,14 @@ def test_labels_are_smoothed_for_the_student_and_the_same_alone_but_not_for_the_
     assert not teacher.options.get("label_smoothing")
 
 
-def test_parsing_changes_no_config():
+def test_parsing_does_not_change_the_config():
     config = launch.digits()
     before = config.to_json_best_effort()
     parse(config)
     assert config.to_json_best_effort() == before
 
 
-def test_another_librarys_name_of_a_network_is_ours_in_a_job():
+def test_network_names_of_other_libraries_are_translated():
     config = launch.get_config("imagenet_r34_r18", "vit_b_32-regnet_y_400mf,kd")
     plan = parse(config, platform="cpu")
     assert config.student.model == "regnet_y_400mf"
@@ -114,7 +116,7 @@ def test_another_librarys_name_of_a_network_is_ours_in_a_job():
     assert plan.teachers[0].network.model == "vit_base_patch32_224"
 
 
-def test_blocks_are_left_out_of_what_is_trained():
+def test_drop_path_applies_only_to_networks_that_are_trained():
     config = launch.get_config("cifar100", "vit_nano_32-vit_nano_32,kd")
     config.student.drop_path, config.teacher.drop_path = 0.1, 0.2
     plan = parse(config)
@@ -131,17 +133,18 @@ def test_blocks_are_left_out_of_what_is_trained():
 
 
 @pytest.mark.parametrize(
-    ("fields", "asked", "rows"),
+    ("fields", "explicit", "rows"),
     [
         ({"preset": "seed"}, ["preset"], 65_536),
         ({"preset": "compress"}, ["preset"], 128_000),
         ({"preset": "sharp_teacher"}, ["preset"], 16_384),
-        ({"preset": "seed", "queue_size": 512}, ["preset"], 512),  # of a launch file
+        # The launch file sets queue_size.
+        ({"preset": "seed", "queue_size": 512}, ["preset"], 512),
         ({"preset": "seed"}, ["preset", "queue_size"], 16_384),
     ],
 )
-def test_a_preset_that_is_asked_for_has_its_papers_memory(fields, asked, rows):
+def test_an_explicit_preset_uses_the_memory_size_of_its_paper(fields, explicit, rows):
     config = launch.get_config("cifar100", "resnet8x4-resnet8,rrd")
     config.objectives.rrd.update(fields)
-    overrides = implied(config, [f"objectives.rrd.{name}" for name in asked])
+    overrides = implied(config, [f"objectives.rrd.{name}" for name in explicit])
     assert overrides.get("objectives.rrd.queue_size", config.objectives.rrd.queue_size) == rows

@@ -1,3 +1,5 @@
+"""Evaluation of a finished job."""
+
 import json
 import pathlib
 
@@ -33,7 +35,7 @@ def run(tiny_network, tmp_path_factory):
     return folder, results
 
 
-def test_a_finished_job_is_found_as_it_was_reported(run, capsys):
+def test_evaluation_reproduces_the_results_of_a_finished_job(run, capsys):
     folder, (teacher, student) = run
     rows = _evaluate(folder)
     assert [row["run"] for row in rows] == ["teacher", "student"]
@@ -46,17 +48,18 @@ def test_a_finished_job_is_found_as_it_was_reported(run, capsys):
     assert "| student | tiny    | 24 " in capsys.readouterr().out
 
 
-def test_evaluation_and_a_finished_job_decode_no_training_image(run, monkeypatch):
+def test_evaluation_and_a_finished_job_decode_no_training_images(run, monkeypatch):
     decode, decoded = transforms.decode, []
     monkeypatch.setattr(transforms, "decode", lambda *args: decoded.append(args) or decode(*args))
     launch.run(_config(), run[0])
     assert not decoded
     _evaluate(run[0])
-    assert len(decoded) == 24  # the test images, once for both networks
+    # The test images are decoded once for both networks.
+    assert len(decoded) == 24
 
 
 @pytest.mark.long
-def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, tmp_path):
+def test_a_pytorch_file_of_the_teacher_has_the_results_of_the_teacher(run, tmp_path):
     folder, _ = run
     variables, _ = checkpoints.load_student(folder / "teacher")
     path = tmp_path / "teacher.safetensors"
@@ -66,13 +69,13 @@ def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, t
     teacher, student = _evaluate(folder, config)
     assert alone == teacher
     assert teacher["top1"] == _evaluate(folder)[0]["top1"]
-    # and a student is distilled from it without another step
+    # The teacher is not trained again for a distillation.
     results = launch.run(config, tmp_path / "student")
     assert [result.label for result in results] == ["distilled, kd"]
     assert results[0].top1 == student["top1"]
 
 
-def test_the_best_checkpoint_is_evaluated_and_a_teacher(run, tmp_path, capsys):
+def test_the_best_checkpoint_of_student_and_teacher_can_be_evaluated(run, tmp_path, capsys):
     folder, (teacher, student) = run
     last = checkpoints.read_meta(folder / "checkpoints")["result"]
     config = _config(**{"teacher.checkpoint": f"{folder / 'teacher'}@best"})
@@ -99,7 +102,7 @@ def test_a_student_is_evaluated_without_a_teacher(run, tmp_path):
     assert checkpoints.load_student(tmp_path)[1] == meta
 
 
-def test_what_is_missing_or_does_not_fit_is_said(run, tmp_path):
+def test_missing_and_mismatching_networks_are_refused(run, tmp_path):
     with pytest.raises(errors.InputError, match="nothing to evaluate"):
         _evaluate(tmp_path)
     config = _config(**{"teacher.checkpoint": str(tmp_path / "lost")})

@@ -1,3 +1,5 @@
+"""Complete jobs: results, warnings, and checks of workdir, teacher and data."""
+
 import itertools
 import pathlib
 
@@ -18,7 +20,7 @@ _PAIR = "smoke,tiny-tiny"
 
 @pytest.fixture(scope="module")
 def teacher(tiny_teacher):
-    """Fields of a job whose teacher is trained already."""
+    """Fields of a job that select a trained teacher."""
     return {"teacher.checkpoint": str(tiny_teacher)}
 
 
@@ -48,27 +50,27 @@ def test_the_whole_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
         ("rrd", {"objectives.ce.weight": 0.0}, True),
         ("rrd+kd", {"objectives.ce.weight": 0.0}, False),
         ("rrd", {}, False),
-        ("simkd", {"objectives.ce.weight": 0.0}, False),  # brings a classifier of its own
+        # simkd takes over the teacher's classifier.
+        ("simkd", {"objectives.ce.weight": 0.0}, False),
     ],
 )
-def test_a_classifier_that_nothing_trains_is_warned_of(
-    method, fields, warned, teacher, tmp_path, capsys
-):
+def test_an_untrained_classifier_is_warned_about(method, fields, warns, teacher, tmp_path, capsys):
     config = launch.digits(f"{_PAIR},{method}", **teacher, **fields)
-    given = parse(config)
-    dataset = job.prepare(given.student).dataset
-    preflight.check(given, dataset, [pathlib.Path(teacher["teacher.checkpoint"])])
-    assert ("no objective trains the classifier" in capsys.readouterr().out) is warned
+    plan = parse(config)
+    dataset = job.prepare(plan.student).dataset
+    preflight.check(plan, dataset, [pathlib.Path(teacher["teacher.checkpoint"])])
+    assert ("no objective trains the classifier" in capsys.readouterr().out) is warns
 
 
 @pytest.mark.long
-def test_what_a_checkpoint_is_worth_stands_in_the_table(tmp_path, teacher, capsys):
+def test_the_table_compares_a_fine_tuned_student_with_random_weights(tmp_path, teacher, capsys):
     start = {"student.checkpoint": teacher["teacher.checkpoint"], "student.backbone_rate": 0.1}
     tuned = launch.digits("smoke,tiny,ce", **start)
     plain = launch.digits("smoke,tiny,ce")
     (alone,) = launch.run(tuned, tmp_path / "tuned")
     (random,) = launch.run(plain, tmp_path / "plain")
-    tuned.from_scratch = True  # of a run that is there already
+    # The comparison is added to a finished run.
+    tuned.from_scratch = True
     capsys.readouterr()
     scratch, student = launch.run(tuned, tmp_path / "tuned")
     assert student == alone
@@ -82,26 +84,27 @@ def test_what_a_checkpoint_is_worth_stands_in_the_table(tmp_path, teacher, capsy
         for line in capsys.readouterr().out.splitlines()
         if line.startswith("| ")
     ]
-    place = header.index("over random weights")
-    assert [row[place] for row in rows] == ["-", f"{student.top1 - random.top1:+.2f}"]
+    column = header.index("over random weights")
+    assert [row[column] for row in rows] == ["-", f"{student.top1 - random.top1:+.2f}"]
 
 
-def test_there_must_be_weights_to_compare_with_random_ones():
+def test_from_scratch_requires_a_student_checkpoint():
     with pytest.raises(errors.InputError, match=r"from_scratch .* student\.checkpoint") as caught:
         parse(launch.digits(_PAIR, from_scratch=True))
     assert "\n" not in str(caught.value)
 
 
-def test_a_workdir_of_another_config_is_refused_with_the_fields(tmp_path, teacher):
+def test_a_workdir_of_another_config_is_refused_and_the_error_names_the_fields(tmp_path, teacher):
     fields = {**teacher, "train.epochs": 1}
     launch.run(launch.digits(_PAIR, **fields), tmp_path)
     with pytest.raises(errors.InputError, match=r"optimizer.learning_rate is 0.1, stored 0.05"):
         launch.run(launch.digits(_PAIR, **fields, **{"optimizer.learning_rate": 0.1}), tmp_path)
-    assert launch.digests(tmp_path, 3)  # nothing is lost
+    # The checkpoint of the first run is intact.
+    assert launch.digests(tmp_path, 3)
     launch.run(launch.digits(_PAIR, **fields, **{"train.log_every": 3}), tmp_path)
 
 
-def test_all_methods_of_a_config_share_a_teachers_workdir(tmp_path):
+def test_all_methods_of_a_config_can_share_the_workdir_of_a_teacher(tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     for method in ("ce", "kd", "rrd", "rrd+kd"):
         config = launch.get_config("digits", method)
@@ -123,7 +126,7 @@ def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher):
 
 
 @pytest.mark.long
-def test_bfloat16_is_warned_of_on_a_processor_that_only_converts_it(
+def test_bfloat16_is_warned_about_on_a_processor_without_bfloat16_arithmetic(
     tmp_path, teacher, monkeypatch, capsys
 ):
     monkeypatch.setattr(job.parallel, "has_fast_bfloat16", lambda: False)
@@ -159,7 +162,9 @@ def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher):
         ),
     ],
 )
-def test_what_does_not_fit_the_data_is_one_line_and_touches_nothing(fields, message, tmp_path):
+def test_fields_that_do_not_fit_the_data_are_refused_before_the_workdir_is_created(
+    fields, message, tmp_path
+):
     with pytest.raises(errors.InputError, match=message) as caught:
         launch.run(launch.digits(_PAIR, **fields), tmp_path / "run")
     assert "\n" not in str(caught.value)
@@ -167,7 +172,7 @@ def test_what_does_not_fit_the_data_is_one_line_and_touches_nothing(fields, mess
 
 
 @pytest.mark.long
-def test_a_run_on_the_users_own_images_goes_on_only_with_those(tmp_path, data_dir):
+def test_a_run_on_an_image_folder_resumes_only_with_unchanged_images(tmp_path, data_dir):
     images, rng = tmp_path / "images", np.random.default_rng(0)
     for split, label, i in itertools.product(("train", "val"), ("cat", "dog"), range(8)):
         path = images / split / label / f"{i}.png"
@@ -197,6 +202,7 @@ def test_a_run_on_the_users_own_images_goes_on_only_with_those(tmp_path, data_di
 
 
 def test_a_batch_must_split_over_the_devices(tmp_path, monkeypatch):
-    monkeypatch.undo()  # of `one_device`
+    # Undo the fixture one_device.
+    monkeypatch.undo()
     with pytest.raises(errors.InputError, match="=12 is not a multiple of the 8 devices"):
         launch.run(launch.digits(_PAIR, **{"train.batch_size": 12}), tmp_path)

@@ -1,3 +1,5 @@
+"""Training loop: interruptions, checkpoints, speeds, profiles and failures."""
+
 import gzip
 import json
 import re
@@ -16,12 +18,13 @@ from tests import launch
 from tests.conftest import use_one_device
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
-_EPOCHS = 3  # of 3 steps
+# Epochs of 3 steps.
+_EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
 def make_config(tiny_teacher):
-    """Makes the config of a run by RRD and KD, with a trained teacher."""
+    """A function that returns the config of a run with RRD, KD and a trained teacher."""
 
     def make(objectives=None, **fields):
         fields = {"teacher.checkpoint": str(tiny_teacher), "train.epochs": _EPOCHS, **fields}
@@ -31,9 +34,9 @@ def make_config(tiny_teacher):
 
 
 @pytest.fixture(scope="module")
-def whole(make_config, tiny_network, tmp_path_factory):
-    """The workdir of a run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(make_config, tiny_network, tmp_path_factory):
+    """The workdir of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
         launch.run(make_config(), folder)
@@ -41,26 +44,28 @@ def whole(make_config, tiny_network, tmp_path_factory):
 
 
 def _assert_close(folder, other):
-    """Up to rounding: KD is 16 times a small difference of logarithms of about 2, in float32."""
+    """Asserts that two runs have equal metrics up to rounding.
+
+    KD multiplies a small difference of logarithms of about 2 by 16, in float32.
+    """
     for row, other_row in zip(launch.rows(folder), launch.rows(other), strict=True):
         assert row == pytest.approx(other_row, rel=1e-5, abs=5e-6)
 
 
-def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
-    tmp_path, make_config, whole
-):
+def test_an_interrupted_and_resumed_run_is_bit_identical(tmp_path, make_config, uninterrupted):
     config = make_config(**{"train.save_every": 2})
-    launch.interrupt(config, tmp_path, 2)  # inside the first epoch
-    launch.interrupt(config, tmp_path, 3)  # inside the second
-    launch.preempt(config, tmp_path, 6)  # at its end
+    # Within the first epoch, within the second epoch and at the end of the second epoch.
+    launch.interrupt(config, tmp_path, 2)
+    launch.interrupt(config, tmp_path, 3)
+    launch.preempt(config, tmp_path, 6)
     results = launch.run(config, tmp_path)
-    assert launch.digests(tmp_path, 9) == launch.digests(whole, 9)
-    assert launch.rows(tmp_path) == launch.rows(whole)
-    assert results[-1].top1 == launch.rows(whole)[-1]["test/top1"]
+    assert launch.digests(tmp_path, 9) == launch.digests(uninterrupted, 9)
+    assert launch.rows(tmp_path) == launch.rows(uninterrupted)
+    assert results[-1].top1 == launch.rows(uninterrupted)[-1]["test/top1"]
 
 
-def test_a_corrupt_newest_checkpoint_costs_its_epoch_and_no_more(
-    tmp_path, make_config, whole, capsys
+def test_a_damaged_last_checkpoint_costs_only_one_epoch(
+    tmp_path, make_config, uninterrupted, capsys
 ):
     launch.interrupt(make_config(), tmp_path, 7)
     _wait_for(lambda: (tmp_path / "checkpoints" / "6").is_dir())
@@ -69,8 +74,8 @@ def test_a_corrupt_newest_checkpoint_costs_its_epoch_and_no_more(
             file.write_bytes(file.read_bytes()[:-50])
     launch.run(make_config(), tmp_path)
     assert "checkpoints/6 is damaged" in capsys.readouterr().out
-    assert launch.digests(tmp_path, 9) == launch.digests(whole, 9)
-    assert launch.rows(tmp_path) == launch.rows(whole)
+    assert launch.digests(tmp_path, 9) == launch.digests(uninterrupted, 9)
+    assert launch.rows(tmp_path) == launch.rows(uninterrupted)
 
 
 def _wait_for(condition, seconds=120):
@@ -81,9 +86,7 @@ def _wait_for(condition, seconds=120):
 
 
 @pytest.mark.long
-def test_objectives_with_banks_get_the_number_of_examples_and_go_on_where_they_stopped(
-    tmp_path, make_config
-):
+def test_objectives_with_banks_get_the_number_of_examples_and_resume(tmp_path, make_config):
     small = {"weight": 1.0, "dim": 4}
     terms = {
         "ce": {"weight": 1.0},
@@ -91,20 +94,21 @@ def test_objectives_with_banks_get_the_number_of_examples_and_go_on_where_they_s
         "rrd": {**small, "memory": "momentum", "queue_size": 6, "examples": None},
     }
     config = make_config(terms, **{"train.epochs": 2, "train.save_every": 2})
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    launch.run(config, whole)
-    launch.interrupt(config, broken, 5)  # 24 images in batches of 8, two epochs
-    launch.run(config, broken)
-    assert launch.digests(broken, 6) == launch.digests(whole, 6)
-    assert {"train/loss/crd", "train/loss/rrd"} <= set(launch.rows(whole)[-1])
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    launch.run(config, uninterrupted)
+    # Step 5 of 6 is in the second epoch.
+    launch.interrupt(config, resumed, 5)
+    launch.run(config, resumed)
+    assert launch.digests(resumed, 6) == launch.digests(uninterrupted, 6)
+    assert {"train/loss/crd", "train/loss/rrd"} <= set(launch.rows(uninterrupted)[-1])
 
 
 @pytest.mark.long
-def test_many_steps_a_call_give_what_single_steps_give_from_any_step(tmp_path, monkeypatch):
-    single, many = tmp_path / "single", tmp_path / "many"
+def test_several_steps_per_dispatch_equal_single_steps_after_a_resume(tmp_path, monkeypatch):
+    single, multiple = tmp_path / "single", tmp_path / "multiple"
     fields = {"train.epochs": _EPOCHS, "train.save_every": 2}
     launch.run(launch.digits("smoke,tiny", **fields), single)
-    launch.interrupt(launch.digits("smoke,tiny", **fields), many, 2)
+    launch.interrupt(launch.digits("smoke,tiny", **fields), multiple, 2)
     counts, original = [], loop.dispatches
 
     def dispatches(*arguments):
@@ -113,16 +117,18 @@ def test_many_steps_a_call_give_what_single_steps_give_from_any_step(tmp_path, m
             yield count, batch
 
     monkeypatch.setattr(loop, "dispatches", dispatches)
-    launch.run(launch.digits("smoke,tiny", **fields, **{"train.steps_per_dispatch": 5}), many)
-    assert counts == [1, 3, 3]  # the rest of the first epoch, then whole ones
-    _assert_close(many, single)
+    launch.run(launch.digits("smoke,tiny", **fields, **{"train.steps_per_dispatch": 5}), multiple)
+    # The rest of the first epoch, then one dispatch per epoch.
+    assert counts == [1, 3, 3]
+    _assert_close(multiple, single)
 
 
 @pytest.mark.long
-def test_a_row_says_how_much_of_the_devices_a_run_uses(tmp_path, make_config, monkeypatch):
+def test_metrics_contain_the_utilization_of_the_devices(tmp_path, make_config, monkeypatch):
     monkeypatch.setattr(parallel, "peak_flops", lambda kind: 1e10)
     macs = networks.summarize(networks.create("tiny", 10), (8, 8, 1)).macs
-    teacher = tmp_path / "teacher"  # whose embeddings are not kept yet
+    # A teacher whose embeddings are not cached.
+    teacher = tmp_path / "teacher"
     teacher.mkdir()
     (teacher / "checkpoints").symlink_to(f"{make_config().teacher.checkpoint}/checkpoints")
     for cache, flops in (("off", 2 * 4 * macs), ("on", 2 * 3 * macs)):
@@ -136,47 +142,51 @@ def test_a_row_says_how_much_of_the_devices_a_run_uses(tmp_path, make_config, mo
 
 
 @pytest.mark.long
-def test_a_trace_of_some_steps_is_written_and_changes_nothing(tmp_path, make_config, whole, capsys):
+def test_a_profile_is_written_and_does_not_change_the_run(
+    tmp_path, make_config, uninterrupted, capsys
+):
     traced = tmp_path / "traced"
     launch.run(make_config(), traced, profile=2)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        f"2 steps traced in {traced}/profile; view with 'xprof --logdir={traced}/profile'" in said
+        f"2 steps traced in {traced}/profile; view with 'xprof --logdir={traced}/profile'" in output
     )
     assert list((traced / "profile").rglob("*.xplane.pb"))
-    (path,) = re.findall(r"open (\S+) in https://ui.perfetto.dev", said)
+    (path,) = re.findall(r"open (\S+) in https://ui.perfetto.dev", output)
     with gzip.open(traced / "profile" / path) as file:
         content = json.load(file)
-    assert "metadata" not in content  # Perfetto refuses it
+    # Perfetto refuses files with the key "metadata".
+    assert "metadata" not in content
     names = [event.get("name") for event in content["traceEvents"]]
     assert names.count("train") == 2
     assert any(event.get("args", {}).get("hlo_op") for event in content["traceEvents"])
-    assert launch.rows(traced) == launch.rows(whole)
+    assert launch.rows(traced) == launch.rows(uninterrupted)
     launch.run(make_config(), traced, profile=2)
     assert "no steps traced, because the run in" in capsys.readouterr().out
 
 
 @pytest.mark.long
-def test_a_folded_teacher_gives_the_losses_that_it_gives_as_it_is(
-    tmp_path, make_config, whole, monkeypatch
+def test_a_folded_teacher_gives_the_losses_of_the_unfolded_teacher(
+    tmp_path, make_config, uninterrupted, monkeypatch
 ):
     monkeypatch.setattr(fold, "fold", lambda network, variables, image_shape: variables)
     launch.run(make_config(), tmp_path)
-    assert launch.rows(tmp_path) != launch.rows(whole)
-    _assert_close(tmp_path, whole)
+    assert launch.rows(tmp_path) != launch.rows(uninterrupted)
+    _assert_close(tmp_path, uninterrupted)
 
 
-def test_a_resident_run_on_eight_devices_has_the_losses_of_one(tmp_path, monkeypatch):
+def test_a_resident_run_on_eight_devices_has_the_losses_of_one_device(tmp_path, monkeypatch):
     config = launch.digits("smoke,tiny", **{"optimizer.learning_rate": 0.01})
     launch.run(config, tmp_path / "one")
-    monkeypatch.undo()  # of `one_device`
+    # Undo the fixture one_device.
+    monkeypatch.undo()
     launch.run(config, tmp_path / "eight")
     rows = zip(launch.rows(tmp_path / "one"), launch.rows(tmp_path / "eight"), strict=True)
-    for one, eight in rows:
-        assert eight["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)
+    for single, multiple in rows:
+        assert multiple["train/loss"] == pytest.approx(single["train/loss"], rel=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_objective_step_and_the_last_good_one(
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_objective_step_and_last_good_checkpoint(
     tmp_path, make_config, monkeypatch
 ):
     make_steps = Steps.__call__
@@ -196,7 +206,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_objective_step_and_the_last_go
     assert launch.digests(tmp_path, 3)
 
 
-def test_a_full_disk_is_said_and_loses_nothing(tmp_path, make_config, monkeypatch):
+def test_a_full_disk_stops_the_run_without_losing_checkpoints(tmp_path, make_config, monkeypatch):
     original = ocp.CheckpointManager.save
 
     def save(self, step, *arguments, **options):
@@ -213,18 +223,18 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, make_config, monkeypatc
 
 
 @pytest.mark.long
-def test_a_run_whose_images_come_slowly_says_so(tmp_path, make_config, monkeypatch, capsys):
-    plain = loop.dispatches
+def test_a_run_that_waits_for_images_is_noted(tmp_path, make_config, monkeypatch, capsys):
+    original = loop.dispatches
 
-    def slowly(*arguments):
-        for call in plain(*arguments):
+    def delayed(*arguments):
+        for dispatch in original(*arguments):
             time.sleep(0.2)
-            yield call
+            yield dispatch
 
-    monkeypatch.setattr(loop, "dispatches", slowly)
+    monkeypatch.setattr(loop, "dispatches", delayed)
     fields = {"data.feed": "streamed", "train.epochs": 2}
     launch.run(make_config(**fields), tmp_path)
-    said = capsys.readouterr().out
-    assert said.count("steps wait for images") == 1
+    output = capsys.readouterr().out
+    assert output.count("steps wait for images") == 1
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert 5 < row["input_wait_percent"] <= 100

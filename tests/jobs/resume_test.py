@@ -1,4 +1,4 @@
-"""Runs go on: one that an earlier version left behind, and ones with any optimizer."""
+"""Resumed runs: a workdir of an earlier version, other optimizers, drop path and Ctrl-C."""
 
 import functools
 import pathlib
@@ -17,18 +17,19 @@ _WORKDIR = pathlib.Path(__file__).parents[1] / "golden" / "workdir.zip"
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_workdir_of_november_2026_goes_on_and_ends_as_an_unbroken_run_did(tmp_path, capsys):
+def test_a_workdir_of_november_2026_resumes_and_equals_the_uninterrupted_run(tmp_path, capsys):
     shutil.unpack_archive(_WORKDIR, tmp_path)
     config = launch.get_config("cifar10", "smoke,tiny-tiny,rrd+kd")
     config.data.image_size = 8
     results = launch.run(config, tmp_path / "workdir")
-    said = capsys.readouterr().out
-    assert "[teacher]" not in said  # it is trained already
-    assert "epoch   1/2" not in said  # so is the first of the two
+    output = capsys.readouterr().out
+    # The teacher is trained, and the first epoch of the student is complete.
+    assert "[teacher]" not in output
+    assert "epoch   1/2" not in output
     assert [result.label for result in results] == ["teacher", "distilled, rrd+kd"]
-    rows, unbroken = (launch.rows(tmp_path / name) for name in ("workdir", "unbroken"))
-    assert rows[0] == unbroken[0]  # as it was
-    for name, value in unbroken[1].items():
+    rows, expected = (launch.rows(tmp_path / name) for name in ("workdir", "unbroken"))
+    assert rows[0] == expected[0]
+    for name, value in expected[1].items():
         image = 100 / 24
         tolerance = {"abs": image + 1e-3} if "top" in name or "agree" in name else {"rel": 1e-3}
         assert rows[1][name] == pytest.approx(value, **tolerance), name
@@ -44,7 +45,7 @@ _ADAMW = {
     "train.ema": 0.9,
     "objectives.ce.label_smoothing": 0.1,
 }
-# A state with the keys of random numbers, with arrays of no elements; an optimizer asks for losses.
+# Optimizers whose state has random keys, whose state has empty arrays, and that needs the loss.
 _UNUSUAL = {
     "noisy_sgd": {"optimizer.options.seed": 3},
     "galore": {"optimizer.options.rank": 4},
@@ -55,7 +56,7 @@ _UNUSUAL = {
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.parametrize("name", fresh.mark_long_except(["adamw", *_UNUSUAL], ["adamw"]))
 @pytest.mark.long
-def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
+def test_a_resumed_run_with_another_optimizer_is_bit_identical(name, tmp_path):
     fields = _UNUSUAL.get(name, _ADAMW) | {"optimizer.name": name, "optimizer.learning_rate": 0.01}
     config = launch.digits("smoke,tiny,ce", **fields)
     launch.check_resume(config, tmp_path)
@@ -63,7 +64,7 @@ def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.long
-def test_a_run_that_leaves_blocks_out_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_resumed_run_with_drop_path_is_bit_identical(tmp_path, monkeypatch):
     small = functools.partial(vit.VisionTransformer, patch=4, width=8, depth=2, heads=2)
     monkeypatch.setitem(networks.MODELS, "small", small)
     config = launch.digits("smoke,small,ce", **{"student.drop_path": 0.5})
@@ -71,19 +72,20 @@ def test_a_run_that_leaves_blocks_out_goes_on_to_the_same_bits(tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-@pytest.mark.parametrize("late", [2, 5])  # the run is stopped after the fourth step
+# The run is stopped after the fourth step.
+@pytest.mark.parametrize("late", [2, 5])
 @pytest.mark.long
-def test_a_long_run_changes_to_onednn_at_the_same_step_in_every_start(late, tmp_path, monkeypatch):
+def test_a_resumed_run_changes_to_onednn_at_the_same_step(late, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "_compiles_quickly", lambda: False)
     calls = []
     monkeypatch.setattr(compiling, "calls_without_onednn", lambda multiply_adds: late)
-    monkeypatch.setattr(compiling.OnednnJit, "__call__", _counted(calls))
+    monkeypatch.setattr(compiling.OnednnJit, "__call__", _count_calls(calls))
     launch.check_resume(launch.digits("smoke,tiny,ce"), tmp_path)
     if compiling.onednn_types():
         assert len(calls) == 2 * (6 - late)
 
 
-def _counted(calls):
+def _count_calls(calls):
     original = compiling.OnednnJit.__call__
 
     def call(self, *arguments):
@@ -94,9 +96,9 @@ def _counted(calls):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_ctrl_c_saves_the_step_at_hand_and_the_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+def test_ctrl_c_saves_the_current_step_and_the_resumed_run_is_bit_identical(tmp_path, monkeypatch):
     config = launch.digits("smoke,tiny,ce")
-    launch.run(config, tmp_path / "whole")
+    launch.run(config, tmp_path / "uninterrupted")
     original = loop.dispatches
 
     def dispatches(*arguments):
@@ -108,8 +110,8 @@ def test_ctrl_c_saves_the_step_at_hand_and_the_run_goes_on_to_the_same_bits(tmp_
     with monkeypatch.context() as patch:
         patch.setattr(loop, "dispatches", dispatches)
         with pytest.raises(KeyboardInterrupt, match="stopped by Ctrl-C; step 4 is saved in"):
-            launch.run(config, tmp_path / "broken")
-    launch.run(config, tmp_path / "broken")
-    whole, broken = (tmp_path / folder for folder in ("whole", "broken"))
-    assert launch.rows(broken) == launch.rows(whole)
-    assert launch.digests(broken, 6) == launch.digests(whole, 6)
+            launch.run(config, tmp_path / "resumed")
+    launch.run(config, tmp_path / "resumed")
+    uninterrupted, resumed = (tmp_path / folder for folder in ("uninterrupted", "resumed"))
+    assert launch.rows(resumed) == launch.rows(uninterrupted)
+    assert launch.digests(resumed, 6) == launch.digests(uninterrupted, 6)

@@ -1,4 +1,4 @@
-"""Where a run stands, as its checkpoints keep it: by this version, or by a newer one."""
+"""Runs of a newer version, and runs whose optimizer changes nothing."""
 
 import json
 
@@ -13,9 +13,9 @@ from tests import launch
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.parametrize("ends", [False, True], ids=["stopped", "finished"])
-def test_a_run_of_a_newer_version_is_one_line(ends, tmp_path):
+def test_a_run_of_a_newer_version_is_refused_in_one_line(finished, tmp_path):
     config = launch.digits("smoke,tiny,ce", **{"train.epochs": 2})
-    if ends:
+    if finished:
         launch.run(config, tmp_path)
     else:
         launch.preempt(config, tmp_path, step=4)
@@ -30,10 +30,10 @@ def test_a_run_of_a_newer_version_is_one_line(ends, tmp_path):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_student_that_nothing_moves_is_warned_of(tmp_path, capsys):
+def test_a_student_whose_weights_do_not_change_is_warned_about(tmp_path, capsys):
     rng = np.random.default_rng(0)
     split = rng.integers(0, 256, (16, 8, 8, 1), np.uint8), np.arange(16) % 4
-    for optimizer, still in ((optax.set_to_zero(), True), (optax.sgd(0.01), False)):
+    for optimizer, is_unchanged in ((optax.set_to_zero(), True), (optax.sgd(0.01), False)):
         options = {"optimizer": optimizer, "epochs": 1, "batch_size": 8}
         library.train_teacher("tiny", split, split, **options)
-        assert ("did not change the student's weights" in capsys.readouterr().out) == still
+        assert ("did not change the student's weights" in capsys.readouterr().out) == is_unchanged

@@ -1,4 +1,4 @@
-"""What is given in Python is put in its place, or refused in a line."""
+"""Custom networks, objectives and teachers that are passed as Python objects."""
 
 import equinox as eqx
 import flax.linen as nn
@@ -28,8 +28,8 @@ def _zero(student, teacher, batch):
 
 
 def _distill(**arguments):
-    chosen = {"teacher": _teacher(), "student": _Small(), "objectives": {"kd": 1.0}} | arguments
-    return rrd_jax.distill(train=_SPLIT, test=_SPLIT, epochs=1, batch_size=8, **chosen)
+    options = {"teacher": _teacher(), "student": _Small(), "objectives": {"kd": 1.0}} | arguments
+    return rrd_jax.distill(train=_SPLIT, test=_SPLIT, epochs=1, batch_size=8, **options)
 
 
 def _teacher():
@@ -39,14 +39,15 @@ def _teacher():
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("value", [objectives.stateless(_zero), (2.0, _zero), _zero])
 @pytest.mark.long
-def test_an_objective_may_stand_alone_or_with_a_weight(value):
+def test_an_objective_is_accepted_with_and_without_a_weight(value):
     result = _distill(objectives={"kd": 1.0, "zero": value}, optimizer=optax.adamw)
     assert result.metrics["parameters"] == 650
-    assert len(repr(result)) < 1000  # neither weights nor images
+    # The representation contains neither weights nor images.
+    assert len(repr(result)) < 1000
 
 
 @pytest.mark.usefixtures("one_device")
-def test_an_equinox_teacher_is_given_with_its_state():
+def test_an_equinox_teacher_needs_its_state():
     model, state = eqx.nn.make_with_state(Stateful)(10, key=jax.random.key(0))
     assert _distill(teacher=(model, state)).metrics["parameters"] == 650
     with pytest.raises(errors.InputError, match=r"'Stateful' lacks its state; pass the p"):

@@ -1,4 +1,4 @@
-"""Wrong arguments of the Python API are one line, before anything is trained."""
+"""Invalid arguments of the Python API, which are refused in one line before training."""
 
 import itertools
 
@@ -17,7 +17,7 @@ _SPLIT = (_IMAGES, np.arange(32) % 4)
 
 
 class Small(nn.Module):
-    """A network of one layer."""
+    """A network with two layers."""
 
     num_classes: int
     width: int = 8
@@ -28,11 +28,11 @@ class Small(nn.Module):
         return nn.Dense(self.num_classes)(x), x
 
 
-def _raises(learning_rate):
+def _raise_exit(learning_rate):
     raise SystemExit(3)
 
 
-_USUAL = {
+_VALID = {
     "student": Small(num_classes=4),
     "train": _SPLIT,
     "test": _SPLIT,
@@ -40,7 +40,7 @@ _USUAL = {
     "epochs": 1,
     "batch_size": 16,
 }
-_WRONG = [
+_INVALID = [
     ({"student": None}, "there is no student"),
     ({"student": Small}, "student is a class or a factory"),
     ({"student": 3}, "network 'int' is of type int"),
@@ -75,7 +75,7 @@ _WRONG = [
     ({"optimizer": lambda rate: None}, "lambda.* returns NoneType, but must return"),
     ({"objectives": {"zero": (1.0, len, 2)}}, "'zero' is of type tuple"),
     ({"objectives": {"zero": 1j}}, "objective 'zero' is of type complex"),
-    ({"optimizer": _raises}, "(?s)optimizer _raises failed.*errors_test.py.*SystemExit: 3"),
+    ({"optimizer": _raise_exit}, "(?s)optimizer _raise_exit failed.*errors_test.py.*SystemExit: 3"),
     ({"optimizer": optax.lbfgs()}, "(?s)optimizer .*failed.* 'value_fn'"),
     ({"optimizer": optax.adam(1e-3), "learning_rate": 0.1}, "learning_rate has no effect on"),
     ({"optimizer": optax.adam, "fields": {"optimizer.clip_norm": 1.0}}, "clip_norm has no effect"),
@@ -84,37 +84,38 @@ _WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("given", "message"), _WRONG)
-def test_a_wrong_argument_is_one_line(given, message, tmp_path, capsys):
+@pytest.mark.parametrize(("arguments", "message"), _INVALID)
+def test_an_invalid_argument_is_refused_in_one_line(arguments, message, tmp_path, capsys):
     with pytest.raises(errors.InputError, match=message) as caught:
-        rrd_jax.distill(**{"workdir": tmp_path, **_USUAL, **given})
+        rrd_jax.distill(**{"workdir": tmp_path, **_VALID, **arguments})
     assert isinstance(caught.value, errors.UserCodeError) or "\n" not in str(caught.value)
     assert "student]" not in capsys.readouterr().out
 
 
-def test_fields_may_be_of_schedules_and_of_objectives(tmp_path):
+def test_invalid_options_of_schedules_and_objectives_are_refused(tmp_path):
     fields = {"optimizer.schedule_options.decay_epochs": 0.0, "optimizer.schedule": "wsd"}
     with pytest.raises(errors.InputError, match="decay_epochs is 0.0, but must be above 0"):
-        rrd_jax.distill(workdir=tmp_path, **_USUAL, fields=fields)
+        rrd_jax.distill(workdir=tmp_path, **_VALID, fields=fields)
     fields = {"objectives.ce.label_smoothing": 2.0}
     with pytest.raises(errors.InputError, match="label_smoothing is 2.0"):
-        rrd_jax.distill(workdir=tmp_path, **_USUAL, fields=fields)
+        rrd_jax.distill(workdir=tmp_path, **_VALID, fields=fields)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    given = {"epochs": 1, "batch_size": 16}
     workdir = tmp_path_factory.mktemp("run")
-    return rrd_jax.train_teacher(Small(num_classes=4), _SPLIT, _SPLIT, workdir, **given)
+    return rrd_jax.train_teacher(
+        Small(num_classes=4), _SPLIT, _SPLIT, workdir, epochs=1, batch_size=16
+    )
 
 
-def test_an_argument_that_only_distill_takes_is_refused():
+def test_train_teacher_refuses_an_argument_of_distill():
     with pytest.raises(errors.InputError, match="unknown argument of train_teacher 'teacher'"):
         rrd_jax.train_teacher("resnet8", _SPLIT, _SPLIT, teacher="resnet8")
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         ({}, "pass the object as network="),
         ({"network": Small}, "is the class Small, but must be an instance; call"),
@@ -125,13 +126,13 @@ def test_an_argument_that_only_distill_takes_is_refused():
         ({"network": Small(num_classes=4), "std": (0.0,)}, "std is .* above 0"),
     ],
 )
-def test_a_run_that_is_loaded_wrongly_is_refused(given, message, trained):
+def test_invalid_arguments_of_load_are_refused(arguments, message, trained):
     with pytest.raises(errors.InputError, match=message):
-        rrd_jax.load(trained.workdir, **given)
+        rrd_jax.load(trained.workdir, **arguments)
 
 
 @pytest.mark.parametrize("path", [3, None, ""])
-def test_what_is_no_path_is_refused(path):
+def test_an_invalid_path_is_refused(path):
     with pytest.raises(errors.InputError, match="path is .*, but must be the workdir"):
         rrd_jax.load(path)
 
@@ -139,13 +140,13 @@ def test_what_is_no_path_is_refused(path):
 @pytest.mark.parametrize(
     "images", ["abc", None, _IMAGES[0], _IMAGES.astype(np.int32), np.zeros((2, 8, 8, 3))]
 )
-def test_a_network_is_called_on_images_only(images, trained):
+def test_a_network_refuses_inputs_that_are_not_images(images, trained):
     with pytest.raises(errors.InputError, match="images are .* but"):
         trained.network(images)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"source": "x"}, "source is 'x'"),
@@ -155,38 +156,38 @@ def test_a_network_is_called_on_images_only(images, trained):
         ),
     ],
 )
-def test_what_is_evaluated_wrongly_is_refused(given, message, trained):
+def test_invalid_arguments_of_evaluate_are_refused(arguments, message, trained):
     with pytest.raises(errors.InputError, match=message):
-        rrd_jax.evaluate(trained, **given)
+        rrd_jax.evaluate(trained, **arguments)
 
 
-def test_a_finished_workdir_is_of_its_own_data_and_network(trained):
-    given = {"epochs": 1, "batch_size": 16}
-    other = _IMAGES, np.roll(_SPLIT[1], 1)
+def test_a_finished_workdir_refuses_other_data_and_networks(trained):
+    options = {"epochs": 1, "batch_size": 16}
+    relabeled = _IMAGES, np.roll(_SPLIT[1], 1)
     with pytest.raises(errors.InputError, match="holds a run on data .* but the data set is now"):
-        rrd_jax.train_teacher(Small(num_classes=4), other, _SPLIT, trained.workdir, **given)
+        rrd_jax.train_teacher(Small(num_classes=4), relabeled, _SPLIT, trained.workdir, **options)
     wider = Small(num_classes=4, width=16)
     with pytest.raises(errors.InputError, match="do not fit the network"):
-        rrd_jax.train_teacher(wider, _SPLIT, _SPLIT, trained.workdir, **given)
+        rrd_jax.train_teacher(wider, _SPLIT, _SPLIT, trained.workdir, **options)
 
 
-def test_an_unfinished_workdir_is_of_its_own_network(tmp_path, monkeypatch):
-    given = {"epochs": 2, "batch_size": 16, "workdir": tmp_path, "train": _SPLIT, "test": _SPLIT}
+def test_an_unfinished_workdir_refuses_another_network(tmp_path, monkeypatch):
+    options = {"epochs": 2, "batch_size": 16, "workdir": tmp_path, "train": _SPLIT, "test": _SPLIT}
     original = loop.dispatches
 
-    def one_epoch(*arguments):
+    def dispatch_one_epoch(*arguments):
         yield from itertools.islice(original(*arguments), 3)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "dispatches", one_epoch)
+        patch.setattr(loop, "dispatches", dispatch_one_epoch)
         with pytest.raises(KeyboardInterrupt):
-            rrd_jax.train_teacher(Small(num_classes=4), **given)
+            rrd_jax.train_teacher(Small(num_classes=4), **options)
     with pytest.raises(errors.InputError, match="from another network, .* in the checkpoint and"):
-        rrd_jax.train_teacher(Small(num_classes=4, width=16), **given)
+        rrd_jax.train_teacher(Small(num_classes=4, width=16), **options)
 
 
-def test_a_queue_is_no_array():
+def test_relational_loss_refuses_a_queue():
     queue = memory.Queue(np.zeros((16, 8)), np.int32(0))
     rows, temperatures = np.zeros((4, 8)), {"temperature_student": 1.0, "temperature_teacher": 1.0}
     with pytest.raises(errors.InputError, match="memory is a Queue, .* pass its attribute rows"):

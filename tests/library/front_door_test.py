@@ -1,4 +1,4 @@
-"""The library's front door: jobs, networks and losses as objects of a program."""
+"""The Python API: jobs, networks and losses as Python objects."""
 
 import json
 
@@ -26,14 +26,14 @@ _PLAIN = {"data.augment": "none"}
 
 @pytest.fixture(scope="module")
 def teacher():
-    """A trained GroupNorm."""
+    """The result of a training run of GroupNorm."""
     with pytest.MonkeyPatch.context() as patch:
         mesh = parallel.make_mesh(jax.devices()[:1])
         patch.setattr(parallel, "make_mesh", lambda: mesh)
         return rrd_jax.train_teacher(nets.GroupNorm(10), **_OPTIONS)
 
 
-def test_lines_call_a_teacher_that_is_trained_a_teacher(teacher):
+def test_the_result_of_train_teacher_has_the_label_teacher(teacher):
     assert [result.label for result in teacher.results] == ["teacher"]
 
 
@@ -49,7 +49,7 @@ def _mixer():
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize(
-    ("given", "student", "options"),
+    ("kind", "student", "options"),
     [
         ("trained", nets.Mixer(10), {"objectives": {"kd": 1.0}, "optimizer": optax.adamw(1e-3)}),
         pytest.param(
@@ -64,34 +64,36 @@ def _mixer():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_job_of_objects_ends_and_goes_on(given, student, options, teacher, tmp_path):
+def test_a_job_with_python_objects_finishes_and_resumes(kind, student, options, teacher, tmp_path):
     teachers = {
         "trained": lambda: teacher,
         "workdir": lambda: str(teacher.workdir),
         "nnx": lambda: nets.Norm(10, rngs=nnx.Rngs(0)),
         "pair": _mixer,
     }
-    given = teachers[given]()
-    if given == str(teacher.workdir):  # a network that was made in Python has no name to find it by
-        given = rrd_jax.load(given, network=nets.GroupNorm(10))
+    chosen = teachers[kind]()
+    if kind == "workdir":
+        # The workdir of a custom network does not contain the network object.
+        chosen = rrd_jax.load(chosen, network=nets.GroupNorm(10))
     result = rrd_jax.distill(
-        teacher=given, student=student, workdir=tmp_path, fields=_PLAIN, **options, **_OPTIONS
+        teacher=chosen, student=student, workdir=tmp_path, fields=_PLAIN, **options, **_OPTIONS
     )
     assert result.workdir == tmp_path
-    assert len(result.results) == 1  # the teacher was not trained
+    # The teacher was not trained.
+    assert len(result.results) == 1
     assert rrd_jax.evaluate(result)["top1"] == result.metrics["top1"]
     assert rrd_jax.evaluate(result.network, _SPLIT)["top1"] == result.metrics["top1"]
     logits = result.network(_SPLIT[0]).logits
     top1 = 100 * np.mean(np.argmax(logits, axis=-1) == _SPLIT[1])
     assert top1 == pytest.approx(result.metrics["top1"])
     before = (tmp_path / "metrics.jsonl").read_text()
-    again = rrd_jax.distill(
-        teacher=given, student=student, workdir=tmp_path, fields=_PLAIN, **options, **_OPTIONS
+    resumed = rrd_jax.distill(
+        teacher=chosen, student=student, workdir=tmp_path, fields=_PLAIN, **options, **_OPTIONS
     )
-    assert again.metrics == result.metrics
+    assert resumed.metrics == result.metrics
     assert (tmp_path / "metrics.jsonl").read_text() == before
     row = json.loads(before)
-    # A transformation keeps its rate to itself: no other is told in its place.
+    # The learning rate of an Optax transformation is unknown and not logged.
     assert ("learning_rate" in row) != isinstance(
         options.get("optimizer"), optax.GradientTransformation
     )
@@ -99,7 +101,7 @@ def test_a_job_of_objects_ends_and_goes_on(given, student, options, teacher, tmp
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.long
-def test_a_config_or_a_job_gives_what_the_command_gives(tmp_path):
+def test_a_config_and_a_job_give_the_results_of_the_command(tmp_path):
     config = launch.digits("smoke,tiny-tiny,kd")
     launch.run(config, tmp_path / "command")
     momentum = {"optimizer.momentum": config.optimizer.momentum}
@@ -108,20 +110,20 @@ def test_a_config_or_a_job_gives_what_the_command_gives(tmp_path):
     assert rrd_jax.distill(job, tmp_path / "job").metrics["top1"] == result.metrics["top1"]
     for name in ("library", "job"):
         assert launch.digests(tmp_path / name, 6) == launch.digests(tmp_path / "command", 6)
-    # A run of the command is loaded by its folder alone.
+    # A run of the command can be loaded without a network object.
     network = rrd_jax.load(tmp_path / "command")
     assert (network.name, network.num_classes, network.image_shape) == ("tiny", 10, (8, 8, 1))
 
 
 @pytest.mark.usefixtures("one_device")
-def test_what_changes_a_run_is_refused_in_its_workdir(teacher, tmp_path):
+def test_a_changed_weight_is_refused_in_an_existing_workdir(teacher, tmp_path):
     options = _OPTIONS | {"teacher": teacher, "student": nets.GroupNorm(10)}
     rrd_jax.distill(**options, objectives={"kd": 1.0}, workdir=tmp_path)
     with pytest.raises(errors.InputError, match="objectives.kd.weight is 2.0, stored 1.0"):
         rrd_jax.distill(**options, objectives={"kd": 2.0}, workdir=tmp_path)
 
 
-def test_a_network_of_unknown_images_takes_floats_alone():
+def test_a_network_without_normalization_accepts_only_floats():
     network = rrd_jax.networks.adapt(nets.GroupNorm(10), "mine")
     variables = rrd_jax.networks.init(network, jax.random.key(0), (8, 8, 1))
     loaded = Loaded(network, variables, "mine", 10)
@@ -130,7 +132,7 @@ def test_a_network_of_unknown_images_takes_floats_alone():
         loaded(np.zeros((2, 8, 8, 1), np.uint8))
 
 
-def test_the_loss_works_under_every_transformation():
+def test_the_loss_works_under_all_jax_transformations():
     queue = memory.init_queue(jax.random.key(0), size=48, dim=16)
     student, teacher = jax.random.normal(jax.random.key(1), (2, 8, 16))
 
@@ -139,15 +141,15 @@ def test_the_loss_works_under_every_transformation():
             student, teacher, rows, temperature_student=0.1, temperature_teacher=0.2
         )
 
-    wanted = loss(student, teacher, queue.rows)
-    np.testing.assert_allclose(jax.jit(loss)(student, teacher, queue.rows), wanted, rtol=1e-5)
+    expected = loss(student, teacher, queue.rows)
+    np.testing.assert_allclose(jax.jit(loss)(student, teacher, queue.rows), expected, rtol=1e-5)
     singly = jax.vmap(lambda s, t: loss(s[None], t[None], queue.rows)[0])(student, teacher)
-    np.testing.assert_allclose(singly, wanted, rtol=1e-5)
+    np.testing.assert_allclose(singly, expected, rtol=1e-5)
     mesh, by_example = parallel.make_mesh(), PartitionSpec(parallel.AXIS)
     shared = jax.shard_map(
         loss, mesh=mesh, in_specs=(by_example, by_example, PartitionSpec()), out_specs=by_example
     )
-    np.testing.assert_allclose(jax.jit(shared)(student, teacher, queue.rows), wanted, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(shared)(student, teacher, queue.rows), expected, rtol=1e-5)
     gradients = jax.grad(lambda s, t: jnp.sum(loss(s, t, queue.rows)), argnums=(0, 1))
     by_student, by_teacher = gradients(student, teacher)
     assert np.abs(by_student).max() > 0
@@ -155,7 +157,7 @@ def test_the_loss_works_under_every_transformation():
 
 
 @pytest.mark.usefixtures("one_device")
-def test_an_objective_made_in_python_trains_and_remembers(teacher, tmp_path):
+def test_a_custom_objective_with_parameters_and_memory_trains(teacher, tmp_path):
     def init(key, student, teacher):
         del key
         size = student.embedding.shape[-1], teacher.embedding.shape[-1]

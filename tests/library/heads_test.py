@@ -1,4 +1,4 @@
-"""The head behind a student's embedding, kept at the end by the name of its objective."""
+"""Students that are loaded with the head of an objective."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ _METHOD = "rrd+crd+embed"
 
 @pytest.fixture(scope="module")
 def run(tiny_teacher, tiny_network, tmp_path_factory):
-    """The folder of a run without labels, with a head of each kind."""
+    """The folder of a run without labels, with one head of each kind."""
     folder = tmp_path_factory.mktemp("heads")
     fields = {
         "data.use_labels": False,
@@ -43,7 +43,7 @@ def _unit(rows):
 
 
 @pytest.mark.usefixtures("one_device")
-def test_embeddings_are_what_each_objective_compared(run):
+def test_embeddings_equal_the_projections_of_each_objective(run):
     folder = run / "checkpoints" / "3" / "state"
     stored = ocp.PyTreeCheckpointer().restore(folder)["params"]["objectives"]
     stored = jax.tree.map(np.asarray, stored)
@@ -63,16 +63,16 @@ def test_embeddings_are_what_each_objective_compared(run):
 
 
 @pytest.mark.usefixtures("one_device")
-def test_files_compute_the_head_too_but_weights_alone_have_none(run, tmp_path):
+def test_exported_programs_contain_the_head_but_weight_files_refuse_it(run, tmp_path):
     student = rrd_jax.load(run, head="rrd")
     with pytest.raises(errors.UnfitError, match="leave out --head"):
         student.export(tmp_path / "f.safetensors", test=_IMAGES)
     pytest.importorskip("onnxruntime")
     written = student.export(tmp_path / "f.onnx", test=_IMAGES)
     assert written.comparison.cosine == pytest.approx(1, abs=1e-6)
-    there = exports.open_file(tmp_path / "f.onnx")(_IMAGES)["embedding"]
-    np.testing.assert_allclose(there, student.embed(_IMAGES), atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(there, axis=1), 1, rtol=1e-5)
+    embeddings = exports.open_file(tmp_path / "f.onnx")(_IMAGES)["embedding"]
+    np.testing.assert_allclose(embeddings, student.embed(_IMAGES), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
     with pytest.raises(errors.InputError, match="leave out head"):
         rrd_jax.load(tmp_path / "f.onnx", head="rrd")
 
@@ -86,7 +86,7 @@ def test_files_compute_the_head_too_but_weights_alone_have_none(run, tmp_path):
         ("rrd[0]", "the run has only one head: use 'rrd'"),
     ],
 )
-def test_a_head_that_is_not_there_is_one_line(head, message, run, tiny_teacher):
+def test_a_missing_head_is_refused_in_one_line(head, message, run, tiny_teacher):
     folder = tiny_teacher if head == "ce" else run
     with pytest.raises(errors.InputError, match=message) as caught:
         rrd_jax.load(folder, head=head)
@@ -94,6 +94,6 @@ def test_a_head_that_is_not_there_is_one_line(head, message, run, tiny_teacher):
 
 
 @pytest.mark.usefixtures("one_device")
-def test_a_student_with_its_head_is_no_start(run):
+def test_a_student_with_a_head_cannot_be_fine_tuned(run):
     with pytest.raises(errors.InputError, match="loaded with a head"):
         rrd_jax.train_teacher(rrd_jax.load(run, head="rrd"), *[(_IMAGES, np.arange(5) % 2)] * 2)

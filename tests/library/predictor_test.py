@@ -1,4 +1,4 @@
-"""Predictions for images of any kind, by anything that maps them to logits."""
+"""Predictors: images of any kind, batches, class names, exported files and several teachers."""
 
 import dataclasses
 import types
@@ -27,7 +27,7 @@ _ABOUT = ModelInfo(
 
 
 class _Mean:
-    """Classifies by brightness; remembers the shapes that it was given."""
+    """A classifier by brightness that records the shapes of its batches."""
 
     about, runtime = _ABOUT, "brightness 1.0"
 
@@ -44,7 +44,7 @@ class _Mean:
 
 @pytest.fixture
 def mean():
-    """A Predictor, and the shapes of its batches."""
+    """A Predictor and the list of the shapes of its batches."""
     compute = _Mean()
     return Predictor(compute, _ABOUT, compute.runtime), compute.shapes
 
@@ -53,7 +53,7 @@ def _images(*levels):
     return np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
 
 
-def test_batches_are_of_one_shape_and_what_fills_the_last_is_cut_off(mean):
+def test_batches_have_one_shape_and_padding_is_removed(mean):
     predictor, shapes = mean
     images = _RNG.integers(0, 256, (10, 4, 4, 3), np.uint8)
     result = predictor.predict(images, batch_size=4)
@@ -64,7 +64,7 @@ def test_batches_are_of_one_shape_and_what_fills_the_last_is_cut_off(mean):
     assert result.files == tuple(map(str, range(10)))
 
 
-def test_classes_come_with_their_names_and_probabilities(mean):
+def test_predictions_have_class_names_and_probabilities(mean):
     result = mean[0].predict(_images(255, 0, 128))
     assert result.names == ["light", "dark", "grey"]
     np.testing.assert_array_equal(result.labels, [2, 0, 1])
@@ -77,13 +77,13 @@ def test_classes_come_with_their_names_and_probabilities(mean):
         result.top(0)
 
 
-def test_images_of_any_kind_are_taken(mean, tmp_path):
+def test_images_of_any_kind_are_accepted(mean, tmp_path):
     predictor, _ = mean
     light = np.full((9, 5, 3), 255, np.uint8)
     path = tmp_path / "a" / "light.png"
     folders.put(path)
     PIL.Image.fromarray(light).save(path)
-    for given, files in [
+    for images, files in [
         (light, ("0",)),
         (light[..., 0], ("0",)),
         (PIL.Image.fromarray(light), ("0",)),
@@ -95,15 +95,15 @@ def test_images_of_any_kind_are_taken(mean, tmp_path):
         ((image for image in [light] * 3), ("0", "1", "2")),
         ([path, str(tmp_path)], (str(path),) * 2),
     ]:
-        result = predictor.predict(given)
+        result = predictor.predict(images)
         assert result.files == files
         assert result.names == ["light"] * len(files)
-    for none in ([], np.zeros((0, 4, 4, 3), np.uint8)):
-        result = predictor.predict(none)
+    for empty in ([], np.zeros((0, 4, 4, 3), np.uint8)):
+        result = predictor.predict(empty)
         assert (len(result), result.probabilities.shape, result.top()) == (0, (0, 3), [])
 
 
-def test_an_image_that_cannot_be_read_is_an_error_or_is_left_out_and_named(mean, tmp_path):
+def test_an_unreadable_image_is_an_error_or_is_skipped_and_reported(mean, tmp_path):
     predictor, _ = mean
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"hello")
@@ -129,12 +129,12 @@ def test_an_image_that_cannot_be_read_is_an_error_or_is_left_out_and_named(mean,
         ("/not/there", {}, "'/not/there' does not exist"),
     ],
 )
-def test_what_is_no_image_is_one_line(mean, images, options, message):
+def test_invalid_images_and_options_are_refused(mean, images, options, message):
     with pytest.raises(errors.InputError, match=message):
         mean[0].predict(images, **options)
 
 
-def test_logits_that_are_not_finite_are_named():
+def test_logits_that_are_not_finite_are_refused_with_the_position_of_the_image():
     def compute(images):
         return {"logits": np.where(images[:, 0, 0, :1] == 7, np.nan, np.ones((1, 3), np.float32))}
 
@@ -146,7 +146,7 @@ def test_logits_that_are_not_finite_are_named():
         predictor.predict(_images(1, 7))
 
 
-def test_a_long_list_is_never_whole_in_memory(mean):
+def test_a_long_iterator_is_read_batch_by_batch(mean):
     read = 0
 
     def images():
@@ -155,14 +155,14 @@ def test_a_long_list_is_never_whole_in_memory(mean):
             read += 1
             yield _images(0)[0]
 
-    for done, part in enumerate(mean[0].batches(images(), batch_size=10), 1):
+    for index, part in enumerate(mean[0].batches(images(), batch_size=10), 1):
         assert len(part) == 10
-        assert read <= 10 * (done + 3)
+        assert read <= 10 * (index + 3)
 
 
 @pytest.fixture
 def exported(monkeypatch, tmp_path):
-    """A file of a format."""
+    """An exported file of a format for the test."""
     form = types.SimpleNamespace(
         name="mean", extra="", modules=(), recognizes=lambda path: path.suffix == ".mean",
         open=lambda path, threads: _Mean(),
@@ -175,7 +175,7 @@ def exported(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("one_device")
-def test_an_exported_file_is_asked_and_evaluated_as_a_network_is(exported):
+def test_an_exported_file_predicts_and_is_evaluated_like_a_network(exported):
     loaded = rrd_jax.load(exported, class_names=("a", "b", "c"))
     assert loaded.predict(_images(0, 255)).names == ["a", "c"]
     assert loaded.about.class_names == ("a", "b", "c")
@@ -187,42 +187,42 @@ def test_an_exported_file_is_asked_and_evaluated_as_a_network_is(exported):
         rrd_jax.distill(teacher=loaded, student="resnet8", train=test, test=test)
 
 
-def test_a_network_of_unknown_images_says_what_it_must_be_told():
+def test_a_network_without_preprocessing_names_the_missing_arguments():
     network = rrd_jax.networks.adapt(nets.GroupNorm(10), "mine")
     with pytest.raises(errors.InputError, match="pass mean, std, image_size"):
         Loaded(network, {}, "mine", 10).predict(_images(0))
 
 
-def test_several_teachers_answer_as_one_if_their_classes_are_the_same(mean):
+def test_several_teachers_with_equal_classes_predict_their_weighted_mean(mean):
     first, _ = mean
     other = Predictor(lambda images: {"logits": 0 * _Mean()(images)["logits"]}, _ABOUT, "none")
-    whole = run_teachers.weighted_mean([first, other], [3.0, 1.0])
-    wanted = 0.75 * first.predict(_images(255, 0)).logits
-    np.testing.assert_allclose(whole.predict(_images(255, 0)).logits, wanted, rtol=1e-6)
-    assert (whole.name, whole.about.class_names) == ("mean+mean", _ABOUT.class_names)
+    average = run_teachers.weighted_mean([first, other], [3.0, 1.0])
+    expected = 0.75 * first.predict(_images(255, 0)).logits
+    np.testing.assert_allclose(average.predict(_images(255, 0)).logits, expected, rtol=1e-6)
+    assert (average.name, average.about.class_names) == ("mean+mean", _ABOUT.class_names)
     renamed = dataclasses.replace(_ABOUT, class_names=("light", "grey", "dark"))
     with pytest.raises(errors.InputError, match="differ in their classes"):
         run_teachers.weighted_mean([first, dataclasses.replace(other, about=renamed)], [1.0, 1.0])
 
 
 @pytest.mark.usefixtures("one_device")
-def test_weights_of_a_file_are_asked_once_they_are_told_what_they_see(tmp_path):
+def test_a_weight_file_predicts_with_explicit_preprocessing(tmp_path):
     network = rrd_jax.networks.create("resnet8", 3)
     variables = rrd_jax.networks.init(network, jax.random.key(0), (8, 8, 3))
     path, names = tmp_path / "w.safetensors", tmp_path / "names.txt"
     safetensors.numpy.save_file(to_torch("resnet8", jax.device_get(variables)), path)
     names.write_bytes("\ufeffeins\r\nzwei, drei\r\n\u00e4\r\n".encode())
-    moments = {"network": "resnet8", "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    options = {"network": "resnet8", "mean": (0.5,) * 3, "std": (0.2,) * 3}
     with pytest.raises(errors.InputError, match="pass image_size"):
-        rrd_jax.load(path, **moments).predict(_images(0))
-    loaded = rrd_jax.load(path, **moments, image_size=8, resize=10, class_names=names)
+        rrd_jax.load(path, **options).predict(_images(0))
+    loaded = rrd_jax.load(path, **options, image_size=8, resize=10, class_names=names)
     assert loaded.about.class_names == ("eins", "zwei, drei", "\u00e4")
-    seen = loaded.about.preprocessing
-    assert (seen.image_shape, seen.resize, seen.mean) == ((8, 8, 3), 10, (0.5,) * 3)
+    actual = loaded.about.preprocessing
+    assert (actual.image_shape, actual.resize, actual.mean) == ((8, 8, 3), 10, (0.5,) * 3)
     images = _RNG.integers(0, 256, (3, 10, 10, 3), np.uint8)
-    wanted = loaded(images[:, 1:9, 1:9]).logits
-    np.testing.assert_allclose(loaded.predict(images).logits, wanted, rtol=1e-5, atol=1e-6)
-    for wrong, message in [
+    expected = loaded(images[:, 1:9, 1:9]).logits
+    np.testing.assert_allclose(loaded.predict(images).logits, expected, rtol=1e-5, atol=1e-6)
+    for invalid, message in [
         ({"class_names": ["a"]}, "class_names has 1 names, but the network has 3 classes"),
         ({"class_names": tmp_path}, "which cannot be read: Is a directory"),
         ({"image_size": 8, "resize": 4}, "resize is 4, but must be at least image_size, 8"),
@@ -230,22 +230,24 @@ def test_weights_of_a_file_are_asked_once_they_are_told_what_they_see(tmp_path):
         ({"num_classes": 4}, "num_classes is 4, but .* for 3 classes"),
     ]:
         with pytest.raises(errors.InputError, match=message):
-            rrd_jax.load(path, **moments, **wrong)
+            rrd_jax.load(path, **options, **invalid)
 
 
-def test_a_teacher_has_the_classes_of_its_students_data():
+def test_the_logits_of_a_teacher_follow_the_classes_of_its_student():
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
-    seen = Preprocessing(8, 1, (0.5,), (0.5,))
+    inputs = Preprocessing(8, 1, (0.5,), (0.5,))
     network = networks.create("resnet8", 3)
     variables = network.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
-    known = ModelInfo("resnet8", 3, class_names=("a", "b", "c"), preprocessing=seen)
-    teacher = Loaded(network, variables, "resnet8", 3, (8, 8, 1), seen.mean, seen.std, about=known)
+    about = ModelInfo("resnet8", 3, class_names=("a", "b", "c"), preprocessing=inputs)
+    teacher = Loaded(
+        network, variables, "resnet8", 3, (8, 8, 1), inputs.mean, inputs.std, about=about
+    )
     student = ModelInfo("resnet8", 2, class_names=("c", "a"))
-    given, found = (
+    original, matched = (
         teacher.predict(images),
         run_teachers.with_student_classes(teacher, student).predict(images),
     )
-    assert found.class_names == ("c", "a")
-    np.testing.assert_allclose(found.logits, given.logits[:, [2, 0]], rtol=1e-5, atol=1e-6)
+    assert matched.class_names == ("c", "a")
+    np.testing.assert_allclose(matched.logits, original.logits[:, [2, 0]], rtol=1e-5, atol=1e-6)
     others = dataclasses.replace(student, class_names=("x", "y"))
     assert run_teachers.with_student_classes(teacher, others) is teacher

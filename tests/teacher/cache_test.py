@@ -35,7 +35,7 @@ def _losses(folder):
 
 @pytest.fixture
 def teacher(tiny_teacher, tmp_path):
-    """Returns the workdir of a trained teacher without a cache."""
+    """The workdir of a trained teacher without a cache."""
     folder = tmp_path / "teacher"
     folder.mkdir()
     (folder / "checkpoints").symlink_to(tiny_teacher / "checkpoints")
@@ -53,7 +53,7 @@ def _split(count=5, channels=1):
 
 
 def _network(dataset, seed=0):
-    """A teacher's network with weights."""
+    """Returns a network and random variables of a teacher."""
     network = tiny.NETWORK(num_classes=4)
     return network, fresh.init(network, dataset.image_shape, seed)
 
@@ -77,12 +77,12 @@ def test_rows_are_the_embeddings_of_each_view(devices, tmp_path):
 
     @jax.jit
     def embed(view, images):
-        shown = _CROP.show(view, None, images)
-        return network.apply(variables, shown, train=False).embedding
+        augmented = _CROP.show(view, None, images)
+        return network.apply(variables, augmented, train=False).embedding
 
     rows, view = (jnp.array(x) for x in zip(*itertools.product(range(5), (0, 7, 17)), strict=True))
-    wanted = embed(view, split.train.images[rows])
-    np.testing.assert_allclose(table[rows * 18 + view], wanted, rtol=1e-5, atol=1e-6)
+    expected = embed(view, split.train.images[rows])
+    np.testing.assert_allclose(table[rows * 18 + view], expected, rtol=1e-5, atol=1e-6)
     assert embeddings.space(_CROP)["device"].needed == 0
 
 
@@ -94,7 +94,7 @@ def test_rows_are_the_embeddings_of_each_view(devices, tmp_path):
         pytest.param("bfloat16", 1, 2e-2, marks=pytest.mark.long),
     ],
 )
-def test_a_cached_teacher_gives_the_losses_of_one_that_runs(
+def test_a_cached_teacher_gives_the_losses_of_a_live_teacher(
     teacher, tmp_path, monkeypatch, capsys, dtype, devices, tolerance
 ):
     mesh = parallel.make_mesh(jax.devices()[:devices])
@@ -103,35 +103,38 @@ def test_a_cached_teacher_gives_the_losses_of_one_that_runs(
         config = _config(teacher, **{"dtype": dtype, "teacher.cache": use})
         launch.run(config, tmp_path / use)
     np.testing.assert_allclose(_losses(tmp_path / "on"), _losses(tmp_path / "off"), rtol=tolerance)
-    said = capsys.readouterr().out
-    assert said.count("teacher cache on: ") == 1
-    assert said.count("all views computed") == 1
+    output = capsys.readouterr().out
+    assert output.count("teacher cache on: ") == 1
+    assert output.count("all views computed") == 1
 
 
-def test_embeddings_are_read_again_and_damaged_ones_are_filled_again(tmp_path, monkeypatch, capsys):
+def test_stored_embeddings_are_read_and_damaged_embeddings_are_computed_again(
+    tmp_path, monkeypatch, capsys
+):
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
     network, variables = _network(split)
     fill = cache.fill
 
-    def get():
+    def load():
         return _cache(network, variables, [tmp_path], split, mesh).load(_CROP)["embedding"][0]
 
-    first = get()
-    monkeypatch.setattr(cache, "fill", None)  # it is not called
-    second = get()
+    first = load()
+    # A call of cache.fill would raise an error.
+    monkeypatch.setattr(cache, "fill", None)
+    second = load()
     assert "embeddings read from" in capsys.readouterr().out
     for file in filter(pathlib.Path.is_file, tmp_path.rglob("*")):
         if file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     monkeypatch.setattr(cache, "fill", fill)
-    third = get()
+    third = load()
     assert "are damaged" in capsys.readouterr().out
     monkeypatch.setattr(cache, "fill", None)
-    for table in (second, third, get()):
+    for table in (second, third, load()):
         np.testing.assert_array_equal(table, first)
 
 
-def test_other_images_weights_and_augmentations_have_their_own_cache(tmp_path):
+def test_other_images_weights_and_augmentations_have_separate_caches(tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
     network, variables = _network(split)
 
@@ -148,20 +151,21 @@ def test_other_images_weights_and_augmentations_have_their_own_cache(tmp_path):
     for other in ({"pad": 2}, {"mean": (0.25,)}, {"std": (0.25,)}, {"flip": False}):
         assert not exists(augment=pipeline.make_augment("crop_flip", **{**crop, **other}))
     assert exists(augment=pipeline.make_augment("crop_flip", **crop))
-    whole = _split(40).train.examples  # parts of one streamed set are told apart
+    # Parts of one streamed data set have separate caches.
+    examples = _split(40).train.examples
 
     def streamed(part):
         split = feed.Streamed(part, 8, 1)
         return data.Dataset("random", 4, (8, 8, 1), train=split, test=split)
 
-    _cache(network, variables, [tmp_path], streamed(whole[:20]), mesh).load(_CROP)
-    assert exists(split=streamed(whole[:20]))
-    assert not exists(split=streamed(whole[20:]))
+    _cache(network, variables, [tmp_path], streamed(examples[:20]), mesh).load(_CROP)
+    assert exists(split=streamed(examples[:20]))
+    assert not exists(split=streamed(examples[20:]))
 
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.long
-def test_auto_caches_if_it_pays_and_a_resumed_run_does_as_before(
+def test_auto_caches_if_the_cache_pays_off_and_a_resumed_run_keeps_the_choice(
     teacher, tmp_path, monkeypatch, capsys
 ):
     config = _config(teacher, **{"teacher.cache": "auto"})
@@ -170,20 +174,21 @@ def test_auto_caches_if_it_pays_and_a_resumed_run_does_as_before(
     long = _config(teacher, **{"teacher.cache": "auto", "train.epochs": 10})
     launch.preempt(long, tmp_path / "cached", 2)
     assert "teacher cache on: " in capsys.readouterr().out
-    # They are on disk now, so that a new run reads them, but not one that began without them.
+    # A new run reads the stored embeddings; a run that started without a cache does not.
     launch.preempt(config, tmp_path / "new", 2)
-    said = capsys.readouterr().out
-    assert "teacher cache on: " in said
-    assert "embeddings read from" in said
+    output = capsys.readouterr().out
+    assert "teacher cache on: " in output
+    assert "embeddings read from" in output
     for exists in (False, True):
-        monkeypatch.setattr(cache.EmbeddingCache, "exists", lambda self, shown, e=exists: e)
+        monkeypatch.setattr(cache.EmbeddingCache, "exists", lambda self, augment, e=exists: e)
         launch.preempt(config, tmp_path / "old", 2 + exists)
         assert "teacher cache off: " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("one_device")
 def test_an_interrupted_cache_is_resumed(teacher, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(fill_cache._PIXELS, "cpu", 9 * 8 * 8 * 2)  # two images at once
+    # Two images per batch.
+    monkeypatch.setitem(fill_cache._PIXELS, "cpu", 9 * 8 * 8 * 2)
     launch.preempt(_config(teacher), tmp_path / "run", 0)
     assert launch.run(_config(teacher), tmp_path / "run")[-1].top1 >= 0
     assert "2 of 24 images already cached" in capsys.readouterr().out
@@ -198,10 +203,10 @@ def test_any_augmentation_with_a_number_of_views_can_be_cached(teacher, tmp_path
     live = _config(teacher, **fields, **{"teacher.cache": "off"})
     launch.run(live, tmp_path / "live")
     launch.run(_config(teacher, **fields, **{"teacher.cache_place": place}), tmp_path / "cached")
-    said = capsys.readouterr().out
-    assert said.count("embeddings of 3 views per image") == 1
+    output = capsys.readouterr().out
+    assert output.count("embeddings of 3 views per image") == 1
     np.testing.assert_allclose(_losses(tmp_path / "cached"), _losses(tmp_path / "live"), rtol=1e-4)
-    # Another seed, another start and another feed see the same views.
+    # A run with another seed uses the same views.
     other = _config(teacher, **fields, seed=1, **{"teacher.cache_place": place})
     launch.run(other, tmp_path / "other")
     assert "embeddings read from" in capsys.readouterr().out
@@ -209,7 +214,7 @@ def test_any_augmentation_with_a_number_of_views_can_be_cached(teacher, tmp_path
 
 def test_a_folder_that_cannot_be_written_is_replaced_by_memory(tmp_path, capsys):
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
-    (tmp_path / "views").write_text("in the way")
+    (tmp_path / "views").write_text("a file with the name of the folder")
     embeddings = _cache(*_network(split), [tmp_path / "views"], split, mesh)
     assert np.isfinite(embeddings.load(_CROP)["embedding"][0]).all()
     assert "warning: teacher cache: " in capsys.readouterr().out
@@ -225,7 +230,7 @@ def test_a_folder_that_cannot_be_written_is_replaced_by_memory(tmp_path, capsys)
     ],
 )
 @pytest.mark.usefixtures("one_device")
-def test_where_a_teacher_cannot_be_cached_it_runs_or_says_why(
+def test_a_teacher_that_cannot_be_cached_is_refused_or_runs_live(
     teacher, tmp_path, monkeypatch, argument, fields, reason
 ):
     fields = dict(fields)
@@ -234,7 +239,8 @@ def test_where_a_teacher_cannot_be_cached_it_runs_or_says_why(
     config = _config(teacher, f"smoke,tiny-tiny,{argument}", **fields)
     with pytest.raises(errors.InputError, match=f"teacher.cache is on, but .*{reason}"):
         launch.run(config, tmp_path / "run")
-    assert (tmp_path / "run").exists() == bool(memory)  # said before the teacher is trained
+    # Only the check of free memory follows the creation of the workdir.
+    assert (tmp_path / "run").exists() == bool(memory)
     config.teacher.cache = "auto"
     plan = parse(config)
     setting = job.prepare(plan.student)
@@ -246,8 +252,8 @@ def test_where_a_teacher_cannot_be_cached_it_runs_or_says_why(
     assert reason in line
 
 
-def _every_objective():
-    """All that need no maps of the teacher, with their options."""
+def _cacheable_objectives():
+    """Yields name and objective for all objectives that need the teacher, but not its maps."""
     for name in objectives.OBJECTIVES:
         options = {"examples": 5, "dim": 4, "queue_size": 8, "negatives": 3}
         options = {k: v for k, v in options.items() if objectives.takes(name, k)}
@@ -262,11 +268,12 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
     teachers = [_network(split, seed) for seed in range(members)]
     network, variables = teachers[0]
-    terms = dict(_every_objective())
+    terms = dict(_cacheable_objectives())
     assert len(terms) == 19
     if members > 1:
         weights = (0.25, 0.75)
-        del terms["srrl"]  # it takes over one classifier
+        # srrl takes over the classifier of a single teacher.
+        del terms["srrl"]
         network = ensemble.Ensemble(tuple(member for member, _ in teachers), weights)
         variables = {k: tuple(v[k] for _, v in teachers) for k in ("params", "batch_stats")}
         terms = {name: objectives.averaged(name, o, weights) for name, o in terms.items()}
@@ -285,8 +292,8 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
     def losses(start, variables, embeddings, batch):
         batch = step.augmented(task, start, batch)
         return [
-            step.total_loss(task, start.params, start, teach(known, batch), batch)[1][0]
-            for teach, known in (
+            step.total_loss(task, start.params, start, teach(arrays, batch), batch)[1][0]
+            for teach, arrays in (
                 (step_outputs.live(network), variables),
                 (step_outputs.cached(network, _CROP.views, (8, 8, 1)), embeddings),
             )

@@ -1,3 +1,5 @@
+"""Files of class vectors for zero-shot teachers."""
+
 import json
 
 import numpy as np
@@ -12,20 +14,21 @@ _ROWS = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
 _NAMED = ModelInfo("", 3, class_names=("cat", "dog", "owl"))
 
 
-def test_vectors_are_read_from_each_kind_of_file(tmp_path):
+def test_vectors_are_read_from_each_file_format(tmp_path):
     np.save(tmp_path / "v.npy", _ROWS.astype(np.float16))
     np.savez(tmp_path / "v.npz", anything=_ROWS, names=["owl", "cat", "dog"])
     safetensors.numpy.save_file(
         {"text": _ROWS}, tmp_path / "v.safetensors", {"names": json.dumps(["owl", "cat", "dog"])}
     )
     np.testing.assert_array_equal(class_vectors.read(tmp_path / "v.npy", _NAMED), _ROWS)
-    for name in ("v.npz", "v.safetensors"):  # in the order of the data's names
+    # Rows of named vectors follow the order of the data set's class names.
+    for name in ("v.npz", "v.safetensors"):
         np.testing.assert_array_equal(class_vectors.read(tmp_path / name, _NAMED), _ROWS[[1, 2, 0]])
         np.testing.assert_array_equal(class_vectors.read(tmp_path / name, ModelInfo("", 3)), _ROWS)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"v": _ROWS[:2]}, "vectors of 2 classes, but the data has 3"),
         ({"v": _ROWS[0]}, r"contains v float32\[4\]; expected .* one array \[C, D\]"),
@@ -37,14 +40,14 @@ def test_vectors_are_read_from_each_kind_of_file(tmp_path):
         ({"v": _ROWS, "names": ["cat", "dog", "ant"]}, "missing 'owl'"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_line(tmp_path, content, said):
+def test_vectors_that_do_not_fit_the_classes_are_refused(tmp_path, content, message):
     np.savez(tmp_path / "v.npz", **content)
-    with pytest.raises(errors.InputError, match=said):
+    with pytest.raises(errors.InputError, match=message):
         class_vectors.read(tmp_path / "v.npz", _NAMED)
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.npz", "v.safetensors", "v.txt"])
-def test_files_of_something_else_are_refused_in_a_line(tmp_path, name):
+def test_missing_and_invalid_files_are_refused(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(errors.InputError, match="class_vectors"):
         class_vectors.read(path, _NAMED)

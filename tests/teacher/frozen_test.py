@@ -1,3 +1,5 @@
+"""Checks of a frozen teacher before distillation."""
+
 import dataclasses
 
 import numpy as np
@@ -15,7 +17,7 @@ _PAIR = "smoke,tiny-tiny,kd"
 
 
 def _teacher(label, prediction, **fields):
-    """A teacher whose predictions are known already."""
+    """Returns a teacher with the given predictions."""
     splits = datasets.Dataset("v", 10, (8, 8, 1), None, None)
     teacher = frozen.FrozenNetwork(networks.create("tiny", 10), {}, (), splits, None, None)
     teacher = dataclasses.replace(teacher, **fields)
@@ -24,7 +26,7 @@ def _teacher(label, prediction, **fields):
     return teacher
 
 
-def test_a_doubtful_teacher_is_warned_of_once(capsys):
+def test_implausible_predictions_of_a_teacher_are_warned_about_once(capsys):
     label = np.arange(400) % 10
     teacher = _teacher(label, (label + 1) % 10)
     assert "another class order" in teacher.examine()
@@ -40,30 +42,30 @@ def test_a_doubtful_teacher_is_warned_of_once(capsys):
     assert not capsys.readouterr().out
 
 
-def test_logits_that_are_not_finite_end_the_job():
+def test_logits_that_are_not_finite_stop_the_job():
     teacher = _teacher(np.arange(10), np.arange(10))
     teacher.predictions["loss"][3] = np.nan
     with pytest.raises(errors.InputError, match="logits of the teacher are not finite"):
         teacher.examine()
 
 
-def test_a_job_looks_at_its_teacher_before_the_first_step_and_not_once_it_is_done(
+def test_a_job_checks_its_teacher_before_the_first_step_but_not_after_it_is_finished(
     tiny_teacher, tmp_path, capsys, monkeypatch
 ):
     plan = parse(launch.digits(_PAIR, **{"teacher.checkpoint": str(tiny_teacher)}))
     splits = data.load(plan.student.source)
     real = dataclasses.replace(plan.student.source, mock_examples=0)
     plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, source=real))
-    monkeypatch.setattr(frozen.prediction_checks, "find_problem", lambda *_: "it guesses")
+    monkeypatch.setattr(frozen.prediction_checks, "find_problem", lambda *_: "chance level")
     job.run(plan, tmp_path, dataset=splits)
     before, _, _ = capsys.readouterr().out.partition("\n[distilled")
-    assert "warning: implausible predictions of the teacher: it guesses" in before
+    assert "warning: implausible predictions of the teacher: chance level" in before
     monkeypatch.delattr(frozen.FrozenNetwork, "predictions")
     job.run(plan, tmp_path, dataset=splits)
-    assert "doubtful" not in capsys.readouterr().out
+    assert "implausible" not in capsys.readouterr().out
 
 
-def test_a_teacher_that_is_there_is_read_before_another_is_trained(tmp_path):
+def test_existing_teachers_are_read_before_other_teachers_are_trained(tmp_path):
     config = launch.digits("smoke,tiny+tiny-tiny,kd")
     plan = parse(config)
     first, second = plan.teachers

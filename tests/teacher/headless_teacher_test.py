@@ -1,4 +1,4 @@
-"""Jobs whose teacher has no classifier: a file of a backbone alone."""
+"""Jobs whose teacher is a backbone without a classifier."""
 
 import json
 
@@ -22,17 +22,17 @@ pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 
 @pytest.fixture(scope="module")
 def backbone(tiny_teacher, tmp_path_factory):
-    """A file of the weights of a teacher, but for its classifier."""
+    """A file with the weights of a teacher without its classifier."""
     variables, _ = files.load(tiny_teacher, "tiny")
     entries = to_torch("tiny", variables)
     path = tmp_path_factory.mktemp("backbone") / "model.safetensors"
-    kept = {n: v for n, v in entries.items() if v.ndim and not n.startswith("fc.")}
-    save_file(kept, path)
+    weights = {n: v for n, v in entries.items() if v.ndim and not n.startswith("fc.")}
+    save_file(weights, path)
     return path
 
 
 def _check_loaded(config, folder):
-    """Asserts that a teacher that is loaded from a run predicts what it did in it."""
+    """Asserts that the teacher loaded from a run makes the same predictions as in the run."""
     plan = parse(config)
     setting = job.prepare(plan.student)
     _, teacher = job.load_teacher(plan, folder, setting)
@@ -42,7 +42,7 @@ def _check_loaded(config, folder):
 
 
 def _frozen(config, checkpoint, **options):
-    """Returns the teacher of a config, from a file, and the choice how it teaches."""
+    """Returns the teacher of a config, loaded from a file, and its TeachingChoice."""
     plan = parse(config)
     setting = job.prepare(plan.student)
     (choice,), training = plan.teachers, plan.student.training
@@ -57,7 +57,7 @@ def _config(method, backbone, **fields):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("method", "probe"), [("rrd+rkd", False), ("rrd+kd", True)])
-def test_a_cached_teacher_gives_the_figures_of_a_live_one(method, probe, backbone, tmp_path):
+def test_a_cached_teacher_gives_the_metrics_of_a_live_teacher(method, probe, backbone, tmp_path):
     rows = []
     for cache in ("on", "off"):
         config = _config(method, backbone, **{"teacher.cache": cache, "teacher.probe": probe})
@@ -71,14 +71,14 @@ def test_a_cached_teacher_gives_the_figures_of_a_live_one(method, probe, backbon
 
 
 @pytest.mark.parametrize("method", ["dkd+rrd", "simkd"])
-def test_objectives_on_logits_are_refused_before_anything_costly(backbone, tmp_path, method):
+def test_objectives_on_logits_are_refused_before_training(backbone, tmp_path, method):
     with pytest.raises(errors.InputError, match=r"no classifier, but .*kd would compare.*probe"):
         launch.run(_config(method, backbone), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.long
-def test_a_users_objective_is_refused_only_if_it_reads_logits(backbone, tmp_path):
+def test_a_custom_objective_is_refused_only_if_it_reads_logits(backbone, tmp_path):
     config = _config("rrd", backbone)
 
     def on_embeddings(student, teacher, batch):
@@ -92,7 +92,7 @@ def test_a_users_objective_is_refused_only_if_it_reads_logits(backbone, tmp_path
         rrd_jax.distill(config, tmp_path / "b", objectives={"near": (1.0, on_logits)})
 
 
-def test_a_probe_gives_logits_and_is_kept(backbone, tmp_path, capsys, monkeypatch):
+def test_a_probe_provides_logits_and_is_stored(backbone, tmp_path, capsys, monkeypatch):
     config = _config("kd+rrd", backbone, **{"teacher.probe": True})
     first = launch.run(config, tmp_path)
     assert [result.label for result in first] == ["teacher, linear probe", "distilled, kd+rrd"]
@@ -107,7 +107,9 @@ def test_a_probe_gives_logits_and_is_kept(backbone, tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.long
-def test_class_vectors_give_logits_and_images_are_the_teachers_own(backbone, tmp_path, capsys):
+def test_class_vectors_provide_logits_and_the_teacher_has_separate_preprocessing(
+    backbone, tmp_path, capsys
+):
     vectors = np.random.default_rng(0).normal(size=(10, 16)).astype(np.float32)
     np.save(tmp_path / "v.npy", vectors)
     fields = {"class_vectors": str(tmp_path / "v.npy"), "image_size": 12}
@@ -116,8 +118,8 @@ def test_class_vectors_give_logits_and_images_are_the_teachers_own(backbone, tmp
     config = _config("kd", backbone, **fields)
     results = launch.run(config, tmp_path / "run")
     assert [result.label for result in results] == ["teacher, zero-shot", "distilled, kd"]
-    said = capsys.readouterr().out
-    assert "12x12 pixels, bilinear from 8x8; mean 0.5, std 0.25" in said
+    output = capsys.readouterr().out
+    assert "12x12 pixels, bilinear from 8x8; mean 0.5, std 0.25" in output
     _check_loaded(config, tmp_path / "run")
 
 
@@ -131,25 +133,25 @@ def test_vectors_of_another_dimension_are_refused(backbone, tmp_path):
         parse(_config("kd", backbone, **both))
 
 
-def test_vectors_of_the_classifiers_dimension_are_compared_behind_it(tiny_teacher, tmp_path):
-    """As CLIP's projection, which timm has as the classifier."""
+def test_vectors_of_the_classifiers_dimension_are_compared_with_its_outputs(tiny_teacher, tmp_path):
+    """The projection of CLIP, which timm stores as the classifier, is part of the embedding."""
     np.save(tmp_path / "v.npy", np.eye(10, dtype=np.float32))
     config = _config("kd", tiny_teacher, **{"teacher.class_vectors": str(tmp_path / "v.npy")})
     projected, _ = _frozen(config, tiny_teacher)
-    own, _ = _frozen(config, tiny_teacher, teaching=None)
-    # The nearest of unit vectors is the largest logit.
-    assert (projected.predictions["prediction"] == own.predictions["prediction"]).all()
+    plain, _ = _frozen(config, tiny_teacher, teaching=None)
+    # With unit vectors, the nearest vector belongs to the largest logit.
+    assert (projected.predictions["prediction"] == plain.predictions["prediction"]).all()
 
 
-def test_a_backbone_is_loaded_embeds_and_starts_a_student(backbone, tmp_path):
+def test_a_backbone_can_be_loaded_and_fine_tuned(backbone, tmp_path):
     loaded = rrd_jax.load(backbone, network="tiny", mean=(0.3,), std=(0.4,), image_size=8)
     images = np.zeros((3, 8, 8, 1), np.uint8)
     assert loaded.num_classes == 0
     assert loaded(images).logits == ()
     assert loaded.embed(images).shape == (3, 16)
-    for ask in (loaded.predict, lambda images: rrd_jax.evaluate(loaded, (images, [0, 1, 2]))):
+    for call in (loaded.predict, lambda images: rrd_jax.evaluate(loaded, (images, [0, 1, 2]))):
         with pytest.raises(errors.InputError, match="no classifier"):
-            ask(images)
+            call(images)
     config = launch.digits("smoke,tiny", **{"student.checkpoint": str(backbone)})
     launch.run(config, tmp_path / "tuned")
     config.student.head = "keep"
@@ -161,36 +163,36 @@ def test_a_backbone_is_loaded_embeds_and_starts_a_student(backbone, tmp_path):
         networks.create("my_nets:Net", 0)
 
 
-def test_a_probe_takes_the_place_of_a_classifier_of_other_classes(tiny_teacher, backbone, tmp_path):
+def test_a_probe_replaces_a_classifier_of_other_classes(tiny_teacher, backbone, tmp_path):
     variables, _ = files.load(tiny_teacher, "tiny")
     entries = {n: v for n, v in to_torch("tiny", variables).items() if v.ndim}
     entries |= {name: entries[name][:3] for name in ("fc.weight", "fc.bias")}
     save_file(entries, tmp_path / "three.safetensors")
-    found = []
+    predictions = []
     for path in (tmp_path / "three.safetensors", backbone):
         teacher, teaching = _frozen(_config("kd", path, **{"teacher.probe": True}), path)
         teacher = frozen.with_probe(teacher, teaching, tmp_path, store=False)
         assert not (tmp_path / "teacher.probe").exists()
-        found.append(teacher.predictions)
-    for name, value in found[0].items():
-        np.testing.assert_array_equal(value, found[1][name])
+        predictions.append(teacher.predictions)
+    for name, value in predictions[0].items():
+        np.testing.assert_array_equal(value, predictions[1][name])
 
 
 @pytest.mark.long
-def test_a_module_that_returns_an_embedding_alone_teaches(tmp_path):
-    class Embeds(nn.Module):
+def test_a_module_that_returns_only_an_embedding_can_be_a_teacher(tmp_path):
+    class Embedder(nn.Module):
         @nn.compact
         def __call__(self, x, train=False):
             return {"embedding": nn.Dense(6)(x.reshape(len(x), -1))}
 
     images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
     split = images, np.arange(32) % 4
-    module = Embeds()
+    module = Embedder()
     teacher = module, module.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
-    given = {"student": "tiny", "train": split, "test": split, "epochs": 1, "batch_size": 16}
-    result = rrd_jax.distill(teacher=teacher, objectives={"rrd": 1.0}, **given)
+    options = {"student": "tiny", "train": split, "test": split, "epochs": 1, "batch_size": 16}
+    result = rrd_jax.distill(teacher=teacher, objectives={"rrd": 1.0}, **options)
     assert result.metrics["agreement"] is None
     with pytest.raises(errors.InputError, match=r"kd.*teacher\.logits|no classifier"):
-        rrd_jax.distill(teacher=teacher, objectives={"kd": 1.0}, **given)
+        rrd_jax.distill(teacher=teacher, objectives={"kd": 1.0}, **options)
     with pytest.raises(errors.InputError, match="returns no logits"):
         rrd_jax.train_teacher(module, split, split, epochs=1, batch_size=16)

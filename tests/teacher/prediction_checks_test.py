@@ -1,3 +1,5 @@
+"""Sanity checks on predictions: chance level, constant predictions and permuted classes."""
+
 import itertools
 
 import numpy as np
@@ -11,7 +13,7 @@ def _find(prediction, label, num_classes):
 
 
 def _noisy(label, num_classes, share, seed=0):
-    """Predictions of which about a share are right, the others random."""
+    """Returns predictions: correct with probability `share`, else random."""
     rng = np.random.default_rng(seed)
     wrong = rng.integers(0, num_classes, len(label))
     return np.where(rng.random(len(label)) < share, label, wrong)
@@ -27,7 +29,7 @@ def test_trained_networks_pass(images, num_classes):
 
 @pytest.mark.parametrize("num_classes", [2, 10, 100])
 @pytest.mark.parametrize("images", [30, 797, 10000])
-def test_random_predictions_are_found(images, num_classes):
+def test_random_predictions_are_detected(images, num_classes):
     for seed in range(5):
         label = np.random.default_rng(seed).integers(0, num_classes, images)
         problem = _find(_noisy(label, num_classes, 0.0, seed + 99), label, num_classes)
@@ -35,21 +37,21 @@ def test_random_predictions_are_found(images, num_classes):
 
 
 @pytest.mark.parametrize(("num_classes", "share"), [(2, 0.9), (10, 0.5), (10, 1.0), (100, 0.7)])
-def test_permuted_classes_are_found(num_classes, share):
+def test_permuted_classes_are_detected(num_classes, share):
     label = np.sort(np.random.default_rng(0).integers(0, num_classes, 2000))
     order = np.roll(np.arange(num_classes), 1)
     problem = _find(order[_noisy(label, num_classes, share)], label, num_classes)
     assert "with permuted classes" in problem
 
 
-def test_two_swapped_classes_and_constant_predictions_are_found():
+def test_two_swapped_classes_and_constant_predictions_are_detected():
     label = np.arange(1000) % 10
     order = np.array([1, 0, *range(2, 10)])
     assert "80.0 % on 1,000 test images, but 100.0 %" in _find(order[label], label, 10)
     assert "every prediction is class 3" in _find(np.full(1000, 3), label, 10)
 
 
-def test_few_images_are_not_judged():
+def test_predictions_for_few_images_are_not_checked():
     label = np.array([0, 1, 0, 1])
     assert not _find(label, label, 2)
     assert not _find(np.zeros(5, int), np.zeros(5, int), 1)

@@ -1,4 +1,4 @@
-"""A job whose student has several teachers."""
+"""Jobs with several teachers."""
 
 import json
 
@@ -23,25 +23,26 @@ def _config():
 
 
 @pytest.mark.long
-def test_two_teachers_are_trained_first_and_a_second_start_finds_them(tmp_path, capsys):
+def test_two_teachers_are_trained_before_the_student_and_reused_by_the_next_start(tmp_path, capsys):
     results = launch.run(_config(), tmp_path)
     assert [result.label for result in results] == ["teacher", "teacher2", "distilled, rrd+kd+at"]
     assert capsys.readouterr().out.count("at compares feature maps (student - teacher):") == 1
     rows = evaluate.run(parse(_config()), tmp_path)
     assert [row["run"] for row in rows] == ["teacher", "teacher", "teachers", "student"]
-    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["agreement"] == pytest.approx(kept[-1]["test/agreement"])
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["agreement"] == pytest.approx(metrics[-1]["test/agreement"])
     _check_heads(tmp_path)
-    again = _config()
-    again.teacher[1].checkpoint = str(tmp_path / "teacher2")  # where it is does not matter
-    assert launch.run(again, tmp_path)[-1] == results[-1]
-    again.teacher[1].weight = 2.0
+    changed = _config()
+    # The path of a teacher may change.
+    changed.teacher[1].checkpoint = str(tmp_path / "teacher2")
+    assert launch.run(changed, tmp_path)[-1] == results[-1]
+    changed.teacher[1].weight = 2.0
     with pytest.raises(errors.InputError, match=r"teacher\[1\].weight is 2.0, stored 1.0"):
-        launch.run(again, tmp_path)
+        launch.run(changed, tmp_path)
 
 
 def _check_heads(run):
-    """Each teacher's head can be kept behind the student's embedding."""
+    """Asserts that the student can be loaded with the head of each teacher."""
     *_, state = sorted(run.glob("checkpoints/*/state"))
     stored = ocp.PyTreeCheckpointer().restore(state)["params"]["objectives"]["rrd"]
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
@@ -50,14 +51,14 @@ def _check_heads(run):
         layer = jax.tree.map(np.asarray, stored[f"teacher{i}"])
         rows = bare @ layer["kernel"] + layer["bias"]
         expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        kept = rrd_jax.load(run, head=f"rrd[{i}]").embed(images)
-        np.testing.assert_allclose(kept, expected, rtol=1e-4, atol=1e-5)
+        actual = rrd_jax.load(run, head=f"rrd[{i}]").embed(images)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     for name in ("rrd", "rrd[2]"):
         with pytest.raises(errors.InputError, match=r"2 teachers.*'rrd\[0\]' to 'rrd\[1\]'"):
             rrd_jax.load(run, head=name)
 
 
-def test_what_several_teachers_cannot_be_is_refused():
+def test_invalid_weights_and_objectives_of_several_teachers_are_refused():
     config = _config()
     config.teacher[1].weight = -1.0
     with pytest.raises(errors.InputError, match=r"teacher\[1\].weight is -1"):

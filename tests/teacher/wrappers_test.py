@@ -1,3 +1,5 @@
+"""Wrappers of frozen teachers: probes, class vectors, ensembles and preprocessing."""
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ _STUDENT = Preprocessing(8, 3, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 @pytest.fixture(scope="module")
 def bare():
-    """A network without a classifier, and its weights, with statistics that are not trivial."""
+    """A network without a classifier, and variables with nontrivial batch statistics."""
     network = tiny.NETWORK(num_classes=0)
     variables = networks.init(network, jax.random.key(0), _SHAPE)
     rng = np.random.default_rng(0)
@@ -27,7 +29,7 @@ def bare():
 
 @pytest.fixture(scope="module")
 def images():
-    """A batch, normalised as the student sees it."""
+    """A batch with the normalization of the student."""
     return jax.random.normal(jax.random.key(1), (4, *_SHAPE))
 
 
@@ -35,8 +37,12 @@ def _unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def _wrapped(bare):
-    """The network with a probe, and with class vectors; and their variables."""
+def _wrappers(bare):
+    """Yields the network with a probe and with class vectors.
+
+    Each item has the wrapped network, its variables and the expected logits as a function of the
+    embedding.
+    """
     network, variables = bare
     rng = np.random.default_rng(1)
     head = {"kernel": rng.normal(size=(16, 5)), "bias": rng.normal(size=5)}
@@ -53,23 +59,23 @@ def _wrapped(bare):
     )
 
 
-def test_a_network_of_no_classes_has_an_embedding_and_neither_logits_nor_head(bare, images):
+def test_a_network_without_classes_has_an_embedding_but_no_logits_and_no_head(bare, images):
     network, variables = bare
     full = tiny.NETWORK(num_classes=4)
-    made = networks.init(full, jax.random.key(0), _SHAPE)
-    kept = {n: s for n, s in networks.named_shapes(made).items() if not n.startswith("params/fc/")}
-    assert networks.named_shapes(variables) == kept
-    found = network.apply(variables, images)
-    assert found.logits == () == found.head
-    assert found.embedding.shape == (4, 16)
-    row = step_outputs.cached_row(found)  # what the cache keeps
-    assert row is found.embedding
-    assert step_outputs.from_row(row, (), found).logits == ()
+    shapes = networks.named_shapes(networks.init(full, jax.random.key(0), _SHAPE))
+    expected = {n: s for n, s in shapes.items() if not n.startswith("params/fc/")}
+    assert networks.named_shapes(variables) == expected
+    outputs = network.apply(variables, images)
+    assert outputs.logits == () == outputs.head
+    assert outputs.embedding.shape == (4, 16)
+    row = step_outputs.cached_row(outputs)
+    assert row is outputs.embedding
+    assert step_outputs.from_row(row, (), outputs).logits == ()
 
 
-def test_logits_follow_from_the_embedding_folded_cached_and_live(bare, images):
+def test_live_folded_and_cached_networks_compute_logits_from_the_embedding(bare, images):
     embedding = np.asarray(bare[0].apply(bare[1], images).embedding, np.float64)
-    for network, variables, logits in _wrapped(bare):
+    for network, variables, logits in _wrappers(bare):
         live = network.apply(variables, images)
         np.testing.assert_allclose(live.logits, logits(embedding), rtol=2e-4, atol=2e-4)
         folded = network.apply(fold.fold(network, variables, _SHAPE), images)
@@ -82,45 +88,46 @@ def test_logits_follow_from_the_embedding_folded_cached_and_live(bare, images):
         chex.assert_trees_all_equal(recalled.embedding, live.embedding)
 
 
-def test_teachers_together_have_logits_only_if_each_has():
+def test_an_ensemble_has_logits_only_if_each_member_has_logits():
     rows = [Outputs(jnp.ones((2, 3)), jnp.ones((2, 4))), Outputs((), jnp.ones((2, 4)))]
     joined = ensemble.Ensemble((), (0.5, 0.5)).join(rows)
     assert joined.logits == ()
     assert all(member.logits == () for member in joined.members)
 
 
-def _own(**fields):
+def _choose_preprocessing(**fields):
     return preprocessing.for_teacher(TeachingChoice(**fields), None, _STUDENT)
 
 
-def test_images_of_the_same_kind_are_not_touched(bare):
-    assert _own() is None
-    assert _own(image_size=8, mean=(0.50005, 0.4, 0.3)) is None
-    known = Preprocessing(8, 3, _STUDENT.mean, _STUDENT.std, resize=9)
-    assert preprocessing.for_teacher(TeachingChoice(), known, _STUDENT) is None
+def test_equal_preprocessing_needs_no_wrapper(bare):
+    assert _choose_preprocessing() is None
+    assert _choose_preprocessing(image_size=8, mean=(0.50005, 0.4, 0.3)) is None
+    stored = Preprocessing(8, 3, _STUDENT.mean, _STUDENT.std, resize=9)
+    assert preprocessing.for_teacher(TeachingChoice(), stored, _STUDENT) is None
     assert preprocessing.wrap(bare[0], None, _STUDENT) is bare[0]
 
 
-def test_what_the_config_says_goes_before_what_the_weights_say():
-    known = Preprocessing(16, 3, (0.1,) * 3, (0.2,) * 3)
-    assert preprocessing.for_teacher(TeachingChoice(), known, _STUDENT) == known
-    asked = TeachingChoice(mean=(0.3,) * 3, image_size=8)
-    found = preprocessing.for_teacher(asked, known, _STUDENT)
-    assert found == Preprocessing(8, 3, (0.3,) * 3, (0.2,) * 3)
+def test_preprocessing_fields_override_the_preprocessing_of_the_weights():
+    stored = Preprocessing(16, 3, (0.1,) * 3, (0.2,) * 3)
+    assert preprocessing.for_teacher(TeachingChoice(), stored, _STUDENT) == stored
+    choice = TeachingChoice(mean=(0.3,) * 3, image_size=8)
+    actual = preprocessing.for_teacher(choice, stored, _STUDENT)
+    assert actual == Preprocessing(8, 3, (0.3,) * 3, (0.2,) * 3)
 
 
-def test_images_are_normalised_and_sized_as_the_teacher_knows_them(bare, images):
+def test_images_are_normalized_and_resized_for_the_teacher(bare, images):
     network, variables = bare
-    seen = _own(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), image_size=16)
-    teacher = preprocessing.wrap(network, seen, _STUDENT)
+    target = _choose_preprocessing(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), image_size=16)
+    teacher = preprocessing.wrap(network, target, _STUDENT)
     pixels = np.asarray(images) * _STUDENT.std + _STUDENT.mean
     large = np.asarray(jax.image.resize(pixels, (4, 16, 16, 3), "bilinear"))
-    wanted = (large - np.array(seen.mean)) / np.array(seen.std)
-    np.testing.assert_allclose(teacher.preprocess(images), wanted, rtol=1e-4, atol=1e-5)
-    found = teacher.apply(variables, images)
-    direct = network.apply(variables, jnp.float32(wanted))
-    chex.assert_trees_all_close(found.embedding, direct.embedding, rtol=1e-3, atol=1e-4)
-    assert found.maps[0].shape[1:3] == (16, 16)
-    same = preprocessing.wrap(network, _own(std=(0.5,) * 3), _STUDENT)
-    assert same.preprocess(images).shape == images.shape
-    assert repr(same) != repr(teacher)  # what caches are told apart by
+    expected = (large - np.array(target.mean)) / np.array(target.std)
+    np.testing.assert_allclose(teacher.preprocess(images), expected, rtol=1e-4, atol=1e-5)
+    actual = teacher.apply(variables, images)
+    direct = network.apply(variables, jnp.float32(expected))
+    chex.assert_trees_all_close(actual.embedding, direct.embedding, rtol=1e-3, atol=1e-4)
+    assert actual.maps[0].shape[1:3] == (16, 16)
+    unscaled = preprocessing.wrap(network, _choose_preprocessing(std=(0.5,) * 3), _STUDENT)
+    assert unscaled.preprocess(images).shape == images.shape
+    # The keys of caches contain the representation of the network.
+    assert repr(unscaled) != repr(teacher)
