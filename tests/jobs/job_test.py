@@ -45,7 +45,7 @@ def test_the_whole_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("method", "fields", "warned"),
+    ("method", "fields", "warns"),
     [
         ("rrd", {"objectives.ce.weight": 0.0}, True),
         ("rrd+kd", {"objectives.ce.weight": 0.0}, False),

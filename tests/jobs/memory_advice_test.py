@@ -32,7 +32,7 @@ def test_each_field_that_reduces_memory_is_named():
 
 
 @pytest.mark.parametrize(
-    ("argument", "fields", "gone"),
+    ("argument", "fields", "absent"),
     [
         ("resnet8-resnet8,rrd", {"train.remat": "all"}, ["train.remat=all"]),
         ("vgg8-vgg8,rrd", {"train.remat": "convolutions"}, ["train.remat=all"]),

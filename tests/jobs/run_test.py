@@ -12,7 +12,7 @@ from tests import launch
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-@pytest.mark.parametrize("ends", [False, True], ids=["stopped", "finished"])
+@pytest.mark.parametrize("finished", [False, True], ids=["stopped", "finished"])
 def test_a_run_of_a_newer_version_is_refused_in_one_line(finished, tmp_path):
     config = launch.digits("smoke,tiny,ce", **{"train.epochs": 2})
     if finished:

@@ -1,3 +1,5 @@
+"""Metrics of a run: file, TensorBoard, console, progress line and clock."""
+
 import json
 
 import pytest
@@ -7,7 +9,7 @@ from rrd_jax.run_folder import metrics_writer
 from tests.screen import Screen
 
 
-def _row(epoch, **more):
+def _row(epoch, **metrics):
     return {
         "epoch": epoch,
         "step": epoch * 10,
@@ -20,14 +22,14 @@ def _row(epoch, **more):
         "best/top1": 70.0,
         "best/epoch": 1,
         **metrics_writer.speeds(12.34, 100, 1e9, 0),
-        **more,
+        **metrics,
     }
 
 
 def _write(folder, epochs, step=0):
-    with metrics_writer.MetricsWriter(folder, "student", step) as out:
+    with metrics_writer.MetricsWriter(folder, "student", step) as writer:
         for epoch in epochs:
-            out.row(_row(epoch), 5)
+            writer.row(_row(epoch), 5)
 
 
 def _rows(folder):
@@ -38,15 +40,15 @@ def test_rows_reach_the_file_tensorboard_and_the_console(tmp_path, capsys):
     _write(tmp_path, [1, 2])
     assert _rows(tmp_path) == [_row(1), _row(2)]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    found = [(event.step, event.value) for event in events.Scalars("test/top1")]
-    assert found == [(10, 61.0), (20, 62.0)]
+    scalars = [(event.step, event.value) for event in events.Scalars("test/top1")]
+    assert scalars == [(10, 61.0), (20, 62.0)]
     out = capsys.readouterr().out
     assert "[student] epoch   2/5  test top-1  62.00  best 70.00 (1)" in out
     assert "ce 0.5" in out
 
 
 @pytest.mark.parametrize("tail", ["", '{"epoch": 3, "st'])
-def test_a_second_start_drops_the_rows_after_its_checkpoint(tmp_path, tail):
+def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path, tail):
     _write(tmp_path, [1, 2, 3])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(tail)
@@ -66,7 +68,7 @@ _GARBLED = [
 
 
 @pytest.mark.parametrize("line", _GARBLED, ids=range(len(_GARBLED)))
-def test_a_garbled_line_loses_that_line_only_and_is_said(line, tmp_path, capsys):
+def test_a_damaged_line_is_dropped_with_a_warning(line, tmp_path, capsys):
     _write(tmp_path, [1, 2, 3])
     lines = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([lines[0], line, *lines[2:]]))
@@ -75,14 +77,14 @@ def test_a_garbled_line_loses_that_line_only_and_is_said(line, tmp_path, capsys)
     assert "warning: 1 of 3 lines of" in capsys.readouterr().out
 
 
-def _progress(out):
-    out.progress(1.5, 5, 0.0125, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
+def _write_progress(writer):
+    writer.progress(1.5, 5, 0.0125, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
 
 
-def test_progress_names_epoch_speed_time_left_and_terms(tmp_path, monkeypatch):
+def test_the_progress_line_has_epoch_remaining_time_speed_and_terms(tmp_path, monkeypatch):
     screen = Screen(monkeypatch, columns=100)
-    with metrics_writer.MetricsWriter(tmp_path, "student") as out:
-        _progress(out)
+    with metrics_writer.MetricsWriter(tmp_path, "student") as writer:
+        _write_progress(writer)
         assert screen.lines() == [
             "[student] epoch 1.50/5  1:05 left  loss 2  1,234 images/s  lr 0.0125  ce 1.25"
         ]
@@ -90,43 +92,42 @@ def test_progress_names_epoch_speed_time_left_and_terms(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [20, 60, 80])
-def test_on_a_terminal_nothing_is_wider_than_it_and_progress_leaves_nothing(
-    tmp_path, monkeypatch, columns
-):
+def test_lines_fit_the_terminal_and_the_progress_line_is_removed(tmp_path, monkeypatch, columns):
     screen = Screen(monkeypatch, columns)
-    with metrics_writer.MetricsWriter(tmp_path, "distilled, rrd+kd") as out:
-        out.start(["resnet8, 77,754 parameters, loss 1 ce, 5 epochs of 10 steps"], 10, 10)
-        _progress(out)
-        screen.columns = columns - 8  # somebody makes the window smaller
-        _progress(out)
-        out.row(_row(2), 5)
+    with metrics_writer.MetricsWriter(tmp_path, "distilled, rrd+kd") as writer:
+        writer.start(["resnet8, 77,754 parameters, loss 1 ce, 5 epochs of 10 steps"], 10, 10)
+        _write_progress(writer)
+        # The user makes the window narrower.
+        screen.columns = columns - 8
+        _write_progress(writer)
+        writer.row(_row(2), 5)
     *_, last = screen.lines()
     assert "epoch   2/5" in last or columns == 20
     assert not [line for line in screen.lines() if "1.50" in line or "compiling" in line]
     assert max(map(len, screen.lines())) <= columns
 
 
-def test_a_log_file_gets_a_line_an_epoch_and_one_now_and_then_within_long_ones(
+def test_a_log_file_has_one_line_per_epoch_and_occasional_progress_lines(
     tmp_path, capsys, monkeypatch
 ):
-    with metrics_writer.MetricsWriter(tmp_path, "student") as out:
+    with metrics_writer.MetricsWriter(tmp_path, "student") as writer:
         for _ in range(3):
-            _progress(out)
-        out.row(_row(1), 5)
+            _write_progress(writer)
+        writer.row(_row(1), 5)
         assert capsys.readouterr().out.count("\n") == 1
         monkeypatch.setattr(metrics_writer, "_QUIET_SECONDS", 0.0)
-        _progress(out)
+        _write_progress(writer)
         assert "epoch 1.50/5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")]
 )
-def test_durations(seconds, text):
+def test_durations_are_formatted_as_hours_minutes_and_seconds(seconds, text):
     assert metrics_writer.duration(seconds) == text
 
 
-def test_the_clock_counts_what_steps_wait_for_images(monkeypatch):
+def test_the_clock_measures_the_share_of_time_spent_waiting_for_images(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(metrics_writer.time, "monotonic", lambda: now[0])
     clock = metrics_writer.Clock(0.0, 0)
@@ -141,7 +142,7 @@ def test_the_clock_counts_what_steps_wait_for_images(monkeypatch):
     assert clock.wait_share() == 0
 
 
-def test_the_clock_adds_earlier_starts_and_measures_since_its_mark(monkeypatch):
+def test_the_clock_adds_earlier_starts_and_measures_the_rate_since_its_mark(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(metrics_writer.time, "monotonic", lambda: now[0])
     clock = metrics_writer.Clock(before=100.0, step=5)

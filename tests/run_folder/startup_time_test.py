@@ -1,4 +1,4 @@
-"""How long a command takes to its first training step."""
+"""Time from the start of a command to its first training step."""
 
 import json
 import re
@@ -13,16 +13,17 @@ def test_seconds_are_counted_from_the_start_of_the_process(monkeypatch):
         "startup_time.begin()\n"
         "startup_time.phase('imports'); print(startup_time.end()['imports'])"
     )
-    began = time.monotonic()
-    said = subprocess.check_output([sys.executable, "-c", code], text=True)
-    assert 0.5 < float(said) < time.monotonic() - began + 0.02  # the system counts in hundredths
+    start = time.monotonic()
+    seconds = subprocess.check_output([sys.executable, "-c", code], text=True)
+    # The system measures the start of a process in hundredths of a second.
+    assert 0.5 < float(seconds) < time.monotonic() - start + 0.02
 
 
-def test_a_command_says_when_its_first_step_was_made(commands, tmp_path):
+def test_a_command_logs_the_time_to_its_first_step(commands, tmp_path):
     config = "--config=configs/digits.py:smoke,resnet8,ce"
-    done = commands.run(config, f"--workdir={tmp_path}")
-    assert done.code == 0, done.err
-    (line,) = [line for line in done.out.splitlines() if "first step" in line]
+    outcome = commands.run(config, f"--workdir={tmp_path}")
+    assert outcome.code == 0, outcome.err
+    (line,) = [line for line in outcome.out.splitlines() if "first step" in line]
     phases = re.findall(r"(\w+) [\d.]+", line.partition(" s (")[2])
     assert phases == ["imports", "checks", "data", "state", "compiling", "step"]
     first, *later = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())

@@ -1,4 +1,4 @@
-"""Workdirs with random damage: a run ends as an undamaged one, or in one line of ours."""
+"""Fuzz test of damaged workdirs: a run has the usual result or ends with an error of one line."""
 
 import random
 import shutil
@@ -21,7 +21,7 @@ def _config():
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory):
-    """A finished run, one stopped inside its last epoch, and what both end with."""
+    """The parent folder of a finished and a stopped run, and the results of the finished run."""
     from tests import tiny
 
     root = tmp_path_factory.mktemp("workdirs")
@@ -36,17 +36,17 @@ def _remove(path, chance):
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _as_file(path, chance):
+def _replace_by_file(path, chance):
     _remove(path, chance)
     path.write_bytes(chance.choice(_JUNK))
 
 
-def _as_folder(path, chance):
+def _replace_by_folder(path, chance):
     _remove(path, chance)
     path.mkdir()
 
 
-def _as_link(path, chance):
+def _replace_by_link(path, chance):
     _remove(path, chance)
     path.symlink_to(chance.choice([path.name, "nowhere", "/dev/null"]))
 
@@ -60,69 +60,71 @@ def _change(path, chance):
     content = bytearray(path.read_bytes())
     if not content:
         return
-    at = chance.randrange(len(content))
-    how = chance.choice(["cut", "flip", "insert", "zero"])
-    if how == "cut":
-        del content[at:]
-    elif how == "flip":
-        content[at] ^= 1 << chance.randrange(8)
-    elif how == "insert":
-        content[at:at] = b'"7"'
+    position = chance.randrange(len(content))
+    mode = chance.choice(["cut", "flip", "insert", "zero"])
+    if mode == "cut":
+        del content[position:]
+    elif mode == "flip":
+        content[position] ^= 1 << chance.randrange(8)
+    elif mode == "insert":
+        content[position:position] = b'"7"'
     else:
-        content[at:] = bytes(len(content) - at)
+        content[position:] = bytes(len(content) - position)
     path.write_bytes(content)
 
 
-_DAMAGES = [_remove, _as_file, _as_folder, _as_link, _change, _change]
+_DAMAGES = [_remove, _replace_by_file, _replace_by_folder, _replace_by_link, _change, _change]
 
 
-def _damage(folder, chance):
-    """Damages one to three things, in checkpoints or beside them; returns what, for a report."""
-    said = []
+def _damage_files(folder, chance):
+    """Damages one to three files or folders; returns a description of each damage."""
+    damages = []
     for _ in range(chance.choice([1, 1, 2, 3])):
-        top = sorted(path for path in folder.iterdir())
-        if not top:
+        entries = sorted(path for path in folder.iterdir())
+        if not entries:
             break
-        path = chance.choice(top)
+        path = chance.choice(entries)
         while path.is_dir() and not path.is_symlink() and chance.random() < 0.85:
-            inside = sorted(path.iterdir())
-            if not inside:
+            entries = sorted(path.iterdir())
+            if not entries:
                 break
-            path = chance.choice(inside)
-        how = chance.choice(_DAMAGES)
-        if path.is_symlink() and how is _change:
+            path = chance.choice(entries)
+        damage = chance.choice(_DAMAGES)
+        if path.is_symlink() and damage is _change:
             continue
-        how(path, chance)
-        said.append(f"{how.__name__} {path.relative_to(folder)}")
-    return said
+        damage(path, chance)
+        damages.append(f"{damage.__name__} {path.relative_to(folder)}")
+    return damages
 
 
 def _check(workdirs, folder, number):
-    """The property."""
+    """Asserts that a run in a damaged workdir has the usual result or ends with one line."""
     (root, results), chance = workdirs, random.Random(number)
     source = root / chance.choice(["finished", "stopped"])
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
-    said = _damage(folder, chance)
+    damages = _damage_files(folder, chance)
     try:
-        (end,), message = launch.run(_config(), folder), None
+        (result,), message = launch.run(_config(), folder), None
     except errors.InputError as error:
-        end, message = None, str(error)
+        result, message = None, str(error)
     except BaseException as error:
-        error.add_note(f"{number}: {source.name}: {', '.join(said)}")
+        error.add_note(f"{number}: {source.name}: {', '.join(damages)}")
         raise
     if message is not None:
-        assert "\n" not in message, said
-        assert str(folder) in message, said
+        assert "\n" not in message, damages
+        assert str(folder) in message, damages
         return
-    (wanted,) = results
-    assert end._replace(seconds=0, checkpoint="") == wanted._replace(seconds=0, checkpoint=""), said
+    (expected,) = results
+    assert result._replace(seconds=0, checkpoint="") == expected._replace(
+        seconds=0, checkpoint=""
+    ), damages
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @fuzz.settings(10)
 @given(number=st.integers(0, 2**32))
-def test_a_damaged_workdir_ends_as_an_undamaged_one_or_in_one_line(number, workdirs, tmp_path):
+def test_a_damaged_workdir_gives_the_usual_result_or_one_error_line(number, workdirs, tmp_path):
     _check(workdirs, tmp_path / "damaged", number)
 
 
@@ -131,5 +133,5 @@ def test_a_damaged_workdir_ends_as_an_undamaged_one_or_in_one_line(number, workd
 @fuzz.seeded
 @fuzz.long_settings(100)
 @given(number=st.integers(0, 2**32))
-def test_many_damaged_workdirs_end_as_undamaged_ones_or_in_one_line(number, workdirs, tmp_path):
+def test_many_damaged_workdirs_give_the_usual_result_or_one_error_line(number, workdirs, tmp_path):
     _check(workdirs, tmp_path / "damaged", number)

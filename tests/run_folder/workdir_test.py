@@ -1,4 +1,4 @@
-"""A run's folder: what it keeps, what may change between two starts, what is said of damage."""
+"""Workdirs: config.json, changes between two starts, damage and locks."""
 
 import errno
 import fcntl
@@ -23,16 +23,17 @@ def _claim(folder, config=_CONFIG, **options):
 
 
 @pytest.fixture
-def begun(tmp_path):
-    """A folder of a run that has a checkpoint."""
+def started(tmp_path):
+    """The workdir of a run that has a checkpoint."""
     _claim(tmp_path)
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     return tmp_path
 
 
-def test_config_json_says_where_the_numbers_come_from(begun):
-    assert _claim(begun) == _CONFIG  # fields alone
-    content = json.loads((begun / "config.json").read_text())
+def test_config_json_records_versions_command_and_devices(started):
+    # The returned config contains only fields.
+    assert _claim(started) == _CONFIG
+    content = json.loads((started / "config.json").read_text())
     starts = content.pop("starts")
     assert content == _CONFIG
     for start in (starts["first"], starts["latest"]):
@@ -54,19 +55,19 @@ def test_config_json_says_where_the_numbers_come_from(begun):
         ("\udcff", "decode"),
     ],
 )
-def test_a_damaged_config_file_says_how_to_go_on(content, reason, begun):
-    (begun / "config.json").write_bytes(content.encode(errors="surrogateescape"))
+def test_a_damaged_config_file_is_refused_with_a_remedy(content, reason, started):
+    (started / "config.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(errors.InputError, match=f"config.json is damaged .*{reason}.*; delete it"):
-        _claim(begun)
+        _claim(started)
 
 
-def test_another_config_is_refused_with_a_few_fields_and_the_version(begun):
-    path = begun / "config.json"
+def test_another_config_is_refused_with_some_fields_and_the_version(started):
+    path = started / "config.json"
     content = json.loads(path.read_text())
     content["starts"]["latest"]["version"] = "9.0.0"
     path.write_text(json.dumps(content | {f"new{i}": "x" * 200 for i in range(20)}))
     with pytest.raises(errors.InputError) as caught:
-        _claim(begun, _CONFIG | {"seed": 1})
+        _claim(started, _CONFIG | {"seed": 1})
     text = str(caught.value)
     assert "new0 is absent, stored xxx" in text
     assert "and 13 more" in text
@@ -74,15 +75,15 @@ def test_another_config_is_refused_with_a_few_fields_and_the_version(begun):
     assert len(text) < 1500
 
 
-def test_fields_of_a_later_version_take_their_defaults_and_are_said(begun, capsys):
+def test_new_fields_of_a_later_version_get_their_defaults_and_a_note(started, capsys):
     later = _CONFIG | {"train": {"epochs": 2, "ema": 0.0}}
-    assert _claim(begun, later, defaults={"train": {"ema": 0.0}}) == _CONFIG
+    assert _claim(started, later, defaults={"train": {"ema": 0.0}}) == _CONFIG
     assert "train.ema 0.0" in capsys.readouterr().out
     with pytest.raises(errors.InputError, match=r"train.grow is 3, stored absent"):
-        _claim(begun, _CONFIG | {"train": {"epochs": 2, "grow": 3}})
+        _claim(started, _CONFIG | {"train": {"epochs": 2, "grow": 3}})
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_workdir_that_is_not_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("text")
     for path in ("file", "file/below"):
         with pytest.raises(errors.InputError, match="file is a file; remove it, or pass another"):
@@ -94,7 +95,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         _claim(tmp_path / "a\0b")
 
 
-def test_the_checkpoints_of_a_run_are_no_workdir(tmp_path):
+def test_a_workdir_within_the_checkpoints_of_a_run_is_refused(tmp_path):
     weights = {"params": {"w": np.ones(2, np.float32)}, "batch_stats": {}}
     checkpoints.save_network(tmp_path, weights, {"epoch": 1})
     for name in ("checkpoints", "checkpoints/0", "checkpoints/other"):
@@ -103,28 +104,29 @@ def test_the_checkpoints_of_a_run_are_no_workdir(tmp_path):
             pass
 
 
-def test_a_disk_that_takes_nothing_is_no_mistake_of_the_user(tmp_path, monkeypatch):
-    def full(*arguments):
+def test_a_full_disk_is_a_disk_error_and_not_an_input_error(tmp_path, monkeypatch):
+    def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(workdir.atomic_write, "write_json", full)
+    monkeypatch.setattr(workdir.atomic_write, "write_json", fail)
     with pytest.raises(errors.DiskError, match="cannot be used: No space left on device"):
         _claim(tmp_path)
 
 
 def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, capsys):
-    def no_locks(*arguments):
+    def fail(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", fail)
     _claim(tmp_path)
     assert "cannot be locked (No locks available)" in capsys.readouterr().out
 
 
-def test_a_run_is_not_refused_while_a_reader_tries_the_lock(tmp_path):
+def test_a_run_waits_while_a_reader_holds_the_lock(tmp_path):
     _claim(tmp_path)
     reader = (tmp_path / "lock").open()
-    fcntl.flock(reader, fcntl.LOCK_SH)  # `rrd_jax.runs` holds it for some microseconds.
+    # `rrd_jax.runs` holds the lock for some microseconds.
+    fcntl.flock(reader, fcntl.LOCK_SH)
     threading.Timer(0.03, reader.close).start()
     _claim(tmp_path)
     assert reader.closed
@@ -132,30 +134,30 @@ def test_a_run_is_not_refused_while_a_reader_tries_the_lock(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_run_grows_to_the_bits_of_one_that_was_as_long_from_its_start(tmp_path, capsys):
+def test_an_extended_run_is_bit_identical_to_a_long_run(tmp_path, capsys):
     fields = {"optimizer.schedule": "constant", "teacher.epochs": None}
     short, long = (launch.digits(_PAIR, **fields, **{"train.epochs": n}) for n in (1, 2))
     launch.run(short, tmp_path / "grown")
     capsys.readouterr()
     results = launch.run(long, tmp_path / "grown")
-    said = capsys.readouterr().out
-    assert "train.epochs 1 -> 2" in said
-    assert "from 1 to 2 epochs, identical to a run with 2 epochs" in said
-    assert "is finished and keeps train.epochs=1" in said
+    output = capsys.readouterr().out
+    assert "train.epochs 1 -> 2" in output
+    assert "from 1 to 2 epochs, identical to a run with 2 epochs" in output
+    assert "is finished and keeps train.epochs=1" in output
     assert [result.label for result in results] == ["teacher", "distilled, rrd+kd"]
-    whole = launch.digits(_PAIR, **fields | {"train.epochs": 2, "teacher.epochs": 1})
-    launch.run(whole, tmp_path / "whole")
-    assert launch.rows(tmp_path / "grown") == launch.rows(tmp_path / "whole")
-    assert launch.digests(tmp_path / "grown", 6) == launch.digests(tmp_path / "whole", 6)
+    direct = launch.digits(_PAIR, **fields | {"train.epochs": 2, "teacher.epochs": 1})
+    launch.run(direct, tmp_path / "direct")
+    assert launch.rows(tmp_path / "grown") == launch.rows(tmp_path / "direct")
+    assert launch.digests(tmp_path / "grown", 6) == launch.digests(tmp_path / "direct", 6)
     with pytest.raises(errors.InputError, match=r"train.epochs is 1, stored 2"):
         launch.run(short, tmp_path / "grown")
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.long
-def test_a_run_whose_rates_depend_on_its_length_is_another_when_it_grows(tmp_path, capsys):
+def test_extending_a_run_whose_schedule_depends_on_its_length_is_warned_about(tmp_path, capsys):
     fields = {"optimizer.schedule": "cosine"}
     for epochs in (1, 2):
         launch.run(launch.digits("smoke,tiny,ce", **fields, **{"train.epochs": epochs}), tmp_path)
-    said = capsys.readouterr().out
-    assert "learning rates so far followed the schedule for 1, and the rate changes from" in said
+    output = capsys.readouterr().out
+    assert "learning rates so far followed the schedule for 1, and the rate changes from" in output

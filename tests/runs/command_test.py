@@ -1,4 +1,4 @@
-"""The command `python -m rrd_jax.runs`, as a user starts it."""
+"""The command `python -m rrd_jax.runs`."""
 
 import contextlib
 import csv
@@ -23,13 +23,13 @@ from tests.runs import run_files
 _HEAVY = ("jax", "flax", "orbax", "tensorflow_datasets", "tensorboardX", "numpy", "ml_collections")
 
 
-def _runs(*arguments, cwd=None, code=0):
-    """Returns standard output and error of the command."""
+def _run_command(*arguments, cwd=None, code=0):
+    """Runs the command; returns its standard output and standard error."""
     command = [sys.executable, "-m", "rrd_jax.runs", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    assert outcome.returncode == code, outcome.stdout + outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    return outcome.stdout, outcome.stderr
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 def test_runs_are_listed_as_a_markdown_table(folder, tmp_path):
     (tmp_path / "runs").symlink_to(folder)
-    out, err = _runs(cwd=tmp_path)
+    out, err = _run_command(cwd=tmp_path)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()]
     assert lines[0] == list(table.DEFAULT_COLUMNS)
     assert [line[0] for line in lines[2:5]] == ["kd/seed2", "kd/seed10", "rrd/seed0"]
@@ -54,18 +54,20 @@ def test_runs_are_listed_as_a_markdown_table(folder, tmp_path):
     assert not err
 
 
-def test_columns_order_and_format(folder):
-    out, _ = _runs(folder, "--sort=-top1", "--columns=name,top1,data.mean", "--format=csv")
+def test_columns_order_and_format_can_be_chosen(folder):
+    out, _ = _run_command(folder, "--sort=-top1", "--columns=name,top1,data.mean", "--format=csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert rows[0] == {"name": "rrd/seed0", "top1": "80.0", "data.mean": "[0.3]"}
     names = ["name", "optimizer.nesterov", "config.seed", "test/loss"]
-    (first, *_) = json.loads(_runs("--format", "json", folder, f"--columns={','.join(names)}")[0])
+    (first, *_) = json.loads(
+        _run_command("--format", "json", folder, f"--columns={','.join(names)}")[0]
+    )
     assert list(first) == names
     assert list(first.values())[1:] == [False, 2, pytest.approx(100 / 60)]
-    (*_, last) = json.loads(_runs(folder, "--format=json")[0])
+    (*_, last) = json.loads(_run_command(folder, "--format=json")[0])
     assert (last["state"], last["path"]) == ("died", str(folder / "rrd" / "seed0"))
     assert last["size"] > 100
-    (header, *_) = _runs(folder, "--columns=+role")[0].splitlines()
+    (header, *_) = _run_command(folder, "--columns=+role")[0].splitlines()
     assert header.split("|")[-2].strip() == "role"
 
 
@@ -79,7 +81,7 @@ def test_columns_order_and_format(folder):
         (["objectives.none"], [2, 10, 0]),
     ],
 )
-def test_runs_are_sorted(folder, order, seeds):
+def test_runs_are_sorted_by_each_kind_of_column(folder, order, seeds):
     runs = table.ordered(status.read(str(folder))[0], ["name"])
     assert [run.value("seed") for run in table.ordered(runs, order)] == seeds
 
@@ -115,18 +117,20 @@ def test_a_table_fits_the_screen(folder, width):
         (["all", "--diff", "kd/seed2", "kd/seed10", "--columns=x"], 2, "metric 'x'"),
     ],
 )
-def test_mistakes_are_one_line_and_a_code(folder, tmp_path, arguments, code, message):
+def test_invalid_arguments_end_with_one_error_line_and_an_exit_code(
+    folder, tmp_path, arguments, code, message
+):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "all").symlink_to(folder)
-    out, err = _runs(*arguments, cwd=tmp_path, code=code)
+    out, err = _run_command(*arguments, cwd=tmp_path, code=code)
     assert not out
     (line,) = err.splitlines()
     assert message in line
 
 
 def test_two_runs_are_compared(folder):
-    out, _ = _runs(folder, "--diff", "kd/seed10", "rrd/seed0")
+    out, _ = _run_command(folder, "--diff", "kd/seed10", "rrd/seed0")
     _, fields, curves = (part.splitlines() for part in out.split("\n\n"))
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (*fields, *curves)]
     assert ["method", "kd", "rrd"] in cells
@@ -135,39 +139,39 @@ def test_two_runs_are_compared(folder):
     assert ["epoch", "test/top1 A", "test/top1 B", "test/loss A", "test/loss B"] in cells
     assert cells[-1][:3] == ["3", "61", "-"]
     a, b = folder / "kd" / "seed2", folder / "kd" / "seed10"
-    out, _ = _runs("--diff", a, b, "--format=csv", "--columns=test/top1")
+    out, _ = _run_command("--diff", a, b, "--format=csv", "--columns=test/top1")
     assert out == "epoch,test/top1 A,test/top1 B\n1,60.0,61.0\n2,60.0,61.0\n3,60.0,61.0\n"
-    content = json.loads(_runs("--diff", a, b, "--format=json")[0])
+    content = json.loads(_run_command("--diff", a, b, "--format=json")[0])
     assert content["fields"] == {"seed": [2, 10]}
     assert content["curves"][0]["test/loss B"] == pytest.approx(100 / 61)
 
 
-def test_long_curves_are_thinned_and_keep_the_last_epoch(tmp_path):
+def test_long_curves_are_subsampled_and_include_the_last_epoch(tmp_path):
     for name in "ab":
         run_files.write(tmp_path / name, epochs=100, train={"epochs": 100})
-    out, _ = _runs(tmp_path, "--diff", "a", "b")
+    out, _ = _run_command(tmp_path, "--diff", "a", "b")
     assert "25 of 100 epochs; use --format=csv for all epochs" in out
     rows = [line.split()[1] for line in out.splitlines() if line.startswith("| ")]
     assert rows[-2:] == ["96", "100"]
-    assert len(_runs(tmp_path, "--diff", "a", "b", "--format=csv")[0].splitlines()) == 101
+    assert len(_run_command(tmp_path, "--diff", "a", "b", "--format=csv")[0].splitlines()) == 101
 
 
 def test_control_characters_in_names_are_escaped(tmp_path):
     run_files.write(tmp_path / "a\x1b[31m\nb é")
     (tmp_path / os.fsdecode(b"\xff")).mkdir()
     shutil.copytree(tmp_path / "a\x1b[31m\nb é", tmp_path / os.fsdecode(b"\xff") / "c")
-    out, _ = _runs(tmp_path)
+    out, _ = _run_command(tmp_path)
     assert "a\\x1b[31m\\nb é" in out
     assert "\\udcff/c" in out
-    names = [run["name"] for run in json.loads(_runs(tmp_path, "--format=json")[0])]
+    names = [run["name"] for run in json.loads(_run_command(tmp_path, "--format=json")[0])]
     assert set(names) == {"a\x1b[31m\nb é", os.fsdecode(b"\xff") + "/c"}
 
 
 def test_a_closed_pipe_ends_the_command_quietly(folder):
     command = f"{sys.executable} -m rrd_jax.runs {folder} | head -1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1] in ("0", "141")
-    assert not done.stderr
+    outcome = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert outcome.stdout.splitlines()[-1] in ("0", "141")
+    assert not outcome.stderr
 
 
 _IMPORTS = """
@@ -180,16 +184,16 @@ finally:
 """
 
 
-def test_nothing_heavy_is_imported(folder):
+def test_the_command_imports_no_heavy_libraries(folder):
     command = [sys.executable, "-c", _IMPORTS, str(folder), "--diff", "kd/seed2", "kd/seed10"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    imported = set(json.loads(done.stderr.replace("'", '"')))
+    outcome = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = set(json.loads(outcome.stderr.replace("'", '"')))
     assert "rrd_jax" in imported
     assert not imported & set(_HEAVY)
 
 
 @contextlib.contextmanager
-def _on_a_terminal(*arguments):
+def _start_on_terminal(*arguments):
     """Starts the command on a terminal; yields the process and a function that reads the screen."""
     main, inner = pty.openpty()
     env = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "12"}
@@ -203,7 +207,8 @@ def _on_a_terminal(*arguments):
             assert select.select([main], [], [], max(0, end - time.monotonic()))[0], text
             try:
                 text += os.read(main, 65536).decode(errors="replace")
-            except OSError:  # it has ended
+            except OSError:
+                # The process has ended.
                 break
         return text
 
@@ -219,53 +224,54 @@ def test_the_screen_is_updated_until_ctrl_c(tmp_path):
     for seed in range(20):
         run_files.write(tmp_path / f"seed{seed}", seed=seed)
     folder = tmp_path / "a"
-    with contextlib.ExitStack() as held:
-        held.enter_context(workdir.claim(folder, run_files.config(), free=()))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir.claim(folder, run_files.config(), free=()))
         metrics = folder / "metrics.jsonl"
         metrics.write_text(json.dumps(run_files.row(1)) + "\n")
-        with _on_a_terminal(tmp_path, "--watch=0.1") as (process, read):
+        with _start_on_terminal(tmp_path, "--watch=0.1") as (process, read):
             text = read("1 running, 20 done")
             assert "1/3" in text
             assert "... more runs" in text
             with metrics.open("a") as file:
                 file.write(json.dumps(run_files.row(2, 77.0)) + "\n")
             read("77.00")
-            held.close()
+            stack.close()
             read("1 died")
             process.send_signal(signal.SIGINT)
-            read("\x1b[?1049l")  # The previous content of the screen is restored.
+            # The previous content of the screen is restored.
+            read("\x1b[?1049l")
             assert process.wait(20) == 0
 
 
 def test_sigterm_restores_the_screen(folder):
-    with _on_a_terminal(folder, "--watch") as (process, read):
+    with _start_on_terminal(folder, "--watch") as (process, read):
         read("Ctrl-C to quit")
         process.send_signal(signal.SIGTERM)
         read("\x1b[?1049l")
         assert process.wait(20) == 143
 
 
-def _many(folder, number):
-    """Writes runs of a realistic size: two checkpoints of 17 files in 8 folders."""
+def _write_copies(folder, number):
+    """Writes runs of realistic size: two checkpoints of 17 files in 8 folders."""
     first = run_files.write(folder / "0", saved=2)
-    run_files.checkpoint(first, 30, {"epoch": 3, "result": {"top1": 50.0}})
+    run_files.write_checkpoint(first, 30, {"epoch": 3, "result": {"top1": 50.0}})
     for step in ("20", "30"):
         for name in range(16):
-            place = first / "checkpoints" / step / "state" / f"d{name % 8}"
-            place.mkdir(parents=True, exist_ok=True)
-            (place / str(name)).write_bytes(bytes(100))
+            path = first / "checkpoints" / step / "state" / f"d{name % 8}"
+            path.mkdir(parents=True, exist_ok=True)
+            (path / str(name)).write_bytes(bytes(100))
     for i in range(1, number):
         shutil.copytree(first, folder / str(i))
     return folder
 
 
-def _seconds(folder):
-    """Returns the processor time of the whole command."""
+def _measure_processor_time(folder):
+    """Returns the processor time of the command in seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert f" {len(os.listdir(folder)):,} done" in _runs(folder)[0]
+    assert f" {len(os.listdir(folder)):,} done" in _run_command(folder)[0]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def test_two_hundred_runs_are_listed_at_once(tmp_path):
-    assert _seconds(_many(tmp_path, 200)) < 1.5
+def test_two_hundred_runs_are_listed_within_two_seconds(tmp_path):
+    assert _measure_processor_time(_write_copies(tmp_path, 200)) < 1.5

@@ -1,4 +1,4 @@
-"""The files that a run writes, without training."""
+"""Files of runs, written without training."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import socket
 
 
 def config(**fields):
-    """Returns the config.json of a run of RRD with other fields."""
+    """Returns the content of config.json of a run of RRD; `fields` override the defaults."""
     content = {
         "data": {"mean": [0.3], "name": "digits", "train_split": "train[:200]"},
         "method": "rrd",
@@ -39,11 +39,11 @@ def write(folder, *, epochs=3, top1=50.0, saved=None, **fields):
     """Writes the folder of a run.
 
     Args:
-      folder: to create.
-      epochs: how many are finished.
-      top1: of the test split, after each epoch.
-      saved: the epoch of the newest checkpoint; by default that of the last row.
-      fields: of the config that differ from `config`.
+      folder: the folder, which must not exist.
+      epochs: number of finished epochs.
+      top1: accuracy on the test split after each epoch, in percent.
+      saved: the epoch of the last checkpoint, 0 for none; by default the last epoch.
+      **fields: fields that override those of `config`.
 
     Returns:
       The folder.
@@ -56,19 +56,19 @@ def write(folder, *, epochs=3, top1=50.0, saved=None, **fields):
     saved = epochs if saved is None else saved
     if saved:
         result = {"top1": top1, "best_top1": top1 + 1, "best_epoch": 1}
-        checkpoint(folder, 10 * saved, {"epoch": saved, "result": result})
+        write_checkpoint(folder, 10 * saved, {"epoch": saved, "result": result})
     return folder
 
 
-def checkpoint(folder, step, meta):
-    """Writes the JSON of a checkpoint."""
-    place = folder / "checkpoints" / str(step) / "meta"
-    place.mkdir(parents=True)
-    (place / "metadata").write_text(json.dumps({"meta": meta, "digests": {}, "seal": ""}))
+def write_checkpoint(folder, step, meta):
+    """Writes the metadata of a checkpoint."""
+    path = folder / "checkpoints" / str(step) / "meta"
+    path.mkdir(parents=True)
+    (path / "metadata").write_text(json.dumps({"meta": meta, "digests": {}, "seal": ""}))
 
 
-def silent(folder):
-    """Sets the times of all files to years ago."""
+def backdate(folder):
+    """Sets the modification times of all files to years ago; returns the folder."""
     for name in ("config.json", "metrics.jsonl", "lock"):
         if (folder / name).exists():
             os.utime(folder / name, (1e9, 1e9))
