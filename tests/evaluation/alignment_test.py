@@ -1,4 +1,4 @@
-"""Relations, spread and collapse of embeddings, against their definitions in float64."""
+"""Alignment metrics and collapse of embeddings, compared with their definitions in float64."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ def _rows(seed, shape=(120, 7)):
 
 @pytest.fixture
 def in_parts(monkeypatch):
-    """A few rows at a time are in memory, the last ones fewer."""
+    """A limit of 50 rows per chunk; the last chunk has 20 rows."""
     monkeypatch.setattr(rows, "_MAX_ELEMENTS", 7 * 50)
     assert [part.stop for part in rows.chunks(120, 7)] == [50, 100, 150]
 
 
-def test_some_of_many_rows_are_the_same_each_time():
+def test_a_subset_of_rows_is_deterministic():
     np.testing.assert_array_equal(rows.subset(5, 9), np.arange(5))
     picked = rows.subset(1000, 100)
     np.testing.assert_array_equal(picked, rows.subset(1000, 100))
@@ -28,43 +28,43 @@ def test_some_of_many_rows_are_the_same_each_time():
     assert picked.max() > 900
 
 
-def _cka(one, other):
-    """By its definition, tr(KHLH) with the centring matrix H."""
-    h = np.eye(len(one)) - 1 / len(one)
-    kernels = [e.astype(np.float64) @ e.T.astype(np.float64) for e in (one, other)]
+def _cka(first, second):
+    """Computes CKA by its definition, tr(KHLH) with the centering matrix H."""
+    h = np.eye(len(first)) - 1 / len(first)
+    kernels = [e.astype(np.float64) @ e.T.astype(np.float64) for e in (first, second)]
     hsic = [np.trace(kernels[a] @ h @ kernels[b] @ h) for a, b in ((0, 1), (0, 0), (1, 1))]
     return hsic[0] / np.sqrt(hsic[1] * hsic[2])
 
 
-def test_cka_is_that_of_its_definition(in_parts):
-    one, other = _rows(0), _rows(1, (120, 3))
-    other += one[:, :3] + 2
-    assert alignment.linear_cka(one, other) == pytest.approx(_cka(one, other), rel=1e-9)
+def test_cka_equals_its_definition(in_parts):
+    first, second = _rows(0), _rows(1, (120, 3))
+    second += first[:, :3] + 2
+    assert alignment.linear_cka(first, second) == pytest.approx(_cka(first, second), rel=1e-9)
 
 
-def test_cka_does_not_see_rotation_shift_and_scale():
-    one = _rows(0)
+def test_cka_is_invariant_to_rotation_shift_and_scale():
+    first = _rows(0)
     rotation = np.linalg.qr(_rows(1, (7, 7)))[0]
-    assert alignment.linear_cka(one, one) == pytest.approx(1, abs=1e-9)
-    assert alignment.linear_cka(one, 3 * one @ rotation + 5) == pytest.approx(1, abs=1e-5)
-    assert alignment.linear_cka(one, _rows(2)) < 0.2
-    assert np.isnan(alignment.linear_cka(one, np.ones_like(one)))
+    assert alignment.linear_cka(first, first) == pytest.approx(1, abs=1e-9)
+    assert alignment.linear_cka(first, 3 * first @ rotation + 5) == pytest.approx(1, abs=1e-5)
+    assert alignment.linear_cka(first, _rows(2)) < 0.2
+    assert np.isnan(alignment.linear_cka(first, np.ones_like(first)))
 
 
-def test_rank_correlation_is_scipys_over_all_pairs():
-    one, other = _rows(0), _rows(1, (120, 3))
-    other += one[:, :3]
+def test_rank_correlation_equals_that_of_scipy_over_all_pairs():
+    first, second = _rows(0), _rows(1, (120, 3))
+    second += first[:, :3]
     upper = np.triu_indices(120, 1)
-    cosines = [cosine_similarity(e.astype(np.float64))[upper] for e in (one, other)]
+    cosines = [cosine_similarity(e.astype(np.float64))[upper] for e in (first, second)]
     expected = scipy.stats.spearmanr(*cosines).statistic
-    assert alignment.rank_correlation(one, other) == pytest.approx(expected, rel=1e-9)
-    assert alignment.rank_correlation(one, other, most=80) == pytest.approx(expected, abs=0.1)
-    assert alignment.rank_correlation(one, 2 * one) == pytest.approx(1)
-    assert np.isnan(alignment.rank_correlation(one, np.ones_like(one)))
+    assert alignment.rank_correlation(first, second) == pytest.approx(expected, rel=1e-9)
+    assert alignment.rank_correlation(first, second, most=80) == pytest.approx(expected, abs=0.1)
+    assert alignment.rank_correlation(first, 2 * first) == pytest.approx(1)
+    assert np.isnan(alignment.rank_correlation(first, np.ones_like(first)))
 
 
 @pytest.mark.parametrize("shape", [(120, 7), (7, 120)])
-def test_effective_rank_is_that_of_the_singular_values(shape, in_parts):
+def test_effective_rank_is_the_exponential_entropy_of_the_singular_values(shape, in_parts):
     embeddings = _rows(0, shape) * np.linspace(0.01, 3, shape[1], dtype=np.float32) + 0.2
     values = np.linalg.svd(embeddings.astype(np.float64), compute_uv=False)
     expected = np.exp(scipy.stats.entropy(values / values.sum()))
@@ -80,7 +80,7 @@ def test_effective_rank_counts_dimensions():
     assert np.isnan(alignment.effective_rank(np.zeros((9, 5))))
 
 
-def test_deviation_is_that_of_unit_rows(in_parts):
+def test_deviation_is_the_scaled_standard_deviation_of_unit_rows(in_parts):
     embeddings = 5 * _rows(0) + 2
     unit = embeddings.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -90,7 +90,7 @@ def test_deviation_is_that_of_unit_rows(in_parts):
     assert alignment.deviation(_rows(0, (4000, 32))) == pytest.approx(1, abs=0.02)
 
 
-def test_a_student_that_is_its_teacher_has_whole_figures():
+def test_a_student_equal_to_its_teacher_has_perfect_metrics():
     embeddings = _rows(0)
     values = alignment.compare(3 * embeddings, alignment.reference(embeddings))
     names = [*(f"neighbours_{k}" for k in (1, 10, 20)), "cka", "rank_correlation"]
@@ -104,19 +104,19 @@ def test_a_student_that_is_its_teacher_has_whole_figures():
     )
 
 
-def test_figures_that_are_not_defined_are_left_out():
+def test_undefined_metrics_are_omitted():
     teacher = alignment.reference(_rows(0, (15, 7)))
     values = alignment.compare(np.ones((15, 3), np.float32), teacher)
     assert list(values) == ["neighbours_1", "neighbours_10", "effective_rank", "deviation"]
 
 
-def test_a_collapse_is_said_unless_the_teacher_has_collapsed_too():
+def test_a_collapse_is_described_unless_the_teacher_has_collapsed_too():
     teacher = alignment.reference(_rows(0))
     constant = np.ones((120, 5), np.float32) + 1e-4 * _rows(1, (120, 5))
     for collapsed in (constant, np.zeros((120, 5), np.float32)):
-        said = alignment.describe_collapse(alignment.compare(collapsed, teacher), teacher)
-        assert "collapsed: effective rank" in said
-        assert "deviation" in said
+        message = alignment.describe_collapse(alignment.compare(collapsed, teacher), teacher)
+        assert "collapsed: effective rank" in message
+        assert "deviation" in message
     assert not alignment.describe_collapse(alignment.compare(_rows(2), teacher), teacher)
     flat = alignment.reference(constant)
     assert not alignment.describe_collapse(alignment.compare(constant, flat), flat)

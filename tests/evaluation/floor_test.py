@@ -1,4 +1,4 @@
-"""The least that RRD's loss can be, beside numpy in float64."""
+"""The floor of RRD's loss, compared with NumPy in float64."""
 
 import jax
 import numpy as np
@@ -11,8 +11,8 @@ from rrd_jax.jobs.alignment_during_training import compile_loss_and_floor
 from rrd_jax.networks import Outputs
 
 
-def _made(**options):
-    """An objective, its state, and embeddings of student and teacher."""
+def _create(**options):
+    """Creates an objective; returns it, its state and embeddings of student and teacher."""
     objective = objectives.create("rrd", queue_size=32, dim=8, **options)
     rng = np.random.default_rng(0)
     student, teacher = (rng.standard_normal((16, d)).astype(np.float32) for d in (5, 6))
@@ -32,31 +32,32 @@ def _unit(layer, embedding):
     ("preset", "temperature"), [("sharp_student", 0.1), ("sharp_teacher", 0.02)]
 )
 def test_the_floor_is_the_entropy_of_the_teachers_relations(preset, temperature, train_projection):
-    objective, state, student, teacher = _made(preset=preset, train_projection=train_projection)
+    objective, state, student, teacher = _create(preset=preset, train_projection=train_projection)
     target = _unit(state.frozen if train_projection else state.frozen[1], teacher)
     memory = np.asarray(state.memory.rows, np.float64)
-    if preset == "sharp_teacher":  # the batch is pushed before it is compared
+    if preset == "sharp_teacher":
+        # The batch is pushed to the memory before the comparison.
         memory = np.concatenate([target, memory[16:]])
     shares = scipy.special.softmax(target @ memory.T / temperature, axis=1)
-    found = objective.floor(state, Outputs((), teacher))
-    np.testing.assert_allclose(found, scipy.stats.entropy(shares, axis=1), rtol=1e-5, atol=2e-6)
+    floor = objective.floor(state, Outputs((), teacher))
+    np.testing.assert_allclose(floor, scipy.stats.entropy(shares, axis=1), rtol=1e-5, atol=2e-6)
     loss, _ = objective.loss(state, Outputs((), student), Outputs((), teacher), None)
-    assert (np.asarray(loss) > np.asarray(found)).all()
+    assert (np.asarray(loss) > np.asarray(floor)).all()
 
 
-def test_a_memory_that_is_split_over_devices_gives_the_same():
-    objective, state, student, teacher = _made()
+def test_a_sharded_memory_has_the_loss_and_floor_of_an_unsharded_memory():
+    objective, state, student, teacher = _create()
     mesh = parallel.make_mesh()
     rows = jax.device_put(state.memory.rows, parallel.split(mesh))
     everywhere = parallel.replicated(mesh)
     rest = parallel.put(everywhere, state._replace(memory=state.memory._replace(rows=())))
     placed = rest._replace(memory=rest.memory._replace(rows=rows))
-    found = compile_loss_and_floor(objective, mesh)(
+    actual = compile_loss_and_floor(objective, mesh)(
         placed, *parallel.put(everywhere, [student, teacher])
     )
     loss, _ = objective.loss(state, Outputs((), student), Outputs((), teacher), None)
     floor = objective.floor(state, Outputs((), teacher))
-    np.testing.assert_allclose(found, [loss.mean(), floor.mean()], rtol=1e-5)
+    np.testing.assert_allclose(actual, [loss.mean(), floor.mean()], rtol=1e-5)
 
 
 def test_memories_of_training_images_and_several_teachers_have_no_floor():
@@ -64,13 +65,13 @@ def test_memories_of_training_images_and_several_teachers_have_no_floor():
     assert objectives.averaged("rrd", objectives.create("rrd"), (0.5, 0.5)).floor is None
 
 
-def test_the_floor_counts_an_own_pair_of_embeddings_as_they_are():
+def test_the_floor_includes_the_own_pair_without_a_teacher_projection():
     options = {"temperature_teacher": 0.2, "own_pair": True, "teacher_projection": False}
-    objective, state, student, teacher = _made(**options)
+    objective, state, student, teacher = _create(**options)
     target = teacher.astype(np.float64) / np.linalg.norm(teacher, axis=1, keepdims=True)
     cosines = target @ np.asarray(state.memory.rows, np.float64).T
     shares = scipy.special.softmax(np.c_[np.ones(16), cosines] / 0.2, axis=1)
-    found = objective.floor(state, Outputs((), teacher))
-    np.testing.assert_allclose(found, scipy.stats.entropy(shares, axis=1), rtol=1e-5, atol=2e-6)
+    floor = objective.floor(state, Outputs((), teacher))
+    np.testing.assert_allclose(floor, scipy.stats.entropy(shares, axis=1), rtol=1e-5, atol=2e-6)
     loss, _ = objective.loss(state, Outputs((), student), Outputs((), teacher), None)
-    assert (np.asarray(loss) > np.asarray(found)).all()
+    assert (np.asarray(loss) > np.asarray(floor)).all()

@@ -1,4 +1,4 @@
-"""Nearest images, what two embeddings have of them in common, and votes: beside scikit-learn."""
+"""Nearest images, common neighbours and k-NN classification, compared with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -14,31 +14,33 @@ def _rows(seed, shape=(120, 7)):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def _sorted(queries, rows=None):
-    """[Q, N] indices by falling cosine, in float64; of a query itself the last."""
+def _sort_by_similarity(queries, rows=None):
+    """Returns indices [Q, N] by decreasing cosine, in float64; the query itself is last."""
     cosines = cosine_similarity(queries.astype(np.float64), rows)
     if rows is None:
         np.fill_diagonal(cosines, -np.inf)
     return np.argsort(-cosines, axis=1)
 
 
-@pytest.mark.parametrize("chunk", [None, 50])  # of 120: the last chunk is filled up
-@pytest.mark.parametrize("few", [False, True])  # rows on the device: 56, 56 and the last 8
-def test_nearest_rows_are_those_of_sorted_similarities(chunk, few, monkeypatch):
-    if few:
+# With chunks of 50, the last chunk of 120 queries is padded. With splits, the device receives the
+# rows as 56, 56 and 8.
+@pytest.mark.parametrize("chunk", [None, 50])
+@pytest.mark.parametrize("splits", [False, True])
+def test_nearest_rows_equal_sorted_similarities(chunk, splits, monkeypatch):
+    if splits:
         monkeypatch.setattr(knn, "_MAX_ELEMENTS", 7 * 56)
     rows, queries = _rows(0), _rows(1)
     indices, cosines = knn.nearest(rows, None, 9, chunk=chunk)
-    np.testing.assert_array_equal(indices, _sorted(rows)[:, :9])
+    np.testing.assert_array_equal(indices, _sort_by_similarity(rows)[:, :9])
     expected = np.take_along_axis(cosine_similarity(rows.astype(np.float64)), indices, axis=1)
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
     indices, _ = knn.nearest(queries, rows, 9, chunk=chunk)
-    np.testing.assert_array_equal(indices, _sorted(queries, rows)[:, :9])
+    np.testing.assert_array_equal(indices, _sort_by_similarity(queries, rows)[:, :9])
 
 
-@pytest.mark.parametrize("few", [False, True])
-def test_equal_rows_are_found_in_their_order_and_zeros_are_like_nothing(few, monkeypatch):
-    if few:
+@pytest.mark.parametrize("splits", [False, True])
+def test_equal_rows_are_returned_in_order_and_zero_rows_have_cosine_zero(splits, monkeypatch):
+    if splits:
         monkeypatch.setattr(knn, "_MAX_ELEMENTS", 3 * 2)
     rows = np.ones((5, 3), np.float32)
     assert knn.nearest(rows, None, 2)[0].tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
@@ -49,20 +51,22 @@ def test_equal_rows_are_found_in_their_order_and_zeros_are_like_nothing(few, mon
 
 
 @pytest.mark.parametrize("k", [0, 5])
-def test_more_neighbours_than_there_are_is_an_error(k):
+def test_an_invalid_number_of_neighbours_is_refused(k):
     with pytest.raises(errors.InputError, match=f"k is {k}, but must be from 1 to .* 4"):
         knn.nearest(np.ones((5, 3), np.float32), None, k)
 
 
-def test_neighbours_in_common_are_those_of_sorted_similarities():
-    one, other = _rows(0), _rows(1)
-    other += 2 * one
-    pairs = zip(_sorted(one)[:, :10], _sorted(other)[:, :10], strict=True)
-    expected = [len(set(ours) & set(theirs)) / 10 for ours, theirs in pairs]
-    np.testing.assert_allclose(knn.agreement(one, other, 10), expected)
+def test_the_share_of_common_neighbours_equals_that_of_sorted_similarities():
+    first, second = _rows(0), _rows(1)
+    second += 2 * first
+    pairs = zip(
+        _sort_by_similarity(first)[:, :10], _sort_by_similarity(second)[:, :10], strict=True
+    )
+    expected = [len(set(a) & set(b)) / 10 for a, b in pairs]
+    np.testing.assert_allclose(knn.agreement(first, second, 10), expected)
 
 
-def test_equal_embeddings_agree_and_independent_ones_as_chance_has_it():
+def test_equal_embeddings_agree_fully_and_independent_embeddings_at_chance_level():
     rows = _rows(0, (400, 16))
     rotation = np.linalg.qr(_rows(1, (16, 16)))[0]
     assert knn.agreement(rows, rows, 10).min() == 1
@@ -74,19 +78,22 @@ def test_equal_embeddings_agree_and_independent_ones_as_chance_has_it():
 
 @pytest.fixture(scope="module")
 def labelled():
-    """Rows of four classes that overlap, and queries of the same."""
+    """Queries, rows of four overlapping classes, and the labels of the rows."""
     labels = np.random.default_rng(0).integers(0, 4, 260)
     rows = _rows(1, (260, 6)) + 1.5 * np.eye(4, 6, dtype=np.float32)[labels]
     return rows[:60], rows[60:], labels[60:]
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_classes_are_those_of_sklearns_weighted_neighbours(labelled, temperature, monkeypatch):
-    monkeypatch.setattr(parts, "_MAX_ELEMENTS", 4 * 25)  # 25 of 60 queries at a time
+def test_classes_equal_those_of_weighted_neighbours_in_scikit_learn(
+    labelled, temperature, monkeypatch
+):
+    # Batches of 25 of the 60 queries.
+    monkeypatch.setattr(parts, "_MAX_ELEMENTS", 4 * 25)
     queries, rows, labels = labelled
-    found = knn.classify(queries, rows, labels, 4, temperature=temperature)
-    assert list(found) == [10, 20, 100, 200]
-    for k, classes in found.items():
+    predictions = knn.classify(queries, rows, labels, 4, temperature=temperature)
+    assert list(predictions) == [10, 20, 100, 200]
+    for k, classes in predictions.items():
         peer = KNeighborsClassifier(
             k,
             metric="cosine",
@@ -95,14 +102,15 @@ def test_classes_are_those_of_sklearns_weighted_neighbours(labelled, temperature
         )
         peer.fit(rows.astype(np.float64), labels)
         np.testing.assert_array_equal(classes, peer.predict(queries.astype(np.float64)))
-    assert any((classes != found[10]).any() for classes in found.values())  # k matters
+    # The predictions depend on k.
+    assert any((classes != predictions[10]).any() for classes in predictions.values())
 
 
-def test_of_few_images_all_vote_and_extreme_temperatures_are_finite(labelled):
+def test_k_is_limited_to_the_number_of_images_and_low_temperatures_are_finite(labelled):
     queries, rows, labels = labelled
-    few = knn.classify(queries, rows[:15], labels[:15], 4, (10, 200))
+    classes = knn.classify(queries, rows[:15], labels[:15], 4, (10, 200))
     np.testing.assert_array_equal(
-        few[200], knn.classify(queries, rows[:15], labels[:15], 4, (15,))[15]
+        classes[200], knn.classify(queries, rows[:15], labels[:15], 4, (15,))[15]
     )
     cold = knn.classify(queries, rows, labels, 4, (20,), temperature=1e-4)[20]
     np.testing.assert_array_equal(cold, labels[knn.nearest(queries, rows, 1)[0][:, 0]])

@@ -1,4 +1,4 @@
-"""Other images with labels, by which the embeddings of a run are judged while it is trained."""
+"""Evaluation of embeddings on separate labelled images during training (`eval.labelled`)."""
 
 import io
 import json
@@ -25,7 +25,7 @@ _SHADES = {"bright": 150, "dark": 100, "middling": 125}
 
 
 def _fill(folder, number, size=8):
-    """Noisy images of another shade in each class."""
+    """Writes noisy images with one shade per class."""
     rng = np.random.default_rng(number)
     for name, shade in _SHADES.items():
         for i in range(number):
@@ -36,7 +36,7 @@ def _fill(folder, number, size=8):
 
 
 def _config(teacher, where, root, **fields):
-    given = {
+    defaults = {
         "data.use_labels": False,
         "data.dir": str(root),
         "teacher.checkpoint": str(teacher),
@@ -44,13 +44,13 @@ def _config(teacher, where, root, **fields):
         "eval.labelled": str(where),
         "eval.labelled_per_class": 8,
     }
-    return launch.digits("smoke,tiny-tiny,rrd", **given | fields)
+    return launch.digits("smoke,tiny-tiny,rrd", **defaults | fields)
 
 
 @pytest.fixture(scope="module")
-def judged(tiny_teacher, tmp_path_factory):
-    """The folder of a run without labels that a few labelled images judge, and its setting."""
-    root = tmp_path_factory.mktemp("judged")
+def evaluated_run(tiny_teacher, tmp_path_factory):
+    """Workdir, plan and setting of a run without labels, evaluated on a few labelled images."""
+    root = tmp_path_factory.mktemp("evaluated")
     for split, number in (("train", 12), ("test", 10)):
         _fill(root / "images" / split, number)
     with pytest.MonkeyPatch.context() as patch:
@@ -61,25 +61,26 @@ def judged(tiny_teacher, tmp_path_factory):
         return root / "run", plan, job.open_data(plan, root / "run")
 
 
-def test_each_look_has_votes_and_a_probe_between_floor_and_ceiling(judged):
-    classified = {f"{whose}{name}" for whose in ("", "random_", "teacher_") for name in _FIGURES}
-    for row in launch.rows(judged[0]):
-        found = {name.removeprefix("proof/") for name in row if name.startswith("proof/")}
-        assert found == classified
-    (result,) = json.loads((judged[0] / "results.json").read_text())
+def test_each_evaluation_has_metrics_of_student_random_weights_and_teacher(evaluated_run):
+    classified = {f"{prefix}{name}" for prefix in ("", "random_", "teacher_") for name in _METRICS}
+    for row in launch.rows(evaluated_run[0]):
+        names = {name.removeprefix("proof/") for name in row if name.startswith("proof/")}
+        assert names == classified
+    (result,) = json.loads((evaluated_run[0] / "results.json").read_text())
     header, cells = alignment.table({result["label"]: result["proof"]})
     assert header == ("embeddings of", "20-NN top-1", "probe top-1")
     assert [cell[0] for cell in cells] == ["random weights", "distilled, rrd", "teacher"]
-    first, last = launch.rows(judged[0])
+    first, last = launch.rows(evaluated_run[0])
     assert first["proof/random_probe"] == last["proof/random_probe"]
 
 
-_FIGURES = ("knn_10", "knn_20", "probe")  # of 24 images
+# Metrics for 24 labelled images.
+_METRICS = ("knn_10", "knn_20", "probe")
 
 
 @pytest.mark.parametrize("which", ["student", "teacher"])
-def test_figures_are_those_of_scikit_learn(which, judged, tiny_teacher):
-    folder, plan, (dataset, mesh) = judged
+def test_metrics_equal_those_of_scikit_learn(which, evaluated_run, tiny_teacher):
+    folder, plan, (dataset, mesh) = evaluated_run
     training = plan.student.training
     choice = training.network if which == "student" else plan.teachers[0].network
     path = folder if which == "student" else tiny_teacher
@@ -99,14 +100,15 @@ def test_figures_are_those_of_scikit_learn(which, judged, tiny_teacher):
             k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
         )
         peer.fit(rows.astype(np.float64), labels)
-        theirs = 100 * np.mean(peer.predict(queries.astype(np.float64)) == truth)
-        assert last[f"{prefix}knn_{k}"] == pytest.approx(theirs)
+        expected = 100 * np.mean(peer.predict(queries.astype(np.float64)) == truth)
+        assert last[f"{prefix}knn_{k}"] == pytest.approx(expected)
     scaler = preprocessing.StandardScaler().fit(rows)
     peer = linear_model.LogisticRegression(C=1.0, max_iter=5000, tol=1e-6)
     peer.fit(scaler.transform(rows), labels)
-    theirs = 100 * peer.score(scaler.transform(queries), truth)
-    assert last[f"{prefix}probe"] == pytest.approx(theirs, abs=3.4)  # one image of 30
-    assert last[f"{prefix}probe"] > 40  # of three classes
+    expected = 100 * peer.score(scaler.transform(queries), truth)
+    # One of 30 images is 3.3 percent; chance level for three classes is 33 percent.
+    assert last[f"{prefix}probe"] == pytest.approx(expected, abs=3.4)
+    assert last[f"{prefix}probe"] > 40
 
 
 def _open(where, tmp_path, per_class=0, channels=1, **fields):
@@ -116,36 +118,37 @@ def _open(where, tmp_path, per_class=0, channels=1, **fields):
     return labelled_subset.open_labelled_subset(str(where), per_class, source, like)
 
 
-def test_a_folder_of_classes_is_divided_as_image_folder_does(tmp_path):
+def test_a_folder_of_classes_is_split_like_an_image_folder(tmp_path):
     _fill(tmp_path / "images", 20, size=12)
     opened = _open(tmp_path / "images", tmp_path, augment="random_resized", resize=10, channels=3)
-    own = data.load(
+    reference = data.load(
         data.Source("image_folder", manual_dir=str(tmp_path / "images"), dir=str(tmp_path / "b"))
     )
-    assert opened.version == own.version
-    assert opened.test.examples.paths == own.test.examples.paths
+    assert opened.version == reference.version
+    assert opened.test.examples.paths == reference.test.examples.paths
     assert opened.image_shape == (8, 8, 3)
-    assert opened.test.resize == 10  # as the run's test images
-    some = _open(tmp_path / "images", tmp_path, 5)
+    # The images are resized like the run's test images.
+    assert opened.test.resize == 10
+    more = _open(tmp_path / "images", tmp_path, 5)
     fewer = _open(tmp_path / "images", tmp_path, 2)
-    assert np.bincount(some.train.labels).tolist() == [5, 5, 5]
-    assert len(some.test) == len(own.test)
-    shown = {image.tobytes() for image in some.train.images}
-    assert {image.tobytes() for image in fewer.train.images} < shown
+    assert np.bincount(more.train.labels).tolist() == [5, 5, 5]
+    assert len(more.test) == len(reference.test)
+    contents = {image.tobytes() for image in more.train.images}
+    assert {image.tobytes() for image in fewer.train.images} < contents
 
 
-def test_images_are_read_in_the_colours_of_the_run(tmp_path):
+def test_images_are_read_with_the_channels_of_the_run(tmp_path):
     _fill(tmp_path / "images", 20)
-    grey, coloured = (_open(tmp_path / "images", tmp_path, channels=c) for c in (1, 3))
+    grey, colored = (_open(tmp_path / "images", tmp_path, channels=c) for c in (1, 3))
     weights = np.array([0.299, 0.587, 0.114])
     assert grey.train.images.shape[-1] == 1
     assert "converted to grayscale" in grey.summary.warnings[-1]
-    assert not any("channels" in text for text in coloured.summary.warnings)
-    expected = coloured.train.images @ weights
+    assert not any("channels" in text for text in colored.summary.warnings)
+    expected = colored.train.images @ weights
     np.testing.assert_allclose(grey.train.images[..., 0], expected, atol=1.5)
 
 
-def test_a_set_of_hugging_face_judges_with_its_own_test_split(tmp_path, monkeypatch):
+def test_a_hugging_face_data_set_is_evaluated_on_its_test_split(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     features = datasets.Features(
@@ -163,8 +166,8 @@ def test_a_set_of_hugging_face_judges_with_its_own_test_split(tmp_path, monkeypa
     opened = _open(f"hf:{tmp_path / 'set'}", tmp_path, 3)
     assert np.bincount(opened.train.labels).tolist() == [3, 3, 3]
     assert (len(opened.test), opened.class_names) == (6, tuple(_SHADES))
-    coloured = transforms.decode((tmp_path / "test/bright/0.png").read_bytes(), 3)
-    expected = coloured @ np.array([0.299, 0.587, 0.114])
+    colored = transforms.decode((tmp_path / "test/bright/0.png").read_bytes(), 3)
+    expected = colored @ np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(opened.test.images[0, ..., 0], expected, atol=1.5)
 
 
@@ -183,7 +186,7 @@ def test_a_set_of_hugging_face_judges_with_its_own_test_split(tmp_path, monkeypa
         ("{}/untested", "has no images for split 'test'"),
     ],
 )
-def test_what_judges_nothing_is_refused_before_anything_is_trained(
+def test_labelled_images_that_cannot_be_used_are_refused_before_training(
     where, message, tiny_teacher, tmp_path
 ):
     folders.put(tmp_path / "flat" / "0.jpg")
@@ -200,17 +203,18 @@ def test_what_judges_nothing_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.long
-def test_a_run_with_labels_may_be_judged_by_others_and_by_a_set_of_a_name(
+def test_a_run_with_labels_can_be_evaluated_on_another_data_set(
     tiny_teacher, data_dir, tmp_path, capsys
 ):
     fields = {"data.use_labels": True, "eval.knn": True, "train.epochs": 1}
     config = _config(tiny_teacher, "digits", data_dir, **fields)
     with config.unlocked():
-        config.data.name = "fashion_mnist"  # random images stand in for it
+        # Random images replace the data set.
+        config.data.name = "fashion_mnist"
         config.eval.labelled_per_class = 1
     launch.run(config, tmp_path)
-    said = "".join(capsys.readouterr()).replace("\n", " ")
-    assert "eval.knn (eval.labelled sets the images)" in said
-    assert "10 images of 10 classes, 797 test images, from digits/" in said
-    assert "k-NN with k = 20, 100, 200 skipped: number of labelled images is 10" in said
+    output = "".join(capsys.readouterr()).replace("\n", " ")
+    assert "eval.knn (eval.labelled sets the images)" in output
+    assert "10 images of 10 classes, 797 test images, from digits/" in output
+    assert "k-NN with k = 20, 100, 200 skipped: number of labelled images is 10" in output
     assert {"proof/knn_10", "proof/probe"} <= launch.rows(tmp_path)[-1].keys()

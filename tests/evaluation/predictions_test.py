@@ -1,3 +1,5 @@
+"""Predictions of networks for all examples of a split."""
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from rrd_jax.evaluation import predictions
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_every_example_counts_once_on_any_number_of_devices(devices):
+def test_each_example_is_predicted_once_on_any_number_of_devices(devices):
     labels = np.arange(11, dtype=np.int32)
     source = [{"image": np.full((1, 1, 1), i, np.uint8), "label": i} for i in labels]
     split = feed.Resident(source, size=1, channels=1)
@@ -30,11 +32,13 @@ def test_every_example_counts_once_on_any_number_of_devices(devices):
     ("examples", "largest", "devices", "size"),
     [(34, 500, 1, 34), (34, 500, 8, 40), (797, 500, 1, 399), (1000, 500, 8, 504), (0, 500, 8, 8)],
 )
-def test_batches_are_as_few_as_allowed_and_padded_as_little(examples, largest, devices, size):
+def test_even_batch_minimizes_the_number_of_batches_and_the_padding(
+    examples, largest, devices, size
+):
     assert predictions.even_batch(examples, largest, devices) == size
 
 
-def test_runs_of_one_network_share_the_function_that_predicts():
+def test_equal_networks_share_a_compiled_function():
     mesh = parallel.make_mesh(jax.devices()[:1])
     network, same, other = (networks.create("resnet8", count) for count in (10, 10, 5))
     normalize = pipeline.make_normalize((0.5,), (0.5,))
@@ -46,9 +50,9 @@ def test_runs_of_one_network_share_the_function_that_predicts():
     assert predictions.compile_predict(network, normalize, mesh, terms) is not function
 
 
-def test_a_network_that_cannot_be_hashed_has_a_function_of_its_own():
-    class Brought:
+def test_an_unhashable_network_can_be_compiled():
+    class Unhashable:
         __hash__ = None
 
     mesh = parallel.make_mesh(jax.devices()[:1])
-    assert predictions.compile_predict(Brought(), lambda images: images, mesh)
+    assert predictions.compile_predict(Unhashable(), lambda images: images, mesh)

@@ -18,40 +18,41 @@ from tests import launch
 from tests.conftest import use_one_device
 
 pytestmark = [pytest.mark.usefixtures("tiny_network", "one_device")]
-_COMPARED = ("neighbours_1", "neighbours_10", "cka", "rank_correlation")
-_SPREAD = ("effective_rank", "deviation")
-_CLASSIFIED = ("knn_10", "knn_20", "probe")  # of 24 training images
+_SIMILARITY_METRICS = ("neighbours_1", "neighbours_10", "cka", "rank_correlation")
+_SPREAD_METRICS = ("effective_rank", "deviation")
+# Metrics for 24 training images.
+_LABEL_METRICS = ("knn_10", "knn_20", "probe")
 
 
 def _config(teacher, **fields):
-    given = {"teacher.checkpoint": str(teacher), "train.epochs": 2, "eval.proof_images": 20}
-    return launch.digits("smoke,tiny-tiny,rrd", **given | fields)
+    defaults = {"teacher.checkpoint": str(teacher), "train.epochs": 2, "eval.proof_images": 20}
+    return launch.digits("smoke,tiny-tiny,rrd", **defaults | fields)
 
 
 @pytest.fixture(scope="module")
-def proven(tiny_teacher, tmp_path_factory):
-    """The folder of a run that is looked at after its second epoch, and its job."""
-    folder = tmp_path_factory.mktemp("proven")
-    looks = {"eval.proof": True, "eval.knn": True, "eval.every": 2}
+def evaluated_run(tiny_teacher, tmp_path_factory):
+    """The workdir of a run that is evaluated after its second epoch, and its job."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    fields = {"eval.proof": True, "eval.knn": True, "eval.every": 2}
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
-        config = _config(tiny_teacher, **looks)
+        config = _config(tiny_teacher, **fields)
         launch.run(config, folder)
     return folder, parse(config)
 
 
 @pytest.fixture(scope="module")
-def setting(proven):
-    """The data and the devices of that run."""
+def setting(evaluated_run):
+    """The data and the devices of the run."""
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
-        return job.prepare(proven[1].student)
+        return job.prepare(evaluated_run[1].student)
 
 
-def _load(which, path, proven, setting):
-    """One of the run's networks."""
-    training = proven[1].student.training
-    choice = training.network if which == "student" else proven[1].teachers[0].network
+def _load(which, path, evaluated_run, setting):
+    """Returns the student or the teacher of the run."""
+    training = evaluated_run[1].student.training
+    choice = training.network if which == "student" else evaluated_run[1].teachers[0].network
     terms = training.create_objectives(24) if which == "student" else None
     return frozen.load(choice, path, *setting, training, terms)
 
@@ -61,29 +62,30 @@ def _embed(network, split):
     return predictions.collect_embeddings(compiled, network.variables, split, 7, network.mesh)
 
 
-def test_epochs_have_figures_where_it_is_time_for_them(proven):
-    first, last = launch.rows(proven[0])
+def test_only_evaluated_epochs_have_alignment_metrics(evaluated_run):
+    first, last = launch.rows(evaluated_run[0])
     assert not [name for name in first if name.startswith("proof/")]
-    floor = [f"random_{name}" for name in (*_COMPARED, *_SPREAD, *_CLASSIFIED)]
-    ceiling = [f"teacher_{name}" for name in (*_SPREAD, *_CLASSIFIED)]
-    expected = {*_COMPARED, *_SPREAD, *_CLASSIFIED, *floor, *ceiling}
-    found = {name.removeprefix("proof/") for name in last if name.startswith("proof/")}
-    assert found == expected | {"loss/rrd", "floor/rrd"}  # of 20 images, none has 20 others
+    floor = [f"random_{name}" for name in (*_SIMILARITY_METRICS, *_SPREAD_METRICS, *_LABEL_METRICS)]
+    ceiling = [f"teacher_{name}" for name in (*_SPREAD_METRICS, *_LABEL_METRICS)]
+    expected = {*_SIMILARITY_METRICS, *_SPREAD_METRICS, *_LABEL_METRICS, *floor, *ceiling}
+    names = {name.removeprefix("proof/") for name in last if name.startswith("proof/")}
+    # neighbours_20 is undefined for 20 images.
+    assert names == expected | {"loss/rrd", "floor/rrd"}
 
 
-def test_the_loss_is_above_its_floor(proven):
-    last = launch.rows(proven[0])[-1]
+def test_the_loss_is_above_its_floor(evaluated_run):
+    last = launch.rows(evaluated_run[0])[-1]
     assert 0 < last["proof/floor/rrd"] < last["proof/loss/rrd"]
 
 
-def test_figures_are_those_of_the_checkpoint_and_its_teacher(proven, setting, tiny_teacher):
-    last = launch.rows(proven[0])[-1]
-    student = _load("student", proven[0], proven, setting)
-    teacher = _load("teacher", tiny_teacher, proven, setting)
+def test_metrics_are_those_of_the_checkpoint_and_its_teacher(evaluated_run, setting, tiny_teacher):
+    last = launch.rows(evaluated_run[0])[-1]
+    student = _load("student", evaluated_run[0], evaluated_run, setting)
+    teacher = _load("teacher", tiny_teacher, evaluated_run, setting)
     split = feed.select(setting.dataset.test, rows.subset(24, 20))
     assert len(split) == 20
-    ours, theirs = (_embed(network, split)[0] for network in (student, teacher))
-    expected = alignment.compare(ours, alignment.reference(theirs))
+    student_rows, teacher_rows = (_embed(network, split)[0] for network in (student, teacher))
+    expected = alignment.compare(student_rows, alignment.reference(teacher_rows))
     for name, value in expected.items():
         assert last[f"proof/{name}"] == pytest.approx(value, rel=1e-4), name
     assert last["proof/teacher_deviation"] == pytest.approx(
@@ -92,10 +94,10 @@ def test_figures_are_those_of_the_checkpoint_and_its_teacher(proven, setting, ti
 
 
 @pytest.mark.parametrize("which", ["student", "teacher"])
-def test_votes_and_probe_are_of_training_images(which, proven, setting, tiny_teacher):
-    last = launch.rows(proven[0])[-1]
-    path = proven[0] if which == "student" else tiny_teacher
-    network = _load(which, path, proven, setting)
+def test_knn_and_probe_use_the_training_images(which, evaluated_run, setting, tiny_teacher):
+    last = launch.rows(evaluated_run[0])[-1]
+    path = evaluated_run[0] if which == "student" else tiny_teacher
+    network = _load(which, path, evaluated_run, setting)
     (embeddings, labels), (queries, truth) = (
         _embed(network, split) for split in (setting.dataset.train, setting.dataset.test)
     )
@@ -107,9 +109,9 @@ def test_votes_and_probe_are_of_training_images(which, proven, setting, tiny_tea
     assert last[f"{prefix}probe"] == metrics.percent_equal(guesses, truth)
 
 
-def test_the_end_has_a_row_for_floor_student_and_ceiling(proven):
-    (result,) = json.loads((proven[0] / "results.json").read_text())
-    assert result["proof"]["cka"] == launch.rows(proven[0])[-1]["proof/cka"]
+def test_the_final_table_has_rows_for_random_weights_student_and_teacher(evaluated_run):
+    (result,) = json.loads((evaluated_run[0] / "results.json").read_text())
+    assert result["proof"]["cka"] == launch.rows(evaluated_run[0])[-1]["proof/cka"]
     header, cells = alignment.table({result["label"]: result["proof"]})
     assert [row[0] for row in cells] == ["random weights", "distilled, rrd", "teacher"]
     assert header[-2:] == ("20-NN top-1", "probe top-1")
@@ -117,29 +119,30 @@ def test_the_end_has_a_row_for_floor_student_and_ceiling(proven):
     assert all(row[-1] != "-" for row in cells)
 
 
-def test_a_run_that_is_not_looked_at_has_the_same_numbers_and_no_more(
-    proven, tiny_teacher, tmp_path, capsys
+def test_a_run_without_evaluation_of_embeddings_is_bit_identical(
+    evaluated_run, tiny_teacher, tmp_path, capsys
 ):
     config = _config(tiny_teacher, **{"eval.proof_images": 2000})
     launch.run(config, tmp_path)
     bare = [
         {name: value for name, value in row.items() if not name.startswith("proof/")}
-        for row in launch.rows(proven[0])
+        for row in launch.rows(evaluated_run[0])
     ]
     assert launch.rows(tmp_path) == bare
-    assert launch.digests(tmp_path, 6) == launch.digests(proven[0], 6)
+    assert launch.digests(tmp_path, 6) == launch.digests(evaluated_run[0], 6)
     (result,) = json.loads((tmp_path / "results.json").read_text())
     assert "proof" not in result
     assert "embeddings of" not in capsys.readouterr().out
 
 
-def test_a_collapsed_student_is_warned_of_once_it_stays_so(proven, setting, tiny_teacher, capsys):
-    training = proven[1].student.training
+def test_a_collapsed_student_is_warned_about(evaluated_run, setting, tiny_teacher, capsys):
+    training = evaluated_run[1].student.training
     plan = recipe.create(training, setting.dataset.num_classes, len(setting.dataset.train))
-    teacher = _load("teacher", tiny_teacher, proven, setting)
-    student = _load("student", proven[0], proven, setting)
+    teacher = _load("teacher", tiny_teacher, evaluated_run, setting)
+    student = _load("student", evaluated_run[0], evaluated_run, setting)
     proof = Alignment(plan, *setting, teacher)
-    assert not proof.measure(student.variables, epoch=1)  # not its time
+    # eval.every skips the first epoch.
+    assert not proof.measure(student.variables, epoch=1)
     proof.measure(student.variables, epoch=2)
     assert "collapsed" not in "".join(capsys.readouterr())
     proof.measure(jax.tree.map(np.zeros_like, student.variables), epoch=2)
@@ -151,7 +154,7 @@ def test_a_collapsed_student_is_warned_of_once_it_stays_so(proven, setting, tiny
         proof.measure(student.variables, epoch=2, stop=lambda: True)
 
 
-def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tiny_teacher, tmp_path):
+def test_too_few_images_for_alignment_metrics_are_refused_before_training(tiny_teacher, tmp_path):
     config = _config(tiny_teacher, **{"eval.proof": True, "data.mock_examples": 2})
     config.train.batch_size = 2
     with pytest.raises(errors.InputError, match="eval.proof compares images"):
@@ -160,17 +163,17 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tiny_teac
         parse(_config(tiny_teacher, **{"eval.proof_images": 2}))
 
 
-def test_memory_that_is_too_small_is_said_before_and_does_not_end_a_run_that_is_done(
-    proven, setting, tiny_teacher, monkeypatch, capsys
+def test_too_little_memory_for_knn_is_refused_before_training_but_does_not_stop_a_running_job(
+    evaluated_run, setting, tiny_teacher, monkeypatch, capsys
 ):
-    plan = recipe.create(proven[1].student.training, setting.dataset.num_classes, 24)
-    teacher = _load("teacher", tiny_teacher, proven, setting)
-    student = _load("student", proven[0], proven, setting)
+    plan = recipe.create(evaluated_run[1].student.training, setting.dataset.num_classes, 24)
+    teacher = _load("teacher", tiny_teacher, evaluated_run, setting)
+    student = _load("student", evaluated_run[0], evaluated_run, setting)
     proof = Alignment(plan, *setting, teacher)
     monkeypatch.setattr(probe.parallel, "host_bytes", lambda: 1000)
     with pytest.raises(errors.InputError, match="eval.knn needs .* for 24 embeddings"):
         Alignment(plan, *setting, teacher)
-    found = proof.measure(student.variables, epoch=2)
-    assert "cka" in found
-    assert "knn_20" not in found
+    values = proof.measure(student.variables, epoch=2)
+    assert "cka" in values
+    assert "knn_20" not in values
     assert "for 24 embeddings" in "".join(capsys.readouterr()).replace("\n", " ")

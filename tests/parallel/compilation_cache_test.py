@@ -1,4 +1,4 @@
-"""Compiled programs on disk, for the next start."""
+"""The cache of compiled programs on disk."""
 
 import os
 import pathlib
@@ -16,8 +16,8 @@ from tests import launch
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-    """JAX's options and warnings are put back; and nothing of this process is cached beforehand."""
+def _restore_jax_options(monkeypatch):
+    """JAX options and warnings, restored after each test; the cache is disabled before the test."""
     names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs")
     names = [f"jax_{name}" for name in (*names, "enable_compilation_cache")]
     before = {name: getattr(jax.config, name) for name in names}
@@ -30,14 +30,14 @@ def as_before(monkeypatch):
 
 
 def _compile(number):
-    """A program that takes a moment to compile."""
+    """Compiles and runs a program that depends on `number`, without the caches in memory."""
     jax.experimental.compilation_cache.compilation_cache.reset_cache()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.clear_caches()
     return float(jax.jit(lambda x: jnp.sort(x * number)[0])(jnp.ones(7)))
 
 
-def test_each_kind_of_machine_has_a_folder_of_its_own(tmp_path, monkeypatch):
+def test_each_kind_of_machine_has_a_separate_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     parallel.enable_compilation_cache()
     _compile(2.0)
@@ -51,7 +51,7 @@ def test_each_kind_of_machine_has_a_folder_of_its_own(tmp_path, monkeypatch):
     assert pathlib.Path(jax.config.jax_compilation_cache_dir) == tmp_path / "rrd_jax" / "another"
 
 
-def test_a_folder_that_cannot_be_one_is_said_and_nothing_is_kept(tmp_path, capsys):
+def test_an_invalid_folder_is_warned_about_and_disables_the_cache(tmp_path, capsys):
     (tmp_path / "file").touch()
     parallel.enable_compilation_cache(str(tmp_path / "file"))
     assert capsys.readouterr().out.startswith("warning: compiled programs are not cached: ")
@@ -69,7 +69,7 @@ def _compile_and_warn(number, home):
         return _compile(number)
 
 
-def test_damaged_programs_are_said_once_and_compiled_again(tmp_path, capsys):
+def test_damaged_programs_are_warned_about_once_and_compiled_again(tmp_path, capsys):
     parallel.enable_compilation_cache(str(tmp_path))
     _compile(5.0)
     home = pathlib.Path(jax.config.jax_compilation_cache_dir)
@@ -77,12 +77,12 @@ def test_damaged_programs_are_said_once_and_compiled_again(tmp_path, capsys):
         path.write_bytes(path.read_bytes()[:40])
         os.utime(path, (1e9, 1e9))
     assert _compile_and_warn(5.0, home) == _compile_and_warn(5.0, home) == 5.0
-    said = capsys.readouterr().out
-    assert said.count("cannot be read") == 1
+    output = capsys.readouterr().out
+    assert output.count("cannot be read") == 1
     assert min(path.stat().st_size for path in home.glob("*-cache")) > 40
 
 
-def test_a_program_that_another_run_is_writing_is_no_damage(tmp_path, capsys):
+def test_a_program_that_another_run_is_writing_is_not_damaged(tmp_path, capsys):
     parallel.enable_compilation_cache(str(tmp_path))
     _compile(6.0)
     (path,) = pathlib.Path(jax.config.jax_compilation_cache_dir).glob("jit__lambda*-cache")
@@ -105,9 +105,9 @@ def test_two_runs_that_start_at_once_share_one_folder(tmp_path):
         return subprocess.Popen(command, env=environment, **pipes)
 
     def check(run, name):
-        said, _ = run.communicate(timeout=240)
-        assert run.returncode == 0, said
-        assert "warning" not in said.lower()
+        output, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, output
+        assert "warning" not in output.lower()
         return launch.rows(tmp_path / name)
 
     runs = {name: start(name) for name in ("one", "other")}
@@ -116,4 +116,5 @@ def test_two_runs_that_start_at_once_share_one_folder(tmp_path):
     entries = {path.name for path in kind.iterdir()}
     assert [name for name in entries if "traced" in name]
     assert check(start("later"), "later") == rows[0] == rows[1]
-    assert {path.name for path in kind.iterdir()} == entries  # it compiled nothing
+    # The third run compiled nothing.
+    assert {path.name for path in kind.iterdir()} == entries

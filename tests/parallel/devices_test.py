@@ -1,4 +1,4 @@
-"""The step on any number of devices, with any way to walk a batch or a memory."""
+"""The train step on several devices, with accumulation and with a memory in chunks."""
 
 import re
 
@@ -14,7 +14,7 @@ from tests import tiny
 
 
 def _run(devices, **options):
-    """20 steps: their losses, and the last state."""
+    """Runs 20 steps; returns their losses and the last state."""
     chex.clear_trace_counter()
     mesh = parallel.make_mesh(jax.devices()[:devices])
     state, step, teacher, batches = tiny.job(mesh, **options)
@@ -41,7 +41,7 @@ def one_device_run():
         pytest.param(8, True, marks=pytest.mark.long),
     ],
 )
-def test_any_number_of_devices_gives_the_losses_and_the_memory_of_one(
+def test_any_number_of_devices_gives_the_losses_and_the_memory_of_one_device(
     devices, shard_parameters, one_device_run
 ):
     losses_of_one, state_of_one = one_device_run
@@ -58,11 +58,11 @@ def test_any_number_of_devices_gives_the_losses_and_the_memory_of_one(
 
 
 def _collected_shapes(text):
-    """Returns the shapes of all arrays that collectives of an optimised HLO module return."""
+    """Returns the shapes of all arrays that collectives of an optimized HLO module return."""
     names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
     kinds = " ".join(re.findall(rf"= (.*?) (?:{names})(?:-start)?\(", text))
-    found = re.findall(r"\w+\[([\d,]*)\]", kinds)
-    return {tuple(int(n) for n in shape.split(",") if n) for shape in found}
+    shapes = re.findall(r"\w+\[([\d,]*)\]", kinds)
+    return {tuple(int(n) for n in shape.split(",") if n) for shape in shapes}
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,15 @@ def test_the_memory_is_never_gathered(chunk, push_before):
     )
     compiled = step.lower(state, teacher, tiny.place(mesh, batches[0])).compile()
     shapes = _collected_shapes(compiled.as_text())
-    assert (batch, dim) in shapes  # the embeddings are
+    # The embeddings are gathered.
+    assert (batch, dim) in shapes
     large = [shape for shape in shapes if np.prod(shape) >= size]
-    # What is as large as the memory are gradients of kernels.
+    # Only gradients of kernels are as large as the memory.
     assert {shape[:2] for shape in large} <= {(3, 3), (1, 1)}, large
     assert not [shape for shape in shapes if size in shape or size // mesh.size in shape]
 
 
-def test_a_push_to_a_split_memory_is_what_it_is_to_a_whole_one():
+def test_a_push_to_a_sharded_memory_equals_a_push_to_an_unsharded_memory():
     mesh = parallel.make_mesh()
     rows = jnp.arange(48 * 3, dtype=jnp.float32).reshape(48, 3)
     push = jax.jit(memory.push)
@@ -97,13 +98,13 @@ def test_a_push_to_a_split_memory_is_what_it_is_to_a_whole_one():
             queue = memory.Queue(rows, jnp.int32(cursor))
             split = memory.Queue(jax.device_put(rows, parallel.split(mesh)), queue.cursor)
             pushed_to_split = push(split, jax.device_put(pushed, parallel.split(mesh)))
-            wanted = push(queue, pushed)
-            np.testing.assert_array_equal(pushed_to_split.rows, wanted.rows)
-            assert int(pushed_to_split.cursor) == int(wanted.cursor)
+            expected = push(queue, pushed)
+            np.testing.assert_array_equal(pushed_to_split.rows, expected.rows)
+            assert int(pushed_to_split.cursor) == int(expected.cursor)
 
 
 @pytest.mark.parametrize("unroll", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_accumulation_is_the_mean_gradient_of_parts_that_follow_each_other(unroll):
+def test_accumulation_is_the_mean_gradient_of_consecutive_parts(unroll):
     rate = 0.1
     optimizer = optim.sgd(lambda step: rate, momentum=0.0)
     mesh = parallel.make_mesh(jax.devices()[:1])
@@ -125,13 +126,13 @@ def test_accumulation_is_the_mean_gradient_of_parts_that_follow_each_other(unrol
         losses.append(float(logged_of_part["loss"]))
         gradients.append(jax.tree.map(lambda a, b: (a - b) / rate, first.params, state.params))
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
-    for path, wanted in jax.tree_util.tree_leaves_with_path(mean):
+    for path, expected in jax.tree_util.tree_leaves_with_path(mean):
         before, after = first.params, accumulated.params
         for key in path:
             before, after = before[key.key], after[key.key]
-        np.testing.assert_allclose((before - after) / rate, wanted, atol=2e-4, err_msg=str(path))
+        np.testing.assert_allclose((before - after) / rate, expected, atol=2e-4, err_msg=str(path))
     assert float(logged["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
-    # The second part was pushed after the first, and entered the statistics after it.
+    # The second part updates the memory and the batch statistics after the first part.
     chex.assert_trees_all_close(accumulated.memory, state.memory, atol=1e-5)
     chex.assert_trees_all_close(accumulated.batch_stats, state.batch_stats, rtol=1e-4, atol=1e-6)
     assert int(accumulated.step) == 1
@@ -148,7 +149,7 @@ def test_accumulation_and_a_memory_in_chunks_give_the_losses_of_one_device(one_d
 
 @pytest.fixture(scope="module")
 def history():
-    """Of 20 steps with an average, and a warm-up of KD: the states, and what each logged."""
+    """States and metrics of 20 steps with a weight average and a warm-up of KD."""
     chex.clear_trace_counter()
     mesh = parallel.make_mesh(jax.devices()[:1])
     state, step, teacher, batches = tiny.job(mesh, warmup=3, ema=0.15)
@@ -160,26 +161,28 @@ def history():
     return states, logs
 
 
-def test_a_weight_grows_over_the_epochs_of_its_warmup(history):
-    for i, logged in enumerate(history[1]):  # epochs of 5 steps
+def test_a_weight_increases_over_the_epochs_of_its_warmup(history):
+    # Epochs of 5 steps.
+    for i, logged in enumerate(history[1]):
         losses = {name: float(logged[f"loss/{name}"]) for name in ("ce", "kd", "rrd")}
         share = min((i // 5 + 1) / 3, 1)
-        wanted = losses["ce"] + share * losses["kd"] + losses["rrd"]
-        assert float(logged["loss"]) == pytest.approx(wanted, rel=1e-5)
+        expected = losses["ce"] + share * losses["kd"] + losses["rrd"]
+        assert float(logged["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_average_follows_the_student_quickly_at_first(history):
+def test_the_decay_of_the_average_is_smaller_in_the_first_steps(history):
     (start, *states), _ = history
-    wanted = start.student
-    for keep, state in zip((1 / 10, 0.15, 0.15), states, strict=False):  # the second is not 2 / 11
+    expected = start.student
+    # The decay is at most 0.15; without the limit, the second would be 2 / 11.
+    for decay, state in zip((1 / 10, 0.15, 0.15), states, strict=False):
         newest = {"params": state.params["student"], "batch_stats": state.batch_stats}
-        wanted = jax.tree.map(
-            lambda old, new, keep=keep: keep * old + (1 - keep) * new, wanted, newest
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * new, expected, newest
         )
-        chex.assert_trees_all_close(state.student, wanted, rtol=1e-5, atol=1e-7)
+        chex.assert_trees_all_close(state.student, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_the_step_leaks_no_tracer_makes_no_nan_and_moves_nothing_by_itself():
+def test_the_step_leaks_no_tracers_and_computes_no_nan_and_transfers_nothing_implicitly():
     mesh = parallel.make_mesh()
     state, step, teacher, batches = tiny.job(mesh, accumulate=2, ema=0.9, unroll=False)
     teacher = jax.device_put(teacher, parallel.replicated(mesh))

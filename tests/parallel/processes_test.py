@@ -1,3 +1,5 @@
+"""Processes of a distributed job, and requests to stop a run."""
+
 import signal
 import socket
 
@@ -8,16 +10,17 @@ from rrd_jax import errors, parallel
 from rrd_jax.parallel import processes
 
 
-def test_nobody_at_the_coordinators_address_is_one_line(monkeypatch):
+def test_a_coordinator_that_does_not_answer_is_reported(monkeypatch):
     monkeypatch.setattr(processes, "_START_TIMEOUT", 0.1)
-    with socket.socket() as taken:  # bound, but nobody listens
-        taken.bind(("localhost", 0))
-        address = f"localhost:{taken.getsockname()[1]}"
+    # The socket is bound, but does not listen.
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        address = f"localhost:{server.getsockname()[1]}"
         with pytest.raises(errors.InputError, match=f"does not answer at --coordinator={address}"):
             parallel.start(address, 2, 1)
 
 
-def test_the_only_task_of_slurm_joins_nobody(monkeypatch):
+def test_a_single_slurm_task_does_not_start_distributed_jax(monkeypatch):
     for name, value in {"NTASKS": "1", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURM_STEP_NODELIST", "localhost")
@@ -26,14 +29,15 @@ def test_the_only_task_of_slurm_joins_nobody(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_is_asked_to_stop_and_told_by_which_signal(number):
+def test_a_signal_requests_a_stop_and_is_passed_to_the_run(number):
     before = signal.getsignal(number)
-    with pytest.raises((KeyboardInterrupt, errors.PreemptedError)):  # since nobody stops
-        _ask_and_go_on(number)
+    # The run does not stop at the request.
+    with pytest.raises((KeyboardInterrupt, errors.PreemptedError)):
+        _request_stop(number)
     assert signal.getsignal(number) is before
 
 
-def _ask_and_go_on(number):
+def _request_stop(number):
     with parallel.stop_requests() as stop:
         assert not stop(1)
         stop.can_save = True
@@ -41,7 +45,7 @@ def _ask_and_go_on(number):
         assert stop(2) == stop(3) == number
 
 
-def test_ctrl_c_interrupts_while_there_is_nothing_to_save():
+def test_ctrl_c_interrupts_before_there_is_a_state_to_save():
     with parallel.stop_requests(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
@@ -54,8 +58,9 @@ def test_a_second_ctrl_c_interrupts():
         stop.handle(signal.SIGINT, None)
 
 
-def test_ctrl_c_is_for_others_where_it_is_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup does
+def test_ctrl_c_is_ignored_if_the_process_ignores_it():
+    # nohup ignores the signal in the same way.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with parallel.stop_requests() as stop:
             signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Embeddings of images as Parquet files, and those of networks without a classifier in any form."""
+"""Predictions as Parquet files, and embeddings of networks without a classifier in all formats."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from tests.data import folders
 _RNG = np.random.default_rng(0)
 
 
-def _part(number, classes=3, name="é{}"):
+def _make_part(number, classes=3, name="é{}"):
     embeddings = _RNG.standard_normal((number, 5)).astype(np.float32)
     logits = _RNG.standard_normal((number, classes)).astype(np.float32)
     files = tuple(name.format(i) for i in range(number))
@@ -30,11 +30,11 @@ def _write(parts, path, form="parquet"):
             write(part)
 
 
-def test_rows_come_back_as_they_were_whatever_the_groups(tmp_path, monkeypatch):
+def test_written_rows_are_read_back_for_any_row_groups(tmp_path, monkeypatch):
     pandas = pytest.importorskip("pandas")
     module = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(parquet, "_ROWS", 8)
-    parts = [_part(4), _part(0), _part(4), _part(3)]
+    parts = [_make_part(4), _make_part(0), _make_part(4), _make_part(3)]
     _write(parts, tmp_path / "all.parquet")
     file = module.ParquetFile(tmp_path / "all.parquet")
     assert file.num_row_groups == 2
@@ -50,17 +50,19 @@ def test_rows_come_back_as_they_were_whatever_the_groups(tmp_path, monkeypatch):
         _write(parts, tmp_path / "all.parquet")
 
 
-def test_without_images_there_are_columns_and_without_classes_none_of_them(tmp_path):
+def test_a_file_without_images_has_columns_and_a_file_without_classes_has_no_class_columns(
+    tmp_path,
+):
     module = pytest.importorskip("pyarrow.parquet")
-    _write([_part(0)], tmp_path / "none.parquet")
+    _write([_make_part(0)], tmp_path / "none.parquet")
     assert module.read_table(tmp_path / "none.parquet").num_rows == 0
-    _write([_part(2, classes=0, name="\udcff{}")], tmp_path / "bare.parquet")
+    _write([_make_part(2, classes=0, name="\udcff{}")], tmp_path / "bare.parquet")
     table = module.read_table(tmp_path / "bare.parquet")
     assert table.column_names == ["file", "embeddings"]
     assert table["file"].to_pylist() == ["\\udcff0", "\\udcff1"]
 
 
-def test_that_pyarrow_is_missing_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_pyarrow_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(errors.UnavailableError, match=r"pip install 'rrd_jax\[hf\]'") as caught:
         _write([], tmp_path / "x.parquet")
@@ -69,7 +71,7 @@ def test_that_pyarrow_is_missing_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("tiny_network", "one_device")
-def test_a_student_without_labels_writes_embeddings_in_each_form(tiny_teacher, tmp_path, capsys):
+def test_a_student_without_labels_writes_embeddings_in_each_format(tiny_teacher, tmp_path, capsys):
     teacher = {"teacher.checkpoint": str(tiny_teacher)}
     config = launch.digits("smoke,tiny-tiny,rrd", **{"data.use_labels": False, **teacher})
     launch.run(config, tmp_path / "run")

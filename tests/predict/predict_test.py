@@ -1,4 +1,4 @@
-"""What `python -m rrd_jax.predict` says of images, and that it is what evaluation says."""
+"""The command `python -m rrd_jax.predict`, compared with evaluation."""
 
 import csv
 import importlib.util
@@ -24,12 +24,12 @@ from tests.data import folders
 
 _FOLDERS = ("a,b", 'say "hi"', "zwölf\nKatzen")
 _CLASSES = ("a,b", 'say "hi"', "zwölf\\nKatzen")
-_OF_XLA = re.compile(r"[EW]\d{4} ")
+_XLA_LOG_LINE = re.compile(r"[EW]\d{4} ")
 _RNG = np.random.default_rng(0)
 
 
-def _odd(i, level):
-    """An image file's name and content, of many kinds."""
+def _make_image(i, level):
+    """Returns the name and content of an image file; the format depends on `i`."""
     size = [(12, 10), (40, 30), (16, 16), (9, 50)][i % 4]
     pixels = _RNG.integers(0, 256, (*size[::-1], 4), np.uint8) // 2 + level
     mode, kind = [
@@ -45,12 +45,12 @@ def _odd(i, level):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A folder with images of all kinds, of three classes with difficult names."""
+    """A folder with images of all formats, in three classes whose names need escaping."""
     root = tmp_path_factory.mktemp("images") / "root"
     for split, number in (("train", 10), ("test", 20)):
         for k, label in enumerate(_FOLDERS):
             for i in range(number):
-                name, content = _odd(i, 60 * k)
+                name, content = _make_image(i, 60 * k)
                 folders.put(root / split / label / name, content)
     return root
 
@@ -78,7 +78,7 @@ def _config(root, augment, teacher=""):
 
 @pytest.fixture(scope="module")
 def runs(root, tmp_path_factory):
-    """By augmentation: a config, and the workdir of its run; the second has the first's teacher."""
+    """Config and workdir of a run by augmentation; both runs share one teacher."""
     runs, teacher = {}, ""
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
@@ -93,29 +93,29 @@ def runs(root, tmp_path_factory):
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("augment", ["none", "random_resized"])
 @pytest.mark.parametrize("which", ["student", "teacher"])
-def test_it_says_what_evaluation_says_image_by_image(runs, root, which, augment):
+def test_predictions_equal_those_of_evaluation_for_each_image(runs, root, which, augment):
     config, folder = runs[augment]
     plan = configs.parse(config)
     setting = job.prepare(plan.student)
     if which == "student":
         choice, path = plan.student.training.network, folder
-        asked = library.load(folder)
+        predictor = library.load(folder)
     else:
         choice, (path,) = plan.teachers[0].network, job.teacher_paths(plan, folder)
-        asked = library.load_teacher(folder)
+        predictor = library.load_teacher(folder)
     evaluated = frozen.load(choice, path, *setting, plan.student.training).predictions
     examples = setting.dataset.test.examples
-    wanted = {
+    expected = {
         os.path.join(examples.root, file): label
         for file, label in zip(examples.paths, evaluated["prediction"], strict=True)
     }
-    result = asked.predict(root / "test", batch_size=7)
-    assert len(wanted) == 60
-    assert dict(zip(result.files, result.labels, strict=True)) == wanted
+    result = predictor.predict(root / "test", batch_size=7)
+    assert len(expected) == 60
+    assert dict(zip(result.files, result.labels, strict=True)) == expected
     assert result.class_names == _CLASSES
-    # Not only the classes: losses are of all logits.
+    # The losses depend on all logits.
     losses = -np.log(result.probabilities[np.arange(60), [_label(f) for f in result.files]])
-    by_file = dict(zip(wanted, evaluated["loss"], strict=True))
+    by_file = dict(zip(expected, evaluated["loss"], strict=True))
     np.testing.assert_allclose(losses, [by_file[f] for f in result.files], rtol=1e-4, atol=1e-6)
 
 
@@ -125,41 +125,43 @@ def _label(file):
 
 @pytest.fixture(scope="module")
 def predict(commands, root, runs):
-    """A function that runs the command with a run, and returns how it ended."""
+    """A function that runs the command on a run and returns the outcome."""
     _, folder = runs["none"]
 
     def run(*arguments, workdir=folder, cwd=root):
-        named = (f"--workdir={workdir}",) if workdir else ()
-        done = commands.run(*named, *arguments, module="rrd_jax.predict", cwd=cwd)
-        # Without what jaxlib 0.10 says of each program that it reads from the cache.
-        lines = (line for line in done.err.splitlines(keepends=True) if not _OF_XLA.match(line))
-        return done._replace(err="".join(lines))
+        workdir_flags = (f"--workdir={workdir}",) if workdir else ()
+        outcome = commands.run(*workdir_flags, *arguments, module="rrd_jax.predict", cwd=cwd)
+        # jaxlib 0.10 logs each program that it reads from the cache.
+        lines = (
+            line for line in outcome.err.splitlines(keepends=True) if not _XLA_LOG_LINE.match(line)
+        )
+        return outcome._replace(err="".join(lines))
 
     return run
 
 
-def _parquet():
-    """The module that reads such files; None where it is not installed."""
+def _import_parquet():
+    """Imports the module that reads Parquet files; returns None if it is not installed."""
     installed = importlib.util.find_spec("pyarrow")
     return installed and importlib.import_module("pyarrow.parquet")
 
 
-def test_names_and_figures_are_the_same_in_every_format(predict, tmp_path):
+def test_all_formats_contain_the_same_names_and_values(predict, tmp_path):
     files = ["test/zwölf\nKatzen/3.png", "test/a,b/0.jpeg", 'test/say "hi"/1.jpeg']
     more = ("--logits", "--embeddings", "--top=2")
-    outcomes = {}
-    parquet = _parquet()
+    paths = {}
+    parquet = _import_parquet()
     for form in ("csv", "jsonl", "npz", *(["parquet"] if parquet else [])):
         output = tmp_path / f"out.{form}"
-        done = predict(*files, f"--format={form}", *more, f"--output={output}")
-        assert done.code == 0, done.err
-        assert (done.out, done.err) == ("", f"3 images: {output}\n")
-        outcomes[form] = output
-    arrays = np.load(outcomes["npz"])
+        outcome = predict(*files, f"--format={form}", *more, f"--output={output}")
+        assert outcome.code == 0, outcome.err
+        assert (outcome.out, outcome.err) == ("", f"3 images: {output}\n")
+        paths[form] = output
+    arrays = np.load(paths["npz"])
     assert arrays["files"].tolist() == files
     assert tuple(arrays["class_names"]) == _CLASSES
-    header, *rows = csv.reader(outcomes["csv"].open(newline="", encoding="utf-8"))
-    lines = list(map(json.loads, outcomes["jsonl"].read_text(encoding="utf-8").splitlines()))
+    header, *rows = csv.reader(paths["csv"].open(newline="", encoding="utf-8"))
+    lines = list(map(json.loads, paths["jsonl"].read_text(encoding="utf-8").splitlines()))
     assert header[:7] == [
         *("file", "label_1", "class_1", "probability_1", "label_2", "class_2", "probability_2")
     ]
@@ -175,54 +177,54 @@ def test_names_and_figures_are_the_same_in_every_format(predict, tmp_path):
             == np.float32(first["probability"])
             == arrays["probabilities"][i].max()
         )
-        for found in (row[7:10], line["logits"]):
-            np.testing.assert_array_equal(np.float32(found), arrays["logits"][i])
-        for found in (row[10:], line["embedding"]):
-            np.testing.assert_array_equal(np.float32(found), arrays["embeddings"][i])
+        for values in (row[7:10], line["logits"]):
+            np.testing.assert_array_equal(np.float32(values), arrays["logits"][i])
+        for values in (row[10:], line["embedding"]):
+            np.testing.assert_array_equal(np.float32(values), arrays["embeddings"][i])
     if parquet:
-        table = parquet.read_table(outcomes["parquet"])
+        table = parquet.read_table(paths["parquet"])
         assert str(table.schema.field("embeddings").type).startswith("fixed_size_list<")
-        found = table.to_pydict()
-        assert found["file"] == files
-        assert found["label"] == arrays["labels"].tolist()
-        assert found["class"] == [_CLASSES[label] for label in arrays["labels"]]
+        columns = table.to_pydict()
+        assert columns["file"] == files
+        assert columns["label"] == arrays["labels"].tolist()
+        assert columns["class"] == [_CLASSES[label] for label in arrays["labels"]]
         for name in ("probabilities", "logits", "embeddings"):
-            np.testing.assert_array_equal(np.float32(found[name]), arrays[name])
-    # Standard output takes the same, and nothing else.
-    done = predict(*files, "--format=csv", *more)
-    assert done.out == outcomes["csv"].read_text(encoding="utf-8")
+            np.testing.assert_array_equal(np.float32(columns[name]), arrays[name])
+    # Standard output receives only the content of the file.
+    outcome = predict(*files, "--format=csv", *more)
+    assert outcome.out == paths["csv"].read_text(encoding="utf-8")
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_top1_of_a_folder_is_said_and_a_line_of_text_stays_one(predict):
-    done = predict("--labels", "--top=1", "test")
-    assert done.code == 0
-    assert len(done.out.splitlines()) == 60
-    right = sum(
+def test_top1_of_a_folder_is_printed_and_each_image_has_one_line(predict):
+    outcome = predict("--labels", "--top=1", "test")
+    assert outcome.code == 0
+    assert len(outcome.out.splitlines()) == 60
+    correct = sum(
         f"/{name}/" in line and f": {name} " in line
-        for line in done.out.splitlines()
+        for line in outcome.out.splitlines()
         for name in _CLASSES
     )
-    assert f"top-1 {100 * right / 60:.2f} % of 60 images with a label" in done.err
+    assert f"top-1 {100 * correct / 60:.2f} % of 60 images with a label" in outcome.err
 
 
-def test_images_that_cannot_be_read_are_listed_and_the_others_predicted(predict, tmp_path):
+def test_unreadable_images_are_listed_and_the_remaining_images_are_predicted(predict, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"hello")
     (tmp_path / "gone.jpg").symlink_to("nothing")
     for i in range(2):
         folders.put(tmp_path / f"{i}.jpg")
     folders.put(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
-    done = predict(".", "lost.jpg", "--format=jsonl", "--batch_size=2", cwd=tmp_path)
-    assert done.code == 2
-    files = [json.loads(line)["file"] for line in done.out.splitlines()]
+    outcome = predict(".", "lost.jpg", "--format=jsonl", "--batch_size=2", cwd=tmp_path)
+    assert outcome.code == 2
+    files = [json.loads(line)["file"] for line in outcome.out.splitlines()]
     assert files == ["./0.jpg", "./1.jpg", "./\udcff.jpg"]
-    *warnings, error = done.err.splitlines()
+    *warnings, error = outcome.err.splitlines()
     names = ["./broken.jpg", "./gone.jpg", "lost.jpg"]
     assert [line.split(":")[1].strip() for line in warnings] == names
     assert "3 of 6 images" in error
 
 
-def test_answers_of_no_image_have_their_columns(predict, tmp_path):
+def test_outputs_without_readable_images_have_all_columns(predict, tmp_path):
     for form in ("csv", "npz"):
         options = (f"--format={form}", f"--output={tmp_path}/no.{form}", "--embeddings", "--top=1")
         assert predict("README.md", *options, cwd=pathlib.Path(__file__).parents[2]).code == 2
@@ -231,7 +233,7 @@ def test_answers_of_no_image_have_their_columns(predict, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["no.csv", "no.npz"]
 
 
-def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path):
+def test_invalid_arguments_are_refused_in_one_line_before_any_prediction(predict, root, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.csv").touch()
     (tmp_path / "names.txt").write_text("one\ntwo\n")
@@ -271,55 +273,63 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
         ((image, "--neighbours=test", "--format=npz", "--output=x"), {}, 2, "text, csv or jsonl"),
         ((image, "--neighbours=nowhere"), {}, 2, "nowhere"),
     ]:
-        done = predict(*arguments, **options)
-        assert message in done.check_refused(code)
-        assert not done.out
+        outcome = predict(*arguments, **options)
+        assert message in outcome.check_refused(code)
+        assert not outcome.out
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_list_is_read_and_whoever_stops_reading_ends_it_quietly(runs, root):
+def test_a_list_of_files_is_read_and_a_closed_pipe_ends_the_command_quietly(runs, root):
     command = f"{sys.executable} -m rrd_jax.predict --workdir={runs['none'][1]} --batch_size=1 -"
     shell = (
         f"find {root}/test -type f -print0 | sort -z | {command} | head -1; echo ${{PIPESTATUS[@]}}"
     )
     env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
-    env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX sets it for this process
-    done = subprocess.run(["bash", "-c", shell], env=env, cwd=root, capture_output=True, text=True)
-    line, codes = done.stdout.splitlines()
+    # JAX sets the variable for this process.
+    env.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    outcome = subprocess.run(
+        ["bash", "-c", shell], env=env, cwd=root, capture_output=True, text=True
+    )
+    line, codes = outcome.stdout.splitlines()
     assert line.startswith(f"{root}/test/a,b/0.jpeg: ")
-    assert (codes, done.stderr) == ("0 0 141 0", "")
+    assert (codes, outcome.stderr) == ("0 0 141 0", "")
 
 
-def test_neighbours_are_scikit_learns_and_never_the_image_itself(predict, runs, root, tmp_path):
+def test_neighbours_equal_those_of_scikit_learn_and_exclude_the_image_itself(
+    predict, runs, root, tmp_path
+):
     neighbors = pytest.importorskip("sklearn.neighbors")
-    asked, count, size = library.load(runs["none"][1]), 3, 60
-    result = asked.predict(root / "test", batch_size=7)
+    predictor, count, size = library.load(runs["none"][1]), 3, 60
+    result = predictor.predict(root / "test", batch_size=7)
     model = neighbors.NearestNeighbors(n_neighbors=count + 1, metric="cosine")
-    distances, places = model.fit(result.embeddings).kneighbors(result.embeddings)
+    distances, positions = model.fit(result.embeddings).kneighbors(result.embeddings)
     output, picture = tmp_path / "near.jsonl", tmp_path / "near.png"
     more = ("--format=jsonl", f"--output={output}", f"--picture={picture}", "--batch_size=7")
-    done = predict("test", f"--neighbours={root / 'test'}", f"--top={count}", *more)
-    assert done.code == 0, done.err
-    assert "student and teacher share" in done.err
+    outcome = predict("test", f"--neighbours={root / 'test'}", f"--top={count}", *more)
+    assert outcome.code == 0, outcome.err
+    assert "student and teacher share" in outcome.err
     with PIL.Image.open(picture) as drawn:
         assert drawn.size[0] > 400
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    found = {os.path.relpath(row["file"], root): row["neighbours"] for row in rows}
-    assert len(found) == size
-    for file, row, near in zip(result.files, distances, places, strict=True):
-        assert file == result.files[near[0]] or row[1] < 1e-6  # itself, or its twin
-        neighbours = found[os.path.relpath(file, root)]
+    neighbours_of = {os.path.relpath(row["file"], root): row["neighbours"] for row in rows}
+    assert len(neighbours_of) == size
+    for file, row, near in zip(result.files, distances, positions, strict=True):
+        # The nearest image is the image itself or an identical one.
+        assert file == result.files[near[0]] or row[1] < 1e-6
+        neighbours = neighbours_of[os.path.relpath(file, root)]
         cosines = [neighbour["cosine"] for neighbour in neighbours]
         np.testing.assert_allclose(cosines, 1 - row[1:], atol=1e-5)
         assert file not in {os.path.join(root, neighbour["file"]) for neighbour in neighbours}
 
 
-def test_neighbours_of_few_images_are_a_line_each_and_a_table(predict):
+def test_neighbours_of_few_images_are_printed_as_lines_and_as_a_table(predict):
     query = "test/a,b/0.jpeg"
     folder = "test/a,b/1.jpeg", query, "test/a,b/2.png"
-    done = predict(*folder, f"--neighbours={query}", "--top=5")
-    assert done.code == 0, done.err
-    assert re.fullmatch(r"test/a,b/0\.jpeg: (test/a,b/[12]\.\w+ -?[01]\.\d{4}(, )?){2}\n", done.out)
+    outcome = predict(*folder, f"--neighbours={query}", "--top=5")
+    assert outcome.code == 0, outcome.err
+    assert re.fullmatch(
+        r"test/a,b/0\.jpeg: (test/a,b/[12]\.\w+ -?[01]\.\d{4}(, )?){2}\n", outcome.out
+    )
     table = list(
         csv.reader(predict(*folder, f"--neighbours={query}", "--format=csv").out.splitlines())
     )

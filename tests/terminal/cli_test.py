@@ -1,4 +1,4 @@
-"""How programs end: one line and a code, whatever happens."""
+"""Exits of programs: error lines and exit codes."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ from rrd_jax.config import explain
 from rrd_jax.terminal import cli
 
 
-def _ends(capsys, action, *arguments, **options):
-    """The exit code of what ends a program, and the lines on standard error."""
+def _run_to_exit(capsys, action, *arguments, **options):
+    """Runs an action that exits; returns the exit code and the lines on standard error."""
     with pytest.raises(SystemExit) as end:
         action(*arguments, **options)
     return end.value.code, capsys.readouterr().err.splitlines()
 
 
-def _raiser(error):
+def _make_raising(error):
     def job():
         raise error
 
@@ -44,41 +44,48 @@ def _raiser(error):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
-def test_each_kind_of_error_is_one_line_and_its_code(capsys, error, code):
-    ended, (line,) = _ends(capsys, cli.guard, _raiser(error))
-    assert ended == code
+def test_each_kind_of_error_has_one_line_and_an_exit_code(capsys, error, code):
+    exit_code, (line,) = _run_to_exit(capsys, cli.guard, _make_raising(error))
+    assert exit_code == code
     assert line.startswith("error: ")
     assert "x" in line
 
 
-def test_ctrl_c_and_a_closed_pipe(capsys):
+def test_ctrl_c_and_a_closed_pipe_have_exit_codes(capsys):
     interrupt = KeyboardInterrupt()
-    assert _ends(capsys, cli.guard, _raiser(interrupt), "saved") == (130, ["error: saved"])
-    assert _ends(capsys, cli.guard, _raiser(errors.UnreadError())) == (141, [])
+    assert _run_to_exit(capsys, cli.guard, _make_raising(interrupt), "saved") == (
+        130,
+        ["error: saved"],
+    )
+    assert _run_to_exit(capsys, cli.guard, _make_raising(errors.UnreadError())) == (141, [])
 
 
-def test_an_error_nobody_foresaw_is_two_lines_and_its_traceback_is_kept(capsys, tmp_path):
+def test_an_unexpected_error_has_two_lines_and_a_crash_report(capsys, tmp_path):
     def job():
         return cli.guard(folder=0, nonsense=1)
 
-    code, lines = _ends(capsys, cli.guard, job, folder=lambda: tmp_path)
-    (kept,) = tmp_path.glob("crash-*.txt")
+    code, lines = _run_to_exit(capsys, cli.guard, job, folder=lambda: tmp_path)
+    (report,) = tmp_path.glob("crash-*.txt")
     assert code == 70
     assert lines[0].startswith("error: TypeError: guard() got an unexpected keyword argument")
-    assert lines[1].endswith(str(kept))
-    assert "Traceback" in kept.read_text()
+    assert lines[1].endswith(str(report))
+    assert "Traceback" in report.read_text()
 
 
-def test_it_is_kept_elsewhere_where_there_is_no_workdir(capsys, tmp_path, monkeypatch):
+def test_a_crash_report_without_a_workdir_is_written_to_the_temporary_folder(
+    capsys, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    for folder in (None, lambda: tmp_path / "missing", _raiser(ValueError())):
-        _, lines = _ends(capsys, cli.guard, _raiser(RuntimeError("oh\ndear")), folder=folder)
-        assert lines[0] == "error: RuntimeError: oh"
+    for folder in (None, lambda: tmp_path / "missing", _make_raising(ValueError())):
+        _, lines = _run_to_exit(
+            capsys, cli.guard, _make_raising(RuntimeError("bug\nmore")), folder=folder
+        )
+        assert lines[0] == "error: RuntimeError: bug"
         assert lines[1].endswith(f"{os.getpid()}.txt")
     assert list(tmp_path.glob("crash-*.txt"))
 
 
-def test_what_libraries_warn_of_is_not_shown(capfd):
+def test_warnings_of_libraries_are_not_printed(capfd):
     with warnings.catch_warnings():
         cli.guard(lambda: warnings.warn("use something newer", DeprecationWarning, stacklevel=1))
     assert capfd.readouterr() == ("", "")
@@ -106,18 +113,19 @@ def _parse(monkeypatch, *arguments):
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     monkeypatch.setattr(flags, "FLAGS", values)
-    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # the file of the test before
+    # The previous test loaded another file under this name.
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
     cli.parse_flags(argv, config, explain)
 
 
 @pytest.mark.parametrize("text", _CONFIGS)
 @pytest.mark.parametrize("override", [(), ("--config.a=1",)], ids=["", "override"])
-def test_what_is_wrong_with_a_config_file_is_one_line_with_its_place(
+def test_an_invalid_config_file_is_reported_with_its_path(
     capsys, monkeypatch, tmp_path, text, override
 ):
     path = tmp_path / "my.py"
     path.write_text(text)
-    code, lines = _ends(capsys, _parse, monkeypatch, f"--config={path}", *override)
+    code, lines = _run_to_exit(capsys, _parse, monkeypatch, f"--config={path}", *override)
     assert code == 1
     assert str(path) in lines[0]
     assert _CONFIGS[text] in lines[-1]
@@ -125,17 +133,20 @@ def test_what_is_wrong_with_a_config_file_is_one_line_with_its_place(
 
 
 @pytest.mark.parametrize("name", ["", "missing.py", "."])
-def test_a_config_file_that_is_none_is_named(capsys, monkeypatch, name):
-    code, (line,) = _ends(capsys, _parse, monkeypatch, f"--config={name}")
+def test_a_path_that_is_not_a_config_file_is_refused(capsys, monkeypatch, name):
+    code, (line,) = _run_to_exit(capsys, _parse, monkeypatch, f"--config={name}")
     assert code == 1
     assert f"--config={name} " in line
     assert "for example --config=configs/digits.py" in line
 
 
-def test_an_error_of_ours_in_a_config_file_speaks_for_itself(capsys, monkeypatch, tmp_path):
+def test_an_input_error_of_a_config_file_is_printed_unchanged(capsys, monkeypatch, tmp_path):
     path = tmp_path / "my.py"
     path.write_text("from rrd_jax import errors\nraise errors.InputError('which method?')")
-    assert _ends(capsys, _parse, monkeypatch, f"--config={path}") == (1, ["error: which method?"])
+    assert _run_to_exit(capsys, _parse, monkeypatch, f"--config={path}") == (
+        1,
+        ["error: which method?"],
+    )
 
 
 def _start(*arguments, **options):
@@ -144,7 +155,7 @@ def _start(*arguments, **options):
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort", "--helpfull"])
-def test_help_is_an_answer_and_waits_for_neither_jax_nor_the_config(flag):
+def test_help_is_printed_without_importing_jax_or_reading_the_config(flag):
     program = (
         "import runpy, sys\n"
         "try:\n"
@@ -153,13 +164,13 @@ def test_help_is_an_answer_and_waits_for_neither_jax_nor_the_config(flag):
         "    assert 'jax' not in sys.modules\n"
     )
     command = [sys.executable, "-c", program, "--config=missing.py", flag]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--workdir: The folder of checkpoints and metrics." in done.stdout
-    assert ("--verbosity" in done.stdout) == (flag == "--helpfull")
+    outcome = subprocess.run(command, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert "--workdir: The folder of checkpoints and metrics." in outcome.stdout
+    assert ("--verbosity" in outcome.stdout) == (flag == "--helpfull")
 
 
-def test_a_full_disk_and_closed_streams_are_no_traceback():
+def test_a_full_disk_and_closed_streams_print_no_traceback():
     with open("/dev/full", "w") as full:
         program = _start("rrd_jax.main", "--help", stdout=full)
         _, error = program.communicate()
@@ -169,7 +180,7 @@ def test_a_full_disk_and_closed_streams_are_no_traceback():
     assert subprocess.run(shell, shell=True).returncode == 1
 
 
-def test_a_listing_that_is_not_read_to_its_end_ends_quietly():
+def test_a_closed_pipe_ends_a_program_quietly():
     code = "from rrd_jax.terminal import cli; cli.guard(lambda: print('a line\\n' * 100_000))"
     command = [sys.executable, "-c", code]
     pipe = subprocess.PIPE
@@ -179,25 +190,27 @@ def test_a_listing_that_is_not_read_to_its_end_ends_quietly():
     assert (program.wait(), program.stderr.read()) == (141, "")
 
 
-_STUBBORN = """
+_UNINTERRUPTIBLE = """
 import hashlib, sys
 from rrd_jax.terminal import cli
 def job():
-    print("begun", flush=True)
+    print("started", flush=True)
     try:
         while True:
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # lets no handler run, as a compiler
+            # The call runs no signal handlers, like a compiler.
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
     except KeyboardInterrupt:
         print("never")
 cli.guard(job)
 """
 
 
-def test_a_second_ctrl_c_ends_at_once_what_hears_no_signals():
-    command = [sys.executable, "-c", _STUBBORN]
+def test_a_second_ctrl_c_stops_a_program_that_handles_no_signals():
+    command = [sys.executable, "-c", _UNINTERRUPTIBLE]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert program.stdout.readline() == "begun\n"
-    time.sleep(0.5)  # until it is within the call
+    assert program.stdout.readline() == "started\n"
+    # Wait until the program is within the call.
+    time.sleep(0.5)
     program.send_signal(signal.SIGINT)
     assert (
         "press Ctrl-C again to end the program"

@@ -1,3 +1,5 @@
+"""Console output on terminals and in log files."""
+
 import io
 import os
 import sys
@@ -9,7 +11,7 @@ from rrd_jax.terminal import console
 from tests.screen import Screen
 
 
-def test_a_warning_takes_the_place_of_the_progress_line(monkeypatch):
+def test_a_warning_replaces_the_progress_line(monkeypatch):
     screen = Screen(monkeypatch, columns=40)
     console.progress("run", ["epoch 1/2", "a" * 10])
     console.warn("the queue is short")
@@ -17,7 +19,7 @@ def test_a_warning_takes_the_place_of_the_progress_line(monkeypatch):
     assert "\x1b[33mwarning:\x1b[0m" in screen.text()
 
 
-def test_what_a_terminal_would_obey_is_shown(capsys):
+def test_control_characters_are_escaped(capsys):
     name = "a\x1b[31m\r\x85\udcffb\nc \u00e9"
     console.warn(name)
     console.error(name)
@@ -27,21 +29,21 @@ def test_what_a_terminal_would_obey_is_shown(capsys):
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_there_are_no_colours_where_they_are_not_wanted(monkeypatch, name, value):
+def test_environment_variables_disable_colors(monkeypatch, name, value):
     screen = Screen(monkeypatch, columns=40)
     monkeypatch.setenv(name, value)
-    console.warn("doubtful")
-    assert screen.text() == "warning: doubtful\n"
+    console.warn("low accuracy")
+    assert screen.text() == "warning: low accuracy\n"
 
 
-def test_nothing_but_plain_lines_reaches_a_log_file(capsys):
+def test_a_log_file_contains_only_plain_lines(capsys):
     console.progress("run", ["epoch 1/2"])
-    console.warn("doubtful")
-    console.note("good to know")
+    console.warn("low accuracy")
+    console.note("teacher cached")
     console.print_row("run", ["a" * 100, "b" * 100])
     console.print_table(["a", "b"], [["x" * 100, "1"]])
     warning, note, row, *table = capsys.readouterr().out.splitlines()
-    assert (warning, note) == ("warning: doubtful", "note: good to know")
+    assert (warning, note) == ("warning: low accuracy", "note: teacher cached")
     assert row == f"[run] {'a' * 100}  {'b' * 100}"
     assert table[0].startswith("| a")
 
@@ -55,13 +57,13 @@ def test_nothing_but_plain_lines_reaches_a_log_file(capsys):
         (4, "epoc"),
     ],
 )
-def test_what_does_not_fit_is_left_out_the_least_important_first(columns, line):
+def test_parts_that_do_not_fit_are_omitted_from_the_end(columns, line):
     assert console.fit_line("run", ["epoch 1/2", "0:10 left", "lr 0.1"], columns) == line
 
 
-def test_long_lines_end_between_words_and_paths_stay_whole(monkeypatch):
+def test_long_lines_are_wrapped_between_words_and_paths_are_not_broken(monkeypatch):
     screen, path = Screen(monkeypatch, columns=20), "/tmp/a/long/path/of/a/run"
-    console.say(f"what was kept of it lies in {path}")
+    console.say(f"the checkpoints of the run are in {path}")
     assert path in screen.text()
     assert all(len(line) <= 20 for line in screen.text().split() if line != path)
 
@@ -78,7 +80,7 @@ class _Broken(io.StringIO):
         raise OSError
 
 
-def test_a_reader_that_left_and_a_full_disk_are_told_apart(monkeypatch):
+def test_a_closed_pipe_and_a_full_disk_raise_different_errors(monkeypatch):
     monkeypatch.setattr(sys, "stdout", _Broken(BrokenPipeError()))
     with pytest.raises(errors.UnreadError):
         console.say("to nobody")

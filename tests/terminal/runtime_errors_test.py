@@ -1,4 +1,4 @@
-"""What JAX and the host raise, as errors of ours."""
+"""Translation of errors of JAX and the operating system into errors of rrd_jax."""
 
 import errno
 
@@ -14,7 +14,7 @@ _XLA = jax.errors.JaxRuntimeError
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "said"),
+    ("error", "kind", "message"),
     [
         (_XLA("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), errors.InputError, "remat"),
         (_XLA("UNAVAILABLE: Task 1 heartbeat timeout"), errors.LostError, "same command"),
@@ -33,8 +33,8 @@ _XLA = jax.errors.JaxRuntimeError
         (OSError(errno.ENOSPC, "No space left on device", "f"), errors.DiskError, "No space"),
     ],
 )
-def test_what_a_user_can_do_something_about_is_one_line_of_its_kind(error, kind, said):
-    with pytest.raises(kind, match=said) as caught, runtime_errors.translated():
+def test_errors_that_users_can_resolve_are_translated_into_one_line(error, kind, message):
+    with pytest.raises(kind, match=message) as caught, runtime_errors.translated():
         raise error
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
@@ -50,7 +50,7 @@ def test_what_a_user_can_do_something_about_is_one_line_of_its_kind(error, kind,
         errors.DivergedError("ours"),
     ],
 )
-def test_bugs_and_errors_of_ours_stay_what_they_are(error):
+def test_bugs_and_errors_of_rrd_jax_are_not_translated(error):
     with pytest.raises(type(error)) as caught, runtime_errors.translated():
         raise error
     assert caught.value is error
@@ -59,16 +59,17 @@ def test_bugs_and_errors_of_ours_stay_what_they_are(error):
 @pytest.mark.parametrize(
     "error", [RuntimeError("Unable to initialize 'tpu'\nmore"), AssertionError()]
 )
-def test_a_platform_that_is_not_there_is_named_with_those_that_are(error, monkeypatch):
-    backend, asked = jax.default_backend, iter([error])
+def test_a_missing_platform_is_reported_with_the_available_platforms(error, monkeypatch):
+    backend, problems = jax.default_backend, iter([error])
 
     def default_backend():
-        for problem in asked:
+        for problem in problems:
             raise problem
         return backend()
 
     monkeypatch.setattr(jax, "default_backend", default_backend)
-    monkeypatch.setattr(devices, "clear_backends", lambda: None)  # other tests have arrays there
+    # Other tests hold arrays of the backends.
+    monkeypatch.setattr(devices, "clear_backends", lambda: None)
     before = jax.config.jax_platforms
     with pytest.raises(errors.UnavailableError, match="there is cpu: unset") as caught:
         parallel.check_platform()
@@ -76,7 +77,7 @@ def test_a_platform_that_is_not_there_is_named_with_those_that_are(error, monkey
     assert "\n" not in str(caught.value)
 
 
-def test_processes_that_disagree_are_all_refused_with_what_differs(monkeypatch):
+def test_processes_with_different_configs_are_refused_with_the_differing_field(monkeypatch):
     facts = [{"config": {"seed": 0, "a": [1]}}, {"config": {"seed": 1, "a": [1]}}]
     texts = [processes._encoded(fact) for fact in facts]
     width = max(map(len, texts))

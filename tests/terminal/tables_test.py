@@ -1,3 +1,5 @@
+"""Tables in Markdown that fit the terminal."""
+
 import re
 
 import pytest
@@ -8,7 +10,7 @@ _HEADER = ["run", "network", "test top-1, last epoch", "checkpoints"]
 _ROWS = [["student alone", "resnet8", "93.10", "/runs/digits/alone"], ["x", "y", "", "数字" * 9]]
 
 
-def test_markdown_is_aligned_also_where_letters_are_wide():
+def test_markdown_is_aligned_for_wide_characters_too():
     assert tables.markdown(["a", "long"], [["wide cell", "1"], ["数字", "2"]]).split("\n") == [
         "| a         | long |",
         "|-----------|------|",
@@ -18,12 +20,12 @@ def test_markdown_is_aligned_also_where_letters_are_wide():
 
 
 @pytest.mark.parametrize("columns", [*range(8, 40), 60, 70, 80, 200])
-def test_a_table_fits_any_width_and_loses_nothing(columns):
+def test_a_table_fits_any_width_and_contains_all_words(columns):
     text = tables.fitted(_HEADER, _ROWS, columns)
     assert max(map(tables.cells, text.split("\n"))) <= columns
-    there = re.sub(r"[|\s]", "", text)
+    content = re.sub(r"[|\s]", "", text)
     for cell in (*_HEADER[1:], "resnet8", "93.10"):
-        assert all(word in there for word in cell.split())
+        assert all(word in content for word in cell.split())
 
 
 def test_the_width_decides_between_markdown_wrapped_cells_and_a_line_per_cell():
