@@ -37,10 +37,10 @@ def _save(folder, steps, scores=None):
 
 
 def _assert_equal(a, b):
-    def raw(state):
+    def to_host(state):
         return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
 
-    jax.tree.map(np.testing.assert_array_equal, raw(a), raw(b))
+    jax.tree.map(np.testing.assert_array_equal, to_host(a), to_host(b))
 
 
 def _restore(folder):
@@ -206,15 +206,18 @@ def test_a_digest_depends_on_each_bit_and_position_but_not_on_devices():
     mesh = parallel.make_mesh()
     for sharding in (parallel.split(mesh), parallel.replicated(mesh)):
         assert checkpoints.digest({"w": jax.device_put(array, sharding)}) == digest
-    others = [array.T.copy(), -array, array[::-1].copy(), array[:8], array.view(np.int32)]
+    different = [array.T.copy(), -array, array[::-1].copy(), array[:8], array.view(np.int32)]
     for position, bit in itertools.product(range(0, array.nbytes, 7), (0, 5)):
-        others.append(array.copy())
-        others[-1].view(np.uint8).reshape(-1)[position] ^= 1 << bit
+        different.append(array.copy())
+        different[-1].view(np.uint8).reshape(-1)[position] ^= 1 << bit
     # Swap two words.
     for i in range(1, array.size, 5):
-        others.append(array.copy())
-        others[-1].reshape(-1)[[0, i]] = array.reshape(-1)[[i, 0]]
-    assert len({digest, *(checkpoints.digest({"w": other}) for other in others)}) == len(others) + 1
+        different.append(array.copy())
+        different[-1].reshape(-1)[[0, i]] = array.reshape(-1)[[i, 0]]
+    assert (
+        len({digest, *(checkpoints.digest({"w": other}) for other in different)})
+        == len(different) + 1
+    )
 
 
 def test_a_checkpoint_of_another_version_is_named(tmp_path, capsys):

@@ -11,7 +11,7 @@ from rrd_jax.config import parse
 from rrd_jax.training import recipe
 from tests import launch
 
-# Launch file: its teacher and student.
+# Teacher and student of each launch file.
 _CONFIGS = {
     "digits": "resnet8x4-resnet8",
     "fashion_mnist": "resnet32x4-resnet8",
@@ -40,7 +40,7 @@ def _config(name, argument=""):
     return config
 
 
-def _smoke(name, folder):
+def _make_smoke_config(name, folder):
     """Returns the config of a short job; writes images for `image_folder`."""
     config = _config(name, ",".join(filter(None, ("smoke", _SMALL.get(name)))))
     if name == "image_folder":
@@ -57,7 +57,7 @@ def _smoke(name, folder):
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("name", _CONFIGS)
 def test_the_complete_smoke_job_of_every_config_runs(name, tmp_path):
-    config = _smoke(name, tmp_path)
+    config = _make_smoke_config(name, tmp_path)
     # One job with a baseline suffices.
     config.baseline = name == "digits"
     results = launch.run(config, tmp_path / "run")
@@ -100,7 +100,7 @@ def test_the_config_without_labels_trains_any_pair_without_labels():
     assert _config("unlabelled", "smoke,vit_small_patch14_dinov2-resnet18").data.image_size == 28
 
 
-def test_pair_and_method_are_taken_from_the_string():
+def test_a_config_string_selects_pair_and_method():
     config = _config("cifar100", "resnet56-resnet20,kd")
     assert (config.teacher.model, config.student.model) == ("resnet56", "resnet20")
     weights = {name: options.weight for name, options in config.objectives.items()}
@@ -108,14 +108,14 @@ def test_pair_and_method_are_taken_from_the_string():
     assert config.name == "cifar100-resnet56-resnet20-kd"
 
 
-def _benchmark():
+def _benchmark_pairs():
     """Returns the teacher and student of each row of the table in the launch file's docstring."""
     text = runpy.run_path(str(launch.CONFIGS / "cifar100.py"))["__doc__"]
     rows = [line.split()[:2] for line in text.split("\n") if len(line.split()) > 2]
     return [row for row in rows if {*row} <= {*networks.MODELS}]
 
 
-@pytest.mark.parametrize(("teacher", "student"), _benchmark())
+@pytest.mark.parametrize(("teacher", "student"), _benchmark_pairs())
 def test_benchmark_pairs_have_the_published_learning_rates(teacher, student):
     config = _config("cifar100", f"{teacher}-{student},rrd")
     assert (config.teacher.model, config.student.model) == (teacher, student)
@@ -169,9 +169,7 @@ def test_small_data_sets_and_smoke_reduce_the_memory_of_any_method():
         ("-", ""),
     ],
 )
-def test_an_unknown_option_is_refused_with_a_suggestion_and_the_commands_that_list_names(
-    option, nearest
-):
+def test_an_unknown_option_is_refused_with_suggestions(option, nearest):
     with pytest.raises(errors.InputError) as caught:
         _config("cifar100", option)
     message = str(caught.value)

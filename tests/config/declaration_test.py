@@ -66,7 +66,7 @@ def test_a_declared_field_has_values_to_fuzz(gusts):
     assert parse(_config(gusts=gusts), platform="cpu").student.fields["train"]["gusts"] == [*gusts]
 
 
-def test_a_declared_field_determines_when_it_is_unused_and_if_a_resumed_run_may_change_it():
+def test_a_declaration_determines_when_a_field_is_unused_or_changeable():
     values = validation.validate(_config(wind=0))
     assert ("train.gusts", "train.wind is 0") in list(unused.iterate_unused(values))
     assert ("train.gusts", "train.wind is 0") not in list(

@@ -98,27 +98,27 @@ def test_an_invalid_value_is_refused_before_data_are_read(fields, words):
     assert "\n" not in str(caught.value)
 
 
-def _misspelled(config):
+def _misspell(config):
     config.train.epoch = 3
 
 
-def _added(config):
+def _add(config):
     config.learning_rate = 0.1
 
 
-def _replaced(config):
+def _replace(config):
     config.train = ConfigDict({"epochs": 3})
 
 
-def _removed(config):
+def _remove(config):
     del config.data
 
 
-def _number(config):
+def _set_number(config):
     config.optimizer = 3
 
 
-def _numbered(config):
+def _use_number_as_name(config):
     config.student.options = ConfigDict({1: 2, "a": 3})
 
 
@@ -126,14 +126,14 @@ def _numbered(config):
     ("change", "words"),
     [
         (
-            _misspelled,
+            _misspell,
             "unknown field 'train.epoch'; did you mean 'train.epochs'|--print_config lists",
         ),
-        (_added, "unknown field 'learning_rate'; did you mean|'optimizer.learning_rate'"),
-        (_replaced, "train lacks batch_size|set fields one by one"),
-        (_removed, "the config has no section 'data'"),
-        (_number, "optimizer is 3, but is a section"),
-        (_numbered, "student.options has field names that are not strings"),
+        (_add, "unknown field 'learning_rate'; did you mean|'optimizer.learning_rate'"),
+        (_replace, "train lacks batch_size|set fields one by one"),
+        (_remove, "the config has no section 'data'"),
+        (_set_number, "optimizer is 3, but is a section"),
+        (_use_number_as_name, "student.options has field names that are not strings"),
     ],
 )
 def test_a_launch_file_that_breaks_the_structure_of_a_config_is_refused(change, words):

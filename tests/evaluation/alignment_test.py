@@ -21,11 +21,11 @@ def in_parts(monkeypatch):
 
 def test_a_subset_of_rows_is_deterministic():
     np.testing.assert_array_equal(rows.subset(5, 9), np.arange(5))
-    picked = rows.subset(1000, 100)
-    np.testing.assert_array_equal(picked, rows.subset(1000, 100))
-    assert len(np.unique(picked)) == 100
-    assert (np.diff(picked) > 0).all()
-    assert picked.max() > 900
+    subset = rows.subset(1000, 100)
+    np.testing.assert_array_equal(subset, rows.subset(1000, 100))
+    assert len(np.unique(subset)) == 100
+    assert (np.diff(subset) > 0).all()
+    assert subset.max() > 900
 
 
 def _cka(first, second):

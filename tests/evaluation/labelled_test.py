@@ -35,13 +35,13 @@ def _fill(folder, number, size=8):
             folders.put(folder / name / f"{i}.png", file.getvalue())
 
 
-def _config(teacher, where, root, **fields):
+def _config(teacher, location, root, **fields):
     defaults = {
         "data.use_labels": False,
         "data.dir": str(root),
         "teacher.checkpoint": str(teacher),
         "train.epochs": 2,
-        "eval.labelled": str(where),
+        "eval.labelled": str(location),
         "eval.labelled_per_class": 8,
     }
     return launch.digits("smoke,tiny-tiny,rrd", **defaults | fields)
@@ -78,13 +78,13 @@ def test_each_evaluation_has_metrics_of_student_random_weights_and_teacher(evalu
 _METRICS = ("knn_10", "knn_20", "probe")
 
 
-@pytest.mark.parametrize("which", ["student", "teacher"])
-def test_metrics_equal_those_of_scikit_learn(which, evaluated_run, tiny_teacher):
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_metrics_equal_those_of_scikit_learn(role, evaluated_run, tiny_teacher):
     folder, plan, (dataset, mesh) = evaluated_run
     training = plan.student.training
-    choice = training.network if which == "student" else plan.teachers[0].network
-    path = folder if which == "student" else tiny_teacher
-    terms = training.create_objectives(24) if which == "student" else None
+    choice = training.network if role == "student" else plan.teachers[0].network
+    path = folder if role == "student" else tiny_teacher
+    terms = training.create_objectives(24) if role == "student" else None
     network = frozen.load(choice, path, dataset, mesh, training, terms)
     embed = predictions.compile_embed(network.network, training.normalize, mesh)
     (rows, labels), (queries, truth) = (
@@ -94,7 +94,7 @@ def test_metrics_equal_those_of_scikit_learn(which, evaluated_run, tiny_teacher)
     assert np.bincount(labels).tolist() == [8, 8, 8]
     assert np.bincount(truth).tolist() == [10, 10, 10]
     last = launch.rows(folder)[-1]
-    prefix = "proof/" if which == "student" else "proof/teacher_"
+    prefix = "proof/" if role == "student" else "proof/teacher_"
     for k in (10, 20):
         peer = KNeighborsClassifier(
             k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
@@ -111,11 +111,11 @@ def test_metrics_equal_those_of_scikit_learn(which, evaluated_run, tiny_teacher)
     assert last[f"{prefix}probe"] > 40
 
 
-def _open(where, tmp_path, per_class=0, channels=1, **fields):
+def _open(location, tmp_path, per_class=0, channels=1, **fields):
     source = data.Source("digits", image_size=8, dir=str(tmp_path / "index"), **fields)
     blank = np.zeros((4, 8, 8, channels), np.uint8), np.zeros(4, int)
     like = data.from_sources(blank, blank, data.Source(image_size=8, use_labels=False))
-    return labelled_subset.open_labelled_subset(str(where), per_class, source, like)
+    return labelled_subset.open_labelled_subset(str(location), per_class, source, like)
 
 
 def test_a_folder_of_classes_is_split_like_an_image_folder(tmp_path):
@@ -129,12 +129,12 @@ def test_a_folder_of_classes_is_split_like_an_image_folder(tmp_path):
     assert opened.image_shape == (8, 8, 3)
     # The images are resized like the run's test images.
     assert opened.test.resize == 10
-    more = _open(tmp_path / "images", tmp_path, 5)
-    fewer = _open(tmp_path / "images", tmp_path, 2)
-    assert np.bincount(more.train.labels).tolist() == [5, 5, 5]
-    assert len(more.test) == len(reference.test)
-    contents = {image.tobytes() for image in more.train.images}
-    assert {image.tobytes() for image in fewer.train.images} < contents
+    larger = _open(tmp_path / "images", tmp_path, 5)
+    smaller = _open(tmp_path / "images", tmp_path, 2)
+    assert np.bincount(larger.train.labels).tolist() == [5, 5, 5]
+    assert len(larger.test) == len(reference.test)
+    contents = {image.tobytes() for image in larger.train.images}
+    assert {image.tobytes() for image in smaller.train.images} < contents
 
 
 def test_images_are_read_with_the_channels_of_the_run(tmp_path):
@@ -172,7 +172,7 @@ def test_a_hugging_face_data_set_is_evaluated_on_its_test_split(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("where", "message"),
+    ("location", "message"),
     [
         (
             "./nowhere",
@@ -187,14 +187,14 @@ def test_a_hugging_face_data_set_is_evaluated_on_its_test_split(tmp_path, monkey
     ],
 )
 def test_labelled_images_that_cannot_be_used_are_refused_before_training(
-    where, message, tiny_teacher, tmp_path
+    location, message, tiny_teacher, tmp_path
 ):
     folders.put(tmp_path / "flat" / "0.jpg")
     folders.fill(tmp_path / "one", ("cat",))
     folders.fill(tmp_path / "untested", number=1)
-    if where.startswith("hf:"):
+    if location.startswith("hf:"):
         pytest.importorskip("datasets")
-    config = _config(tiny_teacher, where.format(tmp_path), tmp_path / "index")
+    config = _config(tiny_teacher, location.format(tmp_path), tmp_path / "index")
     with pytest.raises(errors.InputError, match=message) as caught:
         launch.run(config, tmp_path / "run")
     assert str(caught.value).startswith("eval.labelled is")

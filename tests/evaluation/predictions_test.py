@@ -40,10 +40,10 @@ def test_even_batch_minimizes_the_number_of_batches_and_the_padding(
 
 def test_equal_networks_share_a_compiled_function():
     mesh = parallel.make_mesh(jax.devices()[:1])
-    network, same, other = (networks.create("resnet8", count) for count in (10, 10, 5))
+    network, equal, other = (networks.create("resnet8", count) for count in (10, 10, 5))
     normalize = pipeline.make_normalize((0.5,), (0.5,))
     function = predictions.compile_predict(network, normalize, mesh)
-    assert predictions.compile_predict(same, normalize, mesh, {}) is function
+    assert predictions.compile_predict(equal, normalize, mesh, {}) is function
     assert predictions.compile_predict(other, normalize, mesh) is not function
     assert predictions.compile_predict(network, normalize, mesh, fast_cpu=False) is not function
     terms = {"simkd": objectives.create("simkd")}

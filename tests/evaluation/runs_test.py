@@ -49,11 +49,11 @@ def setting(evaluated_run):
         return job.prepare(evaluated_run[1].student)
 
 
-def _load(which, path, evaluated_run, setting):
+def _load(role, path, evaluated_run, setting):
     """Returns the student or the teacher of the run."""
     training = evaluated_run[1].student.training
-    choice = training.network if which == "student" else evaluated_run[1].teachers[0].network
-    terms = training.create_objectives(24) if which == "student" else None
+    choice = training.network if role == "student" else evaluated_run[1].teachers[0].network
+    terms = training.create_objectives(24) if role == "student" else None
     return frozen.load(choice, path, *setting, training, terms)
 
 
@@ -93,17 +93,17 @@ def test_metrics_are_those_of_the_checkpoint_and_its_teacher(evaluated_run, sett
     )
 
 
-@pytest.mark.parametrize("which", ["student", "teacher"])
-def test_knn_and_probe_use_the_training_images(which, evaluated_run, setting, tiny_teacher):
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_knn_and_probe_use_the_training_images(role, evaluated_run, setting, tiny_teacher):
     last = launch.rows(evaluated_run[0])[-1]
-    path = evaluated_run[0] if which == "student" else tiny_teacher
-    network = _load(which, path, evaluated_run, setting)
+    path = evaluated_run[0] if role == "student" else tiny_teacher
+    network = _load(role, path, evaluated_run, setting)
     (embeddings, labels), (queries, truth) = (
         _embed(network, split) for split in (setting.dataset.train, setting.dataset.test)
     )
-    prefix = "proof/" if which == "student" else "proof/teacher_"
-    voted = knn.classify(queries, embeddings, labels, 10, (10,))[10]
-    assert last[f"{prefix}knn_10"] == metrics.percent_equal(voted, truth)
+    prefix = "proof/" if role == "student" else "proof/teacher_"
+    predicted = knn.classify(queries, embeddings, labels, 10, (10,))[10]
+    assert last[f"{prefix}knn_10"] == metrics.percent_equal(predicted, truth)
     head = probe.fit(embeddings, labels, 10, 1.0, setting.mesh).head
     guesses = (queries @ head["kernel"] + head["bias"]).argmax(axis=1)
     assert last[f"{prefix}probe"] == metrics.percent_equal(guesses, truth)
@@ -163,7 +163,7 @@ def test_too_few_images_for_alignment_metrics_are_refused_before_training(tiny_t
         parse(_config(tiny_teacher, **{"eval.proof_images": 2}))
 
 
-def test_too_little_memory_for_knn_is_refused_before_training_but_does_not_stop_a_running_job(
+def test_too_little_memory_for_knn_is_refused_before_training_and_skipped_later(
     evaluated_run, setting, tiny_teacher, monkeypatch, capsys
 ):
     plan = recipe.create(evaluated_run[1].student.training, setting.dataset.num_classes, 24)

@@ -24,7 +24,7 @@ def teacher(tiny_teacher):
     return {"teacher.checkpoint": str(tiny_teacher)}
 
 
-def test_the_whole_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
+def test_a_complete_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
     config = launch.digits("smoke,tiny-tiny,rrd+kd", baseline=True)
     results = launch.run(config, tmp_path)
     assert [r.label for r in results] == ["teacher", "student alone", "distilled, rrd+kd"]
@@ -201,7 +201,7 @@ def test_a_run_on_an_image_folder_resumes_only_with_unchanged_images(tmp_path, d
     assert result.model == "tiny"
 
 
-def test_a_batch_must_split_over_the_devices(tmp_path, monkeypatch):
+def test_the_batch_size_must_be_a_multiple_of_the_devices(tmp_path, monkeypatch):
     # Undo the fixture one_device.
     monkeypatch.undo()
     with pytest.raises(errors.InputError, match="=12 is not a multiple of the 8 devices"):

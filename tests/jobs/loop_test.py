@@ -186,12 +186,12 @@ def test_a_resident_run_on_eight_devices_has_the_losses_of_one_device(tmp_path, 
         assert multiple["train/loss"] == pytest.approx(single["train/loss"], rel=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_objective_step_and_last_good_checkpoint(
+def test_a_nonfinite_loss_stops_the_run_and_names_objective_and_last_good_step(
     tmp_path, make_config, monkeypatch
 ):
     make_steps = Steps.__call__
 
-    def poisoned(self, position, count, teacher, batch):
+    def call_with_nan(self, position, count, teacher, batch):
         if position.step == 4:
             params = jax.tree.map(
                 lambda leaf: jax.device_put(np.full(leaf.shape, np.nan, leaf.dtype), leaf.sharding),
@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_objective_step_and_la
             position.state = position.state.replace(params=params)
         return make_steps(self, position, count, teacher, batch)
 
-    monkeypatch.setattr(Steps, "__call__", poisoned)
+    monkeypatch.setattr(Steps, "__call__", call_with_nan)
     with pytest.raises(errors.DivergedError, match="from step 5 on: ce .* step 3 is the last"):
         launch.run(make_config(), tmp_path)
     assert launch.digests(tmp_path, 3)

@@ -45,7 +45,7 @@ _ADAMW = {
     "train.ema": 0.9,
     "objectives.ce.label_smoothing": 0.1,
 }
-# Optimizers whose state has random keys, whose state has empty arrays, and that needs the loss.
+# The state of noisy_sgd contains random keys, that of galore empty arrays; momo needs the loss.
 _UNUSUAL = {
     "noisy_sgd": {"optimizer.options.seed": 3},
     "galore": {"optimizer.options.rank": 4},
@@ -73,16 +73,16 @@ def test_a_resumed_run_with_drop_path_is_bit_identical(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 # The run is stopped after the fourth step.
-@pytest.mark.parametrize("late", [2, 5])
+@pytest.mark.parametrize("change_step", [2, 5])
 @pytest.mark.long
-def test_a_resumed_run_changes_to_onednn_at_the_same_step(late, tmp_path, monkeypatch):
+def test_a_resumed_run_changes_to_onednn_at_the_same_step(change_step, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "_compiles_quickly", lambda: False)
     calls = []
-    monkeypatch.setattr(compiling, "calls_without_onednn", lambda multiply_adds: late)
+    monkeypatch.setattr(compiling, "calls_without_onednn", lambda multiply_adds: change_step)
     monkeypatch.setattr(compiling.OnednnJit, "__call__", _count_calls(calls))
     launch.check_resume(launch.digits("smoke,tiny,ce"), tmp_path)
     if compiling.onednn_types():
-        assert len(calls) == 2 * (6 - late)
+        assert len(calls) == 2 * (6 - change_step)
 
 
 def _count_calls(calls):

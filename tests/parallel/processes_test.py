@@ -31,7 +31,7 @@ def test_a_single_slurm_task_does_not_start_distributed_jax(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_requests_a_stop_and_is_passed_to_the_run(number):
     before = signal.getsignal(number)
-    # The run does not stop at the request.
+    # The run continues after the request.
     with pytest.raises((KeyboardInterrupt, errors.PreemptedError)):
         _request_stop(number)
     assert signal.getsignal(number) is before

@@ -50,7 +50,7 @@ def test_written_rows_are_read_back_for_any_row_groups(tmp_path, monkeypatch):
         _write(parts, tmp_path / "all.parquet")
 
 
-def test_a_file_without_images_has_columns_and_a_file_without_classes_has_no_class_columns(
+def test_a_file_without_images_or_classes_has_the_remaining_columns(
     tmp_path,
 ):
     module = pytest.importorskip("pyarrow.parquet")

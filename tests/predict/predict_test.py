@@ -92,12 +92,12 @@ def runs(root, tmp_path_factory):
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("augment", ["none", "random_resized"])
-@pytest.mark.parametrize("which", ["student", "teacher"])
-def test_predictions_equal_those_of_evaluation_for_each_image(runs, root, which, augment):
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_predictions_equal_those_of_evaluation_for_each_image(runs, root, role, augment):
     config, folder = runs[augment]
     plan = configs.parse(config)
     setting = job.prepare(plan.student)
-    if which == "student":
+    if role == "student":
         choice, path = plan.student.training.network, folder
         predictor = library.load(folder)
     else:
@@ -148,12 +148,12 @@ def _import_parquet():
 
 def test_all_formats_contain_the_same_names_and_values(predict, tmp_path):
     files = ["test/zwölf\nKatzen/3.png", "test/a,b/0.jpeg", 'test/say "hi"/1.jpeg']
-    more = ("--logits", "--embeddings", "--top=2")
+    options = ("--logits", "--embeddings", "--top=2")
     paths = {}
     parquet = _import_parquet()
     for form in ("csv", "jsonl", "npz", *(["parquet"] if parquet else [])):
         output = tmp_path / f"out.{form}"
-        outcome = predict(*files, f"--format={form}", *more, f"--output={output}")
+        outcome = predict(*files, f"--format={form}", *options, f"--output={output}")
         assert outcome.code == 0, outcome.err
         assert (outcome.out, outcome.err) == ("", f"3 images: {output}\n")
         paths[form] = output
@@ -191,7 +191,7 @@ def test_all_formats_contain_the_same_names_and_values(predict, tmp_path):
         for name in ("probabilities", "logits", "embeddings"):
             np.testing.assert_array_equal(np.float32(columns[name]), arrays[name])
     # Standard output receives only the content of the file.
-    outcome = predict(*files, "--format=csv", *more)
+    outcome = predict(*files, "--format=csv", *options)
     assert outcome.out == paths["csv"].read_text(encoding="utf-8")
     assert not list(tmp_path.glob("*.part"))
 
@@ -304,12 +304,12 @@ def test_neighbours_equal_those_of_scikit_learn_and_exclude_the_image_itself(
     model = neighbors.NearestNeighbors(n_neighbors=count + 1, metric="cosine")
     distances, positions = model.fit(result.embeddings).kneighbors(result.embeddings)
     output, picture = tmp_path / "near.jsonl", tmp_path / "near.png"
-    more = ("--format=jsonl", f"--output={output}", f"--picture={picture}", "--batch_size=7")
-    outcome = predict("test", f"--neighbours={root / 'test'}", f"--top={count}", *more)
+    options = ("--format=jsonl", f"--output={output}", f"--picture={picture}", "--batch_size=7")
+    outcome = predict("test", f"--neighbours={root / 'test'}", f"--top={count}", *options)
     assert outcome.code == 0, outcome.err
     assert "student and teacher share" in outcome.err
-    with PIL.Image.open(picture) as drawn:
-        assert drawn.size[0] > 400
+    with PIL.Image.open(picture) as image:
+        assert image.size[0] > 400
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     neighbours_of = {os.path.relpath(row["file"], root): row["neighbours"] for row in rows}
     assert len(neighbours_of) == size

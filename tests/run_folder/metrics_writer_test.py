@@ -56,7 +56,7 @@ def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path, tail):
     assert [row["epoch"] for row in _rows(tmp_path)] == [1, 2, 3, 4]
 
 
-_GARBLED = [
+_DAMAGED_LINES = [
     b"\x00\xff\xfe binary",
     b'{"epoch": 2, "step": 20',
     b"[1, 2]",
@@ -67,7 +67,7 @@ _GARBLED = [
 ]
 
 
-@pytest.mark.parametrize("line", _GARBLED, ids=range(len(_GARBLED)))
+@pytest.mark.parametrize("line", _DAMAGED_LINES, ids=range(len(_DAMAGED_LINES)))
 def test_a_damaged_line_is_dropped_with_a_warning(line, tmp_path, capsys):
     _write(tmp_path, [1, 2, 3])
     lines = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")

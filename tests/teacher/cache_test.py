@@ -99,9 +99,9 @@ def test_a_cached_teacher_gives_the_losses_of_a_live_teacher(
 ):
     mesh = parallel.make_mesh(jax.devices()[:devices])
     monkeypatch.setattr(parallel, "make_mesh", lambda: mesh)
-    for use in ("on", "off"):
-        config = _config(teacher, **{"dtype": dtype, "teacher.cache": use})
-        launch.run(config, tmp_path / use)
+    for mode in ("on", "off"):
+        config = _config(teacher, **{"dtype": dtype, "teacher.cache": mode})
+        launch.run(config, tmp_path / mode)
     np.testing.assert_allclose(_losses(tmp_path / "on"), _losses(tmp_path / "off"), rtol=tolerance)
     output = capsys.readouterr().out
     assert output.count("teacher cache on: ") == 1
@@ -239,7 +239,7 @@ def test_a_teacher_that_cannot_be_cached_is_refused_or_runs_live(
     config = _config(teacher, f"smoke,tiny-tiny,{argument}", **fields)
     with pytest.raises(errors.InputError, match=f"teacher.cache is on, but .*{reason}"):
         launch.run(config, tmp_path / "run")
-    # Only the check of free memory follows the creation of the workdir.
+    # The memory is checked after the teacher is trained; all other checks precede the workdir.
     assert (tmp_path / "run").exists() == bool(memory)
     config.teacher.cache = "auto"
     plan = parse(config)
@@ -306,7 +306,7 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
         np.testing.assert_allclose(cached[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_the_split_table_is_never_gathered(tmp_path):
+def test_the_sharded_table_is_never_gathered(tmp_path):
     mesh, split = parallel.make_mesh(), _split(24)
     network, variables = _network(split)
     embeddings = _cache(network, variables, [tmp_path], split, mesh).load(_CROP)
@@ -316,7 +316,9 @@ def test_the_split_table_is_never_gathered(tmp_path):
     cached = step_outputs.cached(network, _CROP.views, (8, 8, 1))
     text = jax.jit(cached).lower(embeddings, batch).compile().as_text()
     (table,) = embeddings["embedding"]
-    moved = re.findall(r"= \w+\[([\d,]*)\].* (?:all-gather|all-reduce|collective-permute)", text)
-    assert moved
-    rows = {int(shape.split(",")[0]) for shape in moved if shape}
+    collectives = re.findall(
+        r"= \w+\[([\d,]*)\].* (?:all-gather|all-reduce|collective-permute)", text
+    )
+    assert collectives
+    rows = {int(shape.split(",")[0]) for shape in collectives if shape}
     assert max(rows) <= 8 < table.shape[0] // mesh.size

@@ -63,8 +63,8 @@ def test_a_folded_network_returns_the_outputs_of_the_network(name):
     folded = fold.fold(network, variables, _SHAPE)
     _check_equal(network, variables, folded)
     # WideResNets normalize sums: only the second batch norm of a block follows a convolution.
-    left = {path for path in _norms(variables) if name.startswith("wrn") and path[-1] == "bn1"}
-    assert _norms(folded) == left
+    unfolded = {path for path in _norms(variables) if name.startswith("wrn") and path[-1] == "bn1"}
+    assert _norms(folded) == unfolded
 
 
 @pytest.mark.parametrize("name", ["wrn_16_2", "vgg8", "mobilenetv2_cifar"])
@@ -109,19 +109,19 @@ def test_linear_layers_of_a_frozen_transformer_are_stored_in_the_compute_type(na
 
 def test_the_members_of_an_ensemble_are_averaged_and_folded():
     members = (networks.create("resnet8", 4), networks.create("wrn_16_1", 4))
-    both = ensemble.Ensemble(members, (0.5, 0.5))
+    combined = ensemble.Ensemble(members, (0.5, 0.5))
     variables = ensemble.stack_variables(
         [_randomize_norms(fresh.init(member, _SHAPE), seed) for seed, member in enumerate(members)]
     )
-    folded = fold.fold(both, variables, _SHAPE)
+    folded = fold.fold(combined, variables, _SHAPE)
     assert folded["batch_stats"][0] == {}
-    expected, outputs = _evaluate((both, both), (variables, folded), _images())
+    expected, outputs = _evaluate((combined, combined), (variables, folded), _images())
     np.testing.assert_allclose(outputs.logits, expected.logits, rtol=1e-4, atol=1e-5)
-    parts = tuple(member for _, member in ensemble.members(both, variables))
-    together, first, second = _evaluate((both, *members), (variables, *parts), _images())
+    parts = tuple(member for _, member in ensemble.members(combined, variables))
+    together, first, second = _evaluate((combined, *members), (variables, *parts), _images())
     np.testing.assert_allclose(together.logits, (first.logits + second.logits) / 2, rtol=1e-6)
     np.testing.assert_array_equal(together.members[1].embedding, second.embedding)
-    sizes = [networks.summarize(network, _SHAPE).parameters for network in (both, *members)]
+    sizes = [networks.summarize(network, _SHAPE).parameters for network in (combined, *members)]
     assert sizes[0] == sum(sizes[1:])
 
 

@@ -41,7 +41,7 @@ def _check_loaded(config, folder):
     assert (guesses == teacher.predictions["prediction"]).all()
 
 
-def _frozen(config, checkpoint, **options):
+def _load_frozen(config, checkpoint, **options):
     """Returns the teacher of a config, loaded from a file, and its TeachingChoice."""
     plan = parse(config)
     setting = job.prepare(plan.student)
@@ -137,8 +137,8 @@ def test_vectors_of_the_classifiers_dimension_are_compared_with_its_outputs(tiny
     """The projection of CLIP, which timm stores as the classifier, is part of the embedding."""
     np.save(tmp_path / "v.npy", np.eye(10, dtype=np.float32))
     config = _config("kd", tiny_teacher, **{"teacher.class_vectors": str(tmp_path / "v.npy")})
-    projected, _ = _frozen(config, tiny_teacher)
-    plain, _ = _frozen(config, tiny_teacher, teaching=None)
+    projected, _ = _load_frozen(config, tiny_teacher)
+    plain, _ = _load_frozen(config, tiny_teacher, teaching=None)
     # With unit vectors, the nearest vector belongs to the largest logit.
     assert (projected.predictions["prediction"] == plain.predictions["prediction"]).all()
 
@@ -170,7 +170,7 @@ def test_a_probe_replaces_a_classifier_of_other_classes(tiny_teacher, backbone, 
     save_file(entries, tmp_path / "three.safetensors")
     predictions = []
     for path in (tmp_path / "three.safetensors", backbone):
-        teacher, teaching = _frozen(_config("kd", path, **{"teacher.probe": True}), path)
+        teacher, teaching = _load_frozen(_config("kd", path, **{"teacher.probe": True}), path)
         teacher = frozen.with_probe(teacher, teaching, tmp_path, store=False)
         assert not (tmp_path / "teacher.probe").exists()
         predictions.append(teacher.predictions)

@@ -83,9 +83,9 @@ def test_live_folded_and_cached_networks_compute_logits_from_the_embedding(bare,
         shapes = networks.summarize(network, _SHAPE)
         assert networks.named_shapes(shapes.variables) == networks.named_shapes(variables)
         head = networks.head(network, variables, _SHAPE) if shapes.outputs.head else ()
-        recalled = step_outputs.from_row(step_outputs.cached_row(live), head, shapes.outputs)
-        chex.assert_trees_all_close(recalled.logits, live.logits, rtol=1e-6)
-        chex.assert_trees_all_equal(recalled.embedding, live.embedding)
+        restored = step_outputs.from_row(step_outputs.cached_row(live), head, shapes.outputs)
+        chex.assert_trees_all_close(restored.logits, live.logits, rtol=1e-6)
+        chex.assert_trees_all_equal(restored.embedding, live.embedding)
 
 
 def test_an_ensemble_has_logits_only_if_each_member_has_logits():

@@ -143,8 +143,8 @@ def test_the_loss_works_under_all_jax_transformations():
 
     expected = loss(student, teacher, queue.rows)
     np.testing.assert_allclose(jax.jit(loss)(student, teacher, queue.rows), expected, rtol=1e-5)
-    singly = jax.vmap(lambda s, t: loss(s[None], t[None], queue.rows)[0])(student, teacher)
-    np.testing.assert_allclose(singly, expected, rtol=1e-5)
+    vmapped = jax.vmap(lambda s, t: loss(s[None], t[None], queue.rows)[0])(student, teacher)
+    np.testing.assert_allclose(vmapped, expected, rtol=1e-5)
     mesh, by_example = parallel.make_mesh(), PartitionSpec(parallel.AXIS)
     shared = jax.shard_map(
         loss, mesh=mesh, in_specs=(by_example, by_example, PartitionSpec()), out_specs=by_example
