@@ -23,8 +23,8 @@ def _list_steps(folder):
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
-def _read(folder, selection=""):
-    student, _ = checkpoints.load_student(folder, selection)
+def _read(folder, name=""):
+    student, _ = checkpoints.load_student(folder, name)
     return float(jax.tree.leaves(student["params"])[0].flat[0])
 
 
@@ -40,18 +40,13 @@ def test_the_best_checkpoint_the_last_checkpoint_and_any_step_can_be_read(tmp_pa
     _run(tmp_path / "checkpoints", [10.0, 30.0, 20.0, None])
     assert _read(tmp_path) == 4.0
     assert not capsys.readouterr().out
-    assert [_read(tmp_path, selection) for selection in ("best", "last", "2", "3")] == [
-        2.0,
-        4.0,
-        2.0,
-        3.0,
-    ]
+    assert [_read(tmp_path, name) for name in ("best", "last", "2", "3")] == [2.0, 4.0, 2.0, 3.0]
     notes = capsys.readouterr().out.splitlines()
     assert notes[0].endswith("is step 2, test top-1 30.00 %")
     assert notes[1].endswith("is step 4")
-    for selection in ("1", "5", "-2", "beste", "2²", " "):
+    for name in ("1", "5", "-2", "beste", "2²", " "):
         with pytest.raises(errors.InputError, match="available: best, last, 2, 3, 4"):
-            _read(tmp_path, selection)
+            _read(tmp_path, name)
 
 
 def test_a_selected_step_is_never_replaced_by_another_step(tmp_path):
