@@ -71,7 +71,7 @@ def test_a_missing_platform_is_reported_with_the_available_platforms(error, monk
     # Other tests hold arrays of the backends.
     monkeypatch.setattr(devices, "clear_backends", lambda: None)
     before = jax.config.jax_platforms
-    with pytest.raises(errors.UnavailableError, match="there is cpu: unset") as caught:
+    with pytest.raises(errors.UnavailableError, match="available: cpu; unset") as caught:
         parallel.check_platform()
     assert jax.config.jax_platforms == before
     assert "\n" not in str(caught.value)
@@ -88,5 +88,5 @@ def test_processes_with_different_configs_are_refused_with_the_differing_field(m
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     answer = iter(answers)
     monkeypatch.setattr(processes.multihost_utils, "process_allgather", lambda value: next(answer))
-    with pytest.raises(errors.InputError, match=r"config.seed is 0 in process 0, and 1 in process"):
+    with pytest.raises(errors.InputError, match=r"config.seed is 0 in process 0 but 1 in process"):
         parallel.check_agreement(facts[0])
