@@ -299,7 +299,7 @@ def _job() -> None:
 def main(argv: list[str]) -> None:
     """Writes the files, or the report."""
     del argv
-    if not FLAGS.workdir:
+    if FLAGS.workdir is None:
         cli.stop(1, "--workdir is missing; name the workdir of a run")
     cli.guard(_job, stopped="stopped; no partial file remains")
 
