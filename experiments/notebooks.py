@@ -1,9 +1,9 @@
-"""Executes the notebooks of docs/tutorials, and stores what they show.
+"""Executes the notebooks of docs/tutorials and stores their outputs.
 
     python -m experiments.notebooks
     python -m experiments.notebooks docs/tutorials/distil_digits.ipynb
 
-Needs pip install 'rrd_jax[notebooks,onnx]'. A notebook runs in an empty folder, which is removed.
+Requires `pip install 'rrd_jax[notebooks,onnx]'`. Each notebook runs in a temporary folder.
 """
 
 import pathlib
@@ -12,14 +12,15 @@ import tempfile
 from typing import Any
 
 _FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "tutorials"
-_SECONDS = 300  # of a cell, at most
+# Seconds.
+_CELL_TIMEOUT = 300
 
 
 def execute(path: pathlib.Path) -> Any:
-    """A notebook with what its cells show now, as nbformat has it.
+    """Executes a notebook and returns it with new outputs, as an nbformat node.
 
     Raises:
-      nbclient.exceptions.CellExecutionError: a cell fails.
+      nbclient.exceptions.CellExecutionError: a cell raises an exception.
     """
     import nbclient
     import nbformat
@@ -27,27 +28,27 @@ def execute(path: pathlib.Path) -> Any:
 
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as folder:
-        # Sockets in a folder of ours, not ports, of which the kernel would warn.
+        # Unix sockets, because the kernel prints a warning about ports.
         connection = {"transport": "ipc", "connection_file": f"{home}/kernel.json"}
         nbclient.NotebookClient(
             notebook,
             config=Config(KernelManager=connection),
             resources={"metadata": {"path": folder}},
-            timeout=_SECONDS,
+            timeout=_CELL_TIMEOUT,
             record_timing=False,
         ).execute()
-    # Of the machine it ran on; the next one's would be a change of the file.
+    # The full language info depends on the machine and would change the file on each machine.
     notebook.metadata.language_info = {"name": "python"}
     return notebook
 
 
 def main(arguments: list[str]) -> None:
-    """Executes notebooks, all of them unless some are named."""
+    """Executes the notebooks of the given paths, or all notebooks, and overwrites them."""
     import nbformat
 
     for path in map(pathlib.Path, arguments) if arguments else sorted(_FOLDER.glob("*.ipynb")):
         nbformat.write(execute(path), path)
-        print(f"{path.name} is executed")
+        print(f"executed {path.name}")
 
 
 if __name__ == "__main__":

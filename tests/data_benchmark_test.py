@@ -9,10 +9,10 @@ import pytest
 def test_the_benchmark_runs_without_peers_and_lists_them(tmp_path):
     sizes = ("--images=8", "--batch_size=4", "--batches=2", "--warm_up=1", "--repeats=1")
     command = [sys.executable, "-m", "experiments.data_benchmark", f"--workdir={tmp_path}"]
-    done = subprocess.run([*command, *sizes, "--cores=1"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "no interpreter given: torchvision, tf.data, DALI" in done.stdout
-    assert (tmp_path / "data.md").read_text().strip() in done.stdout
+    process = subprocess.run([*command, *sizes, "--cores=1"], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert "no interpreter was set: torchvision, tf.data, DALI" in process.stdout
+    assert (tmp_path / "data.md").read_text().strip() in process.stdout
     results = json.loads((tmp_path / "data.json").read_text())
     (run,) = results["readers"]["500x375, rrd_jax, 1 cores"]
     assert run["wall"] > 0
@@ -23,13 +23,13 @@ def test_the_benchmark_runs_without_peers_and_lists_them(tmp_path):
     [
         (["--cores=x"], "--cores has 'x'"),
         (["--cores=100000"], "--cores has '100000'"),
-        (["--sizes=500"], "--sizes has '500', but wants sizes such as 500x375"),
-        (["--images=8"], "--images=8 do not fill --batch_size"),
-        (["--images=8", "--batch_size=4", "--tf_python=none"], "=none is no program"),
+        (["--sizes=500"], "--sizes has '500'; use WIDTHxHEIGHT, such as 500x375"),
+        (["--images=8"], "--images=8 is less than --batch_size=64"),
+        (["--images=8", "--batch_size=4", "--tf_python=none"], "=none is not a program"),
     ],
 )
 def test_invalid_flags_are_refused_in_one_line(commands, tmp_path, options, message):
-    done = commands.run(f"--workdir={tmp_path}", *options, module="experiments.data_benchmark")
-    assert done.code == 2
-    assert message in done.err
-    assert len(done.err.strip().split("\n")) == 1
+    process = commands.run(f"--workdir={tmp_path}", *options, module="experiments.data_benchmark")
+    assert process.code == 2
+    assert message in process.err
+    assert len(process.err.strip().split("\n")) == 1

@@ -1,7 +1,4 @@
-"""A pipeline of NVIDIA DALI on the CPU, which decodes no more than the crop.
-
-Run by experiments.data_benchmark.
-"""
+"""A CPU pipeline of NVIDIA DALI that decodes only the crop; run by experiments.data_benchmark."""
 
 import json
 import os

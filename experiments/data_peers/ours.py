@@ -1,4 +1,4 @@
-"""Our streamed input, as train.py opens it; run by experiments.data_benchmark."""
+"""The streamed input of rrd_jax, as a run opens it; run by experiments.data_benchmark."""
 
 import contextlib
 import importlib.metadata
@@ -14,15 +14,16 @@ from absl import flags
 from rrd_jax import data
 
 
-def _decoder() -> dict[str, str]:
-    """The version of what decodes parts, where it is installed."""
+def _decoder_version() -> dict[str, str]:
+    """Returns the version of the decoder of image regions; {} if it is not installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return {"nvimgcodec": importlib.metadata.version("nvidia-nvimgcodec-cu12")}
     return {}
 
 
 def _main() -> None:
-    flags.FLAGS(sys.argv[:1])  # which Grain looks at before it starts workers
+    # Grain requires parsed flags before it starts workers.
+    flags.FLAGS(sys.argv[:1])
     task = json.loads(sys.argv[1])
     source = data.Source(
         "image_folder",
@@ -36,12 +37,12 @@ def _main() -> None:
         workers=task["cores"] if task.get("workers") else 0,
     )
     train = data.load(source).train
-    # What is timed comes after an epoch that fills the cache.
+    # The first epoch fills the image cache and is not timed.
     skipped = len(train) // task["batch_size"] if source.keep == "on" else 0
-    # Goes on beyond what is timed: work ahead is then in hand at both ends.
+    # Batches after the timed batches keep the prefetching at work until the end.
     last = skipped + task["warm_up"] + task["batches"]
     batches = train.train_batches(task["batch_size"], 0, 0, last + 8)
-    versions = {"grain": grain.__version__, "OpenCV": cv2.__version__, **_decoder()}
+    versions = {"grain": grain.__version__, "OpenCV": cv2.__version__, **_decoder_version()}
     batch = timing.report(lambda: next(batches), task, versions, skipped)
     batches.close()
     assert batch["image"].shape[1:] == (task["size"], task["size"], 3)

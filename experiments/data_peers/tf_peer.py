@@ -1,4 +1,4 @@
-"""A tf.data pipeline with fused decode and crop, run by experiments.data_benchmark."""
+"""A tf.data pipeline with fused decoding and cropping; run by experiments.data_benchmark."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import tensorflow as tf
 import timing
 
 
-def _write(jpegs: pathlib.Path, path: pathlib.Path) -> None:
+def _write_records(jpegs: pathlib.Path, path: pathlib.Path) -> None:
     part = path.with_suffix(".part")
     with tf.io.TFRecordWriter(str(part)) as writer:
         for jpeg in sorted(jpegs.glob("*/*.jpg")):
@@ -59,7 +59,7 @@ def _main() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(task["cores"])
     path = pathlib.Path(task["folder"], "train.tfrecord")
     if not path.exists():
-        _write(pathlib.Path(task["folder"], "jpeg", "train"), path)
+        _write_records(pathlib.Path(task["folder"], "jpeg", "train"), path)
     batches = iter(_pipeline(path, task["batch_size"], task["size"], task["cores"]))
     versions = {"tensorflow": tf.__version__}
     images, _ = timing.report(lambda: next(batches), task, versions)

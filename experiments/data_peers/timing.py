@@ -1,4 +1,4 @@
-"""The timing of a reader; imported by readers, which run as scripts of this folder."""
+"""The timing of a reader; imported by the readers, which run as scripts of this folder."""
 
 import json
 import multiprocessing
@@ -12,13 +12,13 @@ from typing import Any
 def report(
     next_batch: Callable[[], Any], task: dict[str, Any], versions: dict[str, str], skipped: int = 0
 ) -> Any:
-    """Times batches after the warm-up, and prints images a second and a CPU second as JSON.
+    """Times batches after a warm-up; prints images per second and per CPU second as JSON.
 
     Args:
-      next_batch: returns a batch.
-      task: of the benchmark.
-      versions: of the libraries.
-      skipped: batches before the warm-up.
+      next_batch: function that returns the next batch.
+      task: the task of the benchmark.
+      versions: versions of the libraries by name.
+      skipped: number of batches before the warm-up.
 
     Returns:
       The last batch.

@@ -1,4 +1,4 @@
-"""A torchvision DataLoader, run by experiments.data_benchmark."""
+"""A DataLoader with torchvision transforms; run by experiments.data_benchmark."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import torchvision
 from torchvision.transforms import v2
 
 
-def _as_tensor(path: str) -> torch.Tensor:
+def _load_tensor(path: str) -> torch.Tensor:
     return torchvision.io.decode_jpeg(torchvision.io.read_file(path))
 
 
@@ -23,10 +23,10 @@ def _main() -> None:
     dataset = torchvision.datasets.ImageFolder(
         os.path.join(task["folder"], "jpeg", "train"),
         transform=v2.Compose(crop if tensor else [*crop, v2.PILToTensor()]),
-        loader=_as_tensor if tensor else torchvision.datasets.folder.default_loader,
+        loader=_load_tensor if tensor else torchvision.datasets.folder.default_loader,
     )
     loader = torch.utils.data.DataLoader(
-        # Passes over the set follow each other without a pause for new workers.
+        # One long data set avoids the start of new workers after each pass.
         torch.utils.data.ConcatDataset([dataset] * task["passes"]),
         task["batch_size"],
         shuffle=True,
