@@ -117,7 +117,7 @@ def test_a_file_is_measured_on_one_core_and_on_all_cores(tmp_path):
     assert settings == [(n, batch) for n in dict.fromkeys([1, cores]) for batch in (1, 32)]
     assert all(entry.runs >= 5 and 0 < entry.median <= entry.p90 for entry in entries)
     path.write_bytes(b"damaged")
-    with pytest.raises(errors.InputError, match="the latencies cannot be measured: "):
+    with pytest.raises(errors.InputError, match="the measurement of latencies failed: "):
         latency.measure([File("student", "XLA", "safetensors", path)], (8, 8, 1), 0.05)
 
 

@@ -223,7 +223,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_the_first_continues(job):
     job.assert_equals_uninterrupted("shared")
 
 
-def _values_of_rows(rows):
+def _row_values(rows):
     """Returns the values of the rows of a run, one list per row."""
     return [[row[name] for name in sorted(row)] for row in rows]
 
@@ -235,7 +235,7 @@ def test_two_processes_with_four_devices_equal_one_process_with_eight(job):
     for process in list(job.start_two("four_and_four", 4, **fields)):
         assert process.wait() == 0, job.log("four_and_four")
     np.testing.assert_allclose(
-        _values_of_rows(job.rows("four_and_four")), _values_of_rows(job.rows("eight")), rtol=1e-5
+        _row_values(job.rows("four_and_four")), _row_values(job.rows("eight")), rtol=1e-5
     )
     queues = [_queue(job.root / name / "checkpoints" / "20") for name in ("eight", "four_and_four")]
     np.testing.assert_allclose(queues[0]["rows"], queues[1]["rows"], atol=1e-5)
@@ -303,7 +303,7 @@ def test_two_processes_with_different_fields_are_both_refused(job):
     )
     assert [process.wait(timeout=120), other.wait(timeout=120)] == [2, 2], job.log("different")
     # Both processes write to one file, in which pieces of their lines may alternate.
-    message = f"disagree: config.train.epochs is {job.epochs} in process 0, and 5 in process 1"
+    message = f"disagree: config.train.epochs is {job.epochs} in process 0 but 5 in process 1"
     assert job.log("different").count(message) == 2
 
 
