@@ -16,11 +16,11 @@ from rrd_jax import networks
 from rrd_jax.weights import to_torch
 from tests import fresh, launch
 
-_S = ":resnet8,smoke"
-_R = ":resnet8-resnet8,smoke,rrd+kd"
+_STUDENT = ":resnet8,smoke"
+_PAIR = ":resnet8-resnet8,smoke,rrd+kd"
 
 
-def _digits(commands, argument, *fields, **options):
+def _run_digits(commands, argument, *fields, **options):
     flags = [f"--config.{field}" for field in fields]
     return commands.run(f"--config=configs/digits.py{argument}", *flags, **options)
 
@@ -32,44 +32,49 @@ def _digits(commands, argument, *fields, **options):
         (":resnet8-resnet8,smoke,rrd,kd", "", 1, "'rrd' and 'kd' each name a method"),
         (":resnet8-resnet8,resnet14-resnet8", "", 1, "each name networks"),
         # Values.
-        (_S, "data.image_size=320 data.augment=random_resized", 2, "data.resize is 36|256, less"),
-        (_R, "teacher.epochs=0", 2, "teacher.epochs is 0"),
-        (_R, "teacher.learning_rate=0", 2, "teacher.learning_rate is 0"),
-        (_R, "teacher.weight=-1", 2, "teacher.weight is -1"),
-        (_S, "train.save_every=-1", 2, "train.save_every is -1"),
-        (_R, "objectives.rrd.weight=-1", 2, "objectives.rrd.weight is -1"),
-        (_R, "objectives.rrd.weight=nan", 2, "objectives.rrd.weight is nan"),
         (
-            _R,
+            _STUDENT,
+            "data.image_size=320 data.augment=random_resized",
+            2,
+            "data.resize is 36|256, less",
+        ),
+        (_PAIR, "teacher.epochs=0", 2, "teacher.epochs is 0"),
+        (_PAIR, "teacher.learning_rate=0", 2, "teacher.learning_rate is 0"),
+        (_PAIR, "teacher.weight=-1", 2, "teacher.weight is -1"),
+        (_STUDENT, "train.save_every=-1", 2, "train.save_every is -1"),
+        (_PAIR, "objectives.rrd.weight=-1", 2, "objectives.rrd.weight is -1"),
+        (_PAIR, "objectives.rrd.weight=nan", 2, "objectives.rrd.weight is nan"),
+        (
+            _PAIR,
             "objectives.ce.weight=0 objectives.kd.weight=0 objectives.rrd.weight=0",
             2,
             "all weights in config.objectives are 0",
         ),
-        (_S, "data.pad=100000", 2, "data.pad is 100000"),
-        (_S, "optimizer.milestones=abc", 2, "optimizer.milestones"),
-        (_S, "optimizer.milestones=(nan,)", 2, "optimizer.milestones"),
-        (_S, "data.mean=abc", 2, "data.mean"),
-        (_S, "data.std=(nan,)", 2, "data.std"),
-        (_S, "seed=99999999999999999999", 2, "seed"),
-        (_S, "data.mock_examples=-5", 2, "data.mock_examples is -5"),
-        (_S, "data.train_split=train[5:2]", 2, "has no images: its start must be before"),
-        (_S, "data.resize=-4", 2, "data.resize is -4"),
-        (_S, "data.image_size=1000000", 2, "data.image_size is 1000000"),
-        (_R, "objectives.rrd.queue_size=1000000000000", 2, "objectives.rrd.queue_size"),
-        (_R, "objectives.rrd.dim=100000000", 2, "100000000 x 4 bytes"),
-        (_R, "objectives.rrd.initial=foo", 2, "initial.*foo.*unit"),
-        (_S, "foo=1", 1, "unknown field 'foo'"),
-        (_S, "learning_rate=0.1", 1, "optimizer.learning_rate"),
-        (_S, "data.image_size=1", 2, "data.image_size is 1"),
+        (_STUDENT, "data.pad=100000", 2, "data.pad is 100000"),
+        (_STUDENT, "optimizer.milestones=abc", 2, "optimizer.milestones"),
+        (_STUDENT, "optimizer.milestones=(nan,)", 2, "optimizer.milestones"),
+        (_STUDENT, "data.mean=abc", 2, "data.mean"),
+        (_STUDENT, "data.std=(nan,)", 2, "data.std"),
+        (_STUDENT, "seed=99999999999999999999", 2, "seed"),
+        (_STUDENT, "data.mock_examples=-5", 2, "data.mock_examples is -5"),
+        (_STUDENT, "data.train_split=train[5:2]", 2, "has no images: its start must be before"),
+        (_STUDENT, "data.resize=-4", 2, "data.resize is -4"),
+        (_STUDENT, "data.image_size=1000000", 2, "data.image_size is 1000000"),
+        (_PAIR, "objectives.rrd.queue_size=1000000000000", 2, "objectives.rrd.queue_size"),
+        (_PAIR, "objectives.rrd.dim=100000000", 2, "100000000 x 4 bytes"),
+        (_PAIR, "objectives.rrd.initial=foo", 2, "initial.*foo.*unit"),
+        (_STUDENT, "foo=1", 1, "unknown field 'foo'"),
+        (_STUDENT, "learning_rate=0.1", 1, "optimizer.learning_rate"),
+        (_STUDENT, "data.image_size=1", 2, "data.image_size is 1"),
         # Values that float32 rounds to an invalid value.
-        (_S, "train.ema=0.9999999999", 2, "train.ema is 0.9999999999"),
-        (_S, "optimizer.learning_rate=1e-40", 2, "optimizer.learning_rate is 1e-40"),
-        (_R, "objectives.kd.temperature=1000", 2, "objectives.kd.temperature is 1000"),
+        (_STUDENT, "train.ema=0.9999999999", 2, "train.ema is 0.9999999999"),
+        (_STUDENT, "optimizer.learning_rate=1e-40", 2, "optimizer.learning_rate is 1e-40"),
+        (_PAIR, "objectives.kd.temperature=1000", 2, "objectives.kd.temperature is 1000"),
         (":resnet8-resnet8,dkd", "objectives.dkd.alpha=0 objectives.dkd.beta=0", 2, "are all 0"),
     ],
 )
 def test_an_invalid_config_is_refused(commands, argument, fields, code, message, tmp_path):
-    outcome = _digits(commands, argument, *fields.split(), cwd=launch.CONFIGS.parent)
+    outcome = _run_digits(commands, argument, *fields.split(), cwd=launch.CONFIGS.parent)
     assert re.search(message, outcome.check_refused(code)), outcome.err
 
 
@@ -89,12 +94,12 @@ def test_invalid_flags_are_refused(commands, arguments, code, message):
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu", "foo"])
 def test_an_unavailable_platform_gives_one_line(commands, platform):
-    outcome = _digits(commands, _S, env={"JAX_PLATFORMS": platform})
+    outcome = _run_digits(commands, _STUDENT, env={"JAX_PLATFORMS": platform})
     assert platform in outcome.check_refused(69)
 
 
 def test_an_unusable_data_folder_is_refused(commands):
-    outcome = _digits(commands, _S, "data.mock_examples=0", "data.dir=/proc")
+    outcome = _run_digits(commands, _STUDENT, "data.mock_examples=0", "data.dir=/proc")
     assert "/proc" in outcome.check_refused(2, 74)
 
 
@@ -190,18 +195,22 @@ def test_split_folders_are_recognized(commands, held_out, tmp_path):
 
 
 @pytest.mark.long
-def test_damaged_and_unrelated_weights_are_refused(commands, tmp_path):
+def test_prefixed_weights_are_read_and_damaged_or_unrelated_weights_are_refused(commands, tmp_path):
     variables = fresh.init(networks.create("resnet8", 10), (8, 8, 1))
     state_dict = to_torch("resnet8", variables)
     damaged = state_dict | {"conv1.weight": np.full_like(state_dict["conv1.weight"], np.nan)}
     prefixed = {f"module.student.{name}": value for name, value in state_dict.items()}
-    other = {f"encoder.{i}.weight": np.ones(3, np.float32) for i in range(50)}
-    contents = {"good": (prefixed, ""), "nan": (damaged, "conv1.weight"), "other": (other, "fit")}
+    unrelated = {f"encoder.{i}.weight": np.ones(3, np.float32) for i in range(50)}
+    contents = {
+        "good": (prefixed, ""),
+        "nan": (damaged, "conv1.weight"),
+        "unrelated": (unrelated, "fit"),
+    }
     for name, (content, message) in contents.items():
         path = tmp_path / f"{name}.safetensors"
         safetensors.numpy.save_file(content, path)
         fields = (f"teacher.checkpoint={path}", "train.epochs=1", "teacher.cache=off")
-        outcome = _digits(commands, _R, *fields, cwd=launch.CONFIGS.parent, seconds=240)
+        outcome = _run_digits(commands, _PAIR, *fields, cwd=launch.CONFIGS.parent, seconds=240)
         if message:
             assert message in outcome.check_refused(2)
         else:
@@ -214,7 +223,7 @@ def test_damaged_and_unrelated_weights_are_refused(commands, tmp_path):
 @pytest.mark.long
 def test_a_damaged_workdir_is_resumed_or_refused(commands, tmp_path):
     run = tmp_path / "run"
-    config = f"--config=configs/digits.py{_S}"
+    config = f"--config=configs/digits.py{_STUDENT}"
     first = commands.run(config, f"--workdir={run}")
     assert first.code == 0, first.err
     lines = (run / "metrics.jsonl").read_text().splitlines()
