@@ -201,7 +201,7 @@ def test_a_nonfinite_loss_stops_the_run_and_names_objective_and_last_good_step(
         return make_steps(self, position, count, teacher, batch)
 
     monkeypatch.setattr(Steps, "__call__", call_with_nan)
-    with pytest.raises(errors.DivergedError, match="from step 5 on: ce .* step 3 is the last"):
+    with pytest.raises(errors.DivergedError, match="from step 5 on: ce .* checkpoint is step 3"):
         launch.run(make_config(), tmp_path)
     assert launch.digests(tmp_path, 3)
 
