@@ -2,11 +2,12 @@
 
     from experiments import measures
 
-    values = measures.measure(pathlib.Path("runs/digits"), "alignment")  # Computes and stores.
-    values = measures.read(pathlib.Path("runs/digits"), "alignment")  # Reads, without JAX.
+    values = measures.measure(pathlib.Path("runs/digits"), "alignment")
+    values = measures.read(pathlib.Path("runs/digits"), "alignment")
 
-Values are arrays and numbers by name. Those of a network have its role as a prefix, as in
-`student_top1`; `compute` in the module of the measure's name documents each.
+`measure` computes and stores a measure; `read` reads a stored measure without importing JAX.
+Values are arrays and numbers by name. The role of a network is a prefix, as in `student_top1`. The
+function `compute` in the module of a measure documents the values.
 """
 
 import pathlib
@@ -41,14 +42,16 @@ MEASURES: Mapping[str, Callable[[RunOutputs], Mapping[str, np.ndarray | float]]]
     "alignment": alignment.compute,
     "tsne": tsne.compute,
 }
-NEED_TEACHER = frozenset({"alignment"})  # Not available for runs without a teacher.
+# Measures that are not available for runs without a teacher.
+NEED_TEACHER = frozenset({"alignment"})
 
 
 def run_outputs(
     folder: pathlib.Path, teacher: pathlib.Path | None = None, dataset: "Dataset | None" = None
 ) -> RunOutputs:
     """Computes the outputs of a run; see `inference.run_outputs`."""
-    from experiments.measures import inference  # It imports JAX, which `read` does not need.
+    # The module imports JAX, which `read` does not need.
+    from experiments.measures import inference
 
     return inference.run_outputs(folder, teacher, dataset)
 
@@ -56,12 +59,12 @@ def run_outputs(
 def measure(
     folder: pathlib.Path, name: str, outputs: RunOutputs | None = None
 ) -> Mapping[str, Any]:
-    """Computes and stores a measure, unless it is stored for the same checkpoint already.
+    """Computes and stores a measure, unless the file of the current checkpoint exists.
 
     Args:
       folder: a workdir.
       name: one of `MEASURES`.
-      outputs: of the run, if they are computed already.
+      outputs: the outputs of the run, if they are already computed.
 
     Raises:
       InputError: the name is unknown, or the run cannot be measured.
@@ -72,7 +75,7 @@ def measure(
         return values
     if not folder.is_dir():
         raise errors.InputError(
-            f"{folder} is no folder; measures are of a run's newest checkpoint, in its folder"
+            f"{folder} is not a folder; pass the workdir of a run to measure its newest checkpoint"
         )
     outputs = outputs or run_outputs(folder)
     values = storage.plain(function(outputs))
@@ -84,14 +87,15 @@ def measure(
 def read(
     folder: pathlib.Path, name: str, outputs: RunOutputs | None = None
 ) -> Mapping[str, Any] | None:
-    """Reads a stored measure; returns None if there is none of the newest checkpoint.
+    """Returns a stored measure; None if the file is missing or belongs to an older checkpoint.
 
-    The measures of a run whose checkpoints were deleted can still be read.
+    The measures of a run remain readable after its checkpoints are deleted.
 
     Args:
       folder: a workdir.
       name: one of `MEASURES`.
-      outputs: also require the same teacher and images as these outputs.
+      outputs: outputs whose teacher and images the stored measure must match; None for no
+        requirement.
 
     Raises:
       InputError: the name is unknown, or the file is damaged.
@@ -110,7 +114,7 @@ def read(
 def missing(folder: pathlib.Path, names: Collection[str]) -> list[str]:
     """Returns the measures that are not stored for a run's newest checkpoint, without JAX.
 
-    A damaged file is reported as a warning, and its measure is among them.
+    For a damaged file, the function prints a warning and returns its measure too.
 
     Raises:
       InputError: a name is unknown.
@@ -119,7 +123,7 @@ def missing(folder: pathlib.Path, names: Collection[str]) -> list[str]:
 
 
 def measure_missing(folder: pathlib.Path, names: Collection[str]) -> None:
-    """Computes the measures that are missing; prints a note for those that cannot be computed."""
+    """Computes missing measures; prints a note for a run that cannot be measured."""
     if not (names := missing(folder, names)):
         return
     console.progress("page", [f"{folder.name}: {', '.join(names)}"])
@@ -131,13 +135,13 @@ def measure_missing(folder: pathlib.Path, names: Collection[str]) -> None:
     except errors.DiskError:
         raise
     except errors.InputError as error:
-        console.note(f"{folder} is not measured: {error}")
+        console.note(f"measures: skipped {folder}: {error}")
 
 
 def _intact(
     folder: pathlib.Path, name: str, outputs: RunOutputs | None = None
 ) -> Mapping[str, Any] | None:
-    """Reads a measure like `read`; returns None, with a warning, for a damaged file."""
+    """Returns a measure like `read`; prints a warning and returns None for a damaged file."""
     errors.lookup("measure", name, MEASURES)
     try:
         return read(folder, name, outputs)

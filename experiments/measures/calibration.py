@@ -1,4 +1,4 @@
-"""Calibration of networks: confidence against accuracy."""
+"""Calibration of networks: confidence compared with accuracy."""
 
 import numpy as np
 import scipy.special
@@ -12,19 +12,19 @@ def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
     """Computes the reliability of the probability of the predicted class (arXiv 1706.04599).
 
     Returns:
-      edges: [16] of 15 bins of equal width over [0, 1].
-      Of student and teacher, each with its role as a prefix:
-        count: [15] images whose confidence falls into each bin;
-        confidence: [15], its mean in each bin, and accuracy: [15], the share of correct images,
-          both in [0, 1], and NaN in bins without images;
-        ece: the expected calibration error, the mean of |accuracy - confidence| over images;
-        nll: the negative log-likelihood, in nats;
-        brier: the squared distance of probabilities from the label's, in [0, 2].
+      edges: [16], the edges of 15 bins of equal width over [0, 1].
+      For student and teacher, with the role as a prefix:
+        count: [15], number of images per bin of confidence;
+        confidence: [15], mean confidence per bin, in [0, 1]; NaN in bins without images;
+        accuracy: [15], share of correct images per bin, in [0, 1]; NaN in bins without images;
+        ece: expected calibration error, the mean of |accuracy - confidence| over images;
+        nll: negative log-likelihood, in nats;
+        brier: squared distance between the probabilities and the one-hot label, in [0, 2].
     """
     values: dict[str, np.ndarray | float] = {"edges": np.linspace(0, 1, _BINS + 1)}
     for role, network in outputs.classifiers:
-        found = _calibration(network.logits, outputs.labels, values["edges"])
-        values |= {f"{role}_{name}": value for name, value in found.items()}
+        results = _calibration(network.logits, outputs.labels, values["edges"])
+        values |= {f"{role}_{name}": value for name, value in results.items()}
     return values
 
 
@@ -35,20 +35,22 @@ def _calibration(
 
     log = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
     confidence = np.exp(log.max(axis=1))
-    right = np.argmax(logits, axis=1) == labels
-    places = np.searchsorted(edges[1:-1], confidence)  # The bins of sklearn.calibration.
-    count, sure, correct = (
-        np.bincount(places, weights, minlength=len(edges) - 1)
-        for weights in (None, confidence, right)
+    is_correct = np.argmax(logits, axis=1) == labels
+    # The bins of sklearn.calibration.
+    bins = np.searchsorted(edges[1:-1], confidence)
+    count, mean_confidence, accuracy = (
+        np.bincount(bins, weights, minlength=len(edges) - 1)
+        for weights in (None, confidence, is_correct)
     )
     with np.errstate(invalid="ignore"):
-        sure, correct = sure / count, correct / count
+        mean_confidence, accuracy = mean_confidence / count, accuracy / count
     return {
         "count": count.astype(np.int32),
-        "confidence": sure,
-        "accuracy": correct,
-        "ece": float(np.nansum(np.abs(sure - correct) * count) / len(labels)),
-        # From logits, like a run's loss: scikit-learn's log_loss clips probabilities.
+        "confidence": mean_confidence,
+        "accuracy": accuracy,
+        "ece": float(np.nansum(np.abs(mean_confidence - accuracy) * count) / len(labels)),
+        # Computed from logits like the loss of a run, because scikit-learn's log_loss clips
+        # probabilities.
         "nll": float(-np.mean(log[np.arange(len(labels)), labels])),
         "brier": metrics.brier_score_loss(
             labels, np.exp(log), labels=np.arange(log.shape[1]), scale_by_half=False

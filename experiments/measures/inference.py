@@ -1,4 +1,4 @@
-"""Runs the networks of a finished run on its test images."""
+"""Inference with the networks of a finished run on its test images."""
 
 import dataclasses
 import functools
@@ -19,17 +19,18 @@ from rrd_jax.teacher import class_matching
 from rrd_jax.terminal import console
 from rrd_jax.weights import files
 
-_BATCH = 500  # Images of a batch.
-_IMAGE_BYTES = 5e8  # Above this size, only thumbnails are kept.
+_BATCH_SIZE = 500
+# Above this size, only thumbnails are kept in memory.
+_IMAGE_BYTES = 5e8
 
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """A network; two are equal if their weights and preprocessing are.
+    """A network; networks with equal weights and preprocessing compare equal.
 
     Attributes:
-      digest: of its weights.
-      preprocessing: of its images.
+      digest: a digest of the weights.
+      preprocessing: the preprocessing of images, as text.
       exportable: the network in float32.
     """
 
@@ -40,7 +41,7 @@ class _Network:
 
 @dataclasses.dataclass(frozen=True)
 class _TestImages:
-    """The test split of a data set; two are equal if the data set is the same object."""
+    """The test split of a data set; compared by the identity of the data set object."""
 
     identity: int
     dataset: data.Dataset = dataclasses.field(compare=False)
@@ -49,7 +50,7 @@ class _TestImages:
         return len(self.dataset.test)
 
     def batches(self) -> Iterable[dict[str, np.ndarray]]:
-        return self.dataset.test.test_batches(predictions.even_batch(len(self), _BATCH, 1))
+        return self.dataset.test.test_batches(predictions.even_batch(len(self), _BATCH_SIZE, 1))
 
 
 def run_outputs(
@@ -57,31 +58,33 @@ def run_outputs(
     teacher: pathlib.Path | None = None,
     dataset: data.Dataset | None = None,
 ) -> RunOutputs:
-    """Computes the outputs of a finished run's networks, at its newest checkpoint.
+    """Computes the outputs of a finished run's networks at its newest checkpoint.
 
-    The outputs of a teacher are computed once per process for all runs on the same images.
+    A teacher's outputs are computed once per process for all runs on the same images.
 
     Args:
       folder: a workdir; RUN@best, RUN@last and RUN@STEP select other checkpoints.
-      teacher: weights to compare with, as config.teacher.checkpoint; None for the run's teacher.
-      dataset: an open data set in place of the one that the run names.
+      teacher: weights of the teacher to compare with, as for config.teacher.checkpoint; None for
+        the run's teacher. If the run's teacher is missing, or the run has several teachers, a
+        warning is printed, and the teacher of the outputs is None.
+      dataset: an open data set that replaces the run's data set.
 
     Raises:
-      InputError: the folder is not a run, a checkpoint is damaged, or the images are missing. If
-        the run's own teacher is missing, or one of several, a warning is printed, and the teacher
-        is None.
+      InputError: the folder is not a run, a checkpoint is damaged, or the images are missing.
     """
     folder = pathlib.Path(folder)
     fields = weights_loader.read_run_fields(files.split(folder)[0])
     if fields is None:
-        raise errors.InputError(f"{folder} is no workdir of a run: there is nothing to measure")
+        raise errors.InputError(
+            f"{folder} is not the workdir of a run; pass a folder with a config.json"
+        )
     student = _network(library.load(folder))
     if dataset is None:
         if not fields["data"]["name"]:
             raise errors.InputError(
-                f"the run in {folder} was given its images in Python: pass dataset=, the same"
+                f"the run in {folder} got its images from Python; pass them as dataset="
             )
-        dataset = _opened(configs.source_of(fields))
+        dataset = _open_dataset(configs.source_of(fields))
     about = student.exportable.about
     network = (about.num_classes, about.preprocessing.image_shape)
     images = (dataset.num_classes, tuple(dataset.image_shape))
@@ -89,7 +92,7 @@ def run_outputs(
         form = "{} classes and images of {}"
         raise errors.InputError(
             f"the network in {folder} is for {form.format(*network)}, but the test split has"
-            f" {form.format(*images)}"
+            f" {form.format(*images)}; pass a data set with the network's shape"
         )
     other = _teacher(folder, teacher and pathlib.Path(teacher))
     split = _TestImages(id(dataset), dataset)
@@ -112,7 +115,7 @@ def run_outputs(
 def _network(loaded: library.Loaded | library.Predictor) -> _Network:
     if not isinstance(loaded, library.Loaded):
         raise errors.InputError(
-            f"'{loaded.name}' was exported for {loaded.runtime}: name the run that it is from"
+            f"'{loaded.name}' was exported for {loaded.runtime}; pass the workdir of the run"
         )
     network = exports.make_exportable(loaded.network, loaded.variables, loaded.about, loaded.terms)
     digest = checkpoints.digest(loaded.variables)
@@ -120,15 +123,21 @@ def _network(loaded: library.Loaded | library.Predictor) -> _Network:
 
 
 def _teacher(folder: pathlib.Path, path: pathlib.Path | None) -> _Network | None:
-    """Loads the teacher of a path, or that of the run; None if it is missing or one of several."""
+    """Loads the teacher of a path, or of the run.
+
+    Returns None if the run has no teacher, a missing teacher, or several teachers.
+    """
     listed = run_teachers.teachers_of(folder)
     if path is not None:
-        model = listed[0].model if listed else ""  # A file of weights does not name its model.
+        # A file of weights does not contain the name of its model.
+        model = listed[0].model if listed else ""
         listed = [run_teachers.Teacher(model, path, 1.0)]
     if not listed:
         return None
     if len(listed) > 1:
-        console.warn(f"{folder} is measured without its {len(listed)} teachers; pass one of them")
+        console.warn(
+            f"{folder} is measured without its {len(listed)} teachers; pass one as teacher="
+        )
         return None
     try:
         loaded = run_teachers.load_single(folder, listed[0])
@@ -144,7 +153,7 @@ def _teacher(folder: pathlib.Path, path: pathlib.Path | None) -> _Network | None
 
 
 @functools.lru_cache(maxsize=2)
-def _opened(source: data.Source) -> data.Dataset:
+def _open_dataset(source: data.Source) -> data.Dataset:
     return data.load(source)
 
 
@@ -161,8 +170,8 @@ def _outputs(network: _Network, images: _TestImages) -> NetworkOutputs:
     logits = np.concatenate([part["logits"] for part in parts])[: len(images)]
     if not np.isfinite(logits).all():
         raise errors.InputError(
-            f"the logits of '{network.exportable.about.model}' are not finite for images of the"
-            " test split: its weights are too large, or damaged"
+            f"the logits of '{network.exportable.about.model}' are not finite on the test split;"
+            " check its weights, which are too large or damaged"
         )
     embedding = np.zeros((len(logits), 0), np.float32)
     if "embedding" in parts[0]:
@@ -172,10 +181,11 @@ def _outputs(network: _Network, images: _TestImages) -> NetworkOutputs:
 
 @functools.lru_cache(maxsize=2)
 def _images(split: _TestImages) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all images and labels of a split; thumbnails of a large one."""
+    """Returns all images and labels of a split; for a large split, thumbnails."""
     total = len(split)
     size = total * math.prod(split.dataset.image_shape)
     reduce = thumbnails if size > _IMAGE_BYTES else np.asarray
     parts = [(reduce(batch["image"]), batch["label"]) for batch in split.batches()]
     images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return images[:total], labels[:total].astype(np.int32)  # The last batch is padded.
+    # The last batch is padded.
+    return images[:total], labels[:total].astype(np.int32)

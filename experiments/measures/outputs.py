@@ -12,7 +12,7 @@ class NetworkOutputs:
 
     Attributes:
       logits: [N, C] float32.
-      embedding: [N, D] float32, before the classifier; [N, 0] of a network that reports none.
+      embedding: [N, D] float32, before the classifier; [N, 0] if the network returns no embedding.
     """
 
     logits: np.ndarray
@@ -24,14 +24,14 @@ class RunOutputs:
     """The test images of a run, and the outputs of its student and teacher.
 
     Attributes:
-      images: [N, H, W, channels] uint8, as the networks get them; thumbnails if all of them would
+      images: [N, H, W, channels] uint8, the inputs of the networks; thumbnails if the images would
         take more than 500 MB.
       labels: [N] int32.
-      class_names: in the order of labels; numbers if classes have no names.
-      student: its outputs.
-      teacher: its outputs; None for a run without a teacher.
-      same_classes: True if the teacher's logits are of the student's classes; embeddings can be
-        compared in any case.
+      class_names: names in the order of labels; numbers if the classes have no names.
+      student: the outputs of the student.
+      teacher: the outputs of the teacher; None for a run without a teacher.
+      same_classes: True if student and teacher have the same classes. Embeddings can always be
+        compared.
       origin: digests by "student", "teacher" and "data", stored with each measure; empty for
         outputs that do not come from a run.
     """
@@ -49,12 +49,12 @@ class RunOutputs:
 
     @property
     def networks(self) -> Iterator[tuple[str, NetworkOutputs]]:
-        """The role, "student" or "teacher", and the outputs of each network."""
+        """Pairs of a role, "student" or "teacher", and the outputs of the network."""
         yield "student", self.student
         if self.teacher is not None:
             yield "teacher", self.teacher
 
     @property
     def classifiers(self) -> Iterator[tuple[str, NetworkOutputs]]:
-        """The networks whose logits are of the classes of the labels."""
+        """The entries of `networks` whose classes are those of the labels."""
         return (pair for pair in self.networks if pair[0] == "student" or self.same_classes)

@@ -14,10 +14,13 @@ import numpy as np
 
 from rrd_jax import errors
 
-VERSION = 1  # Of the measures' values; files of other versions are ignored.
-_ORIGIN = "origin"  # The entry of a file that is not a value.
+# The version of the values; files of other versions are ignored.
+VERSION = 1
+# The entry of a file that is not a value.
+_ORIGIN = "origin"
 
-Values = dict[str, Any]  # Arrays and Python numbers by name.
+# Arrays and Python numbers by name.
+Values = dict[str, Any]
 
 
 def path(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -26,7 +29,7 @@ def path(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def plain(values: Mapping[str, Any]) -> Values:
-    """Converts values to what a file returns: arrays, and Python numbers instead of 0-d arrays."""
+    """Converts values to the types that `read` returns: arrays, and Python numbers for scalars."""
     arrays = {name: np.asarray(value) for name, value in values.items()}
     return {name: value if value.ndim else value.item() for name, value in arrays.items()}
 
@@ -37,7 +40,7 @@ def write(file: pathlib.Path, values: Mapping[str, Any], origin: Mapping[str, st
     Args:
       file: from `path`.
       values: arrays and numbers.
-      origin: digests of weights and data, see `RunOutputs.origin`.
+      origin: digests of weights and data; see `RunOutputs.origin`.
 
     Raises:
       DiskError: the file cannot be written.
@@ -46,18 +49,20 @@ def write(file: pathlib.Path, values: Mapping[str, Any], origin: Mapping[str, st
     part = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # A unique name, because two processes may measure the same run.
+        # The name is unique because two processes may measure the same run.
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as out:
             part = pathlib.Path(out.name)
             np.savez_compressed(out, **{_ORIGIN: np.asarray(header)}, **values)
-        mask = os.umask(0o022)  # The mask can only be read by setting it.
+        # A process can only read its mask by setting a mask.
+        mask = os.umask(0o022)
         os.umask(mask)
-        part.chmod(0o666 & ~mask)  # Temporary files are readable by their owner only.
+        # By default, only the owner can read temporary files.
+        part.chmod(0o666 & ~mask)
         part.replace(file)
     except OSError as error:
         raise errors.DiskError(
-            f"{file} cannot be written ({error.strerror or error}); make room or mend that, and"
-            " start the same command again"
+            f"{file} cannot be written ({error.strerror or error}); free disk space or fix the"
+            " cause, then run the same command again"
         ) from error
     finally:
         if part:
@@ -66,14 +71,14 @@ def write(file: pathlib.Path, values: Mapping[str, Any], origin: Mapping[str, st
 
 
 def read(file: pathlib.Path) -> tuple[Values, dict[str, Any]] | None:
-    """Reads values and origin; returns None without a file, or for one of another version.
+    """Returns values and origin; None if the file is missing or has another version.
 
     Raises:
       InputError: the file is damaged.
     """
     try:
         if file.is_file() and not zipfile.is_zipfile(file):
-            raise zipfile.BadZipFile("it is no npz file")
+            raise zipfile.BadZipFile("not an npz file")
         with np.load(file, allow_pickle=False) as content:
             origin = json.loads(str(content[_ORIGIN]))
             if origin.pop("version") != VERSION:
@@ -81,19 +86,19 @@ def read(file: pathlib.Path) -> tuple[Values, dict[str, Any]] | None:
             return plain({name: content[name] for name in content.files if name != _ORIGIN}), origin
     except FileNotFoundError:
         return None
-    # The errors of NumPy, its zip files and JSON for damaged content.
+    # Errors that NumPy, zipfile and json raise for damaged content.
     except (
         *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, MemoryError),
         *(zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error),
     ) as error:
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
         raise errors.InputError(
-            f"{file} is damaged ({reason}); delete it, and it is measured anew"
+            f"{file} is damaged ({reason}); delete it to compute the measure again"
         ) from error
 
 
 def newest_digest(folder: pathlib.Path) -> str | None:
-    """Returns the digest of the newest checkpoint's network, without JAX; None without one."""
+    """Returns the digest of the newest checkpoint's student without JAX; None if unavailable."""
     try:
         steps = [int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()]
         newest = folder / "checkpoints" / str(max(steps)) / "meta" / "metadata"

@@ -7,7 +7,8 @@ from experiments.measures.thumbnails import thumbnails
 from rrd_jax import errors
 from rrd_jax.evaluation import rows
 
-_MOST = 800  # Images; more do not make the plot clearer.
+# Maximum number of images; more do not make the plot clearer.
+_MAX_IMAGES = 800
 
 
 def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
@@ -16,22 +17,27 @@ def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
     Axes and distances between clusters have little meaning.
 
     Returns:
-      sampled: number of test images, of `total`; at most 800.
-      images: [n] their indices; labels: [n]; class_names: [C] text.
-      thumbnails: [n, h, w, channels] uint8, of at most 32 pixels.
-      student: [n, 2] float32, and student_prediction: [n]; likewise of the teacher, whose
-        predictions need the same classes. Networks without embeddings are omitted.
+      total: number of test images.
+      sampled: number n of sampled test images, at most 800.
+      images: [n], indices of the sampled images.
+      labels: [n].
+      class_names: [C], text.
+      thumbnails: [n, h, w, channels] uint8, with at most 32 pixels per side.
+      student, teacher: [n, 2] float32, coordinates; absent for a network without embeddings.
+      student_prediction, teacher_prediction: [n]; the teacher's only if the classes are the same.
 
     Raises:
-      InputError: the student reports no embedding, or there are fewer than three images.
+      InputError: the student returns no embedding, or there are fewer than three images.
     """
     if not outputs.student.embedding.shape[1]:
-        raise errors.InputError("the student reports no embedding, and t-SNE is of embeddings")
+        raise errors.InputError(
+            "t-SNE needs embeddings, but the student returns no embedding; omit this measure"
+        )
     if len(outputs) < 3:
         raise errors.InputError(
-            f"the test split has {len(outputs)} images, but t-SNE needs three or more"
+            f"the test split has {len(outputs)} images, but t-SNE needs at least 3; use more images"
         )
-    images = rows.subset(len(outputs), _MOST)
+    images = rows.subset(len(outputs), _MAX_IMAGES)
     values: dict[str, np.ndarray | float] = {
         "sampled": len(images),
         "total": len(outputs),
@@ -52,13 +58,13 @@ def _plane(embeddings: np.ndarray) -> np.ndarray:
     import threadpoolctl
     from sklearn.manifold import TSNE
 
-    # PCA needs some variance, which a collapsed network does not have.
+    # PCA needs variance, which the embeddings of a collapsed network lack.
     has_axes = min(embeddings.shape) >= 2 and np.ptp(embeddings, axis=0).max() > 0
     projection = TSNE(
         perplexity=min(30.0, (len(embeddings) - 1) / 3),
         init="pca" if has_axes else "random",
         random_state=0,
     )
-    # Its threads synchronize in each of many short steps, which is slow on a busy machine.
+    # t-SNE synchronizes its threads in many short steps, which is slow on a busy machine.
     with threadpoolctl.threadpool_limits(1):
         return projection.fit_transform(embeddings).astype(np.float32)
