@@ -109,7 +109,7 @@ def test_invalid_studies_are_refused(commands):
         ("kd,kd", "twice"),
         ("", "methods"),
         ("foo", "foo"),
-        ("smoke", "no method"),
+        ("smoke", "not a method"),
     ):
         outcome = commands.run(config, f"--methods={methods}", module="experiments.study")
         assert message in outcome.check_refused(1, 2)

@@ -1,1 +1,1 @@
-"""A study, or a run, as one page of HTML, and as figures and tables for papers."""
+"""Reports of a study or a run: an HTML page, and figures and tables for papers."""

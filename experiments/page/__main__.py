@@ -1,13 +1,13 @@
-"""Makes a page of a study or of a run: one HTML file that needs no network.
+"""Writes a page for a study or a run: a single HTML file that works offline.
 
     python -m experiments.page --study=runs/digits_study --output=report.html
     python -m experiments.page --workdir=runs/digits --output=run.html
     python -m experiments.page --study=runs/digits_study --figures=paper
 
---figures writes figures as PDF, PNG and SVG, and tables as LaTeX and Markdown. A study that has not
-finished gets a page of the results so far. The exit code is 0 when everything was written, 1 for an
-invalid flag, 2 for a folder that is no study or run, 69 if a library is not installed (pip install
-'rrd_jax[studies]'), 74 if a file cannot be written.
+--figures writes figures as PDF, PNG and SVG, and tables as LaTeX and Markdown. The page of an
+unfinished study contains the available results. The exit code is 0 if all files were written, 1 for
+an invalid flag, 2 for a folder that is not a study or run, 69 if a library is not installed (pip
+install 'rrd_jax[studies]') and 74 if a file cannot be written.
 """
 
 import pathlib
@@ -26,20 +26,22 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run, instead o
 _OUTPUT = flags.DEFINE_string("output", None, "The HTML file to write.")
 _FIGURES = flags.DEFINE_string("figures", None, "The folder for figures and tables for papers.")
 _MEASURE = flags.DEFINE_bool(
-    "measure", False, "Measures runs of the study first; a single run is always measured."
+    "measure", False, "Computes missing measures of a study first; always on for a single run."
 )
 
 
 def main(argv: list[str]) -> None:
-    """Makes the page."""
+    """Writes the page and the files for papers."""
     del argv
     if (_STUDY.value is None) == (_WORKDIR.value is None):
-        cli.stop(1, "name a study with --study=W, or a run with --workdir=W")
+        cli.stop(1, "pass either a study, --study=W, or a run, --workdir=W")
     if _OUTPUT.value is None and _FIGURES.value is None:
-        cli.stop(1, "name a file with --output=report.html, a folder with --figures=DIR, or both")
+        cli.stop(
+            1, "no output; pass a file, --output=report.html, a folder, --figures=DIR, or both"
+        )
     for flag in (_STUDY, _WORKDIR, _OUTPUT, _FIGURES):
         if flag.value == "":
-            cli.stop(1, f"--{flag.name} is empty")
+            cli.stop(1, f"--{flag.name} is empty; pass a path or leave the flag out")
     cli.guard(_run, stopped="stopped")
 
 
@@ -56,7 +58,7 @@ def _run() -> None:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise errors.DiskError(
-                f"{path} cannot be written ({error.strerror or error}); name another --output"
+                f"{path} cannot be written ({error.strerror or error}); pass another --output"
             ) from error
         console.say(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
     if _FIGURES.value is not None:

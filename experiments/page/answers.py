@@ -1,4 +1,4 @@
-"""The answer to a grid's question, in a few sentences made from its statistics."""
+"""Text answers to the questions of grids, based on statistics."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,8 @@ from experiments.page.results import Block, Results, Row, label
 from experiments.study import statistics
 from experiments.study.records import RunRecord
 
-_NAMED = 6  # Levels that a sentence names at most.
+# Maximum number of levels that a sentence lists.
+_LISTED = 6
 _VERDICTS = ("better", "worse", "not distinguishable")
 
 
@@ -18,7 +19,7 @@ def answer(results: Results) -> str:
     if not any(run.finished for run in runs):
         return f"No run has finished: {states(runs)}."
     if not results.measured:
-        return f"The finished runs have no value of {label(results.grid.metric)}."
+        return f"The finished runs have no value for {label(results.grid.metric)}."
     if not results.grid.baseline:
         sentences = _best_cell(results)
     elif len(results.blocks) > 1:
@@ -31,26 +32,26 @@ def answer(results: Results) -> str:
 
 
 def mean(row: Row, results: Results) -> str:
-    """Returns a level's mean with its standard deviation and number of seeds."""
+    """Returns the mean of a level, with standard deviation and number of seeds."""
     sign = " %" if label(results.grid.metric).endswith("(%)") else ""
     spread = "" if row.last.std is None else f" ± {row.last.std:.2f}"
     return f"{row.last.mean:.2f}{spread}{sign} (n = {row.last.n})"
 
 
 def states(runs: Iterable[RunRecord]) -> str:
-    """Returns the numbers of runs that finished, failed, have begun and are missing."""
-    found = [run.state for run in runs]
-    others = [f"{found.count(s)} {s}" for s in ("failed", "begun", "missing") if s in found]
-    return ", ".join([f"{found.count('finished')} of {len(found)} runs finished", *others])
+    """Returns the numbers of finished, failed, started and missing runs."""
+    names = [run.state for run in runs]
+    others = [f"{names.count(s)} {s}" for s in ("failed", "started", "missing") if s in names]
+    return ", ".join([f"{names.count('finished')} of {len(names)} runs finished", *others])
 
 
 def signed(number: float) -> str:
-    """Returns a number with its sign; the minus sign is as wide as the plus sign."""
+    """Returns a number with its sign; the minus sign has the width of a plus sign."""
     return f"{number:+.2f}".replace("-", "−")
 
 
 def _verdicts(block: Block, results: Results) -> list[str]:
-    """Returns the best level, and how the others compare with the baseline."""
+    """Returns sentences on the best level and on each level's verdict."""
     best, baseline = block.ordered()[0], results.grid.baseline
     sentences = [f"{best.name} has the highest mean: {mean(best, results)}."]
     groups: dict[str, list[str]] = {}
@@ -67,19 +68,19 @@ def _verdicts(block: Block, results: Results) -> list[str]:
 
 
 def _power(undecided: Sequence[statistics.Difference]) -> list[str]:
-    """Returns how large a difference would have to be to be detected."""
-    known = [(d.detectable, d.n) for d in undecided if d.detectable]
-    if not known:
+    """Returns a sentence on the smallest detectable difference, if it is known."""
+    values = [(d.detectable, d.n) for d in undecided if d.detectable]
+    if not values:
         return []
-    points, seeds = np.median(known, axis=0)
+    points, seeds = np.median(values, axis=0)
     return [
-        f"With {seeds:.0f} seeds and this spread, a true difference of about {points:.2g} points is"
+        f"With {seeds:.0f} seeds and this spread, a true difference of {points:.2g} points is"
         " detected in 4 of 5 studies."
     ]
 
 
 def _tallies(results: Results) -> list[str]:
-    """Returns in how many blocks each level is better or worse."""
+    """Returns a sentence with the number of blocks in which each level is better or worse."""
     baseline, clauses = results.grid.baseline, []
     for level in results.levels:
         verdicts = [b.differences[level].verdict for b in results.blocks if level in b.differences]
@@ -88,12 +89,12 @@ def _tallies(results: Results) -> list[str]:
         if level != baseline and words:
             clauses.append(f"{level} is {', '.join(words)}")
     if not clauses:
-        return ["No level has values on the same seeds as the baseline."]
+        return ["No level has a seed in common with the baseline."]
     return [f"Compared with {baseline} in {len(results.blocks)} settings, {'; '.join(clauses)}."]
 
 
 def _best_cell(results: Results) -> list[str]:
-    """Returns the best and the worst cell."""
+    """Returns sentences on the best and the worst cell."""
     labels = {factor["name"]: factor["label"] for factor in results.grid.factors}
     rows = {
         ", ".join(f"{labels[factor]} {level}" for factor, level in levels.items()): row
@@ -109,6 +110,6 @@ def _best_cell(results: Results) -> list[str]:
 
 
 def _listed(parts: Sequence[str]) -> str:
-    """Joins the first few of several texts."""
-    more = len(parts) - _NAMED
-    return ", ".join(parts[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    """Joins the first texts, and counts the rest."""
+    more = len(parts) - _LISTED
+    return ", ".join(parts[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -12,23 +12,25 @@ Values = list[dict[str, Any]]
 Styles = Mapping[str, Style]
 Spec = dict[str, Any]
 
-_ROW = 24  # Pixels of a level.
-_POINTS = 80  # Epochs of a curve that are drawn at most.
+# Height of a level, in pixels.
+_ROW = 24
+# Maximum number of epochs in a curve.
+_POINTS = 80
 _INTERVAL = (("mean:Q", "mean"), ("low:Q", "95 % from"), ("high:Q", "95 % to"))
 
 
 def base() -> Any:
-    """Returns an empty chart; `spec` inserts its data, which Altair would scan several times."""
+    """Returns an empty chart; `spec` inserts the data, which Altair would scan several times."""
     import altair as alt
 
     return alt.Chart(alt.NamedData(name="numbers"))
 
 
 def spec(chart: Any, values: Values, height: int) -> Spec:
-    """Returns a chart as JSON, as wide as its place and without a theme, which the page has.
+    """Returns a chart as JSON, with the width of its container and without a theme.
 
     Args:
-      chart: made from `base`.
+      chart: a chart based on `base`.
       values: its data, one dict for each row; `transform_flatten` expands lists to rows.
       height: in pixels.
     """
@@ -39,16 +41,16 @@ def spec(chart: Any, values: Values, height: int) -> Spec:
 
 
 def level_encoding(styles: Styles, *names: str) -> dict[str, Any]:
-    """Returns encodings of the field `level`, without legends, which the page draws.
+    """Returns encodings of the field `level`, without legends because the page draws them.
 
     Args:
-      styles: of the levels.
+      styles: the styles of the levels.
       *names: "color", "shape" or "strokeDash".
     """
     import altair as alt
 
     kinds = {
-        "color": (alt.Color, [style.colour for style in styles.values()]),
+        "color": (alt.Color, [style.color for style in styles.values()]),
         "shape": (alt.Shape, [style.shape for style in styles.values()]),
         "strokeDash": (alt.StrokeDash, [list(style.dash) or [1, 0] for style in styles.values()]),
     }
@@ -60,7 +62,7 @@ def level_encoding(styles: Styles, *names: str) -> dict[str, Any]:
 
 
 def selected(opacity: float) -> Any:
-    """Returns the opacity of a level, reduced while the legend highlights another one."""
+    """Returns the opacity of a level, reduced while the legend highlights another level."""
     import altair as alt
 
     test = "pick === '' || datum.level === pick"
@@ -68,7 +70,7 @@ def selected(opacity: float) -> Any:
 
 
 def selection() -> Any:
-    """Returns the parameter with the level that the legend highlights; "" for none."""
+    """Returns the parameter with the level that the legend highlights; "" if no level is."""
     import altair as alt
 
     return alt.param(name="pick", value="")
@@ -86,23 +88,24 @@ def tooltips(*fields: str | tuple[str, str], number: str = ".2f") -> list[Any]:
 
 
 def extent(means: Sequence[float], bounds: Sequence[float | None]) -> list[float]:
-    """Returns the ends of an axis that shows all means.
+    """Returns the limits of an axis that contains all means.
 
-    Intervals of two seeds can be so wide that the means would collapse; those are cut off.
+    Ends of intervals far from the means are ignored. Intervals of two seeds can be so wide that the
+    means would coincide.
     """
     low, high = min(means), max(means)
     span = max(high - low, 0.02 * abs(high), 1e-3)
-    known = [x for x in bounds if x is not None]
+    ends = [x for x in bounds if x is not None]
     low, high = (
-        min([low, *(x for x in known if x > low - span)]),
-        max([high, *(x for x in known if x < high + span)]),
+        min([low, *(x for x in ends if x > low - span)]),
+        max([high, *(x for x in ends if x < high + span)]),
     )
     margin = 0.04 * (high - low or span)
     return [low - margin, high + margin]
 
 
 def comparison(block: Block, metric: str, styles: Styles) -> Spec:
-    """Returns a row for each level: mean, 95 % interval, seeds, and the published value."""
+    """Returns a chart with a row per level: mean, 95 % interval, seeds and published value."""
     import altair as alt
 
     values: Values = []
@@ -146,7 +149,7 @@ def comparison(block: Block, metric: str, styles: Styles) -> Spec:
 
 
 def factor_maps(results: Results) -> dict[str, Spec]:
-    """Returns a map of the means over two numeric factors, for each level of the other factors."""
+    """Returns a map of means over two numeric factors, for each combination of other factors."""
     import altair as alt
 
     down, across = results.valued[:2]
@@ -188,7 +191,7 @@ def factor_maps(results: Results) -> dict[str, Spec]:
 
 
 def curve_values(results: Results) -> Values:
-    """Returns the points of a curve over a numeric factor."""
+    """Returns the points of curves over a numeric factor."""
     factor = results.valued[0]
     places = {level["name"]: level["value"] for level in factor["levels"]}
     return [
@@ -207,7 +210,7 @@ def curve_values(results: Results) -> Values:
 
 
 def factor_curve(results: Results, values: Values, styles: Styles) -> Spec:
-    """Returns the means over a numeric factor, a line for each level, with 95 % intervals."""
+    """Returns a chart of means over a numeric factor, with a line per level and 95 % intervals."""
     import altair as alt
 
     factor = results.valued[0]
@@ -244,11 +247,11 @@ def factor_curve(results: Results, values: Values, styles: Styles) -> Spec:
 
 
 def run_values(runs: Sequence[tuple[str, RunRecord]], column: str) -> Values:
-    """Returns a metrics column by epoch: a dict for each run, with lists of epochs and values.
+    """Returns a metrics column by epoch: a dict per run, with lists of epochs and values.
 
     Args:
       runs: (level, run) pairs.
-      column: of metrics.jsonl.
+      column: a column of metrics.jsonl.
     """
     values: Values = []
     for level, run in runs:
@@ -261,14 +264,15 @@ def run_values(runs: Sequence[tuple[str, RunRecord]], column: str) -> Values:
 
 
 def learning_curves(values: Values, title: str, styles: Styles) -> Spec:
-    """Returns curves by epoch: a thin line for each run, and the mean of each level.
+    """Returns curves by epoch: a thin line per run, and a thick line for the mean of a level.
 
-    The axis shows the later half of the curves; the first epochs can lie outside.
+    The limits of the axis are those of the second half of the curves; the first epochs can be cut
+    off.
 
     Args:
       values: from `run_values`.
-      title: of the axis.
-      styles: of the levels.
+      title: the title of the axis.
+      styles: the styles of the levels.
     """
     import altair as alt
 

@@ -1,4 +1,4 @@
-"""The elements of a page, independent of HTML."""
+"""Elements of a page, independent of HTML."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ class Chart:
     """A chart as a Vega-Lite specification with its data.
 
     Attributes:
-      spec: without a theme; its colours are CSS variables of the page.
-      title: above the chart, if a figure has several.
+      spec: the specification without a theme; colors are CSS variables of the page.
+      title: the title above the chart, if a figure has several charts.
     """
 
     spec: Mapping[str, Any]
@@ -22,18 +22,18 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One or several charts with a caption.
+    """A figure: charts with a caption.
 
     Attributes:
       name: unique on the page; also the name of files.
-      title: above the figure.
-      charts: side by side where there is room.
-      caption: below the figure, in sentences.
-      alt: a description for readers who cannot see the figure, with the important numbers.
-      panel: the smallest width of a chart beside others, in pixels.
-      most: the largest width of a chart, in pixels.
+      title: the title above the figure.
+      charts: the charts, side by side if the page is wide enough.
+      caption: sentences below the figure.
+      alt: a text alternative with the important numbers.
+      panel: minimum width of a chart next to other charts, in pixels.
+      max_width: maximum width of a chart, in pixels.
       legend: the styles of the levels.
-      lines: True if levels are drawn as lines; otherwise as points.
+      lines: True if levels are drawn as lines; False for points.
       images: data URIs; the column `picture` of the charts' data indexes them.
     """
 
@@ -43,7 +43,7 @@ class Figure:
     caption: str
     alt: str
     panel: int = 300
-    most: int = 2000
+    max_width: int = 2000
     legend: Mapping[str, Style] = dataclasses.field(default_factory=dict)
     lines: bool = True
     images: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Cell:
     Attributes:
       text: the displayed text.
       value: the sort key; None for the text.
-      interval: (low, mean, high), drawn beside the text on the column's scale.
+      interval: (low, mean, high), drawn next to the text on the column's scale.
       tone: "good" or "bad" for a verdict; otherwise "".
     """
 
@@ -72,10 +72,10 @@ class Table:
 
     Attributes:
       name: unique on the page; also the name of files.
-      title: above the table.
-      header: one text for each column.
-      rows: tuples of cells, as long as the header.
-      caption: below the table.
+      title: the title above the table.
+      header: the column titles.
+      rows: tuples of cells with the length of the header.
+      caption: the text below the table.
     """
 
     name: str
@@ -86,13 +86,13 @@ class Table:
 
     @property
     def numeric(self) -> frozenset[int]:
-        """The columns with numbers, which are aligned right."""
+        """Indices of columns with numbers, which are right-aligned."""
         return frozenset(i for row in self.rows for i, c in enumerate(row) if c.value is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """Tables in a collapsed block."""
+    """A collapsed block of tables."""
 
     title: str
     tables: tuple[Table, ...]
@@ -103,12 +103,12 @@ Element = Figure | Table | Folded
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A section of a page, such as that of a grid.
+    """A section of a page, for example of a grid.
 
     Attributes:
       name: unique on the page.
       title: a question or a heading.
-      answer: the result in a sentence or two.
+      answer: the result in one or two sentences.
       elements: the contents, in order.
       source: command, versions and dates, shown below each figure.
       listed: True if the summary at the top of the page contains the answer.
@@ -124,12 +124,12 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """A whole page.
+    """A page.
 
     Attributes:
       kicker: a few words above the title.
-      title: of the page.
-      about: the setting.
+      title: the title of the page.
+      about: a description of the setting.
       facts: short texts below the title, such as "45 of 46 runs".
       sections: the contents, in order.
       source: command, versions and dates.

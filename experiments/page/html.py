@@ -1,4 +1,4 @@
-"""Renders a page as one HTML file that needs no network."""
+"""Rendering of a page as a single HTML file that works offline."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ def check_libraries(*names: str) -> None:
     for name in names or _LIBRARIES:
         if importlib.util.find_spec(name) is None:
             raise errors.UnavailableError(
-                f"pages need {name}, which is not installed: pip install 'rrd_jax[studies]'"
+                f"pages need {name}, which is not installed; run `pip install 'rrd_jax[studies]'`"
             )
 
 
@@ -51,13 +51,13 @@ def render(page: elements.Page) -> str:
 
 
 def _json(value: Any) -> str:
-    """Returns JSON that is safe within a script element."""
+    """Returns JSON that is safe in a script element."""
     text = json.dumps(rounded(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 
 
 def rounded(value: Any) -> Any:
-    """Rounds all numbers to five significant digits; numbers that are not finite become None."""
+    """Rounds all numbers to five significant digits; replaces non-finite numbers by None."""
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             return None
@@ -71,9 +71,10 @@ def rounded(value: Any) -> Any:
 
 
 def bar(table: elements.Table, column: int) -> dict[str, float] | None:
-    """Returns offset and scale that map a column's intervals into a box of 100; None without.
+    """Returns offset and scale that map a column's intervals to a width of 100.
 
-    The box contains all means and 0; wider intervals are cut off.
+    The width contains all means and 0; wider intervals are cut off. A column without intervals
+    returns None.
     """
     means = [row[column].interval[1] for row in table.rows if row[column].interval]
     if not means:

@@ -17,16 +17,17 @@ from experiments.page.charts import (
     tooltips,
 )
 
-CLASSES = 40  # Classes that a map shows at most.
+# Maximum number of classes in a map.
+CLASSES = 40
 
 
 def correlation(values: np.ndarray, labels: Sequence[str], *, difference: bool = False) -> Spec:
-    """Returns a map of correlations between classes, or of their differences.
+    """Returns a map of correlations between classes, or of differences of correlations.
 
     Args:
       values: [C, C].
       labels: unique names of the classes.
-      difference: True for differences, whose colours end at 0.5.
+      difference: True for differences, whose color scale ends at 0.5.
     """
     import altair as alt
 
@@ -55,10 +56,10 @@ def correlation(values: np.ndarray, labels: Sequence[str], *, difference: bool =
 
 
 def confusion(counts: np.ndarray, labels: Sequence[str]) -> Spec:
-    """Returns a map of predictions in per cent of each class; correct ones are not coloured.
+    """Returns a map of predictions in percent per class; correct predictions have no color.
 
     Args:
-      counts: [C, C], a row for each class, a column for each prediction.
+      counts: [C, C], with a row per class and a column per prediction.
       labels: unique names of the classes.
     """
     import altair as alt
@@ -66,8 +67,11 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> Spec:
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = [
         {
-            **{"class": down, "predicted": across, "hit": i == j},
-            **{"share": _finite(shares[i, j]), "images": int(counts[i, j])},
+            "class": down,
+            "predicted": across,
+            "hit": i == j,
+            "share": _finite(shares[i, j]),
+            "images": int(counts[i, j]),
         }
         for i, down in enumerate(labels)
         for j, across in enumerate(labels)
@@ -107,12 +111,12 @@ def _class_axes(down: str, across: str, labels: Sequence[str]) -> dict[str, Any]
 
 
 def accuracies(rows: Values, order: Sequence[str], styles: Styles) -> Spec:
-    """Returns a row for each class, with the accuracy of each level.
+    """Returns a chart with a row per class and the accuracy of each level.
 
     Args:
-      rows: dicts with `class`, `level` and `accuracy` in per cent.
-      order: of the classes.
-      styles: of the levels.
+      rows: dicts with `class`, `level` and `accuracy` in percent.
+      order: the order of the classes.
+      styles: the styles of the levels.
     """
     import altair as alt
 
@@ -133,11 +137,11 @@ def accuracies(rows: Values, order: Sequence[str], styles: Styles) -> Spec:
 
 
 def reliability(curves: Mapping[str, Values], styles: Styles) -> Spec:
-    """Returns accuracy against confidence, in per cent.
+    """Returns a chart of accuracy against confidence, in percent.
 
     Args:
       curves: points with `confidence`, `accuracy` and `images`, by level.
-      styles: of the levels.
+      styles: the styles of the levels.
     """
     import altair as alt
 
@@ -169,30 +173,33 @@ def reliability(curves: Mapping[str, Values], styles: Styles) -> Spec:
 
 
 def plane(values: Mapping[str, Any], role: str, styles: Styles) -> Spec:
-    """Returns images in the plane, by a network's embeddings.
+    """Returns a chart of a network's embeddings in two dimensions.
 
     Args:
-      values: of the measure `tsne`.
+      values: the values of the measure `tsne`.
       role: "student" or "teacher".
-      styles: of the classes.
+      styles: the styles of the classes.
     """
     import altair as alt
 
     names = [str(name) for name in values["class_names"]]
     predictions = {
-        who: values[f"{who}_prediction"]
-        for who in ("teacher", "student")
-        if f"{who}_prediction" in values
+        network: values[f"{network}_prediction"]
+        for network in ("teacher", "student")
+        if f"{network}_prediction" in values
     }
     rows = [
         {
-            **{"x": round(float(x), 2), "y": round(float(y), 2), "level": names[label]},
-            **{"picture": i, **{who: names[found[i]] for who, found in predictions.items()}},
+            "x": round(float(x), 2),
+            "y": round(float(y), 2),
+            "level": names[label],
+            "picture": i,
+            **{network: names[classes[i]] for network, classes in predictions.items()},
         }
         for i, ((x, y), label) in enumerate(zip(values[role], values["labels"], strict=True))
     ]
     axis = alt.Axis(labels=False, ticks=False, grid=False, domain=False, title=None)
-    fields = [(f"{who}:N", f"{who} predicts") for who in predictions]
+    fields = [(f"{network}:N", f"{network} predicts") for network in predictions]
     chart = (
         base()
         .mark_point(filled=True, size=24)

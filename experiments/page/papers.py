@@ -1,4 +1,4 @@
-"""Figures as PDF, PNG and SVG, and tables as LaTeX and Markdown, for papers."""
+"""Figures and tables for papers: PDF, PNG, SVG, LaTeX and Markdown."""
 
 import json
 import pathlib
@@ -12,7 +12,8 @@ from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 
 FORMATS = ("pdf", "png", "svg")
-_WIDTH = 340  # Pixels of a chart; of a chart beside others, two thirds.
+# Width of a chart in pixels; a chart next to other charts has two thirds of it.
+_WIDTH = 340
 _THEME = {
     "background": "white",
     "font": "sans-serif",
@@ -24,7 +25,7 @@ _THEME = {
 
 
 def write(page: Page, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes all figures and tables of a page, and returns the files.
+    """Writes all figures and tables of a page and returns the paths.
 
     Raises:
       DiskError: a file cannot be written.
@@ -50,13 +51,13 @@ def write(page: Page, folder: pathlib.Path) -> list[pathlib.Path]:
                 atomic_write.write_text(paths[-1], text)
     except OSError as error:
         raise errors.DiskError(
-            f"{folder} cannot be written ({error.strerror or error}); name another --figures"
+            f"{folder} cannot be written ({error.strerror or error}); pass another --figures"
         ) from error
     return paths
 
 
 def paper_spec(figure: Figure) -> dict[str, Any]:
-    """Returns all charts of a figure as one specification, with plain colours and a legend."""
+    """Returns all charts of a figure as one specification, with fixed colors and a legend."""
     width = _WIDTH if len(figure.charts) == 1 else _WIDTH * 2 // 3
     specs = [
         {
@@ -67,27 +68,30 @@ def paper_spec(figure: Figure) -> dict[str, Any]:
         }
         for chart in figure.charts
     ]
-    for spec in specs:  # Parameters of a part are not visible to the others.
+    for spec in specs:
+        # The other charts cannot use the parameters of a part.
         for part in [spec, *spec.get("layer", [])]:
             part.pop("params", None)
             encoding = part.get("encoding", {})
-            if "opacity" in encoding:  # Opacity of whole marks takes seconds to rasterize.
+            # The opacity of whole marks takes seconds to rasterize.
+            if "opacity" in encoding:
                 kind = part.get("mark", {}).get("type")
                 channel = "strokeOpacity" if kind == "line" else "fillOpacity"
                 encoding[channel] = encoding.pop("opacity")
     selection = {"name": "pick", "value": ""}
-    whole = {"concat": specs, "columns": min(3, len(specs)), "config": _THEME}
-    whole["params"] = [selection]
+    figure_spec = {"concat": specs, "columns": min(3, len(specs)), "config": _THEME}
+    figure_spec["params"] = [selection]
     if len(figure.legend) > 1 and not figure.name.endswith("-comparison"):
-        for spec in specs:  # Scales of concatenated charts are shared, and so are legends.
+        # Concatenated charts share their scales and therefore their legends.
+        for spec in specs:
             _add_legend(spec)
-    text = re.sub(r"var\((--\w+)\)", lambda match: styles.COLOURS[match[1]], json.dumps(whole))
+    text = re.sub(r"var\((--\w+)\)", lambda match: styles.COLORS[match[1]], json.dumps(figure_spec))
     schema = "https://vega.github.io/schema/vega-lite/v6.json"
     return json.loads(text) | {"$schema": schema}
 
 
 def _add_legend(spec: dict[str, Any]) -> None:
-    """Restores the legends of levels, which the page draws itself."""
+    """Enables the legends of levels; a page draws its legends itself."""
     for part in [spec, *spec.get("layer", [])]:
         for channel in part.get("encoding", {}).values():
             if isinstance(channel, dict) and channel.get("field") == "level" and "scale" in channel:

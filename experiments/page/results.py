@@ -1,4 +1,4 @@
-"""Results of a grid's runs: summaries and differences."""
+"""Results of a grid: summaries and differences."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ class Row:
     """The results of a level within a block.
 
     Attributes:
-      name: of the level.
-      runs: of the level, finished or not.
-      values: of the last epoch by seed, of the runs that finished.
-      last: summary of the values.
-      best: summary of the best epoch, which was selected by the test images.
+      name: the name of the level.
+      runs: the runs of the level, finished or not.
+      values: the values of the last epoch of each finished run, by seed.
+      last: a summary of the values.
+      best: a summary of the best epochs, which were selected on the test images.
       published: a published value, or None.
     """
 
@@ -33,12 +33,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The compared levels, in one combination of the levels of all other factors.
+    """The compared levels, for one combination of the other factors' levels.
 
     Attributes:
-      levels: of the other factors, by factor.
-      rows: by level.
-      differences: of the other levels to the baseline; empty without a baseline.
+      levels: the levels of the other factors, by factor.
+      rows: the results by level.
+      differences: differences from the baseline, by level; empty without a baseline.
     """
 
     levels: Mapping[str, str]
@@ -47,14 +47,14 @@ class Block:
 
     @property
     def name(self) -> str:
-        """The levels in words; "" for a single block."""
+        """The levels as text; "" for a single block."""
         return ", ".join(
             level if level[:1].isalpha() else f"{factor.replace('_', ' ')} {level}"
             for factor, level in self.levels.items()
         )
 
     def ordered(self) -> list[Row]:
-        """Returns the rows with values, the highest mean first."""
+        """Returns the rows with values, with the highest mean first."""
         rows = [row for row in self.rows.values() if row.last.n]
         return sorted(rows, key=lambda row: row.last.mean, reverse=True)
 
@@ -64,8 +64,8 @@ class Results:
     """The results of a grid.
 
     Attributes:
-      grid: as it was read.
-      blocks: in the order of the grid.
+      grid: the record of the grid.
+      blocks: the blocks, in the order of the grid.
     """
 
     grid: GridRecord
@@ -88,25 +88,25 @@ class Results:
         return [f for f in factors if all(level["value"] is not None for level in f["levels"])]
 
     @property
-    def shown(self) -> str:
+    def display(self) -> str:
         """The kind of the main figure: "table", "map" or "curve"."""
-        needed = {"map": 2, "curve": 1}.get(self.grid.shown, 0)
-        return self.grid.shown if len(self.valued) >= needed else "table"
+        needed = {"map": 2, "curve": 1}.get(self.grid.display, 0)
+        return self.grid.display if len(self.valued) >= needed else "table"
 
     def cells(self) -> Iterator[tuple[dict[str, str], Row]]:
-        """Yields the levels of each cell by factor, with its results."""
+        """Yields each cell: levels by factor, and results."""
         for block in self.blocks:
             for row in block.rows.values():
                 yield dict(block.levels) | ({self.grid.compared: row.name} if row.name else {}), row
 
 
-def of_grid(grid: GridRecord) -> Results:
-    """Computes the results of a grid from the runs that have finished."""
+def compute(grid: GridRecord) -> Results:
+    """Computes the results of a grid from its finished runs."""
     return Results(grid, tuple(_blocks(grid)))
 
 
 def label(metric: str) -> str:
-    """Returns the name of a metrics column for an axis, with its unit."""
+    """Returns the axis label of a metrics column, with the unit."""
     split, _, name = metric.rpartition("/")
     names = {
         "top1": "top-1 (%)",

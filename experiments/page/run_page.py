@@ -1,4 +1,4 @@
-"""The page of one run: accuracy beside its teacher's, losses, and what was measured."""
+"""The page of a run: accuracy compared with the teacher, losses and measures."""
 
 import dataclasses
 import pathlib
@@ -13,26 +13,26 @@ from experiments.page.study_page import source_of
 from experiments.study import records
 from experiments.study.records import RunRecord, is_number
 from rrd_jax import errors
-from rrd_jax.run_folder import workdir
+from rrd_jax.run_folder.config_fields import flatten
 
-# Columns of an alignment panel, by the title of its axis; votes are of fewer images in small sets.
+# Columns of the alignment panels by axis title; small data sets vote with 10 neighbors.
 _ALIGNMENT = {
-    "common 10 nearest neighbours (%)": ("neighbours_10",),
+    "common 10 nearest neighbors (%)": ("neighbours_10",),
     "CKA": ("cka",),
-    "nearest-neighbour top-1 (%)": ("knn_20", "knn_10"),
+    "nearest-neighbor top-1 (%)": ("knn_20", "knn_10"),
     "linear probe top-1 (%)": ("probe",),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A workdir.
+    """The contents of a workdir.
 
     Attributes:
       folder: the workdir.
-      student: the run itself.
-      others: "teacher", "student alone" and "student from random weights", if they were trained.
-      config: the fields by path.
+      student: the record of the run.
+      others: records of "teacher", "student alone" and "student from random weights", if trained.
+      config: config fields by path.
       model: the contents of model.json.
       provenance: command, versions and date of the start.
     """
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def training(self) -> Mapping[str, Any]:
-        """What model.json says of the training."""
+        """The training section of model.json."""
         return self.model.get("training") or {}
 
 
@@ -57,17 +57,19 @@ def read(folder: pathlib.Path) -> Run:
       InputError: the folder is not a workdir, or its config is damaged.
     """
     if not (folder / "config.json").is_file():
-        reason = "is not the workdir of a run: it has no config.json"
+        reason = "is not the workdir of a run: config.json is missing; pass another --workdir"
         if (folder / records.PLAN).is_file():
-            reason = "is the folder of a study: pass --study"
+            reason = "is the folder of a study; pass --study"
         raise errors.InputError(f"{folder} {reason}")
     try:
         content = errors.read_json(folder / "config.json")
         starts = content.pop("starts", {})
-        config = workdir.flatten(content)
+        config = flatten(content)
         epochs = int(config["train.epochs"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise errors.InputError(f"{folder / 'config.json'} is damaged: {error}") from error
+        raise errors.InputError(
+            f"{folder / 'config.json'} is damaged ({error}); restore the file"
+        ) from error
     try:
         model = errors.read_json(folder / "model.json")
     except (OSError, ValueError):
@@ -86,27 +88,27 @@ def read(folder: pathlib.Path) -> Run:
 
 
 def _record(folder: pathlib.Path, name: str, epochs: int = 0, seed: int = 0) -> RunRecord:
-    rows, error = records.rows(folder), records.error_of(folder)
+    rows, error = records.read_rows(folder), records.read_error(folder)
     return RunRecord({}, seed, name, folder, name, epochs, rows, error)
 
 
 def _others(folder: pathlib.Path, training: Mapping[str, Any]) -> Iterator[tuple[str, RunRecord]]:
-    homes = {
+    folders = {
         "teacher": [folder / "teacher"],
         "student alone": [folder / "alone"],
         "student from random weights": [folder / "scratch"],
     }
     for teacher in (training.get("teachers") or [])[:1]:
         path = pathlib.Path(teacher.get("checkpoint", "").partition("@")[0])
-        homes["teacher"].append(path.parent if path.name == "checkpoints" else path)
-    for name, paths in homes.items():
-        found = [record for path in paths if (record := _record(path, name)).rows]
-        if found:
-            yield name, found[0]
+        folders["teacher"].append(path.parent if path.name == "checkpoints" else path)
+    for name, paths in folders.items():
+        records_with_rows = [record for path in paths if (record := _record(path, name)).rows]
+        if records_with_rows:
+            yield name, records_with_rows[0]
 
 
 def page(run: Run) -> Page:
-    """Returns the page of a run, complete or not."""
+    """Returns the page of a run, finished or not."""
     teachers = run.training.get("teachers") or []
     digests = {
         f"teacher {i}" if len(teachers) > 1 else "teacher": f"{teacher.get('model', '')}"
@@ -152,11 +154,11 @@ def _answer(run: Run) -> str:
     if "best/top1" in last:
         words.append(f"the best was {last['best/top1']:.2f} % in epoch {last.get('best/epoch')}")
     if "test/agreement" in last:
-        words.append(f"{last['test/agreement']:.2f} % of the images get the teacher's class")
+        words.append(f"the agreement with the teacher is {last['test/agreement']:.2f} %")
     for name, other in run.others.items():
         if is_number(top1 := other.rows[-1].get("test/top1")):
             words.append(f"the {name} has {top1:.2f} %")
-    return ", ".join(words) + ". One run has no estimate of noise (n = 1)."
+    return ", ".join(words) + ". A single run has no estimate of noise (n = 1)."
 
 
 def _by_epoch(run: Run) -> Iterator[Element]:
@@ -183,7 +185,7 @@ def _by_epoch(run: Run) -> Iterator[Element]:
         cells = [Cell(f"{x:.2f}", x) if is_number(x) else Cell("–") for x in numbers]
         rows.append((Cell(name), Cell(str(other.epoch), other.epoch), *cells))
     header = ("run", "epoch", *(label(column) for column in columns))
-    caption = "One run each, without interval. The best epoch was selected by the test images."
+    caption = "Single runs, without intervals. The best epoch was selected on the test images."
     yield Table("run-values", "Last epoch", header, tuple(rows), caption)
 
 
@@ -205,14 +207,14 @@ def _figure(name: str, title: str, panels: Mapping[str, Values]) -> Iterator[Fig
             Chart(learning_curves(values, text, legend), text if len(panels) > 1 else "")
             for text, values in panels.items()
         ),
-        caption="Values of each epoch.",
+        caption="Values by epoch.",
         alt=f"{title}. At the end: {last}",
         legend=legend,
     )
 
 
 def alignment_panels(student: RunRecord) -> dict[str, Values]:
-    """Returns alignment values by epoch, with random weights and the teacher as references."""
+    """Returns alignment metrics by epoch, with random weights and the teacher as references."""
     panels = {}
     for title, names in _ALIGNMENT.items():
         for name in names[::-1]:

@@ -5,17 +5,19 @@ from typing import Any
 
 from experiments.page import answers, charts, measure_sections, styles, tables
 from experiments.page.elements import Chart, Element, Figure, Folded, Page, Section
-from experiments.page.results import Results, label, of_grid
+from experiments.page.results import Results, compute, label
 from experiments.study.records import RunRecord, StudyRecord, is_number
 
-_BLOCKS = 24  # Blocks that have a chart at most.
-_LISTED = 8  # Longer lists of missing runs are collapsed.
+# Maximum number of blocks with a chart.
+_BLOCKS = 24
+# Longer lists of missing runs are collapsed.
+_LISTED = 8
 
 
 def page(record: StudyRecord) -> Page:
-    """Returns the page of a study, complete or not."""
+    """Returns the page of a study, finished or not."""
     source = source_of(record.provenance)
-    sections = [_grid(of_grid(grid), source) for grid in record.grids]
+    sections = [_grid(compute(grid), source) for grid in record.grids]
     runs = {run.name: run for grid in record.grids for run in grid.runs}.values()
     seeds = {run.seed for run in runs}
     facts = [answers.states(runs), f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"]
@@ -45,7 +47,7 @@ def _grid(results: Results, source: Mapping[str, str]) -> Section:
     contents: list[Element] = []
     if results.measured:
         contents += [_main_figure(results), *_tables(results)]
-        contents += measure_sections.elements(measure_sections.settings_of(results))
+        contents += measure_sections.elements(measure_sections.settings(results))
     contents += _learning_curves(results)
     return Section(
         name=grid.name,
@@ -57,15 +59,15 @@ def _grid(results: Results, source: Mapping[str, str]) -> Section:
 
 
 def _main_figure(results: Results) -> Figure:
-    return {"map": _map, "curve": _curve, "table": _comparison}[results.shown](results)
+    return {"map": _map, "curve": _curve, "table": _comparison}[results.display](results)
 
 
 def _comparison(results: Results) -> Figure:
     metric, blocks = results.grid.metric, results.measured[:_BLOCKS]
     legend = styles.of_levels(results.levels, results.grid.baseline)
     caption = (
-        f"Mean {label(metric)} of the last epoch with 95 % intervals; ticks are seeds, hollow"
-        " diamonds published values. Wide intervals of few seeds are cut off at the edge."
+        f"Mean {label(metric)} of the last epoch with 95 % intervals. Ticks are seeds; hollow"
+        " diamonds are published values. Wide intervals are cut off at the edge."
     )
     if len(results.measured) > len(blocks):
         caption += f" {len(blocks)} of {len(results.measured)} settings are shown."
@@ -91,10 +93,10 @@ def _map(results: Results) -> Figure:
         name=f"{results.grid.name}-map",
         title=f"{metric.capitalize()} by {down} and {across}",
         charts=tuple(Chart(spec, title) for title, spec in maps.items()),
-        caption=f"Means over {len(results.grid.seeds)} seeds, of the last epoch.",
+        caption=f"Means of the last epoch over {len(results.grid.seeds)} seeds.",
         alt=f"Map of {metric}. {answers.answer(results)}",
         panel=420,
-        most=680,
+        max_width=680,
     )
 
 
@@ -107,7 +109,7 @@ def _curve(results: Results) -> Figure:
         name=f"{results.grid.name}-curve",
         title=f"{metric.capitalize()} by {factor}",
         charts=(Chart(charts.factor_curve(results, values, legend)),),
-        caption="Means over the seeds, of the last epoch; bands are 95 % intervals.",
+        caption="Means of the last epoch over the seeds; bands are 95 % intervals.",
         alt=f"{metric} by {factor}. {answers.answer(results)}",
         legend=legend,
     )
@@ -117,24 +119,24 @@ def _tables(results: Results) -> Iterator[Element]:
     name = f"{results.grid.name}-table"
     if results.levels == [""]:
         table = tables.cells(results, name)
-        yield Folded("Table of all settings", (table,)) if results.shown == "map" else table
+        yield Folded("Table of all settings", (table,)) if results.display == "map" else table
         return
     blocks = list(enumerate(results.measured))
     if len(results.blocks) == 1:
         yield tables.levels(results.blocks[0], results, name)
     else:
         yield tables.grouped(results, f"{results.grid.name}-all")
-        each = tuple(tables.levels(block, results, f"{name}-{i}") for i, block in blocks)
-        yield Folded("Tables with differences and intervals", each)
+        block_tables = tuple(tables.levels(block, results, f"{name}-{i}") for i, block in blocks)
+        yield Folded("Tables with differences and intervals", block_tables)
 
 
 def _learning_curves(results: Results) -> Iterator[Figure]:
-    """Yields all runs by epoch: a chart for each block, or for each column of a single block."""
+    """Yields a figure of all runs by epoch, with a chart per block, or per column of one block."""
     grid = results.grid
     blocks: dict[str, list[tuple[str, RunRecord]]] = {}
     for block in results.blocks:
         for row in block.rows.values():
-            # Without compared levels, colours are those of the first factor.
+            # Without compared levels, the first factor determines the colors.
             level = row.name or next(iter(block.levels.values()), grid.name)
             group = blocks.setdefault(block.name if row.name else "", [])
             group += [(level, run) for run in row.runs if run.rows]
@@ -157,9 +159,9 @@ def _learning_curves(results: Results) -> Iterator[Figure]:
             )
             for name, column, runs in panels
         ),
-        caption="Thin lines are runs, thick lines the means of levels; click a level in the legend"
-        " to highlight it. The first epochs can lie outside the axis.",
-        alt=f"{label(grid.metric)} by epoch, of {count} runs of {', '.join(levels)}",
+        caption="Thin lines are runs; thick lines are the means of levels. Click a level in the"
+        " legend to highlight it. The axis may not include the first epochs.",
+        alt=f"{label(grid.metric)} by epoch, for {count} runs of {', '.join(levels)}",
         legend=legend,
     )
 
@@ -175,7 +177,7 @@ def _unfinished(runs: list[RunRecord]) -> Iterator[Section]:
     if failed:
         contents.append(tables.unfinished(failed, "failed-runs", "Failed"))
     if others:
-        table = tables.unfinished(others, "missing-runs", "Begun or missing")
+        table = tables.unfinished(others, "missing-runs", "Started or missing")
         is_long = len(others) > _LISTED
         contents.append(
             Folded(f"{table.title}: {len(others)} runs", (table,)) if is_long else table

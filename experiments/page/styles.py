@@ -1,12 +1,12 @@
-"""Styles of levels: a colour, a dash and a mark for each, the same on the whole page."""
+"""Styles of levels: color, dash and mark, consistent on a page."""
 
 import dataclasses
 from collections.abc import Iterable
 
 # The palette of Okabe and Ito without yellow, which is invisible on white; page.css has lighter
-# variants for dark pages. The baseline is grey.
-COLOURS = {
-    **{f"--c{i}": colour for i, colour in enumerate(
+# variants for dark pages. The baseline is gray.
+COLORS = {
+    **{f"--c{i}": color for i, color in enumerate(
         ("#0072b2", "#d55e00", "#009e73", "#c0649a", "#d99000", "#3fa3dd")
     )},
     **{"--base": "#6b7078", "--ink": "#1c1e21", "--soft": "#5d636c", "--line": "#e3e0d9"},
@@ -30,13 +30,13 @@ class Style:
     """The style of a level.
 
     Attributes:
-      colour: a CSS variable of the page, such as "var(--c0)".
+      color: a CSS variable of the page, such as "var(--c0)".
       dash: lengths of strokes and gaps; () for a solid line.
       shape: the name of the mark in Vega.
       outline: the mark as an SVG path in a box of 10.
     """
 
-    colour: str
+    color: str
     dash: tuple[int, ...]
     shape: str
     outline: str
@@ -46,14 +46,14 @@ TEACHER = Style("var(--ink)", (), *_CIRCLE)
 
 
 def of_levels(levels: Iterable[str], baseline: str = "") -> dict[str, Style]:
-    """Returns a style for each level by its position; the first 24 are distinct."""
+    """Returns a style for each level, by its position; the first 24 styles are distinct."""
     styles, i = {}, 0
     for level in levels:
         if level == baseline:
             styles[level] = Style("var(--base)", (1, 2), *_CIRCLE)
             continue
-        turn, colour = divmod(i, 6)
+        turn, color = divmod(i, 6)
         dash = _DASHES[turn % len(_DASHES)]
-        styles[level] = Style(f"var(--c{colour})", dash, *_MARKS[(i + turn) % len(_MARKS)])
+        styles[level] = Style(f"var(--c{color})", dash, *_MARKS[(i + turn) % len(_MARKS)])
         i += 1
     return styles

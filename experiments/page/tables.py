@@ -1,4 +1,4 @@
-"""Tables of a grid's results, and tables as Markdown and LaTeX."""
+"""Tables of a grid's results, and their conversion to Markdown and LaTeX."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,19 @@ from rrd_jax.terminal import tables as markdown_tables
 _TONES = {"better": "good", "worse": "bad"}
 _EMPTY = Cell("–")
 _CAPTION = (
-    "Mean ± standard deviation over the seeds that finished. Results are those of the last epoch;"
-    " the best epoch was selected by the test images, and is biased upwards."
+    "Mean ± standard deviation over the finished seeds, at the last epoch. The best epoch was"
+    " selected on the test images and is biased upwards."
 )
 _DIFFERENCES = (
-    " Differences are paired by seed, with 95 % t intervals that are not corrected; p is corrected"
-    " by Holm's method over the table, and the verdict is at 0.05. Detectable is the true"
-    " difference that this many seeds with this spread detect in 4 of 5 studies."
+    " Differences are paired by seed, with uncorrected 95 % t intervals. p is corrected with Holm's"
+    " method over the table; the verdict is at 0.05. Detectable is the true difference that this"
+    " number of seeds with this spread detects in 4 of 5 studies."
 )
-_PUBLISHED = " A published value may be that of the best epoch."
+_PUBLISHED = " Published values may be from the best epoch."
 
 
 def levels(block: Block, results: Results, name: str) -> Table:
-    """Returns a row for each level: last and best epoch, difference, and published value."""
+    """Returns a table with a row per level: last and best epoch, difference, published value."""
     grid = results.grid
     has_published = any(row.published is not None for row in block.rows.values())
     header = [grid.compared.replace("_", " ") or "run", "seeds"]
@@ -48,7 +48,7 @@ def levels(block: Block, results: Results, name: str) -> Table:
 
 
 def grouped(results: Results, name: str) -> Table:
-    """Returns a row for each block, a column for each level."""
+    """Returns a table with a row per block and a column per level."""
     baseline, rows = results.grid.baseline, []
     for block in results.blocks:
         cells = [Cell(level) for level in block.levels.values()]
@@ -64,15 +64,15 @@ def grouped(results: Results, name: str) -> Table:
     )
     if baseline:
         caption += (
-            f" ▲ better and ▼ worse than {baseline} within the row, at 0.05 after Holm over the"
-            " row; others are not distinguishable."
+            f" ▲ is better and ▼ is worse than {baseline} in the same row, at 0.05 after Holm's"
+            " correction over the row; all others are not distinguishable."
         )
     factors = [factor.replace("_", " ") for factor in results.blocks[0].levels]
     return Table(name, "All settings", (*factors, *results.levels), tuple(rows), caption)
 
 
 def cells(results: Results, name: str) -> Table:
-    """Returns a row for each cell, for a grid without a compared factor."""
+    """Returns a table with a row per cell, for a grid without a compared factor."""
     places = {
         (factor["name"], level["name"]): level["value"]
         for factor in results.grid.factors
@@ -91,7 +91,7 @@ def cells(results: Results, name: str) -> Table:
 
 
 def unfinished(runs: Sequence[RunRecord], name: str, title: str) -> Table:
-    """Returns runs without a value, and why."""
+    """Returns a table of runs without a value, with their states and errors."""
     rows = tuple(
         (
             *(Cell(run.label), Cell(run.state)),
@@ -156,10 +156,10 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Returns a table as LaTeX, for the package booktabs."""
+    """Returns a table as LaTeX for the booktabs package."""
     columns = "".join("r" if i in table.numeric else "l" for i in range(len(table.header)))
     lines = [
-        "% needs \\usepackage{booktabs}",
+        "% requires \\usepackage{booktabs}",
         f"\\begin{{tabular}}{{{columns}}}",
         "\\toprule",
         " & ".join(map(escape_latex, table.header)) + r" \\",

@@ -1,10 +1,10 @@
-"""What the parts of RRD do: temperatures, memory, dimension, weight, presets, projection.
+"""Ablation of RRD: temperatures, memory, dimension, weight, presets and projection.
 
     python -m experiments.study --study=experiments/studies/ablation.py --jobs=2
     python -m experiments.study --study=experiments/studies/ablation.py:temperatures --jobs=2
 
-On digits, on a CPU. Behind the colon: names of grids, for these alone; cifar100 for
-resnet32x4-resnet8x4 there instead; smoke for the same on a few random images.
+The default data set is digits, for a CPU. Words after the colon: names of grids, to run only these
+grids; cifar100, for resnet32x4-resnet8x4 on CIFAR-100; smoke, for a few random images.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ _RRD = "objectives.rrd."
 
 
 def get_study(argument: str = "") -> design.Study:
-    """See the module's docstring."""
+    """Returns the study; the module's docstring describes the argument."""
     options = settings.read(argument)
     on_cifar = "cifar100" in options.named
     size = 16384 if on_cifar else 1024
@@ -31,14 +31,14 @@ def get_study(argument: str = "") -> design.Study:
         measures=(),
     )
     grids = _grids(base, size)
-    wanted = [name for name in options.named if name != "cifar100"]
-    known = {grid.name: grid for grid in grids}
-    grids = settings.pick("grid", wanted, known) or grids
+    selected = [name for name in options.named if name != "cifar100"]
+    by_name = {grid.name: grid for grid in grids}
+    grids = settings.select("grid", selected, by_name) or grids
     name = options.name("ablation_cifar100" if on_cifar else "ablation")
-    about = "RRD alone, all else as its recipe has it. " + (
+    about = "Only RRD; all other fields have the values of the recipe. " + (
         "resnet32x4 to resnet8x4." if on_cifar else "resnet8x4 to resnet8 on 200 digits."
     )
-    return design.Study(name, "What the parts of RRD do", tuple(grids), about=about)
+    return design.Study(name, "Ablation of RRD", tuple(grids), about=about)
 
 
 def _grids(base: design.Grid, size: int) -> tuple[design.Grid, ...]:
@@ -57,7 +57,7 @@ def _grids(base: design.Grid, size: int) -> tuple[design.Grid, ...]:
                 "name": "temperatures",
                 "question": "Which two temperatures are best?",
                 "factors": temperatures,
-                "shown": "map",
+                "display": "map",
                 "compared": "",
             },
             _curve(
@@ -74,14 +74,14 @@ def _grids(base: design.Grid, size: int) -> tuple[design.Grid, ...]:
             ),
             _curve(
                 "weight",
-                "How much should RRD weigh beside cross-entropy?",
+                "Which weight should RRD have compared with cross-entropy?",
                 design.field(
                     f"{_RRD}weight", 0.1, 0.3, 1.0, 3.0, 10.0, label="weight of the loss", log=True
                 ),
             ),
             _choice(
                 "preset",
-                "Does it matter which of the two published forms is used?",
+                "Which of the two published forms is better?",
                 design.field(f"{_RRD}preset", "sharp_student", "sharp_teacher"),
             ),
             _choice(
@@ -91,7 +91,7 @@ def _grids(base: design.Grid, size: int) -> tuple[design.Grid, ...]:
             ),
             _choice(
                 "projection",
-                "Is it better to train the student's projection than to leave it at random?",
+                "Is a trained projection of the student better than a random projection?",
                 design.field(f"{_RRD}train_projection", True, False, name="trained"),
             ),
         )
@@ -100,7 +100,7 @@ def _grids(base: design.Grid, size: int) -> tuple[design.Grid, ...]:
 
 def _curve(name: str, question: str, factor: design.Factor) -> dict:
     fields = {"name": name, "question": question, "factors": (factor,), "compared": factor.name}
-    return fields | {"shown": "curve"}
+    return fields | {"display": "curve"}
 
 
 def _choice(name: str, question: str, factor: design.Factor) -> dict:

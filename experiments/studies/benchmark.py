@@ -4,9 +4,9 @@
     python -m experiments.study --study=experiments/studies/benchmark.py:vgg13-vgg8,ce,rrd \
       --set='teacher.checkpoint=teachers/{teacher}.pth'
 
-Behind the colon: pairs and methods, for these alone; imagenet for the ImageNet pairs instead;
-smoke for all of it on a few random images. Published figures stand beside ours. Teachers are
-trained once for all their students, unless teacher.checkpoint names them.
+Words after the colon: pairs and methods, to run only these; imagenet, for the ImageNet pairs;
+smoke, for a few random images. Tables contain published values next to the results. Each teacher is
+trained once for all its students, unless teacher.checkpoint is set.
 """
 
 from experiments.studies import published, settings
@@ -20,11 +20,11 @@ IMAGENET = {
 
 
 def get_study(argument: str = "") -> design.Study:
-    """See the module's docstring."""
+    """Returns the study; the module's docstring describes the argument."""
     options = settings.read(argument)
     named = [name for name in options.named if name != "imagenet"]
-    known = (*published.PAIRS, *IMAGENET)
-    pairs = tuple(name for name in named if name in known or "-" in name)
+    all_pairs = (*published.PAIRS, *IMAGENET)
+    pairs = tuple(name for name in named if name in all_pairs or "-" in name)
     methods = tuple(name for name in named if name not in pairs) or METHODS
     imagenet = "imagenet" in options.named or (pairs and all(pair in IMAGENET for pair in pairs))
     if imagenet:
@@ -47,8 +47,8 @@ def get_study(argument: str = "") -> design.Study:
         published=figures,
     )
     about = (
-        "The recipes of arXiv 2407.12073 and 1910.10699. Figures are of the last epoch; papers"
-        " often print the best one, and do not say how far their own runs lie apart."
+        "The recipes of arXiv 2407.12073 and 1910.10699. Results are from the last epoch; papers"
+        " often report the best epoch, without the spread over runs."
     )
     name = options.name("benchmark_imagenet" if imagenet else "benchmark")
     return design.Study(name, "The benchmark", (grid,), about=about)

@@ -1,23 +1,23 @@
-"""scikit-learn's digits: every method, five seeds, on a CPU.
+"""Comparison of all methods on scikit-learn's digits: five seeds, on a CPU.
 
     python -m experiments.study --study=experiments/studies/digits.py --jobs=2
 
-Behind the colon: methods, for these alone, as in digits.py:ce,kd,rrd,rrd+kd; smoke for the same on
-a few random images.
+Words after the colon: methods, to run only these, as in digits.py:ce,kd,rrd,rrd+kd; smoke, for a
+few random images.
 """
 
 from experiments.studies import settings
 from experiments.study import design
 
 ABOUT = (
-    "A good teacher and a small budget: resnet8x4 has seen all 1 000 training images of"
-    " scikit-learn's digits, resnet8 gets the first 200 of them. Of the 797 test images, one is"
-    " 0.13 points."
+    "A good teacher and a small budget: the teacher resnet8x4 is trained on all 1 000 training"
+    " images of scikit-learn's digits, the student resnet8 on the first 200. One of the 797 test"
+    " images is 0.13 points."
 )
 
 
 def get_study(argument: str = "") -> design.Study:
-    """See the module's docstring."""
+    """Returns the study; the module's docstring describes the argument."""
     options = settings.read(argument)
     grid = design.Grid(
         name="methods",

@@ -1,11 +1,11 @@
-"""Fashion-MNIST: every method, five seeds; 10 000 training images, on an accelerator.
+"""Comparison of all methods on Fashion-MNIST: five seeds, 10 000 images, on an accelerator.
 
     apt-get install dataset-fashion-mnist
     python -m experiments.study --study=experiments/studies/fashion_mnist.py --jobs=4
 
-Behind the colon: methods, for these alone, as in fashion_mnist.py:ce,rrd+kd; small for images of 10
-pixels, 500 of them for the student and 1 000 for testing, which two CPU cores make in an hour;
-smoke for the same on a few random images.
+Words after the colon: methods, to run only these, as in fashion_mnist.py:ce,rrd+kd; small, for
+images of 10 pixels, 500 for the student and 1 000 for testing, which takes an hour on two CPU
+cores; smoke, for a few random images.
 """
 
 from experiments.studies import settings
@@ -23,27 +23,28 @@ _SMALL = {
 
 
 def get_study(argument: str = "") -> design.Study:
-    """See the module's docstring."""
+    """Returns the study; the module's docstring describes the argument."""
     options = settings.read(argument)
     methods = tuple(name for name in options.named if name != "small")
     small = "small" in options.named
-    every = settings.ALL_METHODS if small else settings.WIDER_TEACHER
+    default = settings.ALL_METHODS if small else settings.WIDER_TEACHER
     grid = design.Grid(
         name="methods",
         question="Which method makes the best student on Fashion-MNIST?",
         config="configs/fashion_mnist.py",
         argument="resnet20-resnet8" if small else options.smoke,
         fields=_SMALL if small else {},
-        factors=(design.methods(*(methods or every)),),
+        factors=(design.methods(*(methods or default)),),
         seeds=options.seeds(5),
         baseline="ce",
         measures=("predictions", "calibration", "alignment"),
     )
     about = (
-        "Images of 10 pixels, so that a CPU is enough: resnet20 has seen 5 000, resnet8 gets 500."
-        " Of the 1 000 test images, one is 0.1 points. These are not Fashion-MNIST's usual figures."
+        "Images of 10 pixels, for a CPU: resnet20 is trained on 5 000 images, resnet8 on 500."
+        " One of the 1 000 test images is 0.1 points. Results are not comparable with published"
+        " results."
         if small
-        else "10 000 of the training images, resnet32x4 to resnet8."
+        else "10 000 training images, resnet32x4 to resnet8."
     )
     name = options.name("fashion_mnist_small" if small else "fashion_mnist")
     return design.Study(name, "Methods on Fashion-MNIST", (grid,), about=about)

@@ -1,11 +1,11 @@
-"""What distillation is worth where labels are wrong: symmetric and asymmetric noise.
+"""Distillation with wrong labels: symmetric and asymmetric noise.
 
     python -m experiments.study --study=experiments/studies/label_noise.py --jobs=2
 
-On digits, on a CPU. The teacher has seen the right labels; behind the colon, noisy_teacher for one
-that has seen its students' images alone, with their wrong labels. Also there: methods, for these
-alone; fashion_mnist or cifar100 for that in place of digits; smoke for the same on a few random
-images.
+The default data set is digits, for a CPU. The teacher is trained with correct labels. Words after
+the colon: noisy_teacher, for a teacher trained only on the student's images, with the same wrong
+labels; methods, to run only these; fashion_mnist or cifar100, for this data set; smoke, for a few
+random images.
 """
 
 from experiments.studies import settings
@@ -15,25 +15,25 @@ _SHARES = (0.0, 0.2, 0.4)
 
 
 def get_study(argument: str = "") -> design.Study:
-    """See the module's docstring."""
+    """Returns the study; the module's docstring describes the argument."""
     options = settings.read(argument)
-    place = settings.place(options, "noisy_teacher")
+    setup = settings.make_setup(options, "noisy_teacher")
     noisy_teacher = "noisy_teacher" in options.named
     share = design.field("data.label_noise", *_SHARES, name="noise", label="share of wrong labels")
-    # A teacher that sees its students' wrong labels sees their images, and no others.
+    # A teacher with the student's wrong labels is trained only on the student's images.
     teacher = {"teacher.train_split": None} if noisy_teacher else {"teacher.label_noise": 0.0}
     grids = tuple(
-        settings.over(
+        settings.data_grid(
             options,
-            place,
+            setup,
             share,
             name=kind,
-            question=f"What is distillation worth under {kind} label noise?",
-            fields={**place.fields, **teacher, "data.noise": kind},
+            question=f"How much does distillation improve a student under {kind} label noise?",
+            fields={**setup.fields, **teacher, "data.noise": kind},
         )
         for kind in ("symmetric", "asymmetric")
     )
     name = "label_noise_noisy_teacher" if noisy_teacher else "label_noise"
     return design.Study(
-        options.name(f"{name}_{place.name}"), "Wrong labels", grids, about=place.about
+        options.name(f"{name}_{setup.name}"), "Wrong labels", grids, about=setup.about
     )

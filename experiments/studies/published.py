@@ -1,7 +1,8 @@
-"""Top-1 on CIFAR-100 as papers print it, by pair and method.
+"""Published top-1 on CIFAR-100, by pair and method.
 
-Those of arXiv 2407.12073, most of which are of arXiv 1910.10699; DCD+KD is the former's own row.
-Their number of runs is not given with each, nor their deviation. `ce` is the student alone.
+The values are from arXiv 2407.12073, which took most of them from arXiv 1910.10699; the row DCD+KD
+is by arXiv 2407.12073. The papers do not state the number of runs and the deviation for each value.
+`ce` is the student alone.
 """
 
 PAIRS = (
@@ -20,7 +21,8 @@ PAIRS = (
     "wrn_40_2-shufflenetv1_cifar",
 )
 
-# In the order of the pairs; FSP needs maps of equal size, and has no figure for pairs without.
+# Values in the order of PAIRS. FSP requires feature maps of equal size, so it has no values for
+# other pairs.
 _CIFAR100 = {
     "ce": "73.26 71.98 69.06 69.06 71.14 72.50 70.36 64.60 64.60 70.36 70.50 71.82 70.50",
     "kd": "74.92 73.54 70.66 70.67 73.08 73.33 72.98 67.37 67.35 73.81 74.07 74.45 74.83",
@@ -49,7 +51,7 @@ CIFAR100: dict[tuple[str, str], float] = {
     if figure != "-"
 }
 
-# ResNet-34 to ResNet-18 on ImageNet: students of the papers that the methods are of.
+# ResNet-34 to ResNet-18 on ImageNet, from the papers that introduced the methods.
 IMAGENET: dict[tuple[str, str], float] = {
     ("resnet34-resnet18", "ce"): 69.76,
     ("resnet34-resnet18", "crd"): 71.17,
@@ -58,7 +60,8 @@ IMAGENET: dict[tuple[str, str], float] = {
     ("resnet34-resnet18", "dist"): 72.07,
 }
 
-# wrn_40_2 to wrn_16_2 on CIFAR-100, then a linear classifier on the frozen student: by set, method.
+# wrn_40_2 to wrn_16_2 on CIFAR-100, then a linear classifier on the frozen student, by method and
+# data set.
 TRANSFER: dict[tuple[str, str], float] = {
     ("ce", "stl10"): 69.7,
     ("ce", "tiny_imagenet"): 33.7,

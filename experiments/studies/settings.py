@@ -1,4 +1,4 @@
-"""What the studies share: how their argument is read, and the methods."""
+"""Common settings of the studies: arguments, methods and data sets."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,45 +7,46 @@ from typing import Any
 from experiments.study import design
 from rrd_jax import errors, objectives
 
-# Each objective as published, and the paper's own combinations (arXiv 2407.12073, tables 1 and 2).
+# Each objective as published, and the combinations of the paper (arXiv 2407.12073, tables 1 and 2).
 ALL_METHODS = (*objectives.RECORDS, "crd+kd", "dcd+kd", "rrd+kd")
-METHODS = ("ce", "kd", "rrd", "rrd+kd")  # of studies that are about something else
-# Of a teacher with more channels than its student: two objectives compare channel with channel.
+# Methods of studies that vary another factor.
+METHODS = ("ce", "kd", "rrd", "rrd+kd")
+# Methods for a teacher with more channels than the student: two objectives need equal channels.
 WIDER_TEACHER = tuple(name for name in ALL_METHODS if name not in ("fsp", "kdsvd"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What stands behind the colon of --study, separated by commas.
+    """The words after the colon of --study, separated by commas.
 
     Attributes:
-      smoke: "smoke", which config strings know too, or "".
-      named: all others, such as methods.
+      smoke: "smoke", which is also a word of config strings, or "".
+      named: all other words, such as methods.
     """
 
     smoke: str
     named: tuple[str, ...]
 
     def name(self, name: str) -> str:
-        """Of the study: smoke has a folder of its own."""
+        """Returns the name of the study; the smoke form has a separate folder."""
         return f"{name}-smoke" if self.smoke else name
 
     def seeds(self, number: int) -> tuple[int, ...]:
-        """0 to a number less one; for smoke, two."""
+        """Returns this number of seeds, from 0; two seeds for the smoke form."""
         return tuple(range(2 if self.smoke else number))
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a study is made.
+class Setup:
+    """The data set of a study, with launch file and schedule.
 
     Attributes:
-      name: of the data set.
+      name: the name of the data set.
       config: the launch file.
-      fields: of all runs.
-      epochs: of the student.
-      methods: that were named.
-      about: the setting, for the page.
+      fields: config fields of all runs.
+      epochs: the number of epochs of the student.
+      methods: the methods in the argument of the study.
+      about: a description for the page.
     """
 
     name: str
@@ -57,68 +58,70 @@ class Place:
 
 
 _ABOUT = {
-    "digits": "resnet8x4 is the teacher and has seen all 1 000 training images of scikit-learn's"
-    " digits, resnet8 is the student. Of the 797 test images, one is 0.13 points.",
+    "digits": "The teacher resnet8x4 is trained on all 1 000 training images of scikit-learn's"
+    " digits; the student is resnet8. One of the 797 test images is 0.13 points.",
     "fashion_mnist": "resnet32x4 to resnet8 on the first 10 000 training images of Fashion-MNIST.",
-    "cifar100": "resnet32x4 to resnet8x4 on CIFAR-100, by the recipe of arXiv 2407.12073.",
+    "cifar100": "resnet32x4 to resnet8x4 on CIFAR-100, with the recipe of arXiv 2407.12073.",
 }
 _EPOCHS = {"digits": 60, "fashion_mnist": 80, "cifar100": 240}
 
 
-def place(options: Options, *others: str) -> Place:
-    """Where a study is made: on digits, unless another data set is named.
+def make_setup(options: Options, *others: str) -> Setup:
+    """Returns the setup for the data set in the options; digits by default.
 
     Args:
-      options: of the study.
-      *others: options that are neither data sets nor methods.
+      options: the options of the study.
+      *others: words that are neither data sets nor methods.
     """
     sets = [name for name in options.named if name in _EPOCHS]
     if len(sets) > 1:
-        raise errors.InputError(f"{' and '.join(sets)} are both data sets; name one of them")
+        raise errors.InputError(f"{' and '.join(sets)} are both data sets; pass only one")
     name = sets[0] if sets else "digits"
     methods = tuple(word for word in options.named if word not in (*sets, *others))
     fields = {} if options.smoke else {"train.epochs": _EPOCHS[name]}
     epochs = 2 if options.smoke else _EPOCHS[name]
-    return Place(name, f"configs/{name}.py", fields, epochs, methods, _ABOUT[name])
+    return Setup(name, f"configs/{name}.py", fields, epochs, methods, _ABOUT[name])
 
 
-def over(options: Options, where: Place, factor: design.Factor, **given: Any) -> design.Grid:
-    """The grid of a factor that makes the training data worse, by methods; a curve for each.
+def data_grid(
+    options: Options, setup: Setup, factor: design.Factor, **arguments: Any
+) -> design.Grid:
+    """Returns a grid of methods over a factor that degrades the training data.
 
     Args:
-      options: of the study.
-      where: it is made.
-      factor: of the data; which images and labels it takes follows the seed.
-      **given: of the grid: name, question, fields.
+      options: the options of the study.
+      setup: the data set of the study.
+      factor: the factor; the seed determines the affected images and labels.
+      **arguments: other arguments of the grid: name, question and fields.
     """
     return design.Grid(
-        config=where.config,
+        config=setup.config,
         argument=options.smoke,
-        factors=(factor, design.methods(*(where.methods or METHODS))),
+        factors=(factor, design.methods(*(setup.methods or METHODS))),
         seeded=("seed", "data.noise_seed"),
         seeds=options.seeds(3),
         baseline="ce",
-        shown="curve",
-        **given,
+        display="curve",
+        **arguments,
     )
 
 
 def same_steps(factor: design.Factor, epochs: int) -> design.Factor:
-    """The factor of shares of the images, with as many more epochs as there are fewer images."""
+    """Returns a factor of image shares, with epochs inversely proportional to the share."""
     levels = []
     for level in factor.levels:
-        longer = {"train.epochs": round(epochs / level.value)}
-        levels.append(dataclasses.replace(level, fields={**level.fields, **longer}))
+        fields = {**level.fields, "train.epochs": round(epochs / level.value)}
+        levels.append(dataclasses.replace(level, fields=fields))
     return dataclasses.replace(factor, levels=tuple(levels))
 
 
-def pick(kind: str, names: Sequence[str], known: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What is known by names, in their order; raises an InputError for one that is not."""
-    return tuple(errors.lookup(kind, name, known) for name in names)
+def select(kind: str, names: Sequence[str], options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns the options with these names; raises an InputError for an unknown name."""
+    return tuple(errors.lookup(kind, name, options) for name in names)
 
 
 def read(argument: str) -> Options:
-    """Reads what stands behind the colon."""
-    options = [option for option in argument.split(",") if option]
-    named = tuple(option for option in options if option != "smoke")
-    return Options("smoke" if "smoke" in options else "", named)
+    """Parses the argument of a study."""
+    words = [word for word in argument.split(",") if word]
+    named = tuple(word for word in words if word != "smoke")
+    return Options("smoke" if "smoke" in words else "", named)

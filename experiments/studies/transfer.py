@@ -1,11 +1,12 @@
-"""What a student's features are worth on other images: a linear classifier on the frozen student.
+"""Transfer of a student's features: a linear classifier on the frozen student, on another data set.
 
     python -m experiments.study --study=experiments/studies/transfer.py --jobs=2
     python -m experiments.study --study=experiments/studies/transfer.py:cifar100
 
-On a CPU, digits and Fashion-MNIST at 8 pixels, each with the students of the other. Behind the
-colon, cifar100 is the paper's table: wrn_40_2 to wrn_16_2 on CIFAR-100, then STL-10 and Tiny
-ImageNet; methods select these alone; smoke is the same on a few random images.
+The default is digits and Fashion-MNIST at 8 pixels, for a CPU: students of each data set are
+evaluated on the other. Words after the colon: cifar100, for the table of the paper (wrn_40_2 to
+wrn_16_2 on CIFAR-100, then STL-10 and Tiny ImageNet); methods, to run only these; smoke, for a few
+random images.
 """
 
 from collections.abc import Mapping
@@ -15,10 +16,10 @@ from experiments.studies import published, settings
 from experiments.study import design
 
 _PAPER = ("ce", "kd", "crd", "crd+kd", "dcd+kd", "rrd", "rrd+kd")
-# Batch norms keep the statistics of the images that the student was trained on.
+# The batch statistics remain those of the student's training images.
 _PROBE = {"student.head": "new", "student.freeze": "backbone"}
 _SMALL_STEPS = {"train.epochs": 20}
-# Images of 8 pixels, as many as a CPU sees in minutes.
+# Images of 8 pixels, in a number that a CPU can train on in minutes.
 _IMAGES = {
     "digits": {},
     "fashion_mnist": {
@@ -44,7 +45,7 @@ _STUDENTS = {
 
 
 def get_study(argument: str = "") -> design.Study:
-    """See the module's docstring."""
+    """Returns the study; the module's docstring describes the argument."""
     options = settings.read(argument)
     named = tuple(name for name in options.named if name != "cifar100")
     if "cifar100" in options.named:
@@ -58,10 +59,10 @@ def get_study(argument: str = "") -> design.Study:
     name = options.name("transfer_cifar100" if "cifar100" in options.named else "transfer")
     return design.Study(
         name,
-        "Features on other images",
+        "Transfer of features",
         grids,
-        about="A new linear classifier is trained on the frozen student, whose batch norms keep"
-        " their statistics. Top-1 is that of the classifier, on the other set's test images.",
+        about="A new linear classifier is trained on the frozen student; batch statistics are not"
+        " updated. Top-1 is the accuracy of the classifier on the other data set's test images.",
     )
 
 
@@ -89,7 +90,7 @@ def _paper(options: settings.Options, methods: design.Factor) -> tuple[design.Gr
     )
     probe = design.Grid(
         name="transfer",
-        question="Whose features are worth most on other images?",
+        question="Which features transfer best to other images?",
         factors=(sets,),
         argument=options.smoke,
         fields=_PROBE
@@ -103,27 +104,29 @@ def _paper(options: settings.Options, methods: design.Factor) -> tuple[design.Gr
 
 
 def _small(
-    options: settings.Options, methods: design.Factor, here: str, there: str
+    options: settings.Options, methods: design.Factor, source: str, target: str
 ) -> tuple[design.Grid, ...]:
-    """Returns the grids of the students on one set, and of their classifiers on another."""
-    fields = {**_IMAGES[here], **_STUDENTS[here]}
+    """Returns the grids of students on one data set and of their classifiers on another."""
+    fields = {**_IMAGES[source], **_STUDENTS[source]}
     students = design.Grid(
-        name=f"{here}_students",
-        question=f"How good are the students on {here}?",
-        config=_CONFIGS[here],
+        name=f"{source}_students",
+        question=f"How good are the students on {source}?",
+        config=_CONFIGS[source],
         argument=",".join(filter(None, [options.smoke, "resnet8x4-resnet8"])),
         factors=(methods,),
-        fields=_kept(options, fields),
+        fields=_form_fields(options, fields),
         seeds=options.seeds(3),
         baseline="ce",
     )
-    level = design.Level(there, config=_CONFIGS[there], fields=_kept(options, _IMAGES[there]))
+    level = design.Level(
+        target, config=_CONFIGS[target], fields=_form_fields(options, _IMAGES[target])
+    )
     probe = design.Grid(
-        name=f"{here}_transfer",
-        question=f"Whose features of {here} are worth most on other images?",
+        name=f"{source}_transfer",
+        question=f"Which features from {source} transfer best to other images?",
         factors=(design.Factor("images", (level,)),),
         argument=options.smoke,
-        fields=_PROBE | _kept(options, _SMALL_STEPS),
+        fields=_PROBE | _form_fields(options, _SMALL_STEPS),
         seeds=students.seeds,
         baseline="ce",
         follows=students.name,
@@ -131,11 +134,11 @@ def _small(
     return students, probe
 
 
-def _kept(options: settings.Options, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a small form has too: it has its own number of images and of epochs."""
-    of_size = ("data.train_split", "data.test_split", "train.epochs")
+def _form_fields(options: settings.Options, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields that apply; the smoke form sets the number of images and epochs."""
+    size_fields = ("data.train_split", "data.test_split", "train.epochs")
     return {
         name: value
         for name, value in fields.items()
-        if not (options.smoke and (name in of_size or name.startswith("teacher.")))
+        if not (options.smoke and (name in size_fields or name.startswith("teacher.")))
     }

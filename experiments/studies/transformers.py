@@ -1,10 +1,10 @@
-"""A transformer and a convolution network teach each other: Fashion-MNIST, three seeds, on a CPU.
+"""Distillation between a transformer and a convolutional network: Fashion-MNIST, on a CPU.
 
     apt-get install dataset-fashion-mnist
     python -m experiments.study --study=experiments/studies/transformers.py --jobs=2
 
-Images of 16 pixels. Behind the colon: methods, for these alone; smoke for the same on a few random
-images.
+The study has three seeds and images of 16 pixels. Words after the colon: methods, to run only
+these; smoke, for a few random images.
 """
 
 from experiments.studies import settings
@@ -21,7 +21,7 @@ _FIELDS = {
     "teacher.train_split": "train[:12000]",
     "teacher.epochs": 40,
     "train.epochs": 40,
-    # As transformers are trained; convolution networks learn with it too.
+    # A common recipe for transformers, which also trains convolutional networks.
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 2e-3,
     "optimizer.weight_decay": 0.05,
@@ -31,14 +31,15 @@ _FIELDS = {
     "optimizer.clip_norm": 1.0,
 }
 _ABOUT = (
-    "The teacher has seen 12 000 images of Fashion-MNIST, scaled to 16 pixels, for 40 epochs; the"
-    " student gets the first 1 000 of them for as many. Of the 2 000 test images, one is 0.05"
-    " points. Both learn by AdamW. These are not Fashion-MNIST's usual figures."
+    "The teacher is trained for 40 epochs on 12 000 images of Fashion-MNIST, scaled to 16 pixels;"
+    " the student is trained for 40 epochs on the first 1 000 of these images. One of the 2 000"
+    " test images is 0.05 points. The optimizer is AdamW. Results are not comparable with published"
+    " results."
 )
 
 
 def get_study(argument: str = "") -> design.Study:
-    """See the module's docstring."""
+    """Returns the study; the module's docstring describes the argument."""
     options = settings.read(argument)
     grids = tuple(
         design.Grid(
@@ -58,18 +59,18 @@ def get_study(argument: str = "") -> design.Study:
         for name, question, pair, transformer in (
             (
                 "transformer_teaches",
-                "What does a convolution network learn from a small transformer?",
+                "Which method is best for a convolutional student of a small transformer?",
                 f"{_MODEL}-resnet8",
                 "teacher",
             ),
             (
                 "transformer_learns",
-                "What does a small transformer learn from a convolution network?",
+                "Which method is best for a small transformer with a convolutional teacher?",
                 f"resnet20-{_MODEL}",
                 "student",
             ),
         )
     )
     return design.Study(
-        options.name("transformers"), "Transformers and convolutions", grids, about=_ABOUT
+        options.name("transformers"), "Transformers and convolutional networks", grids, about=_ABOUT
     )

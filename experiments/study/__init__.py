@@ -1,4 +1,4 @@
-"""Studies: grids of runs that answer questions, with the teachers that they share.
+"""Studies: grids of runs that answer questions, with shared teachers.
 
-A study is a Python file with a function `get_study(argument)`, which returns a `design.Study`.
+A study is a Python file with a function `get_study(argument)` that returns a `design.Study`.
 """

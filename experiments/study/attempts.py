@@ -1,7 +1,7 @@
-"""The number of attempts at a run, and the reason of its failure, in files of the run's folder.
+"""Files in a run's folder that count the attempts and record the reason of a failure.
 
-Both belong to a launch, which is one start of the command with its workers: the next launch retries
-failed runs.
+Both files belong to a launch, which is one start of the command with its workers: the next launch
+retries failed runs.
 """
 
 import contextlib
@@ -14,45 +14,47 @@ from rrd_jax import checkpoints, errors
 from rrd_jax.run_folder import atomic_write
 
 _STARTS = "attempts.json"
-_DEATHS = 3  # A run has failed after this many deaths of workers since the same checkpoint.
+# Number of worker deaths since the same checkpoint after which a run has failed.
+_DEATHS = 3
 
 
 @contextlib.contextmanager
-def counted(
+def count_attempt(
     folder: pathlib.Path, launch: str, teachers: Sequence[pathlib.Path] = ()
 ) -> Iterator[None]:
-    """Counts a start of a run or teacher; an exception or a normal end is not a death.
+    """Counts an attempt at a run or teacher; neither an exception nor a normal end is a death.
 
     Args:
-      folder: of the run, which this process holds.
+      folder: the folder of the run, locked by this process.
       launch: the name of the launch.
       teachers: folders of the teachers that are trained for the run.
 
     Raises:
-      InputError: too many starts in this launch died without a new checkpoint.
+      InputError: too many attempts in this launch died without a new checkpoint.
     """
     path, step = folder / _STARTS, sum(map(_newest, (folder, *teachers)))
     before = _read(path)
-    same = (before.get("launch"), before.get("step")) == (launch, step)
-    deaths = before.get("deaths", 0) if same else 0
+    is_repeated = (before.get("launch"), before.get("step")) == (launch, step)
+    deaths = before.get("deaths", 0) if is_repeated else 0
     if deaths >= _DEATHS:
         raise errors.InputError(
-            f"the process that made it died {deaths} times without a new checkpoint; what it said"
-            f" is in {folder.parent.parent / 'logs'}, or that of the scheduler"
+            f"the worker process died {deaths} times without a new checkpoint; see its output in"
+            f" {folder.parent.parent / 'logs'} or in the scheduler's log"
         )
     starts = before.get("starts", 0)
     counts = {"launch": launch, "step": step, "starts": starts + 1}
-    atomic_write.write_json(
-        path, counts | {"deaths": deaths + 1}
-    )  # unless something else comes of it
+    # The attempt counts as a death until it ends in another way.
+    atomic_write.write_json(path, counts | {"deaths": deaths + 1})
     try:
         yield
     except errors.LostError:
         raise
     except BaseException as error:
-        if isinstance(error, errors.InUseError):  # a teacher of it, which is waited for
+        # The run waits for a teacher that another worker trains; this attempt does not count.
+        if isinstance(error, errors.InUseError):
             counts["starts"] = starts
-        with contextlib.suppress(OSError):  # the disk may be full
+        # The disk may be full.
+        with contextlib.suppress(OSError):
             atomic_write.write_json(path, counts | {"deaths": deaths})
         raise
     atomic_write.write_json(path, counts | {"deaths": 0})
@@ -60,23 +62,23 @@ def counted(
 
 def failure(folder: pathlib.Path, launch: str) -> str:
     """Returns why a run or teacher failed in a launch; "" if it did not."""
-    found = _read(folder / records.FAILED)
-    return str(found.get("error", "")) if found.get("launch") == launch else ""
+    content = _read(folder / records.FAILED)
+    return str(content.get("error", "")) if content.get("launch") == launch else ""
 
 
-def keep_failure(folder: pathlib.Path, launch: str, error: Exception) -> None:
+def record_failure(folder: pathlib.Path, launch: str, error: Exception) -> None:
     """Records why a run or teacher failed."""
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write.write_json(folder / records.FAILED, {"launch": launch, "error": describe(error)})
 
 
-def forget_failure(folder: pathlib.Path) -> None:
+def delete_failure(folder: pathlib.Path) -> None:
     """Deletes the record of a failure."""
     (folder / records.FAILED).unlink(missing_ok=True)
 
 
 def describe(error: Exception) -> str:
-    """An error in a line, with its kind where it is none of those that say the way out."""
+    """Returns an error in one line, with its type unless the message is written for users."""
     text = " ".join(str(error).split())
     if isinstance(error, errors.InputError | errors.DivergedError | OSError) and text:
         return text
@@ -96,9 +98,9 @@ def _newest(folder: pathlib.Path) -> int:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    """A small file of JSON; empty where there is none, or nothing that is ours."""
+    """Returns the content of a JSON file; {} if it is missing, damaged or not an object."""
     try:
-        found = errors.read_json(path)
+        content = errors.read_json(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -12,7 +12,7 @@
         )
         return design.Study(name="mine", title="Three methods", grids=(gain,))
 
-A grid has a cell for each combination of the levels of its factors; a cell has a run for each seed.
+A grid has a cell for each combination of its factors' levels; a cell has a run for each seed.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SHOWN = ("table", "map", "curve")
+DISPLAYS = ("table", "map", "curve")
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """One of the values of a factor.
+    """A level of a factor.
 
     Attributes:
-      name: in tables and figures.
-      argument: its part of the config string, such as "rrd+kd", or "".
-      fields: of the config, by path.
-      value: its place on an axis, or None where it has none.
-      config: the launch file in place of the grid's, or "".
+      name: the label in tables and figures.
+      argument: the words for the config string, such as "rrd+kd", or "".
+      fields: config fields by path.
+      value: the position on an axis; None for a level that is not a number.
+      config: a launch file that replaces the grid's, or "".
     """
 
     name: str
@@ -44,13 +44,13 @@ class Level:
 
 @dataclasses.dataclass(frozen=True)
 class Factor:
-    """What differs between the cells of a grid.
+    """A factor that varies between the cells of a grid.
 
     Attributes:
-      name: of the factor, such as "method".
-      levels: its values.
-      label: of its axis, with the unit.
-      log: whether the axis is logarithmic.
+      name: the factor's name, such as "method".
+      levels: the levels of the factor.
+      label: the axis label, with the unit.
+      log: True for a logarithmic axis.
     """
 
     name: str
@@ -61,27 +61,27 @@ class Factor:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Runs that differ in the levels of some factors, and in their seed.
+    """Runs that differ in the levels of some factors and in their seed.
 
     Attributes:
       name: one word.
-      question: that it answers, in a sentence.
-      config: the launch file, as --config has it; "" where levels have one.
-      argument: what all runs have behind the colon of the config string.
-      factors: each cell has one level of each.
-      seeds: of the runs of a cell.
-      fields: of the config, by path, in all runs.
-      seeded: fields that get the seed's number.
-      compared: the factor whose levels are compared, within each combination of the levels of the
-        others.
-      baseline: the level that the others are compared with; "" compares none.
-      metric: the column of metrics.jsonl that is compared, of the last epoch.
-      best: the column of the best epoch, shown beside it.
-      shown: "table", "map" of two factors with values, or "curve" over a factor with values.
-      measures: what is measured of each finished run, by the names of `experiments.measures`.
-      published: figures from papers, by the names of a cell's levels in the factors' order.
-      follows: another grid of the study: each run starts from the network of that grid's run with
-        the same seed, one for each of its cells.
+      question: the question that the grid answers, in one sentence.
+      factors: the factors; each cell has one level of each factor.
+      config: the launch file, as for --config; "" if the levels have one.
+      argument: the config string of all runs, after the colon of --config.
+      seeds: the seeds of each cell.
+      fields: config fields of all runs, by path.
+      seeded: config fields that are set to the seed.
+      compared: the factor whose levels are compared, within each combination of the other factors'
+        levels.
+      baseline: the level that all other levels are compared with; "" for no comparison.
+      metric: the column of metrics.jsonl that is compared, at the last epoch.
+      best: the column with the value of the best epoch, printed next to the metric.
+      display: "table", "map" over two numeric factors, or "curve" over a numeric factor.
+      measures: names of `experiments.measures` to compute for each finished run.
+      published: values from papers, by the names of a cell's levels in the factors' order.
+      follows: the name of another grid of the study, or "". Each run then starts from the student
+        of that grid with the same seed, with one run for each cell of that grid.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Grid:
     baseline: str = ""
     metric: str = "test/top1"
     best: str = "best/top1"
-    shown: str = "table"
+    display: str = "table"
     measures: tuple[str, ...] = ("predictions",)
     published: Mapping[tuple[str, ...], float] = dataclasses.field(default_factory=dict)
     follows: str = ""
@@ -104,13 +104,13 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A study: questions, and the runs that answer them.
+    """A study: questions and the runs that answer them.
 
     Attributes:
       name: one word.
-      title: of its page.
-      grids: each answers a question by its runs.
-      about: a few sentences on the setting, and what it cannot show.
+      title: the title of the study's page.
+      grids: the grids; each answers one question.
+      about: a few sentences on the setting and its limitations.
     """
 
     name: str
@@ -120,29 +120,29 @@ class Study:
 
 
 def methods(*names: str) -> Factor:
-    """The factor "method", of methods as config strings name them."""
+    """Returns the factor "method" with methods as in config strings."""
     return Factor("method", tuple(Level(name, argument=name) for name in names))
 
 
 def pairs(*names: str) -> Factor:
-    """The factor "pair", of TEACHER-STUDENT as config strings name them."""
+    """Returns the factor "pair" with TEACHER-STUDENT pairs as in config strings."""
     return Factor("pair", tuple(Level(name, argument=name) for name in names))
 
 
 def field(path: str, *values: Any, name: str = "", label: str = "", log: bool = False) -> Factor:
-    """A factor whose levels are values of a config field.
+    """Returns a factor whose levels are values of a config field.
 
     Args:
-      path: of the field, such as "objectives.rrd.temperature_teacher".
-      *values: of the field; numbers have a place on an axis.
-      name: of the factor; "" for the last part of the path.
-      label: of its axis.
-      log: whether the axis is logarithmic.
+      path: the path of the field, such as "objectives.rrd.temperature_teacher".
+      *values: values of the field; numbers have a position on an axis.
+      name: the factor's name; "" for the last part of the path.
+      label: the axis label.
+      log: True for a logarithmic axis.
     """
     name = name or path.rpartition(".")[2]
     levels = tuple(
         Level(
-            _shown(value),
+            _level_name(value),
             fields={path: value},
             value=float(value) if is_number(value) else None,
         )
@@ -152,12 +152,12 @@ def field(path: str, *values: Any, name: str = "", label: str = "", log: bool = 
 
 
 def comparison(config: str, names: Sequence[str], seeds: int) -> Study:
-    """The study of one launch file and some methods, without a file of its own.
+    """Returns a study that compares methods with one launch file.
 
     Args:
-      config: the launch file, with what stands behind its colon.
-      names: of methods; the others are compared with the first.
-      seeds: 0 to this number less one.
+      config: the launch file, with the config string after a colon.
+      names: names of methods; the first is the baseline.
+      seeds: number of seeds, from 0.
     """
     grid = Grid(
         name="methods",
@@ -171,8 +171,8 @@ def comparison(config: str, names: Sequence[str], seeds: int) -> Study:
     return Study(name.strip("_"), f"Methods on {config}", (grid,))
 
 
-def _shown(value: Any) -> str:
-    """A value as the name of a level, with as many digits as it takes."""
+def _level_name(value: Any) -> str:
+    """Returns a value as the name of a level, with the fewest digits that represent it."""
     if not isinstance(value, float):
         return str(value)
     short = f"{value:g}"
@@ -180,5 +180,5 @@ def _shown(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value has a place on an axis."""
+    """Returns True if a value has a position on an axis."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Workers side by side on this machine, each with its share of the cores and devices."""
+"""Concurrent workers on this machine, each with a share of the cores and devices."""
 
 import ctypes
 import dataclasses
@@ -14,30 +14,38 @@ from collections.abc import Callable, Sequence
 from rrd_jax import errors
 from rrd_jax.terminal import console
 
-READY = "the worker is ready"  # In a worker's log; later deaths are counted by the runs.
-_POLL = 0.5  # Seconds between two checks of the workers.
-_PR_SET_PDEATHSIG = 1  # Of Linux's prctl.
-_PATIENCE = 600  # Seconds that workers have to save their state.
-_UNREADY = 3  # Consecutive deaths before it was ready, after which a worker is not restarted.
-_CORES, _PARENT = "RRD_JAX_CORES", "RRD_JAX_PARENT"  # Environment variables of workers.
-_received: list[int] = []  # SIGTERM, after it was received.
+# A line in a worker's log. The runs count the deaths of a worker after this line.
+READY = "the worker is ready"
+# Seconds between two checks of the workers.
+_POLL = 0.5
+# An option of Linux's prctl.
+_PR_SET_PDEATHSIG = 1
+# Seconds that workers have to save their state.
+_SAVE_TIMEOUT = 600
+# Number of consecutive deaths before READY after which a worker is not restarted.
+_MAX_EARLY_DEATHS = 3
+# Environment variables of workers.
+_CORES, _PARENT = "RRD_JAX_CORES", "RRD_JAX_PARENT"
+# Contains SIGTERM after the signal was received.
+_received: list[int] = []
 # Exit codes of workers that are restarted: a lost device, or a signal reported by a shell.
-_AGAIN = (75, 134, 135, 136, 137, 139)
-_OF_OTHERS = ("Traceback", "submitit", "srun:", "slurmstepd:")  # Lines after a worker's error.
-# Exit codes of errors that end the study, too.
-_KINDS = {74: errors.DiskError, 69: errors.UnavailableError}
+_RESTART_CODES = (75, 134, 135, 136, 137, 139)
+# Starts of lines that other programs write after a worker's error.
+_FOREIGN_LINES = ("Traceback", "submitit", "srun:", "slurmstepd:")
+# Exit codes with a separate error type; other codes raise an InputError.
+_ERROR_TYPES = {74: errors.DiskError, 69: errors.UnavailableError}
 
 
 @dataclasses.dataclass
 class Worker:
-    """A worker's process.
+    """A worker process.
 
     Attributes:
       popen: the process.
-      command: of the process.
-      share: its environment variables.
-      log: its output.
-      begin: the position in the log at which the process started.
+      command: the command of the process.
+      share: environment variables of the process.
+      log: the file that receives the output.
+      offset: the position in the log at which the process started, in bytes.
       deaths: consecutive deaths of previous processes that were not ready.
     """
 
@@ -45,43 +53,45 @@ class Worker:
     command: Sequence[str]
     share: dict[str, str]
     log: pathlib.Path
-    begin: int
+    offset: int
     deaths: int
 
 
 def shares(jobs: int) -> list[dict[str, str]]:
     """Returns the environment variables of each worker.
 
-    Cores are divided between workers, and so are GPUs, or the memory of GPUs that they share.
+    The workers divide the cores and the GPUs between them. If there are fewer GPUs than workers,
+    they divide the memory of each GPU.
 
     Raises:
-      InputError: a TPU, which belongs to one process, is to be shared.
+      InputError: several jobs on a TPU, which only one process can use.
     """
     cores = sorted(os.sched_getaffinity(0))
     parts = [cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs] for i in range(jobs)]
     gpus = _gpus()
     is_cpu = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
     if jobs > 1 and not gpus and not is_cpu and _has_tpu():
-        raise errors.InputError(f"--jobs={jobs}: a TPU belongs to one process; leave --jobs out")
-    found = []
+        raise errors.InputError(f"--jobs={jobs}: only one process can use a TPU; leave --jobs out")
+    variables = []
     for i, part in enumerate(parts):
         share = {_CORES: ",".join(map(str, part or cores)), _PARENT: str(os.getpid())}
         if gpus and jobs <= len(gpus):
-            own = gpus[i * len(gpus) // jobs : (i + 1) * len(gpus) // jobs]
-            share["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+            devices = gpus[i * len(gpus) // jobs : (i + 1) * len(gpus) // jobs]
+            share["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         elif gpus:
             share["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
-            together = -(-jobs // len(gpus))
-            share["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / together:.3f}"
-        found.append(share)
-    return found
+            jobs_per_gpu = -(-jobs // len(gpus))
+            share["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / jobs_per_gpu:.3f}"
+        variables.append(share)
+    return variables
 
 
-def begin() -> None:
+def prepare_worker() -> None:
     """Prepares a worker process, before JAX starts its threads.
 
-    The worker is pinned to the cores of `shares`, and ends with the process that started it, even
-    after a `kill -9`. At SIGTERM it ends with exit code 75; a run saves its state first.
+    The worker is pinned to its cores of `shares`. The worker ends when the process that started it
+    ends, even after a `kill -9`. On SIGTERM, a run saves its state, and the worker ends with exit
+    code 75.
 
     Raises:
       PreemptedError: the process that started the worker has ended already.
@@ -90,16 +100,18 @@ def begin() -> None:
     if cores := os.environ.get(_CORES):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if sys.platform == "linux":
-        # It comes when the thread ends that started this process: both start it in the main one.
+        # Linux sends this signal when the thread that started this process ends. Both launchers
+        # start workers in their main thread.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    check_stop()  # The parent may have ended before the call above.
+    # The parent may have ended before the call above.
+    check_stop()
 
 
 def check_stop() -> None:
-    """Ends a worker whose PreemptedError was caught by a library.
+    """Raises the PreemptedError again if a library caught it.
 
     Raises:
-      PreemptedError: SIGTERM came, or the process that started this worker has ended.
+      PreemptedError: SIGTERM was received, or the process that started this worker has ended.
     """
     if _received:
         _terminate(signal.SIGTERM, None)
@@ -111,19 +123,20 @@ def check_stop() -> None:
 def run(
     commands: Sequence[Sequence[str]],
     logs: Sequence[pathlib.Path],
-    look: Callable[[], None],
+    update: Callable[[], None],
 ) -> None:
-    """Runs workers until each has ended; a killed worker is restarted.
+    """Runs workers until all have ended; killed workers are restarted.
 
     Args:
-      commands: of each worker.
-      logs: of each worker.
-      look: called repeatedly.
+      commands: the command of each worker.
+      logs: the log file of each worker.
+      update: called repeatedly.
 
     Raises:
-      InputError: a worker failed; the message has its last error.
-      KeyboardInterrupt: Ctrl-C came; the workers have saved their state.
-      PreemptedError: SIGTERM came, after `end_at_sigterm`; likewise.
+      InputError: a worker failed; the message contains the worker's last error.
+      KeyboardInterrupt: Ctrl-C was pressed; the workers have saved their state.
+      PreemptedError: SIGTERM was received, after `end_at_sigterm`; the workers have saved their
+        state.
     """
     workers: list[Worker] = []
     try:
@@ -131,23 +144,23 @@ def run(
             workers.append(_start(command, share, log))
         while workers:
             time.sleep(_POLL)
-            look()
-            workers = [following for worker in workers for following in _after(worker)]
-        look()
+            update()
+            workers = [running for worker in workers for running in _poll_worker(worker)]
+        update()
     finally:
-        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _stop(workers)
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def end_at_sigterm() -> None:
-    """Makes SIGTERM raise a PreemptedError in this process."""
+    """Installs a SIGTERM handler that raises a PreemptedError."""
     signal.signal(signal.SIGTERM, _terminate)
 
 
 def was_killed(code: int) -> bool:
-    """Returns True if a worker with this exit code is to be restarted."""
-    return code < 0 or code in _AGAIN
+    """Returns True if a worker with this exit code must be restarted."""
+    return code < 0 or code in _RESTART_CODES
 
 
 def _start(
@@ -155,8 +168,8 @@ def _start(
 ) -> Worker:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
-        begin = out.tell()
-        # In a separate session, so that Ctrl-C reaches workers through this process only.
+        offset = out.tell()
+        # In a separate session, Ctrl-C reaches workers only through this process.
         popen = subprocess.Popen(
             command,
             env=os.environ | share,
@@ -165,41 +178,42 @@ def _start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Worker(popen, command, share, log, begin, deaths)
+    return Worker(popen, command, share, log, offset, deaths)
 
 
-def _after(worker: Worker) -> list[Worker]:
-    """Returns the worker, its replacement if it was killed, or nothing if it has ended."""
+def _poll_worker(worker: Worker) -> list[Worker]:
+    """Returns the worker, its replacement if it was killed, or no worker if it has ended."""
     code = worker.popen.poll()
     if code is None:
         return [worker]
     if code == 0:
         return []
     if not was_killed(code):
-        kind = _KINDS.get(code, errors.InputError)
-        raise kind(f"a worker stopped with exit code {code}: {reason(worker.log, worker.begin)}")
-    deaths = 0 if READY in _text(worker.log, worker.begin) else worker.deaths + 1
-    if deaths >= _UNREADY:
+        kind = _ERROR_TYPES.get(code, errors.InputError)
+        raise kind(f"a worker stopped with exit code {code}: {reason(worker.log, worker.offset)}")
+    deaths = 0 if READY in _text(worker.log, worker.offset) else worker.deaths + 1
+    if deaths >= _MAX_EARLY_DEATHS:
         raise errors.InputError(
-            f"a worker was killed {deaths} times as it began (exit code {code}):"
-            f" {reason(worker.log, worker.begin)}"
+            f"a worker was killed {deaths} times during its start (exit code {code}):"
+            f" {reason(worker.log, worker.offset)}"
         )
-    console.warn(f"a worker was killed (exit code {code}); another goes on in its place")
+    console.warn(f"a worker was killed (exit code {code}); starting another worker")
     return [_start(worker.command, worker.share, worker.log, deaths)]
 
 
-def reason(log: pathlib.Path, begin: int = 0) -> str:
-    """Returns why a program ended, from its log: its last error, or the last line."""
-    lines = [line.strip() for line in _text(log, begin).splitlines() if line.strip()]
+def reason(log: pathlib.Path, offset: int = 0) -> str:
+    """Returns why a program ended: the last error in its log, or the last line."""
+    lines = [line.strip() for line in _text(log, offset).splitlines() if line.strip()]
     starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    message = lines[starts[-1] :][:2] if starts else lines[-1:]  # the second says where it is from
-    message = [line for line in message if not line.startswith(_OF_OTHERS)]
-    return f"{' '.join(message).removeprefix('error: ')[:2000] or 'it said nothing'} ({log})"
+    # The line after the error contains the position in the source.
+    message = lines[starts[-1] :][:2] if starts else lines[-1:]
+    message = [line for line in message if not line.startswith(_FOREIGN_LINES)]
+    return f"{' '.join(message).removeprefix('error: ')[:2000] or 'no output'} ({log})"
 
 
-def _text(log: pathlib.Path, begin: int) -> str:
+def _text(log: pathlib.Path, offset: int) -> str:
     try:
-        return log.read_bytes()[begin:].decode(errors="replace")
+        return log.read_bytes()[offset:].decode(errors="replace")
     except OSError:
         return ""
 
@@ -208,15 +222,15 @@ def _terminate(number: int, frame: object) -> None:
     del frame
     _received.append(number)
     raise errors.PreemptedError(
-        "stopped by SIGTERM; finished runs are kept, and the same command goes on with the others"
+        "stopped by SIGTERM; finished runs are kept; run the same command again to resume"
     )
 
 
 def _stop(workers: Sequence[Worker]) -> None:
-    """Stops workers, which save their state first."""
+    """Stops workers and waits until they have saved their state."""
     for worker in workers:
         worker.popen.terminate()
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _SAVE_TIMEOUT
     for worker in workers:
         try:
             worker.popen.wait(max(0.0, end - time.monotonic()))
@@ -226,15 +240,16 @@ def _stop(workers: Sequence[Worker]) -> None:
 
 
 def _gpus() -> list[str]:
-    """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Returns the GPUs that this process can use, in the notation of CUDA_VISIBLE_DEVICES."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         return [str(i) for i in range(len(glob.glob("/proc/driver/nvidia/gpus/*")))]
     names = []
-    for name in given.split(","):
-        if name.strip() in ("", "-1", "NoDevFiles"):  # CUDA ignores this name and those after it.
+    for name in visible.split(","):
+        # CUDA ignores such a name and all names after it.
+        if name.strip() in ("", "-1", "NoDevFiles"):
             break
         names.append(name.strip())
     return names

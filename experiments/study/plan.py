@@ -1,7 +1,7 @@
 """The runs of a study and their folders.
 
-A run's folder is named after its config, as far as it differs from the defaults. So equal cells
-share a run, in one grid or several, and all students of a teacher share the teacher.
+The name of a run's folder contains a digest of the config fields that differ from their defaults.
+Equal cells of all grids therefore share a run, and all students of a teacher share the teacher.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from experiments.study.design import Grid, Study
 from rrd_jax import errors
 from rrd_jax.config import parse, unused_fields
 from rrd_jax.run_folder import atomic_write, provenance, workdir
+from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Job, Part
 
@@ -32,19 +33,20 @@ class Run:
     """A run, which can belong to several grids.
 
     Attributes:
-      name: its folder below runs/.
-      label: its name for the console.
-      job: of the run; teachers that the study trains have no checkpoint.
-      teachers: folders of its teachers, below the study's or elsewhere; "" for weights in memory.
-      after: name of the run whose network it starts from, or "".
-      measures: by name.
+      name: the name of the folder below runs/.
+      label: the name on the console.
+      job: the job of the run; teachers that the study trains have no checkpoint.
+      teachers: paths of the teachers, relative to the study's folder or elsewhere; "" for weights
+        in memory.
+      follows: the name of the run whose network this run starts from, or "".
+      measures: names of the measures to compute.
     """
 
     name: str
     label: str
     job: Job
     teachers: tuple[str, ...]
-    after: str
+    follows: str
     measures: tuple[str, ...]
 
     @property
@@ -55,15 +57,15 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A study's runs, in the order in which they are made.
+    """The runs of a study, in the order of execution.
 
     Attributes:
-      study: what they are for.
-      folder: of the study.
-      runs: by name.
-      cells: of all grids.
-      owners: of each teacher that is trained here, by its folder below the study's: the first run
-        that has it, of the whole study, and its place among that run's teachers.
+      study: the study.
+      folder: the folder of the study.
+      runs: runs by name.
+      cells: the cells of all grids.
+      owners: for each teacher that the study trains, by its path relative to the study's folder:
+        the first run of the study that needs the teacher, and the index among this run's teachers.
     """
 
     study: Study
@@ -73,12 +75,12 @@ class Plan:
     owners: Mapping[str, tuple[Run, int]]
 
     def teachers(self) -> dict[str, tuple[Run, int]]:
-        """Returns the `owners` that the runs need."""
+        """Returns the entries of `owners` whose teachers the runs need."""
         needed = {path for run in self.runs.values() for path in run.teachers}
         return {path: owner for path, owner in self.owners.items() if path in needed}
 
     def only(self, patterns: Sequence[str]) -> "Plan":
-        """Returns the part whose cells match a pattern, with the runs that they start from.
+        """Returns the runs whose cells match a pattern, and the runs that they start from.
 
         Raises:
           InputError: a pattern matches no cell.
@@ -86,20 +88,25 @@ class Plan:
         if not patterns:
             return self
         for pattern in patterns:
-            if not any(_fits(cell, pattern) for cell in self.cells):
+            if not any(_matches(cell, pattern) for cell in self.cells):
                 labels = sorted({cell.label.rpartition("/")[0] for cell in self.cells})
                 raise errors.InputError(
-                    f"--only={pattern} fits none of the {len(self.cells)} cells, which are"
-                    f" {', '.join(labels[:12])}{', ...' * (len(labels) > 12)} with /seedN behind;"
-                    " * stands for anything"
+                    f"--only={pattern} matches none of the {len(self.cells)} cells; known:"
+                    f" {', '.join(labels[:12])}{', ...' * (len(labels) > 12)}, each followed by"
+                    " /seedN; use * as a wildcard"
                 )
-        names = {cell.run for cell in self.cells if any(_fits(cell, p) for p in patterns)}
-        names |= {self.runs[name].after for name in names} - {""}
+        names = {cell.run for cell in self.cells if any(_matches(cell, p) for p in patterns)}
+        names |= {self.runs[name].follows for name in names} - {""}
         runs = {name: run for name, run in self.runs.items() if name in names}
         return dataclasses.replace(self, runs=runs)
 
     def write(self) -> None:
-        """Writes study.json for `records.read`."""
+        """Writes study.json for `records.read`.
+
+        Raises:
+          InputError: the folder of the study cannot be created.
+          DiskError: the folder of the study cannot be written.
+        """
         grids = [_grid_json(grid, self) for grid in self.study.grids]
         plan = {
             "name": self.study.name,
@@ -108,24 +115,26 @@ class Plan:
             "provenance": provenance.describe(),
             "grids": grids,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise workdir.unusable_error(self.folder, error) from error
         atomic_write.write_json(self.folder / records.PLAN, plan)
 
 
 def load(text: str) -> Study:
-    """Loads a study from --study: PATH, or PATH:ARGUMENT.
+    """Loads the study of --study, which is PATH or PATH:ARGUMENT.
 
     Raises:
-      InputError: the file is missing, fails, or has no study.
+      InputError: the file is missing, fails, or does not define a study.
     """
     path, _, argument = text.partition(":")
     if not path or not pathlib.Path(path).is_file():
         files = sorted(pathlib.Path("experiments/studies").glob("*.py"))
-        known = [str(file) for file in files if "def get_study" in file.read_text()]
-        raise errors.InputError(
-            f"--study={text}: there is no file {path or '(empty)'}; {', '.join(known)}"
-        )
-    study = cells.call(path, "get_study", argument)
+        studies = [str(file) for file in files if "def get_study" in file.read_text()]
+        advice = f"known: {', '.join(studies)}" if studies else "pass a Python file with get_study"
+        raise errors.InputError(f"--study={text}: file {path!r} does not exist; {advice}")
+    study = cells.call_function(path, "get_study", argument)
     validation.check(study)
     return study
 
@@ -137,54 +146,58 @@ def make(
 
     Args:
       study: from `load`.
-      folder: of the study.
-      seeds: of each cell, in place of the study's: 0 to this number less one; 0 for the study's.
-      fields: FIELD=VALUE for all runs; {teacher} and {student} in a text are the networks' names.
-      platform: as `parse` has it.
+      folder: the folder of the study.
+      seeds: number of seeds of each cell, from 0; 0 for the study's seeds.
+      fields: FIELD=VALUE for all runs; {teacher} and {student} are replaced by the networks' names.
+      platform: see `rrd_jax.config.parse`.
 
     Raises:
-      InputError: a config is wrong, which names the cell.
+      InputError: a config is invalid; the message names the cell.
     """
     if seeds:
         grids = tuple(dataclasses.replace(g, seeds=tuple(range(seeds))) for g in study.grids)
         study = dataclasses.replace(study, grids=grids)
     overrides = dict(cells.parse_override(text, study) for text in fields)
     runs: dict[str, Run] = {}
-    places: list[Cell] = []
+    planned: list[Cell] = []
     configs: dict[str, ConfigDict] = {}
-    said: dict[str, None] = {}  # the same of many cells
+    # Many cells print the same notes.
+    lines: dict[str, None] = {}
     for grid in study.grids:
-        for cell, config, after in cells.of_grid(grid, overrides, places, configs):
+        for cell, config, follows in cells.expand(grid, overrides, planned, configs):
             try:
                 with contextlib.redirect_stdout(io.StringIO()) as notes:
                     job = parse(config, explicit=overrides, platform=platform)
             except errors.InputError as error:
                 raise errors.InputError(f"cell {cell.label}: {error}") from error
-            said |= dict.fromkeys(notes.getvalue().splitlines())
-            run = _run(config, job, cell, after, grid.measures)
-            known = runs.get(run.name)
-            if known:
-                measures = tuple(dict.fromkeys(known.measures + run.measures))
-                run = dataclasses.replace(known, measures=measures)
+            lines |= dict.fromkeys(notes.getvalue().splitlines())
+            run = _make_run(config, job, cell, follows, grid.measures)
+            previous = runs.get(run.name)
+            if previous:
+                measures = tuple(dict.fromkeys(previous.measures + run.measures))
+                run = dataclasses.replace(previous, measures=measures)
             runs[run.name], configs[run.name] = run, config
-            places.append(dataclasses.replace(cell, run=run.name))
+            planned.append(dataclasses.replace(cell, run=run.name))
     cells.check_overrides(overrides, configs.values())
-    for line in said:
+    for line in lines:
         console.say(line)
     owners: dict[str, tuple[Run, int]] = {}
     for run in runs.values():
         for i, path in enumerate(run.teachers):
             if path and not run.job.teachers[i].checkpoint:
                 owners.setdefault(path, (run, i))
-    return Plan(study, folder, runs, tuple(places), owners)
+    return Plan(study, folder, runs, tuple(planned), owners)
 
 
-def _run(config: ConfigDict, job: Job, cell: Cell, after: str, measures: tuple[str, ...]) -> Run:
+def _make_run(
+    config: ConfigDict, job: Job, cell: Cell, follows: str, measures: tuple[str, ...]
+) -> Run:
     label = ", ".join([*cell.levels.values(), f"seed {cell.seed}"])
     training = dataclasses.replace(job.student.training, label=label)
     cache = training.teacher_cache
     if cache.use == "auto" and training.epochs <= (training.augment.views or 0):
-        # Else it would be used where another run has made it, and numbers follow from the order.
+        # With "auto", the run would use a cache that another run has filled, and the results would
+        # depend on the order of the runs.
         cache = dataclasses.replace(cache, use="off")
         training = dataclasses.replace(training, teacher_cache=cache)
     job = dataclasses.replace(job, student=dataclasses.replace(job.student, training=training))
@@ -192,38 +205,41 @@ def _run(config: ConfigDict, job: Job, cell: Cell, after: str, measures: tuple[s
         teacher.checkpoint or f"teachers/{_name(teacher.network.model, teacher.part, job)}"
         for teacher in job.teachers
     )
-    return Run(_name(config.name, job.student, job), label, job, teachers, after, measures)
+    return Run(_name(config.name, job.student, job), label, job, teachers, follows, measures)
 
 
-def _name(what: str, part: Part, job: Job) -> str:
+def _name(description: str, part: Part, job: Job) -> str:
     """Returns the name of a folder: a description, the seed, and a digest of the config."""
-    name = re.sub(r"[^\w+.-]", "_", what)[:100]
+    name = re.sub(r"[^\w+.-]", "_", description)[:100]
     return f"{name}-seed{part.training.seed}-{_digest(part, job)}"
 
 
 def _digest(part: Part, job: Job) -> str:
-    """Returns a digest of the fields that differ from their defaults; new fields keep it."""
-    usual = workdir.flatten(job.default_fields)
+    """Returns a digest of the fields that differ from their defaults.
+
+    A new field with its default value does not change the digest.
+    """
+    defaults = flatten(job.default_fields)
     inert = {"method", *job.free_fields, *unused_fields(part.fields)}
     fields = {
         path: value
-        for path, value in workdir.flatten(part.fields).items()
-        if path not in inert and (value != usual.get(path) or path.endswith(".weight"))
+        for path, value in flatten(part.fields).items()
+        if path not in inert and (value != defaults.get(path) or path.endswith(".weight"))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def _fits(cell: Cell, pattern: str) -> bool:
+def _matches(cell: Cell, pattern: str) -> bool:
     names = (cell.label, cell.label.rpartition("/")[0])
-    # A name may have brackets of its own, as that of a list.
+    # Names of lists contain brackets, which are wildcards for fnmatch.
     return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def _grid_json(grid: Grid, plan: Plan) -> dict[str, Any]:
     factors = list(grid.factors)
     if grid.follows:
-        before = next(other for other in plan.study.grids if other.name == grid.follows)
-        factors = [*before.factors, *factors]
+        previous = next(other for other in plan.study.grids if other.name == grid.follows)
+        factors = [*previous.factors, *factors]
     return {
         "name": grid.name,
         "question": grid.question,
@@ -243,7 +259,7 @@ def _grid_json(grid: Grid, plan: Plan) -> dict[str, Any]:
         "baseline": grid.baseline,
         "metric": grid.metric,
         "best": grid.best,
-        "shown": grid.shown,
+        "shown": grid.display,
         "measures": list(grid.measures),
         "published": [[list(levels), value] for levels, value in grid.published.items()],
         "cells": [

@@ -13,9 +13,12 @@ from rrd_jax import errors
 from rrd_jax.run_folder import metrics_writer
 from rrd_jax.terminal import console, tables
 
-_INTERVAL = 1.0  # Seconds between two looks at the folders, at least.
-_SHARE = 0.05  # Share of a core's time that looking at the folders may take.
-_LISTED = 200  # Cells that a dry run lists.
+# Minimum number of seconds between two scans of the folders.
+_INTERVAL = 1.0
+# Maximum share of a core's time for scans of the folders.
+_SHARE = 0.05
+# Maximum number of cells that a dry run lists.
+_LISTED = 200
 
 
 @dataclasses.dataclass
@@ -23,14 +26,14 @@ class _Item:
     """A run or a teacher.
 
     Attributes:
-      folder: its workdir.
-      label: its name for the console.
-      epochs: the number of epochs that it trains for.
+      folder: the workdir.
+      label: the name on the console.
+      epochs: the number of epochs to train.
       is_run: False for a teacher.
-      size: of metrics.jsonl at the last reading.
+      size: the size of metrics.jsonl when it was last read, in bytes.
       row: the last row of metrics.jsonl.
-      is_reported: True once its end was printed, or if it had ended before.
-      first: the epoch at the start of the command.
+      is_reported: True if the end was printed, or came before the start of the command.
+      first_epoch: the epoch at the start of the command.
     """
 
     folder: pathlib.Path
@@ -40,7 +43,7 @@ class _Item:
     size: int = 0
     row: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     is_reported: bool = False
-    first: int = 0
+    first_epoch: int = 0
 
     @property
     def epoch(self) -> int:
@@ -54,12 +57,12 @@ class _Item:
         except OSError:
             return
         if size != self.size:
-            rows = records.rows(self.folder)
+            rows = records.read_rows(self.folder)
             self.size, self.row = size, rows[-1] if rows else {}
 
 
 class Progress:
-    """Prints runs as they end, and shows the runs in progress.
+    """Prints a line for each run that ends, and a progress line for the current runs.
 
     Args:
       plan: the runs.
@@ -67,14 +70,14 @@ class Progress:
     """
 
     def __init__(self, plan: Plan, launch: str):
-        self._launch, self._began, self._next = launch, time.monotonic(), 0.0
+        self._launch, self._start, self._next = launch, time.monotonic(), 0.0
         self._items = list(_items(plan))
         for item in self._items:
             item.read()
-            item.first, item.is_reported = item.epoch, item.epoch >= item.epochs
+            item.first_epoch, item.is_reported = item.epoch, item.epoch >= item.epochs
 
     def update(self) -> None:
-        """Prints a line for each run that has ended or failed, and shows those in progress."""
+        """Prints a line for each run that has ended or failed, and updates the progress line."""
         start = time.monotonic()
         if start < self._next:
             return
@@ -94,7 +97,8 @@ class Progress:
     def _report(self, item: _Item) -> None:
         error = attempts.failure(item.folder, self._launch)
         if item.epoch >= item.epochs:
-            top1 = item.row.get("test/top1")  # None for a run without labels.
+            # Runs without labels have no accuracy.
+            top1 = item.row.get("test/top1")
             result = "done" if top1 is None else f"test top-1 {top1:.2f}"
         elif error:
             result = f"failed: {error}"
@@ -102,8 +106,8 @@ class Progress:
             return
         item.is_reported = True
         runs = [item for item in self._items if item.is_run]
-        ended = sum(item.is_reported for item in runs)
-        label = f"{ended} of {len(runs)}" if item.is_run else "teacher"
+        reported = sum(item.is_reported for item in runs)
+        label = f"{reported} of {len(runs)}" if item.is_run else "teacher"
         console.print_row(label, [item.label, result])
 
     def _show(self) -> None:
@@ -111,13 +115,13 @@ class Progress:
         parts = [f"{sum(item.epoch >= item.epochs for item in runs)} of {len(runs)} runs"]
         total = sum(item.epochs for item in self._items)
         parts.append(f"{sum(item.epoch for item in self._items) / total:.0%} of all epochs")
-        done = sum(item.epoch - item.first for item in self._items)
+        done = sum(item.epoch - item.first_epoch for item in self._items)
         rest = sum(item.epochs - item.epoch for item in self._items if not item.is_reported)
         if done > 0 and rest:
-            left = (time.monotonic() - self._began) / done * rest
+            left = (time.monotonic() - self._start) / done * rest
             parts.append(f"about {metrics_writer.duration(left)} left")
         for item in self._items:
-            if not item.is_reported and item.epoch != item.first:
+            if not item.is_reported and item.epoch != item.first_epoch:
                 kind = "" if item.is_run else "teacher "
                 parts.append(f"{kind}{item.label}: {item.epoch} of {item.epochs} epochs")
         console.progress("study", parts)
@@ -133,48 +137,49 @@ def _items(plan: Plan) -> Iterator[_Item]:
 
 
 def print_plan(plan: Plan, jobs: int) -> None:
-    """Prints the runs, their states, and an estimate of the remaining time.
+    """Prints the runs, their states and an estimate of the remaining time.
 
     Args:
       plan: the runs.
-      jobs: runs that are made at once.
+      jobs: the number of concurrent runs.
     """
     states: dict[str, str] = {}
     left, seconds, epochs = 0, 0.0, 0
     for name, run in plan.runs.items():
         folder = plan.folder / "runs" / name
-        rows = records.rows(folder)
+        rows = records.read_rows(folder)
         epoch = rows[-1]["epoch"] if rows else 0
         left += max(0, run.epochs - epoch)
-        is_failed = epoch < run.epochs and records.error_of(folder)
+        is_failed = epoch < run.epochs and records.read_error(folder)
         states[name] = "failed" if is_failed else f"{epoch} of {run.epochs}"
-        if epoch >= run.epochs and (took := _seconds(folder)):
-            seconds, epochs = seconds + took, epochs + run.epochs
+        if epoch >= run.epochs and (wall_time := _seconds(folder)):
+            seconds, epochs = seconds + wall_time, epochs + run.epochs
     cells = [cell for cell in plan.cells if cell.run in plan.runs]
     rows = [(cell.label, states[cell.run], cell.run) for cell in cells[:_LISTED]]
     console.print_table(("cell", "epochs", "run"), rows)
     if len(cells) > _LISTED:
         console.say(f"... and {len(cells) - _LISTED} more")
     failed = sum(state == "failed" for state in states.values())
-    begun = sum(not state.startswith("0 ") for state in states.values()) - failed
+    started = sum(not state.startswith("0 ") for state in states.values()) - failed
     console.say(
-        f"\n{len(cells)} cells, {len(plan.runs)} runs in {plan.folder / 'runs'}: {begun} begun or"
-        f" finished, {failed} failed"
+        f"\n{len(cells)} cells, {len(plan.runs)} runs in {plan.folder / 'runs'}: {started} started"
+        f" or finished, {failed} failed"
     )
     if teachers := plan.teachers():
-        console.say(f"teachers, each trained once: {', '.join(teachers)}")
+        console.say(f"teachers (each is trained once): {', '.join(teachers)}")
     if left and not epochs:
-        console.say("the time is known once a run has finished: try --max_runs=1")
+        console.say("remaining time unknown: no run has finished; run once with --max_runs=1")
     elif left:
         rate = seconds / epochs
         duration = metrics_writer.duration(rate * left / jobs)
         console.say(
-            f"about {duration} left, {jobs} at a time: {rate:.2g} s per epoch, {left:,} epochs"
+            f"about {duration} left with {jobs} concurrent runs: {rate:.2g} s per epoch,"
+            f" {left:,} epochs"
         )
 
 
 def _seconds(folder: pathlib.Path) -> float:
-    """Returns the wall time of a finished run over all its starts; 0 if it is not known."""
+    """Returns the wall time of a finished run over all starts; 0 if it is unknown."""
     try:
         return float(errors.read_json(folder / "results.json")[-1]["seconds"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
@@ -182,34 +187,35 @@ def _seconds(folder: pathlib.Path) -> float:
 
 
 def print_results(plan: Plan) -> int:
-    """Prints a table for each grid, and the errors of failed runs; returns their number."""
+    """Prints a table for each grid and the errors of failed runs; returns the failure count."""
     record = records.read(plan.folder)
     for grid in record.grids:
         console.say(f"\n{grid.question}")
         console.print_table(*_table(grid))
         rows = [run.rows[-1] for run in grid.runs if run.finished]
         if rows and all(row.get(grid.metric) is None for row in rows):
-            known = sorted({name for row in rows for name, x in row.items() if x is not None})
+            columns = sorted({name for row in rows for name, x in row.items() if x is not None})
             console.warn(
-                f"no finished run of grid '{grid.name}' has its metric '{grid.metric}'; they have"
-                f" {', '.join(known)}"
+                f"no finished run of grid '{grid.name}' has the metric '{grid.metric}'; known:"
+                f" {', '.join(columns)}"
             )
     runs = {run.name: run for grid in record.grids for run in grid.runs}.values()
     failed = [run for run in runs if run.error and run.name in plan.runs]
-    labels: dict[str, list[str]] = {}  # By error, which many runs may share.
+    # Many runs may share an error.
+    labels: dict[str, list[str]] = {}
     for run in failed:
         labels.setdefault(run.error, []).append(run.label)
     for error, names in labels.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         console.warn(f"failed: {', '.join(names[:3])}{more}: {error}")
     states = Counter(run.state for run in runs)
-    if missing := states["missing"] + states["begun"]:
-        console.say(f"\n{missing} runs are not finished; the same command resumes them")
+    if missing := states["missing"] + states["started"]:
+        console.say(f"\n{missing} runs are not finished; run the same command again to resume")
     return len(failed)
 
 
 def _table(grid: records.GridRecord) -> tables.Table:
-    """Returns header and rows of a grid: a row for each cell that has a finished run."""
+    """Returns header and rows of a grid, with a row for each cell that has a finished run."""
     others = [factor["name"] for factor in grid.factors if factor["name"] != grid.compared]
     header = [*others, *filter(None, [grid.compared]), "n", "last epoch", "best epoch"]
     if grid.baseline:
@@ -217,15 +223,15 @@ def _table(grid: records.GridRecord) -> tables.Table:
     rows = []
     for block, levels in grid.blocks().items():
         last = {level: records.values_by_seed(runs, grid.metric) for level, runs in levels.items()}
-        found = {}
+        differences = {}
         if grid.baseline and last.get(grid.baseline):
-            found = statistics.differences(last, grid.baseline)
+            differences = statistics.differences(last, grid.baseline)
         for level, runs in levels.items():
             if last[level]:
                 best = statistics.summarize(records.values_by_seed(runs, grid.best))
                 row = [*block, *([level] if grid.compared else []), str(len(last[level]))]
                 row += [_mean(statistics.summarize(last[level])), _mean(best)]
-                rows.append(row + (_difference(found.get(level)) if grid.baseline else []))
+                rows.append(row + (_difference(differences.get(level)) if grid.baseline else []))
     return header, rows
 
 
@@ -240,7 +246,7 @@ def _difference(difference: statistics.Difference | None) -> list[str]:
         return ["-"] * 4
     if difference.p is None:
         return [f"{difference.mean:+.2f}", "-", "-", difference.verdict]
-    # An interval without width would look like certainty.
+    # An interval without width would suggest certainty.
     interval = "no spread"
     if difference.std:
         interval = f"{difference.low:+.2f} to {difference.high:+.2f}"

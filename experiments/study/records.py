@@ -1,6 +1,6 @@
 """Reads a study's folder: the plan in study.json, and the results of its runs.
 
-Reading needs neither JAX nor the study's Python file, so that pages can be made on any machine.
+Reading requires neither JAX nor the study's Python file, so pages can be rendered on any machine.
 """
 
 import dataclasses
@@ -13,22 +13,23 @@ from typing import Any
 from rrd_jax import errors
 
 PLAN = "study.json"
-FAILED = "failed.json"  # In a run's folder: why the run failed.
+# The file in a run's folder with the reason of a failure.
+FAILED = "failed.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """A run in its place in a grid.
+    """The run of a cell.
 
     Attributes:
-      levels: the names of its levels, by factor.
-      seed: the run's seed.
-      name: the run's folder below runs/; a run can have places in several grids.
-      folder: the run's workdir.
-      label: such as "methods/rrd+kd/seed0".
-      epochs: the number of epochs that the run trains for.
-      rows: of metrics.jsonl, one for each epoch.
-      error: why the run failed, or "".
+      levels: the names of the cell's levels, by factor.
+      seed: the seed of the run.
+      name: the run's folder below runs/; cells of several grids can share a run.
+      folder: the workdir of the run.
+      label: the name of the cell, such as "methods/rrd+kd/seed0".
+      epochs: the number of epochs to train.
+      rows: the rows of metrics.jsonl, one for each epoch.
+      error: the reason of a failure, or "".
     """
 
     levels: Mapping[str, str]
@@ -52,10 +53,10 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """The state of the run: "finished", "failed", "begun" or "missing"."""
+        """The state of the run: "finished", "failed", "started" or "missing"."""
         if self.finished:
             return "finished"
-        return "failed" if self.error else "begun" if self.rows else "missing"
+        return "failed" if self.error else "started" if self.rows else "missing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +64,12 @@ class GridRecord:
     """A grid of a study with its runs; see `design.Grid` for the fields that are not listed.
 
     Attributes:
-      factors: {"name", "label", "log", "levels": [{"name", "value"}, ...]} of each factor, those of
-        a grid that it follows first.
-      compared: the factor whose levels are compared; "" for none.
+      factors: {"name", "label", "log", "levels": [{"name", "value"}, ...]} for each factor; the
+        factors of a grid that this grid follows come first.
+      compared: the factor whose levels are compared; "" for no comparison.
       published: published values by the names of a cell's levels.
-      config: the launch file, with the options of all runs behind its colon.
-      runs: of all cells.
+      config: the launch file, with the config string of all runs after the colon.
+      runs: the runs of all cells.
     """
 
     name: str
@@ -79,7 +80,7 @@ class GridRecord:
     baseline: str
     metric: str
     best: str
-    shown: str
+    display: str
     measures: tuple[str, ...]
     published: Mapping[tuple[str, ...], float]
     config: str
@@ -107,10 +108,10 @@ class GridRecord:
 
 @dataclasses.dataclass(frozen=True)
 class StudyRecord:
-    """A study's folder; see `design.Study` for the fields that are not listed.
+    """The folder of a study; see `design.Study` for the fields that are not listed.
 
     Attributes:
-      folder: of the study.
+      folder: the folder.
       provenance: command, versions, host, devices, date and commit of the last start.
     """
 
@@ -123,7 +124,7 @@ class StudyRecord:
 
 
 def values_by_seed(runs: Sequence[RunRecord], column: str) -> dict[int, float]:
-    """Returns a metrics column's value of the last epoch by seed, of the runs that finished."""
+    """Returns the value of a metrics column at the last epoch of each finished run, by seed."""
     return {
         run.seed: float(value)
         for run in runs
@@ -137,10 +138,10 @@ def is_number(value: Any) -> bool:
 
 
 def read(folder: pathlib.Path) -> StudyRecord:
-    """Reads a study's folder.
+    """Reads the folder of a study.
 
     Raises:
-      InputError: the folder is not that of a study, or damaged.
+      InputError: the folder does not belong to a study, or is damaged.
     """
     path = folder / PLAN
     try:
@@ -150,35 +151,35 @@ def read(folder: pathlib.Path) -> StudyRecord:
         return StudyRecord(folder=folder, provenance=plan["provenance"], grids=grids, **texts)
     except FileNotFoundError as error:
         raise errors.InputError(
-            f"{folder} is not the folder of a study: it has no {PLAN}; name the --workdir of"
+            f"{folder} is not the folder of a study: {PLAN} is missing; pass the --workdir of"
             " experiments.study"
         ) from error
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise errors.InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}); start the same study again,"
-            " which rewrites it and keeps the runs"
+            f"{path} is damaged ({type(error).__name__}: {error}); run the study again"
+            " to rewrite it; finished runs are kept"
         ) from error
 
 
-def rows(folder: pathlib.Path) -> tuple[Mapping[str, Any], ...]:
-    """Reads the epochs of a run's metrics.jsonl, without lines that a kill left half-written."""
+def read_rows(folder: pathlib.Path) -> tuple[Mapping[str, Any], ...]:
+    """Reads the rows of a run's metrics.jsonl; skips lines that are incomplete after a kill."""
     try:
         text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    found = []
+    rows = []
     for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
         if isinstance(row, dict) and isinstance(row.get("epoch"), int):
-            found.append(row)
-    return tuple(found)
+            rows.append(row)
+    return tuple(rows)
 
 
-def error_of(folder: pathlib.Path) -> str:
-    """Returns why a run failed; "" for a run that did not."""
+def read_error(folder: pathlib.Path) -> str:
+    """Returns the reason why a run failed; "" for a run that did not fail."""
     try:
         return str(errors.read_json(folder / FAILED)["error"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -186,24 +187,30 @@ def error_of(folder: pathlib.Path) -> str:
 
 
 def _grid(folder: pathlib.Path, grid: Mapping[str, Any]) -> GridRecord:
-    names = {field.name for field in dataclasses.fields(GridRecord)} - {"runs", "published"}
+    names = {field.name for field in dataclasses.fields(GridRecord)} - {
+        "runs",
+        "published",
+        "display",
+    }
     fields = {name: grid[name] for name in names}
     fields |= {name: tuple(grid[name]) for name in ("factors", "seeds", "measures")}
+    fields["display"] = grid["shown"]
     published = {tuple(levels): value for levels, value in grid["published"]}
     order = [factor["name"] for factor in grid["factors"]]
     runs = tuple(_run(folder, cell, order) for cell in grid["cells"])
     return GridRecord(**fields, published=published, runs=runs)
 
 
-def _run(folder: pathlib.Path, cell: Mapping[str, Any], order: Sequence[str]) -> RunRecord:
-    home = folder / "runs" / cell["run"]
+def _run(study: pathlib.Path, cell: Mapping[str, Any], order: Sequence[str]) -> RunRecord:
+    folder = study / "runs" / cell["run"]
     return RunRecord(
-        levels={name: cell["levels"][name] for name in order},  # The keys of JSON are sorted.
+        # The keys of the JSON file are sorted.
+        levels={name: cell["levels"][name] for name in order},
         seed=cell["seed"],
         name=cell["run"],
-        folder=home,
+        folder=folder,
         label=cell["label"],
         epochs=cell["epochs"],
-        rows=rows(home),
-        error=error_of(home),
+        rows=read_rows(folder),
+        error=read_error(folder),
     )

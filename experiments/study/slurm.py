@@ -1,7 +1,7 @@
-"""Runs a study as job arrays of Slurm with submitit: first the teachers, then the runs.
+"""Runs a study as Slurm job arrays with submitit: first the teachers, then the runs.
 
 Each run is a task of an array. A task that is preempted or reaches its time limit saves its state,
-is queued again, and resumes.
+is requeued, and resumes.
 """
 
 import dataclasses
@@ -18,24 +18,28 @@ from experiments.study import local
 from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 
-_MOST = 1000  # tasks of an array: what Slurm takes unless MaxArraySize says otherwise
-_POLL = 5.0  # seconds between two looks at the queue
-_TASKS = "tasks.json"  # what Slurm's tasks are, for the next start
-_KILL = 90  # seconds for Slurm to kill a task whose worker it has told to stop
+# Maximum number of tasks in an array: Slurm's default MaxArraySize.
+_MAX_ARRAY_SIZE = 1000
+# Seconds between two queries of the queue.
+_POLL = 5.0
+# The file with the stage and name of each queued task, for the next start.
+_TASKS = "tasks.json"
+# Seconds in which Slurm kills a task after it has signaled the task's worker to stop.
+_KILL = 90
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of the arrays; "" or 0 for the cluster's defaults.
+    """Options of the job arrays; "" or 0 selects the cluster's default.
 
     Attributes:
-      partition: of the cluster.
+      partition: the partition.
       minutes: time limit of a task; 0 for a day.
-      gpus: GPUs of a task.
-      cpus: cores of a task.
-      memory: of a task, such as "32G".
-      most: the largest number of tasks that run at once.
-      more: further options of sbatch, such as {"account": "lab"}.
+      gpus: number of GPUs per task.
+      cpus: number of cores per task.
+      memory: memory per task, such as "32G".
+      max_tasks: maximum number of concurrent tasks.
+      sbatch: other options of sbatch, such as {"account": "lab"}.
     """
 
     partition: str = ""
@@ -43,36 +47,38 @@ class Options:
     gpus: int = 0
     cpus: int = 0
     memory: str = ""
-    most: int = 64
-    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_tasks: int = 64
+    sbatch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Task:
-    """A worker for one run or teacher, which submitit pickles.
+    """A worker for one run or teacher; submitit pickles the object.
 
     Args:
-      command: of the worker.
+      command: the command of the worker.
     """
 
     def __init__(self, command: Sequence[str]):
         self._command = list(command)
         self._process: subprocess.Popen | None = None
-        self._code: int | None = 0  # None while the worker runs
+        # None while the worker runs.
+        self._code: int | None = 0
 
     def __call__(self) -> None:
         """Runs the worker until it has ended; restarts a killed worker.
 
         Raises:
-          RuntimeError: the worker failed; its error is in the log of the task.
+          RuntimeError: the worker failed; the task's log contains the error.
         """
         while local.was_killed(code := self._work()):
-            # Slurm ends all processes of a task before it is queued again: this one is ended then.
+            # Slurm kills all processes of a task before it requeues the task. After code 75, this
+            # process waits for that.
             time.sleep(_KILL if code == 75 else 1)
         if code:
             raise RuntimeError(f"the worker stopped with exit code {code}")
 
     def checkpoint(self) -> Any:
-        """Saves the state, and queues the task again; submitit calls this before a preemption."""
+        """Saves the state and requeues the task; submitit calls this method before a preemption."""
         import submitit
 
         if self._code is None:
@@ -82,9 +88,9 @@ class Task:
         return submitit.helpers.DelayedSubmission(Task(self._command))
 
     def _work(self) -> int:
-        """Runs a worker, and returns its exit code.
+        """Runs a worker and returns the exit code.
 
-        A thread waits for the worker, because submitit's signals interrupt this thread, and
+        A separate thread waits for the worker, because submitit's signals interrupt this thread and
         `checkpoint` waits too.
         """
         self._process = subprocess.Popen(self._command)
@@ -101,13 +107,16 @@ class Task:
 def submit(
     folder: pathlib.Path, stages: Mapping[str, Mapping[str, Sequence[str]]], options: Options
 ) -> list[Any]:
-    """Submits tasks to Slurm, except those still queued from an earlier start; returns all jobs.
+    """Submits tasks to Slurm, except tasks that are still queued from a previous start.
 
     Args:
-      folder: of the study, whose slurm/ receives the logs.
+      folder: the folder of the study; its slurm/ receives the logs.
       stages: for each array, the commands of workers by the name of their run or teacher. An array
-        starts when all tasks of the previous one have ended, successfully or not.
-      options: of the arrays.
+        starts when all tasks of the previous array have ended, successfully or not.
+      options: options of the arrays.
+
+    Returns:
+      All jobs, including jobs of a previous start.
 
     Raises:
       UnavailableError: submitit or Slurm is not installed.
@@ -115,35 +124,35 @@ def submit(
     """
     submitit = _import()
     path, queued = folder / "slurm" / _TASKS, _queued() or set()
-    there = {number: task for number, task in _read(path).items() if number in queued}
+    tasks = {number: task for number, task in _read(path).items() if number in queued}
     jobs: list[Any] = []
-    before: list[str] = []
+    previous: list[str] = []
     for stage, commands in stages.items():
-        home = folder / "slurm" / stage
-        numbers = [number for number, task in there.items() if task[0] == stage]
-        old = [submitit.SlurmJob(home, number) for number in numbers]
-        made = {there[number][1] for number in numbers}
-        missing = [name for name in commands if name not in made]
-        tasks = [Task(commands[name]) for name in missing]
-        new = _submit(_executor(home, stage, options, before), tasks)
-        there |= {job.job_id: [stage, name] for job, name in zip(new, missing, strict=True)}
+        logs = folder / "slurm" / stage
+        numbers = [number for number, task in tasks.items() if task[0] == stage]
+        old = [submitit.SlurmJob(logs, number) for number in numbers]
+        names = {tasks[number][1] for number in numbers}
+        missing = [name for name in commands if name not in names]
+        workers = [Task(commands[name]) for name in missing]
+        new = _submit(_executor(logs, stage, options, previous), workers)
+        tasks |= {job.job_id: [stage, name] for job, name in zip(new, missing, strict=True)}
         if new:
-            atomic_write.write_json(path, there)
+            atomic_write.write_json(path, tasks)
         jobs += old + new
-        # The number of an array stands for all its tasks.
-        before = [*numbers, *sorted({job.job_id.split("_")[0] for job in new})] or before
+        # The number of an array refers to all tasks of the array.
+        previous = [*numbers, *sorted({job.job_id.split("_")[0] for job in new})] or previous
     return jobs
 
 
 def _read(path: pathlib.Path) -> dict[str, list[str]]:
-    """Returns the stage and name of each task by its number."""
+    """Returns the stage and name of each task, by the task's number."""
     try:
         return dict(errors.read_json(path))
     except (OSError, ValueError, TypeError):
         return {}
 
 
-def _executor(folder: pathlib.Path, stage: str, options: Options, before: Sequence[str]) -> Any:
+def _executor(folder: pathlib.Path, stage: str, options: Options, previous: Sequence[str]) -> Any:
     executor = _import().SlurmExecutor(folder, max_num_timeout=1000)
     parameters = {
         "requeue": True,
@@ -151,13 +160,13 @@ def _executor(folder: pathlib.Path, stage: str, options: Options, before: Sequen
         "gpus_per_node": options.gpus,
         "cpus_per_task": options.cpus,
         "mem": options.memory,
-        "dependency": f"afterany:{':'.join(before)}" if before else "",
-        **options.more,
+        "dependency": f"afterany:{':'.join(previous)}" if previous else "",
+        **options.sbatch,
     }
     executor.update_parameters(
         job_name=f"rrd_jax-{stage}",
         time=options.minutes or 24 * 60,
-        array_parallelism=options.most,
+        array_parallelism=options.max_tasks,
         stderr_to_stdout=True,
         additional_parameters={name: value for name, value in parameters.items() if value},
     )
@@ -167,62 +176,64 @@ def _executor(folder: pathlib.Path, stage: str, options: Options, before: Sequen
 def _submit(executor: Any, tasks: Sequence[Task]) -> list[Any]:
     jobs: list[Any] = []
     try:
-        for first in range(0, len(tasks), _MOST):
-            jobs += executor.submit_array(tasks[first : first + _MOST])
+        for first in range(0, len(tasks), _MAX_ARRAY_SIZE):
+            jobs += executor.submit_array(tasks[first : first + _MAX_ARRAY_SIZE])
     except (_import().core.utils.FailedJobError, OSError) as error:
         text = " ".join(str(error).split())
-        raise errors.InputError(f"Slurm does not take the jobs: {text[-400:]}") from error
+        raise errors.InputError(
+            f"Slurm rejects the jobs: {text[-400:]}; change the options"
+        ) from error
     return jobs
 
 
 def _import() -> Any:
-    """Imports submitit; raises an UnavailableError without it or Slurm."""
+    """Imports submitit; raises an UnavailableError if submitit or Slurm is not installed."""
     try:
         import submitit
     except ImportError as error:
         raise errors.UnavailableError(
-            f"--launch=slurm needs submitit, which cannot be imported ({error}): run"
+            f"--launch=slurm needs submitit, which cannot be imported ({error}); run"
             " `pip install 'rrd_jax[studies]'`"
         ) from error
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise errors.UnavailableError(
-            "--launch=slurm needs Slurm, whose sbatch is not on the PATH: start this where jobs are"
-            " submitted, or use --launch=local"
+            "--launch=slurm needs Slurm, but sbatch or srun is not on the PATH; run the command on"
+            " a login node, or use --launch=local"
         )
     return submitit
 
 
-def wait(jobs: Sequence[Any], look: Callable[[], None]) -> list[str]:
+def wait(jobs: Sequence[Any], update: Callable[[], None]) -> list[str]:
     """Waits until all tasks have ended.
 
-    It polls `squeue`, because not every cluster keeps the accounts that `sacct` needs.
+    The function polls `squeue`, because some clusters do not keep the records that `sacct` needs.
 
     Args:
       jobs: from `submit`.
-      look: called repeatedly.
+      update: called repeatedly.
 
     Returns:
       The errors of failed tasks.
     """
     names = {job.job_id for job in jobs}
     while (queued := _queued()) is None or names & queued:
-        look()
+        update()
         time.sleep(_POLL)
-    return [found for job in jobs if (found := _problem(job))]
+    return [problem for job in jobs if (problem := _problem(job))]
 
 
 def _queued() -> set[str] | None:
     """Returns this user's queued and running tasks; None if the scheduler does not answer."""
     command = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return set(said.stdout.split())
+    return set(process.stdout.split())
 
 
 def _problem(job: Any) -> str:
-    """Returns why a task that has ended failed; "" if it did not."""
+    """Returns the reason why a task failed; "" for a task that did not fail."""
     if job.paths.result_pickle.exists() and job.exception() is None:
         return ""
     return local.reason(job.paths.stdout)

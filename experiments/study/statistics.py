@@ -5,8 +5,8 @@
     print(difference.mean, difference.low, difference.high, difference.verdict)
 
 A level is one choice of a factor, such as a method. Its values are percentages by seed; larger is
-better, and a failed seed is absent. Two levels are compared over the seeds that both have, pair by
-pair, because a seed determines the initial weights and the batches.
+better, and failed seeds are absent. Two levels are compared over their common seeds, with paired
+differences, because a seed determines the initial weights and the batches.
 """
 
 import dataclasses
@@ -21,26 +21,27 @@ import numpy as np
 
 from rrd_jax import errors
 
-Values = Mapping[int, float]  # By seed, in per cent.
+# Percentages by seed.
+Values = Mapping[int, float]
 
 ALPHA = 0.05
 _POWER = 0.8
-# Accuracies are counted in float32: two equal differences may differ by 2e-7 of the values. One of
-# ImageNet's 50 000 test images is 2e-5 of 91 per cent.
+# Accuracies are computed in float32: two equal differences may differ by 2e-7 of the values. One of
+# ImageNet's 50 000 test images is 2e-5 of 91 percent.
 _ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Mean, deviation and confidence interval of one level.
+    """Mean, standard deviation and confidence interval of a level.
 
     Attributes:
       n: number of seeds.
-      mean: in per cent; None without seeds.
+      mean: mean in percent; None without seeds.
       std: sample standard deviation in points; None for fewer than two seeds.
-      low: lower end of the mean's 95 % t interval; None for fewer than two seeds.
-      high: upper end of that interval.
-      seeds: in ascending order.
+      low: lower end of the 95 % t interval of the mean; None for fewer than two seeds.
+      high: upper end of the interval.
+      seeds: the seeds, in ascending order.
     """
 
     n: int
@@ -53,23 +54,23 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The mean of a level minus that of a baseline, over the seeds that both have.
+    """The mean difference between a level and the baseline, over their common seeds.
 
-    Differences that are equal on every seed have no spread to estimate noise from: the intervals
-    have no width, and p is that of the sign test, 2^(1 - n), the most that n equal signs can show.
-    Equal values have p = 1.
+    If the difference is the same for every seed, there is no spread to estimate noise from. The
+    interval then has no width, and p comes from the sign test: 2^(1 - n), the smallest p that n
+    equal signs can have. Equal values have p = 1.
 
     Attributes:
       n: number of common seeds.
-      mean: in points; None without a common seed.
+      mean: mean difference in points; None without a common seed.
       std: sample standard deviation of the differences; None for fewer than two seeds.
-      low: lower end of the mean's 95 % t interval, not corrected for other comparisons; None for
-        fewer than two seeds.
-      high: upper end of that interval.
+      low: lower end of the 95 % t interval of the mean, not corrected for other comparisons; None
+        for fewer than two seeds.
+      high: upper end of the interval.
       p: two-sided p of the paired t test; None for fewer than two seeds.
-      p_adjusted: p corrected by Holm's method over all comparisons made together.
+      p_adjusted: p corrected with Holm's method over all comparisons with the baseline.
       verdict: "better", "worse" or "not distinguishable", by p_adjusted at 0.05; "one seed" or "no
-        common seed" without a test.
+        common seed" if there is no test.
       detectable: see `detectable_difference`; None without spread.
       seeds: the common seeds.
     """
@@ -87,7 +88,7 @@ class Difference:
 
 
 def summarize(values: Values) -> Summary:
-    """Computes mean, deviation and 95 % t interval of the values of a level.
+    """Computes mean, standard deviation and 95 % t interval of a level's values.
 
     Raises:
       InputError: a seed is not an integer, or a value is not a finite number.
@@ -107,11 +108,11 @@ def summarize(values: Values) -> Summary:
 
 
 def differences(levels: Mapping[str, Values], baseline: str) -> dict[str, Difference]:
-    """Compares all other levels with the baseline, with Holm's correction over them.
+    """Compares each other level with the baseline, with Holm's correction over all comparisons.
 
     Args:
-      levels: values by the level's name.
-      baseline: the name of one of the levels.
+      levels: values by name of the level.
+      baseline: the name of a level.
 
     Raises:
       InputError: the baseline is unknown, a seed is not an integer, or a value is not finite.
@@ -145,24 +146,25 @@ def differences(levels: Mapping[str, Values], baseline: str) -> dict[str, Differ
 
 
 def detectable_difference(std: float, n: int, comparisons: int = 1) -> float:
-    """Returns the smallest true difference that a paired t test over n seeds finds with 80 % power.
+    """Returns the smallest true difference that a paired t test detects with 80 % power.
 
-    It is an estimate: a deviation measured on a few seeds is itself uncertain; with five seeds the
-    true one is 0.6 to 2.9 times the measured one.
+    The result is an estimate, because a standard deviation measured over a few seeds is uncertain:
+    with five seeds, the true deviation is 0.6 to 2.9 times the measured deviation.
 
     Args:
       std: standard deviation of the paired differences, in points.
       n: number of seeds, at least 2.
-      comparisons: the level is divided by this number, as in the first step of Holm's method.
+      comparisons: number of comparisons; the significance level is divided by this number, as in
+        the first step of Holm's method.
     """
     return std * _detectable_effect(n, comparisons)
 
 
 @functools.cache
 def _detectable_effect(n: int, comparisons: int) -> float:
-    """Returns the detectable difference in standard deviations."""
+    """Returns the detectable difference in units of the standard deviation."""
     solver = _statsmodels("power").TTestPower()
-    # The wrong tail of a two-sided test adds nothing at 80 % power, and SciPy returns NaN for it.
+    # The opposite tail of a two-sided test adds no power at 80 %, and SciPy returns NaN for it.
     level = ALPHA / comparisons / 2
     return float(solver.solve_power(nobs=n, alpha=level, power=_POWER, alternative="larger"))
 
@@ -182,14 +184,15 @@ def _compare(level: Values, baseline: Values) -> Difference:
     scale = np.abs([left, right]).max()
     if _is_constant(paired, scale):
         mean = 0.0 if abs(mean) <= _ROUNDING * scale else mean
-        p = float(stats.binomtest(n, n).pvalue) if mean else 1.0  # The sign test.
+        # The sign test.
+        p = float(stats.binomtest(n, n).pvalue) if mean else 1.0
         return Difference(n, "", mean, 0.0, mean, mean, p, seeds=seeds)
     low, high, p = _t_test(paired)
     return Difference(n, "", mean, float(paired.std(ddof=1)), low, high, p, seeds=seeds)
 
 
 def _t_test(values: np.ndarray) -> tuple[float, float, float]:
-    """Returns the 95 % interval of the mean of [n], and p of a mean of 0."""
+    """Returns the 95 % interval of the mean of values [n], and p for a mean of 0."""
     from scipy import stats
 
     result = stats.ttest_1samp(values, 0.0)
@@ -209,22 +212,23 @@ def _statsmodels(module: str) -> types.ModuleType:
         return importlib.import_module(f"statsmodels.stats.{module}")
     except ImportError as error:
         raise errors.UnavailableError(
-            f"comparisons need statsmodels, which cannot be imported ({error}): run"
+            f"comparisons need statsmodels, which cannot be imported ({error}); run"
             " `pip install 'rrd_jax[studies]'`"
         ) from error
 
 
 def _is_constant(values: np.ndarray, scale: float) -> bool:
-    """Returns True if values are equal up to the rounding of numbers of that scale."""
+    """Returns True if the values are equal up to rounding errors relative to `scale`."""
     return bool(np.ptp(values) <= _ROUNDING * scale)
 
 
 def _check(name: str, values: Values) -> None:
     for seed, value in values.items():
-        if not errors.is_whole(seed):  # Keys of JSON are strings.
-            raise errors.InputError(f"seed {seed!r} of {name} must be an integer")
+        # Seeds that are read from JSON keys are strings.
+        if not errors.is_whole(seed):
+            raise errors.InputError(f"seed {seed!r} of {name} must be an integer; convert it")
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             raise errors.InputError(
                 f"seed {seed} of {name} has the value {value!r}, but must have a finite number;"
-                " leave out a seed that failed"
+                " leave out failed seeds"
             )

@@ -1,11 +1,11 @@
-"""Checks of a study, before any run starts."""
+"""Checks of a study before any run starts."""
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments import measures
-from experiments.study.design import SHOWN, Factor, Grid, Level, Study
+from experiments.study.design import DISPLAYS, Factor, Grid, Level, Study
 from rrd_jax import errors
 
 
@@ -19,7 +19,7 @@ def check(study: Study) -> None:
     _check_word("study", study.name)
     _check_tuple("grids", study.grids, Grid)
     if not study.grids:
-        raise errors.InputError(f"study '{study.name}' has no grids")
+        raise errors.InputError(f"study '{study.name}' has no grids; add a Grid")
     _check_names("grids", [grid.name for grid in study.grids])
     for grid in study.grids:
         _check_grid(grid, study)
@@ -32,7 +32,9 @@ def _check_grid(grid: Grid, study: Study) -> None:
     for name in grid.measures:
         errors.lookup("measure", name, measures.MEASURES)
     if not grid.seeds or len(set(grid.seeds)) < len(grid.seeds):
-        raise errors.InputError(f"grid '{grid.name}' has seeds {grid.seeds}: give some, each once")
+        raise errors.InputError(
+            f"grid '{grid.name}' has seeds {grid.seeds}; set one or more different seeds"
+        )
     _check_names(f"factors of grid '{grid.name}'", [factor.name for factor in grid.factors])
     for factor in grid.factors:
         _check_factor(factor, grid)
@@ -40,33 +42,36 @@ def _check_grid(grid: Grid, study: Study) -> None:
     factors = {factor.name: factor for factor in grid.factors}
     if grid.follows:
         grids = {other.name: other for other in study.grids}
-        before = errors.lookup("grid to follow", grid.follows, grids)
-        if before.follows or list(grids).index(before.name) > list(grids).index(grid.name):
+        previous = errors.lookup("grid to follow", grid.follows, grids)
+        if previous.follows or list(grids).index(previous.name) > list(grids).index(grid.name):
             raise errors.InputError(
-                f"grid '{grid.name}' follows '{before.name}', which must stand before it and follow"
-                " none"
+                f"grid '{grid.name}' follows '{previous.name}', which must come first and must not"
+                " follow another grid; change the order"
             )
-        factors = {factor.name: factor for factor in before.factors} | factors
-    _check_shown(grid, factors)
-    if grid.baseline or grid.shown == "table":
+        factors = {factor.name: factor for factor in previous.factors} | factors
+    _check_display(grid, factors)
+    if grid.baseline or grid.display == "table":
         compared = errors.lookup(f"factor of grid '{grid.name}'", grid.compared, factors)
         levels = [level.name for level in compared.levels]
         if grid.baseline and grid.baseline not in levels:
             raise errors.InputError(
-                f"grid '{grid.name}' compares with '{grid.baseline}', its baseline, which is none"
-                f" of the levels of {grid.compared}: {', '.join(levels)}; name it among them"
+                f"grid '{grid.name}' has the baseline '{grid.baseline}', which is not a level of"
+                f" {grid.compared}; known: {', '.join(levels)}; add the level, or change the"
+                " baseline"
             )
 
 
 def _check_factor(factor: Factor, grid: Grid) -> None:
     _check_tuple(f"levels of {factor.name}", factor.levels, Level)
     if not factor.levels:
-        raise errors.InputError(f"factor '{factor.name}' of grid '{grid.name}' has no levels")
+        raise errors.InputError(
+            f"factor '{factor.name}' of grid '{grid.name}' has no levels; add one"
+        )
     _check_names(f"levels of {factor.name}", [level.name for level in factor.levels])
 
 
 def _check_fields(grid: Grid) -> None:
-    """Raises an InputError for a factor without effect, whose runs would differ in name alone."""
+    """Raises an InputError for a factor without effect, whose runs would differ only in name."""
     setters = dict.fromkeys(grid.seeded, "seeded")
     for factor in grid.factors:
         for path in {path for level in factor.levels for path in level.fields}:
@@ -83,9 +88,9 @@ def _check_fields(grid: Grid) -> None:
                 )
 
 
-def _check_shown(grid: Grid, factors: Mapping[str, Factor]) -> None:
-    errors.lookup("way to show a grid", grid.shown, dict.fromkeys(SHOWN))
-    needed = {"map": 2, "curve": 1}.get(grid.shown, 0)
+def _check_display(grid: Grid, factors: Mapping[str, Factor]) -> None:
+    errors.lookup("display", grid.display, dict.fromkeys(DISPLAYS))
+    needed = {"map": 2, "curve": 1}.get(grid.display, 0)
     valued = [
         name
         for name, factor in factors.items()
@@ -93,30 +98,32 @@ def _check_shown(grid: Grid, factors: Mapping[str, Factor]) -> None:
     ]
     if len(valued) < needed:
         raise errors.InputError(
-            f"grid '{grid.name}' is shown as a {grid.shown}, which takes"
-            f" {'two factors' if needed > 1 else 'a factor'} whose levels are numbers, but has"
-            f" {', '.join(valued) or 'none'}; make it with design.field, or give each Level a value"
+            f"grid '{grid.name}' has display '{grid.display}', which needs"
+            f" {'two numeric factors' if needed > 1 else 'a numeric factor'}, but has"
+            f" {', '.join(valued) or 'none'}; use design.field, or set the value of each Level"
         )
 
 
 def _check_tuple(name: str, values: Any, kind: type) -> None:
     if not isinstance(values, tuple | list) or not all(isinstance(v, kind) for v in values):
         raise errors.InputError(
-            f"{name} are {repr(values)[:100]}, but must be a tuple of {kind.__name__}, as in"
-            " (one,) or (one, another)"
+            f"{name} are {repr(values)[:100]}, but must be a tuple of {kind.__name__}, for example"
+            " (a,) or (a, b)"
         )
 
 
 def _check_word(kind: str, name: Any) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
-        raise errors.InputError(f"the {kind} is called {name!r}; give it one word, for folders")
+        raise errors.InputError(
+            f"{kind} name {name!r} is invalid; use one word, which also names folders"
+        )
 
 
 def _check_names(kind: str, names: Iterable[str]) -> None:
-    known: list[str] = []
+    previous: list[str] = []
     for name in names:
         if not isinstance(name, str) or not name.isprintable():
-            raise errors.InputError(f"{kind}: {name!r} must be a text of one line")
-        if not name or name in known:
-            raise errors.InputError(f"{kind}: '{name}' is empty or there twice; name each once")
-        known.append(name)
+            raise errors.InputError(f"{kind}: {name!r} must be text in one line")
+        if not name or name in previous:
+            raise errors.InputError(f"{kind}: '{name}' is empty or used twice; use each name once")
+        previous.append(name)

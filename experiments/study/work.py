@@ -1,8 +1,8 @@
-"""The worker: makes the runs of a study that are not finished and that no other worker makes.
+"""The worker, which executes the unfinished runs of a study.
 
-Any number of workers can share a study's folder. A worker locks the folder of a run or teacher; it
-skips folders that others hold, and waits for them at the end. The lock of a killed worker is
-released at once, and its run resumes from the last checkpoint.
+Any number of workers can share a study's folder. A worker locks the folder of a run or teacher. It
+skips folders that other workers have locked, and waits for them at the end. When a worker is
+killed, its lock is released at once, and another worker resumes the run from the last checkpoint.
 """
 
 import contextlib
@@ -31,8 +31,9 @@ from rrd_jax.terminal import console, runtime_errors
 from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job, Part
 
-_POLL = 1.0  # Seconds between two looks at folders that others hold.
-# Errors that do not belong to a run: another worker holds it, or every run would fail so.
+# Seconds between two checks of folders that other workers have locked.
+_POLL = 1.0
+# Errors that are not failures of a run: another worker has locked the run, or every run would fail.
 _NOT_FAILED = (
     *(errors.InUseError, errors.PreemptedError, errors.LostError),
     *(errors.DiskError, errors.UnreadError),
@@ -40,59 +41,64 @@ _NOT_FAILED = (
 
 
 class Worker:
-    """Makes the runs of a plan, one after the other.
+    """Executes the runs of a plan one after the other.
 
     Args:
       plan: the runs.
-      launch: the name of this start of the command; runs that failed in it are not retried.
-      most: the largest number of runs to train; 0 for all.
+      launch: the name of this start of the command; runs that failed in this launch are not
+        retried.
+      max_runs: the maximum number of runs to train; 0 for all.
     """
 
-    def __init__(self, plan: Plan, launch: str, most: int = 0):
-        self._plan, self._launch, self._most = plan, launch, most
+    def __init__(self, plan: Plan, launch: str, max_runs: int = 0):
+        self._plan, self._launch, self._max_runs = plan, launch, max_runs
         self._teacher: tuple[Any, FrozenNetwork] | None = None
         self._data: tuple[str, Dataset] | None = None
-        self._busy: set[str] = set()  # Teachers that others train.
-        self._made = 0
+        # Teachers that other workers train.
+        self._busy: set[str] = set()
+        self._trained = 0
 
     def work(self) -> None:
-        """Makes runs until each has finished or failed, in this worker or another.
+        """Executes runs until each run has finished or failed, in this worker or another worker.
 
         Raises:
-          PreemptedError: SIGTERM came; the state of the run is saved.
-          KeyboardInterrupt: Ctrl-C came; likewise.
+          PreemptedError: SIGTERM was received; the state of the run is saved.
+          KeyboardInterrupt: Ctrl-C was pressed; the state of the run is saved.
         """
         waiting = list(self._plan.runs.values())
         while waiting:
-            held = []
+            locked = []
             self._busy.clear()
             for run in waiting:
-                if self._most and self._made >= self._most:
+                if self._max_runs and self._trained >= self._max_runs:
                     return
                 try:
                     self._attempt(run)
                 except errors.InUseError:
-                    held.append(run)
-            if len(held) == len(waiting):
+                    locked.append(run)
+            if len(locked) == len(waiting):
                 time.sleep(_POLL)
-            waiting = held
+            waiting = locked
 
-    def make(self, name: str) -> None:
-        """Makes one run of `Plan.runs`, after the run that it starts from; waits for others."""
+    def execute(self, name: str) -> None:
+        """Executes a run of `Plan.runs`, after the run that it starts from.
+
+        Waits for other workers that have locked the run.
+        """
         run = self._plan.runs[name]
-        if run.after:
-            self._when_free(lambda: self._attempt(self._plan.runs[run.after]))
-        self._when_free(lambda: self._attempt(run))
+        if run.follows:
+            self._repeat_until_free(lambda: self._attempt(self._plan.runs[run.follows]))
+        self._repeat_until_free(lambda: self._attempt(run))
 
-    def teach(self, path: str) -> None:
+    def train_teacher(self, path: str) -> None:
         """Trains a teacher of `Plan.teachers` unless it is finished; waits for other workers.
 
         Raises:
-          InputError: the teacher failed; the runs that need it report this too.
+          InputError: the teacher failed; the runs that need the teacher report this error too.
         """
-        self._when_free(lambda: self._ensure_teacher(path))
+        self._repeat_until_free(lambda: self._ensure_teacher(path))
 
-    def _when_free(self, action: Callable[[], None]) -> None:
+    def _repeat_until_free(self, action: Callable[[], None]) -> None:
         """Repeats an action until it raises no InUseError."""
         while True:
             self._busy.clear()
@@ -102,53 +108,56 @@ class Worker:
                 time.sleep(_POLL)
 
     def _attempt(self, run: Run) -> None:
-        """Makes a run unless it has finished or failed; raises an InUseError if it is held."""
+        """Executes a run unless it has finished or failed; raises an InUseError if it is locked."""
         folder = self._folder(run.name)
         local.check_stop()
         if self._is_settled(run):
             return
         if self._busy.intersection(run.teachers):
-            raise errors.InUseError(f"a teacher of {folder} is in use")
+            raise errors.InUseError(f"another worker trains a teacher of {folder}")
         try:
             self._check_start(run)
-            # The study's folder may have been moved since the run began.
-            moves = ("student.checkpoint",) if run.after else ()
+            # The study's folder may have been moved since the run started.
+            moves = ("student.checkpoint",) if run.follows else ()
             with runtime_errors.translated(), _claim(folder, run.job, self._part(run), moves):
-                if self._is_settled(run):  # Another worker made it in the meantime.
+                # Another worker may have finished the run in the meantime.
+                if self._is_settled(run):
                     return
                 teachers = [self._plan.folder / path for path in run.teachers]
-                with attempts.counted(folder, self._launch, teachers):
-                    self._make(run)
-                attempts.forget_failure(folder)
+                with attempts.count_attempt(folder, self._launch, teachers):
+                    self._execute_locked(run)
+                attempts.delete_failure(folder)
         except _NOT_FAILED:
             raise
-        except Exception as error:  # A user's objective or network can raise anything.
+        # A user's objective or network can raise anything.
+        except Exception as error:
             console.error(f"{run.label}: {attempts.describe(error)}")
-            attempts.keep_failure(folder, self._launch, error)
+            attempts.record_failure(folder, self._launch, error)
 
     def _is_settled(self, run: Run) -> bool:
         return is_done(self._plan, run) or bool(self._failure(self._folder(run.name)))
 
     def _check_start(self, run: Run) -> None:
-        """Raises an error if the run that this one starts from is not finished."""
-        if not run.after:
+        """Raises an error if the run that `run` starts from is not finished."""
+        if not run.follows:
             return
-        before, folder = self._plan.runs[run.after], self._folder(run.after)
-        if is_finished(folder, before.epochs):
+        previous, folder = self._plan.runs[run.follows], self._folder(run.follows)
+        if is_finished(folder, previous.epochs):
             return
         if self._failure(folder):
-            raise errors.InputError(f"the run that it starts from failed: {folder}")
+            raise errors.InputError(
+                f"the run that it starts from failed: {folder}; fix that run first"
+            )
         raise errors.InUseError(f"{folder} is not finished")
 
-    def _make(self, run: Run) -> None:
-        """Trains the missing teachers of a run, then the run, and measures it."""
+    def _execute_locked(self, run: Run) -> None:
+        """Trains the missing teachers of a run, trains the run, and computes its measures."""
         folder, student = self._folder(run.name), self._part(run)
         try:
             dataset = self._dataset(student)
             if not is_finished(folder, run.epochs):
-                preflight.check(
-                    run.job, dataset, self._paths(run)
-                )  # Before hours of training a teacher.
+                # The check comes before the training of a teacher, which can take hours.
+                preflight.check(run.job, dataset, self._paths(run))
             for path in filter(self._plan.owners.get, run.teachers):
                 self._ensure_teacher(path)
             self._link_teachers(run)
@@ -162,25 +171,26 @@ class Worker:
                     plan = recipe.create(student.training, dataset.num_classes, len(dataset.train))
                     preflight.check_teacher(plan, dataset, teacher.network)
                 _train(student, folder, setting, teacher)
-                self._made += 1
+                self._trained += 1
             self._measure(run, dataset)
         finally:
-            jax.clear_caches()  # Runs do not share compiled programs.
+            # Runs do not share compiled programs.
+            jax.clear_caches()
             gc.collect()
 
     def _part(self, run: Run) -> Part:
-        """Returns the student's part, with the folder of the run that it starts from."""
+        """Returns the student's part, with the folder of the run to start from."""
         student = run.job.student
-        if not run.after:
+        if not run.follows:
             return student
-        path = str(self._folder(run.after))
+        path = str(self._folder(run.follows))
         start = dataclasses.replace(student.training.start, checkpoint=path)
         fields = {**student.fields, "student": {**student.fields["student"], "checkpoint": path}}
         training = dataclasses.replace(student.training, start=start)
         return dataclasses.replace(student, training=training, fields=fields)
 
     def _dataset(self, part: Part) -> Dataset:
-        """Returns the data set of a part; the last one stays in memory."""
+        """Returns the data set of a part; the most recent data set stays in memory."""
         key = repr(part.source)
         if self._data is None or self._data[0] != key:
             self._data = self._teacher = None
@@ -188,33 +198,36 @@ class Worker:
         return self._data[1]
 
     def _ensure_teacher(self, path: str) -> None:
-        """Trains a teacher unless it is finished; raises an InUseError if another worker does.
+        """Trains a teacher unless it is finished.
 
         Raises:
+          InUseError: another worker trains the teacher.
           InputError: the teacher fails, or has failed in this launch.
         """
         owner, i = self._plan.owners[path]
         part, folder = owner.job.teachers[i].part, self._plan.folder / path
         if is_finished(folder, part.training.epochs):
             return
-        if why := self._failure(folder):
-            raise errors.InputError(f"its teacher failed: {why}")
+        if reason := self._failure(folder):
+            raise errors.InputError(f"the teacher of the run failed: {reason}")
         try:
             with runtime_errors.translated(), _claim(folder, owner.job, part):
                 if is_finished(folder, part.training.epochs):
                     return
-                kept = self._data and self._data[0] == repr(part.source) and self._data[1]
-                with attempts.counted(folder, self._launch):
-                    _train(part, folder, job.prepare(part, kept or None))
-                attempts.forget_failure(folder)
+                dataset = self._data and self._data[0] == repr(part.source) and self._data[1]
+                with attempts.count_attempt(folder, self._launch):
+                    _train(part, folder, job.prepare(part, dataset or None))
+                attempts.delete_failure(folder)
         except errors.InUseError:
             self._busy.add(path)
             raise
         except _NOT_FAILED:
             raise
         except Exception as error:
-            attempts.keep_failure(folder, self._launch, error)
-            raise errors.InputError(f"its teacher failed: {attempts.describe(error)}") from error
+            attempts.record_failure(folder, self._launch, error)
+            raise errors.InputError(
+                f"the teacher of the run failed: {attempts.describe(error)}"
+            ) from error
 
     def _paths(self, run: Run) -> list[pathlib.Path]:
         return [
@@ -223,7 +236,7 @@ class Worker:
         ]
 
     def _get_teacher(self, run: Run, setting: job.Setting) -> FrozenNetwork:
-        """Returns the teacher of a run, which the next run reuses if it has the same one."""
+        """Returns the teacher of a run; the next run reuses it if it has the same teacher."""
         training, paths = run.job.student.training, self._paths(run)
         networks = [(teacher.network, teacher.teaching) for teacher in run.job.teachers]
         key = (
@@ -235,13 +248,13 @@ class Worker:
                 dataclasses.replace(teacher, checkpoint=str(path))
                 for teacher, path in zip(run.job.teachers, paths, strict=True)
             )
-            there = dataclasses.replace(run.job, teachers=teachers)
+            trained_job = dataclasses.replace(run.job, teachers=teachers)
             self._teacher = None
-            self._teacher = key, job.load_teacher(there, self._plan.folder, setting)[1]
+            self._teacher = key, job.load_teacher(trained_job, self._plan.folder, setting)[1]
         return self._teacher[1]
 
     def _link_teachers(self, run: Run) -> None:
-        """Links the teachers into the run's folder, as a run without a study would contain them."""
+        """Links the teachers into the run's folder, where a run outside a study stores them."""
         folder = self._folder(run.name)
         for teacher, path in zip(run.job.teachers, self._paths(run), strict=True):
             link = folder / teacher.part.training.label
@@ -264,7 +277,7 @@ class Worker:
 
 
 def is_done(plan: Plan, run: Run) -> bool:
-    """Returns True if a run has finished all epochs and is measured."""
+    """Returns True if a run has finished all epochs and has all measures."""
     folder = plan.folder / "runs" / run.name
     return is_finished(folder, run.epochs) and not _unmeasured(plan, run)
 
@@ -278,7 +291,8 @@ def _unmeasured(plan: Plan, run: Run) -> list[str]:
 def _is_measured(folder: pathlib.Path, name: str) -> bool:
     try:
         return measures.read(folder, name) is not None
-    except errors.InputError:  # A damaged file is measured again.
+    # The measure of a damaged file is computed again.
+    except errors.InputError:
         return False
 
 
@@ -288,7 +302,7 @@ def _train(
     setting: job.Setting,
     teacher: FrozenNetwork | None = None,
 ) -> None:
-    """Trains a network in its folder, which this process holds."""
+    """Trains a network in its folder, which this process has locked."""
     job.describe(setting.dataset, folder)
     result = job.train(part, folder, setting, teacher)
     atomic_write.write_json(folder / "results.json", [result.to_json()])
@@ -302,9 +316,9 @@ def _claim(
     """Locks a folder; fields without effect may differ from those of the previous start.
 
     Args:
-      folder: of a run or teacher.
-      study_job: the job of the folder.
-      part: of the job.
+      folder: the folder of a run or teacher.
+      study_job: the job of the run.
+      part: the part of the job that trains in the folder.
       free: other fields that may differ.
     """
     free = (*study_job.free_fields, *unused_fields(part.fields), *free)

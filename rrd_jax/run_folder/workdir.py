@@ -99,7 +99,7 @@ def _claim(
         # A path that contains a null character raises a ValueError.
         if isinstance(error, errors.InputError):
             raise
-        raise _unusable(folder, error) from error
+        raise unusable_error(folder, error) from error
     return previous
 
 
@@ -114,7 +114,8 @@ def _check_outside(folder: pathlib.Path) -> None:
             )
 
 
-def _unusable(folder: pathlib.Path, error: OSError | ValueError) -> errors.InputError:
+def unusable_error(folder: pathlib.Path, error: OSError | ValueError) -> errors.InputError:
+    """Returns the error for a workdir that cannot be created or written, with a remedy."""
     if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
         # filename2 is the target of a failed rename.
         path = pathlib.Path(error.filename2 or error.filename or folder)

@@ -1,4 +1,4 @@
-"""A page in a browser: complete, without errors and requests, and as wide as the window."""
+"""Pages in a browser: completeness, errors, requests, width and interaction."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, path):
-    """Opens the page at a width; fails on console messages and network requests."""
+    """A function that opens the page at a width; console messages and network requests fail."""
     messages, urls, contexts = [], [], []
 
     def open_page(width=1400, scheme="light"):
@@ -78,7 +78,7 @@ def _csv(page, figure):
     return download.value.suggested_filename, list(csv.DictReader(io.StringIO(text)))
 
 
-def test_every_figure_is_drawn_with_marks_and_said_in_words_with_numbers(opened, path):
+def test_every_figure_has_marks_and_a_text_alternative_with_numbers(opened, path):
     assert path.stat().st_size < 5e6
     page = opened(scheme="dark")
     counts = page.evaluate(
@@ -95,7 +95,8 @@ def test_every_figure_is_drawn_with_marks_and_said_in_words_with_numbers(opened,
     cells = page.locator("#temperatures-map .role-mark.mark-rect path").count()
     assert cells == len(synthetic.TEMPERATURES) ** 2
     lines = page.locator("#methods-epochs .panel:first-child .mark-line path").count()
-    assert lines == 6 * 5 + 6  # a line a run, and the mean of each method
+    # A line per run, and the mean of each method.
+    assert lines == 6 * 5 + 6
     texts = page.evaluate(
         "[...document.querySelectorAll('.charts[role=img]')].map((x) => x.ariaLabel)"
     )
@@ -133,21 +134,22 @@ def test_tables_are_sorted_by_their_numbers(opened):
     assert head.get_attribute("aria-sort") == "ascending"
     assert names.all_inner_texts()[0] == "at"
     table.locator("thead th", has_text="p (Holm)").locator("button").click()
-    assert names.all_inner_texts()[-1] == "ce"  # which has no p
+    # The baseline has no p.
+    assert names.all_inner_texts()[-1] == "ce"
 
 
-def test_downloads_have_the_numbers(opened, folder):
+def test_downloads_contain_the_values(opened, folder):
     page = opened()
     grid = records.read(folder).grids[0]
     name, rows = _csv(page, "methods-comparison")
     assert name == "methods-comparison.csv"
-    found = {row["level"]: float(row["mean"]) for row in rows if row["kind"] == "mean"}
+    downloaded = {row["level"]: float(row["mean"]) for row in rows if row["kind"] == "mean"}
     (levels,) = grid.blocks().values()
     means = {
         level: statistics.summarize(records.values_by_seed(runs, grid.metric)).mean
         for level, runs in levels.items()
     }
-    assert found == pytest.approx(means, rel=1e-4)
+    assert downloaded == pytest.approx(means, rel=1e-4)
     _, rows = _csv(page, "methods-epochs")
     last = grid.runs[0].rows[-1]
     assert {
@@ -163,7 +165,7 @@ def test_downloads_have_the_numbers(opened, folder):
     assert rows[-1]["difference to ce (95 % interval)"].startswith("-0.")
 
 
-def test_the_legend_singles_a_level_out(opened):
+def test_the_legend_highlights_a_level(opened):
     page = opened()
     figure = page.locator("#methods-epochs")
     button = figure.locator(".legend button", has_text=re.compile("^rrd$"))
@@ -172,12 +174,13 @@ def test_the_legend_singles_a_level_out(opened):
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
     page.wait_for_selector(faint, state="attached")
-    assert page.locator(faint).count() == 5  # the means of the others
+    # The means of the other levels.
+    assert page.locator(faint).count() == 5
     button.click()
     page.wait_for_selector(faint, state="detached")
 
 
-def test_pointing_at_an_image_shows_it(opened):
+def test_a_point_shows_its_image_on_hover(opened):
     page = opened()
     page.locator("#methods-tsne .chart .mark-symbol path").first.hover()
     image = page.locator("#vg-tooltip-element img")

@@ -1,4 +1,4 @@
-"""The contents of pages, and of the files for papers."""
+"""Contents of pages and of files for papers."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ VALUES = {
 
 def _results(folder, *arguments, **options):
     record = records.read(synthetic.small(folder, *arguments, **options))
-    return results.of_grid(record.grids[0])
+    return results.compute(record.grids[0])
 
 
 @pytest.mark.parametrize(("best", "worst"), [("rrd", "at"), ("at", "rrd")])
@@ -44,7 +44,7 @@ def test_one_seed_has_no_verdict(tmp_path):
     assert "better" not in answer
 
 
-def test_failed_and_missing_runs_are_counted_and_named(tmp_path):
+def test_failed_and_missing_runs_are_counted_and_listed(tmp_path):
     values = VALUES | {"kd": VALUES["kd"][:2]}
     synthetic.small(tmp_path, values, "ce", failed=("methods-at-seed0",))
     page = study_page.page(records.read(tmp_path))
@@ -62,7 +62,7 @@ def test_an_unfinished_study_has_a_page(tmp_path):
     assert "No run has finished" in html.render(page)
 
 
-def test_the_table_has_the_values_of_the_statistics(tmp_path):
+def test_the_table_contains_the_values_of_the_statistics(tmp_path):
     result = _results(tmp_path, VALUES, "ce", published=[[["rrd"], 91.5]])
     (block,) = result.blocks
     table = tables.levels(block, result, "x")
@@ -80,7 +80,7 @@ def test_the_table_has_the_values_of_the_statistics(tmp_path):
 
 
 @pytest.mark.long
-def test_files_for_papers_have_the_values(tmp_path):
+def test_files_for_papers_contain_the_values(tmp_path):
     folder = synthetic.small(tmp_path / "study", VALUES, "ce")
     paths = papers.write(study_page.page(records.read(folder)), tmp_path / "paper")
     figures = {f"methods-{x}.{form}" for x in ("comparison", "epochs") for form in papers.FORMATS}
@@ -129,29 +129,29 @@ def test_a_missing_library_is_named():
     ],
     ids=["none", "both", "no output", "no study", "no run"],
 )
-def test_invalid_flags_are_one_line(commands, flags, code, message):
-    said = commands.run(*flags, module="experiments.page")
-    assert said.code == code
-    assert message in said.err
-    assert said.err.count("\n") == 1
+def test_invalid_flags_are_refused_with_one_line(commands, flags, code, message):
+    outcome = commands.run(*flags, module="experiments.page")
+    assert outcome.code == code
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
 
 
 @pytest.mark.long
-def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     folder = synthetic.small(tmp_path / "study", {"ce": [90.0]})
     command = [sys.executable, "-m", "experiments.page", f"--study={folder}"]
     done = subprocess.run([*command, f"--output={tmp_path}"], capture_output=True, text=True)
     assert done.returncode == 74
-    assert "cannot be written (Is a directory); name another --output" in done.stderr
+    assert "cannot be written (Is a directory); pass another --output" in done.stderr
 
 
 def test_damaged_rows_are_ignored(tmp_path):
     synthetic.small(tmp_path, VALUES, "ce")
-    home = tmp_path / "runs" / "methods-ce-seed0" / "metrics.jsonl"
-    rows = [json.loads(line) for line in home.read_text().splitlines()]
+    path = tmp_path / "runs" / "methods-ce-seed0" / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[-1]["test/top1"] = float("nan")
-    home.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"epoch"')
-    result = results.of_grid(records.read(tmp_path).grids[0])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"epoch"')
+    result = results.compute(records.read(tmp_path).grids[0])
     assert result.blocks[0].rows["ce"].last.n == 3
 
 

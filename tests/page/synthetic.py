@@ -1,6 +1,6 @@
 """Writes the folder of a study with synthetic results, for tests of pages.
 
-Its format is that of experiments.study; its numbers come from a seeded generator.
+The format is that of experiments.study; the numbers come from a seeded generator.
 """
 
 import itertools
@@ -67,7 +67,7 @@ def study(folder: pathlib.Path) -> pathlib.Path:
         ),
         writer.grid(
             "images",
-            "What if there are few images?",
+            "How good are methods with few images?",
             [
                 _factor("share", SHARES, "share of the training images (%)", log=True),
                 _factor("method", ["ce", "kd", "rrd"]),
@@ -111,7 +111,8 @@ def measure(folder: pathlib.Path, runs: tuple[str, ...], count: int = 40) -> Non
             images, labels, tuple("0123456789"), _outputs(rng, labels, 2.0), teacher
         )
         for name, function in measures.MEASURES.items():
-            with threadpoolctl.threadpool_limits(1):  # more wait for one another where all is busy
+            # Several threads are slow on a busy machine.
+            with threadpoolctl.threadpool_limits(1):
                 values = storage.plain(function(outputs))
             storage.write(storage.path(folder / "runs" / run, name), values, {"student": ""})
 
@@ -123,18 +124,18 @@ def _outputs(rng, labels, skill):
 
 def small(
     folder: pathlib.Path,
-    figures: dict[str, list[float]],
+    final_values: dict[str, list[float]],
     baseline: str = "",
     failed: tuple[str, ...] = (),
     **grid,
 ) -> pathlib.Path:
-    """Writes a study with one grid of methods, whose runs end with these values, one per seed."""
+    """Writes a study with one grid of methods, and a final value for each method and seed."""
     writer = _Writer(folder)
-    seeds = range(max(map(len, figures.values())))
+    seeds = range(max(map(len, final_values.values())))
     entry = writer.grid(
         "methods",
         "Which method makes the best student?",
-        [_factor("method", list(figures))],
+        [_factor("method", list(final_values))],
         seeds,
         lambda levels: 50.0,
         compared="method",
@@ -144,7 +145,7 @@ def small(
     for cell in entry["cells"]:
         home = folder / "runs" / cell["run"] / "metrics.jsonl"
         rows = [json.loads(line) for line in home.read_text().splitlines()]
-        values = figures[cell["levels"]["method"]]
+        values = final_values[cell["levels"]["method"]]
         if cell["seed"] < len(values):
             rows[-1]["test/top1"] = values[cell["seed"]]
             home.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -182,7 +183,7 @@ def _factor(name, levels, label="", *, log=False):
 
 
 class _Writer:
-    """Writes runs, each with random values."""
+    """A writer of runs with random values."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder, self._rng = folder, np.random.default_rng(0)

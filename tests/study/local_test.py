@@ -31,9 +31,9 @@ def _is_alive(number):
     return False
 
 
-def _wait(holds):
+def _wait(condition):
     end = time.monotonic() + 60
-    while not holds():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -45,32 +45,33 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Makes this process see so many GPUs, or those of CUDA_VISIBLE_DEVICES."""
+    """A function that simulates GPUs, CUDA_VISIBLE_DEVICES and other device files."""
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
-    def see(number, visible=None, others=()):
+    def simulate(number, visible=None, others=()):
         folder = "/proc/driver/nvidia/gpus"
-        found = {f"{folder}/*": [f"{folder}/{i}" for i in range(number)]}
+        paths = {f"{folder}/*": [f"{folder}/{i}" for i in range(number)]}
         for path in others:
-            found[path] = [path]
-        monkeypatch.setattr(local.glob, "glob", lambda pattern: found.get(pattern, []))
+            paths[path] = [path]
+        monkeypatch.setattr(local.glob, "glob", lambda pattern: paths.get(pattern, []))
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    return see
+    return simulate
 
 
-def _given(jobs, name):
+def _variables(jobs, name):
     return [share.get(name) for share in local.shares(jobs)]
 
 
 def test_cores_are_divided(monkeypatch, gpus):
     gpus(0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 2, 4, 5, 7})
-    assert _given(2, "RRD_JAX_CORES") == ["1,2", "4,5,7"]
-    assert "1,2,4,5,7" in _given(6, "RRD_JAX_CORES")  # more workers than cores
-    assert _given(2, "CUDA_VISIBLE_DEVICES") == [None, None]
+    assert _variables(2, "RRD_JAX_CORES") == ["1,2", "4,5,7"]
+    # With more workers than cores, some workers have all cores.
+    assert "1,2,4,5,7" in _variables(6, "RRD_JAX_CORES")
+    assert _variables(2, "CUDA_VISIBLE_DEVICES") == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -84,22 +85,22 @@ def test_cores_are_divided(monkeypatch, gpus):
         (1, 8, "2,-1,3", ["2"], [None]),
     ],
 )
-def test_gpus_are_divided_or_their_memory_is(gpus, jobs, number, visible, devices, memory):
+def test_gpus_or_their_memory_are_divided(gpus, jobs, number, visible, devices, memory):
     gpus(number, visible)
-    assert _given(jobs, "CUDA_VISIBLE_DEVICES") == devices
-    assert _given(jobs, "XLA_PYTHON_CLIENT_MEM_FRACTION") == memory
+    assert _variables(jobs, "CUDA_VISIBLE_DEVICES") == devices
+    assert _variables(jobs, "XLA_PYTHON_CLIENT_MEM_FRACTION") == memory
 
 
-def test_a_tpu_is_not_shared(monkeypatch, gpus):
+def test_a_tpu_is_refused_for_several_jobs(monkeypatch, gpus):
     gpus(0, others=["/dev/accel*"])
     assert len(local.shares(1)) == 1
-    with pytest.raises(errors.InputError, match="--jobs=2: a TPU belongs to one process"):
+    with pytest.raises(errors.InputError, match="--jobs=2: only one process can use a TPU"):
         local.shares(2)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert len(local.shares(2)) == 2
 
 
-def test_a_worker_that_was_killed_is_followed_by_another(tmp_path, capsys):
+def test_a_killed_worker_is_restarted(tmp_path, capsys):
     program = f"""
         import os, pathlib
         print("{local.READY}", flush=True)
@@ -115,8 +116,8 @@ def test_a_worker_that_was_killed_is_followed_by_another(tmp_path, capsys):
     assert capsys.readouterr().out.count("exit code -9") == 5
 
 
-def test_a_worker_that_dies_as_it_begins_ends_the_study(tmp_path):
-    with pytest.raises(errors.InputError, match=r"killed 3 times as it began .* no memory"):
+def test_a_worker_that_dies_during_its_start_ends_the_study(tmp_path):
+    with pytest.raises(errors.InputError, match=r"killed 3 times during its start .* no memory"):
         _run(tmp_path, "import os; print('no memory', flush=True); os.kill(os.getpid(), 9)")
 
 
@@ -124,18 +125,18 @@ def test_a_worker_that_dies_as_it_begins_ends_the_study(tmp_path):
     ("code", "kind"),
     [(69, errors.UnavailableError), (74, errors.DiskError), (1, errors.InputError)],
 )
-def test_a_worker_that_cannot_work_ends_the_others(tmp_path, code, kind):
+def test_a_worker_with_an_error_ends_the_other_workers(tmp_path, code, kind):
     fails = f"""
         import sys, time
-        print("some line\\nerror: there is none\\nit comes from there", flush=True)
+        print("some line\\nerror: no memory\\nraised in main.py", flush=True)
         sys.exit({code})
         """
     waits = "import time; time.sleep(100)"
-    begin = time.monotonic()
-    message = f"exit code {code}: there is none it comes from there .*1.log"
+    start = time.monotonic()
+    message = f"exit code {code}: no memory raised in main.py .*1.log"
     with pytest.raises(kind, match=message):
         _run(tmp_path, waits, fails)
-    assert time.monotonic() - begin < 50
+    assert time.monotonic() - start < 50
 
 
 _PARENT = """
@@ -147,7 +148,7 @@ _PARENT = """
     import pathlib, time
     from experiments.study import local
     from rrd_jax import errors
-    local.begin()
+    local.prepare_worker()
     try:
         pathlib.Path("{folder}/ready").touch()
         time.sleep(100)
@@ -160,7 +161,7 @@ _PARENT = """
     """
 
 
-def _heed(number):
+def _restore_handler(number):
     if number != signal.SIGKILL:
         signal.signal(number, signal.SIG_DFL)
 
@@ -172,7 +173,8 @@ def test_no_worker_outlives_the_command(tmp_path, number):
         command,
         cwd=_ROOT,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: _heed(number),  # tests may run where it is ignored, as under nohup
+        # Tests may run with ignored signals, for example under nohup.
+        preexec_fn=lambda: _restore_handler(number),
     ) as process:
         _wait((tmp_path / "ready").exists)
         path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -183,16 +185,18 @@ def test_no_worker_outlives_the_command(tmp_path, number):
     assert (tmp_path / "saved").exists()
 
 
-def test_a_worker_whose_command_has_ended_does_not_begin(tmp_path):
-    program = _python("from experiments.study import local; local.begin()")
+def test_a_worker_whose_command_has_ended_does_not_start(tmp_path):
+    program = _python("from experiments.study import local; local.prepare_worker()")
     env = os.environ | {"RRD_JAX_PARENT": "1"}
-    said = subprocess.run(program, cwd=_ROOT, env=env, capture_output=True, text=True, check=False)
-    assert "PreemptedError: the process that started this worker has ended" in said.stderr
+    process = subprocess.run(
+        program, cwd=_ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert "PreemptedError: the process that started this worker has ended" in process.stderr
 
 
-def test_a_worker_that_a_library_kept_from_ending_ends_before_the_next_run(monkeypatch):
+def test_a_sigterm_that_a_library_caught_stops_the_worker_before_the_next_run(monkeypatch):
     monkeypatch.setattr(local, "_received", [])
-    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     local.check_stop()
     local.end_at_sigterm()
     try:
@@ -201,4 +205,4 @@ def test_a_worker_that_a_library_kept_from_ending_ends_before_the_next_run(monke
         with pytest.raises(errors.PreemptedError, match="stopped by SIGTERM"):
             local.check_stop()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)

@@ -7,7 +7,7 @@ from rrd_jax.terminal import console
 
 
 @pytest.fixture
-def made(tmp_path):
+def planned(tmp_path):
     grid = design.Grid(
         name="methods",
         question="Which is best?",
@@ -20,8 +20,8 @@ def made(tmp_path):
     return plan.make(design.Study("mine", "Mine", (grid,)), tmp_path, platform="cpu")
 
 
-def _folder(made, i):
-    folder = made.folder / "runs" / list(made.runs)[i]
+def _folder(planned, i):
+    folder = planned.folder / "runs" / list(planned.runs)[i]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -29,14 +29,15 @@ def _folder(made, i):
 def _advance(folder, epochs, seconds=None):
     rows = [{"epoch": i + 1, "step": i, "test/top1": 90.0 + i} for i in range(epochs)]
     text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    (folder / "metrics.jsonl").write_text(text + '{"epoch": 9')  # as a kill leaves it
+    # A kill can leave an incomplete line.
+    (folder / "metrics.jsonl").write_text(text + '{"epoch": 9')
     if seconds:
         (folder / "results.json").write_text(json.dumps([{"seconds": seconds}]))
 
 
 @pytest.fixture
-def shown(monkeypatch):
-    """The parts of the progress line, as it was shown last."""
+def progress_line(monkeypatch):
+    """The parts of the most recent progress line."""
     parts = []
     monkeypatch.setattr(console, "progress", lambda label, new: parts.__setitem__(slice(None), new))
     monkeypatch.setattr(progress, "_INTERVAL", 0)
@@ -44,25 +45,28 @@ def shown(monkeypatch):
     return parts
 
 
-def test_a_line_for_each_run_that_ends_and_one_for_what_goes_on(made, shown, capsys):
-    _advance(_folder(made, 0), 4)  # of an earlier start
-    seen = progress.Progress(made, "first")
-    seen.update()
-    assert shown == ["1 of 4 runs", "24% of all epochs"]
-    _advance(_folder(made, 1), 3)
-    seen.update()
-    assert shown[:2] == ["1 of 4 runs", "41% of all epochs"]
-    assert shown[2].endswith(" left")
-    assert shown[3] == "kd, seed 0: 3 of 4 epochs"
+def test_each_ended_run_has_a_line_and_current_runs_are_in_the_progress_line(
+    planned, progress_line, capsys
+):
+    # A previous start of the command finished this run.
+    _advance(_folder(planned, 0), 4)
+    display = progress.Progress(planned, "first")
+    display.update()
+    assert progress_line == ["1 of 4 runs", "24% of all epochs"]
+    _advance(_folder(planned, 1), 3)
+    display.update()
+    assert progress_line[:2] == ["1 of 4 runs", "41% of all epochs"]
+    assert progress_line[2].endswith(" left")
+    assert progress_line[3] == "kd, seed 0: 3 of 4 epochs"
     assert not capsys.readouterr().out
-    _advance(_folder(made, 1), 4)
-    attempts.keep_failure(_folder(made, 2), "first", ValueError("of no use"))
-    attempts.keep_failure(_folder(made, 3), "an earlier one", ValueError("of no use"))
-    teacher = made.folder / next(iter(made.teachers()))
+    _advance(_folder(planned, 1), 4)
+    attempts.record_failure(_folder(planned, 2), "first", ValueError("of no use"))
+    attempts.record_failure(_folder(planned, 3), "a previous launch", ValueError("of no use"))
+    teacher = planned.folder / next(iter(planned.teachers()))
     teacher.mkdir(parents=True)
     _advance(teacher, 1)
-    seen.update()
-    seen.update()
+    display.update()
+    display.update()
     assert capsys.readouterr().out.splitlines() == [
         "[2 of 4] kd, seed 0  test top-1 93.00",
         "[3 of 4] ce, seed 1  failed: ValueError: of no use",
@@ -70,27 +74,27 @@ def test_a_line_for_each_run_that_ends_and_one_for_what_goes_on(made, shown, cap
     ]
 
 
-def test_a_dry_run_says_what_is_there_and_how_long_the_rest_takes(made, capsys):
-    progress.print_plan(made, jobs=2)
-    said = capsys.readouterr().out
-    assert "methods/kd/seed1" in said
-    assert "4 runs in " in said
-    assert "0 begun or finished, 0 failed" in said
-    assert "try --max_runs=1" in said
-    _advance(_folder(made, 0), 4, seconds=40)
-    _advance(_folder(made, 1), 2)
-    attempts.keep_failure(_folder(made, 2), "first", ValueError("of no use"))
-    progress.print_plan(made, jobs=2)
-    said = capsys.readouterr().out
-    assert "2 begun or finished, 1 failed" in said
-    assert "about 0:50 left, 2 at a time: 10 s per epoch, 10 epochs" in said
+def test_a_dry_run_prints_the_state_of_each_run_and_the_remaining_time(planned, capsys):
+    progress.print_plan(planned, jobs=2)
+    output = capsys.readouterr().out
+    assert "methods/kd/seed1" in output
+    assert "4 runs in " in output
+    assert "0 started or finished, 0 failed" in output
+    assert "--max_runs=1" in output
+    _advance(_folder(planned, 0), 4, seconds=40)
+    _advance(_folder(planned, 1), 2)
+    attempts.record_failure(_folder(planned, 2), "first", ValueError("of no use"))
+    progress.print_plan(planned, jobs=2)
+    output = capsys.readouterr().out
+    assert "2 started or finished, 1 failed" in output
+    assert "about 0:50 left with 2 concurrent runs: 10 s per epoch, 10 epochs" in output
 
 
-def test_what_failed_is_told_once_for_all_runs_that_failed_so(made, capsys):
-    made.write()
+def test_an_error_of_several_runs_is_printed_once(planned, capsys):
+    planned.write()
     for i in range(4):
-        attempts.keep_failure(_folder(made, i), "first", ValueError("of no use"))
-    assert progress.print_results(made) == 4
-    said = capsys.readouterr().out
-    assert said.count("of no use") == 1
-    assert "methods/ce/seed0, methods/kd/seed0, methods/ce/seed1 and 1 more" in said
+        attempts.record_failure(_folder(planned, i), "first", ValueError("of no use"))
+    assert progress.print_results(planned) == 4
+    output = capsys.readouterr().out
+    assert output.count("of no use") == 1
+    assert "methods/ce/seed0, methods/kd/seed0, methods/ce/seed1 and 1 more" in output

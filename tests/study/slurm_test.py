@@ -17,13 +17,13 @@ def _task(text):
     return slurm.Task([sys.executable, "-c", textwrap.dedent(text)])
 
 
-def test_a_task_ends_as_its_worker():
+def test_a_task_fails_if_its_worker_fails():
     _task("")()
     with pytest.raises(RuntimeError, match="exit code 3"):
         _task("raise SystemExit(3)")()
 
 
-def test_a_killed_worker_of_a_task_is_followed_by_another(tmp_path):
+def test_a_killed_worker_of_a_task_is_restarted(tmp_path):
     _task(
         f"""
         import os, pathlib
@@ -36,8 +36,8 @@ def test_a_killed_worker_of_a_task_is_followed_by_another(tmp_path):
     assert (tmp_path / "died").exists()
 
 
-def test_a_task_that_is_taken_away_lets_its_worker_save_first(tmp_path):
-    """submitit's signal comes while the task waits, and interrupts that."""
+def test_the_worker_of_a_preempted_task_saves_its_state_first(tmp_path):
+    """submitit's signal interrupts the task while it waits for the worker."""
     task = _task(
         f"""
         import pathlib, signal, sys, time
@@ -51,30 +51,30 @@ def test_a_task_that_is_taken_away_lets_its_worker_save_first(tmp_path):
         """
     )
 
-    class TakenAwayError(Exception):
+    class PreemptionError(Exception):
         pass
 
-    def handle(number, frame):
-        again = task.checkpoint()
-        assert again.function._command == task._command
+    def checkpoint(number, frame):
+        submission = task.checkpoint()
+        assert submission.function._command == task._command
         assert (tmp_path / "saved").exists()
-        raise TakenAwayError
+        raise PreemptionError
 
-    def take():
+    def preempt():
         while not (tmp_path / "ready").exists():
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGUSR2)
 
-    before = signal.signal(signal.SIGUSR2, handle)
+    handler = signal.signal(signal.SIGUSR2, checkpoint)
     try:
-        threading.Thread(target=take).start()
-        with pytest.raises(TakenAwayError):
+        threading.Thread(target=preempt).start()
+        with pytest.raises(PreemptionError):
             task()
     finally:
-        signal.signal(signal.SIGUSR2, before)
+        signal.signal(signal.SIGUSR2, handler)
 
 
-def test_a_machine_without_slurm_is_told_so(monkeypatch, tmp_path):
+def test_a_machine_without_slurm_gets_an_error_with_a_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.UnavailableError, match="use --launch=local"):
         slurm.submit(tmp_path, {"runs": {"one": ["true"]}}, slurm.Options())

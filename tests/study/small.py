@@ -1,4 +1,4 @@
-"""A study of small networks on a few random images, and what came of it."""
+"""A study of small networks on a few random images, and functions that read its results."""
 
 import json
 import pathlib
@@ -29,31 +29,31 @@ def get_study(argument=""):
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:
-    """The file of a study of four runs that share a teacher."""
+    """Writes the file of a study with four runs that share a teacher."""
     path = folder / "small.py"
     path.write_text(_STUDY.format(pair=_PAIR))
     return path
 
 
 def command(study: pathlib.Path, workdir: pathlib.Path, *flags: str) -> list[str]:
-    """What a user types, in the repository's root."""
+    """Returns the command of a user in the repository's root."""
     program = [sys.executable, "-m", "experiments.study"]
     return [*program, f"--study={study}", f"--workdir={workdir}", *flags]
 
 
 def folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Of all runs and teachers, by name."""
+    """Returns the folders of all runs and teachers, by name."""
     return {f"{p.parent.name}/{p.name}": p for p in workdir.glob("[rt][ue]*s/*") if p.is_dir()}
 
 
 def last_step(folder: pathlib.Path) -> int:
-    """Of a run's newest checkpoint; 0 for none."""
+    """Returns the step of a run's newest checkpoint; 0 without a checkpoint."""
     names = [path.name for path in (folder / "checkpoints").glob("[0-9]*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def ends(workdir: pathlib.Path) -> dict[str, tuple]:
-    """What each run and teacher ends with: the digests of its arrays, and all its figures."""
+    """Returns the digests of the final arrays and all metrics of each run and teacher."""
     return {
         name: (launch.digests(folder, last_step(folder)), launch.rows(folder))
         for name, folder in folders(workdir).items()
@@ -61,7 +61,7 @@ def ends(workdir: pathlib.Path) -> dict[str, tuple]:
 
 
 def starts(workdir: pathlib.Path) -> dict[str, int]:
-    """How often each run and teacher was started."""
+    """Returns the number of starts of each run and teacher."""
     return {
         name: json.loads((folder / "attempts.json").read_text())["starts"]
         for name, folder in folders(workdir).items()

@@ -9,7 +9,7 @@ from experiments.study import plan, records, work
 
 _ROOT = pathlib.Path("experiments/studies")
 _FILES = sorted(p for p in _ROOT.glob("*.py") if p.stem not in ("published", "settings"))
-# What a study takes behind its colon, with the cells, runs and teachers that it has then.
+# Numbers of cells, runs and teachers by file and argument of a study.
 _SIZES = {
     "ablation.py": (138, 123, 1),
     "ablation.py:cifar100,temperatures": (75, 75, 1),
@@ -22,7 +22,8 @@ _SIZES = {
     "few_images.py": (60, 60, 1),
     "imbalance.py": (36, 36, 1),
     "label_noise.py": (72, 60, 1),
-    # Teachers see the wrong labels of their students: none, and two shares of each kind and seed.
+    # Teachers are trained on the labels of their students: one set without wrong labels, and two
+    # shares of wrong labels for each kind and seed.
     "label_noise.py:noisy_teacher": (72, 60, 13),
     "transformers.py": (24, 24, 2),
     "transfer.py": (48, 48, 2),
@@ -41,16 +42,16 @@ def _in_the_root():
 
 @pytest.mark.parametrize("text", _SIZES)
 @pytest.mark.long
-def test_a_study_has_the_runs_that_it_should_and_shares_what_is_the_same(text, tmp_path):
-    made = plan.make(plan.load(str(_ROOT / text)), tmp_path, platform="cpu")
-    assert (len(made.cells), len(made.runs), len(made.teachers())) == _SIZES[text]
+def test_a_study_has_the_expected_numbers_of_cells_runs_and_teachers(text, tmp_path):
+    planned = plan.make(plan.load(str(_ROOT / text)), tmp_path, platform="cpu")
+    assert (len(planned.cells), len(planned.runs), len(planned.teachers())) == _SIZES[text]
 
 
 def test_every_study_is_in_the_table():
     assert {text.partition(":")[0] for text in _SIZES} == {path.name for path in _FILES}
 
 
-def test_published_figures_are_of_pairs_and_methods_that_the_benchmark_has():
+def test_the_benchmark_has_all_pairs_and_methods_of_the_published_values():
     (grid,) = plan.load(f"{_ROOT}/benchmark.py").grids
     pairs, methods = ([level.name for level in factor.levels] for factor in grid.factors)
     assert set(itertools.product(pairs, methods)) <= set(published.CIFAR100)
@@ -61,21 +62,21 @@ def test_published_figures_are_of_pairs_and_methods_that_the_benchmark_has():
     assert published.CIFAR100["vgg13-mobilenetv2_cifar", "at"] == 59.40
 
 
-# What the others differ in, methods, pairs and noise, has tests of its own.
+# Other tests cover the other studies, which differ in methods, pairs and noise.
 _KINDS = ("transformers", "few_images", "unlabelled")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("path", [p for p in _FILES if p.stem in _KINDS], ids=lambda p: p.stem)
-def test_the_small_form_of_a_study_runs_to_its_end(path, tmp_path):
-    # Two cells of the first grid, and of those that follow it, are enough to see that it runs.
+def test_the_smoke_form_of_a_study_finishes(path, tmp_path):
+    # Two cells of the first grid and one cell of the last grid are a sufficient sample.
     study = plan.load(f"{path}:smoke")
-    made = plan.make(study, tmp_path, seeds=1)
-    made.write()
-    labels = [cell.label for cell in made.cells]
-    made = made.only([labels[0], labels[1], labels[-1]])
-    work.Worker(made, "here").work()
+    planned = plan.make(study, tmp_path, seeds=1)
+    planned.write()
+    labels = [cell.label for cell in planned.cells]
+    planned = planned.only([labels[0], labels[1], labels[-1]])
+    work.Worker(planned, "here").work()
     record = records.read(tmp_path)
-    runs = [run for grid in record.grids for run in grid.runs if run.name in made.runs]
+    runs = [run for grid in record.grids for run in grid.runs if run.name in planned.runs]
     assert {run.state for run in runs} == {"finished"}
     assert not [run.error for run in runs if run.error]

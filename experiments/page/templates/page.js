@@ -1,5 +1,5 @@
 "use strict";
-// Colours are variables of the page, so that a figure follows it from light to dark, and to paper.
+// Colors are CSS variables, so that figures follow the light, dark and print themes of the page.
 const THEME = {
   background: null,
   font: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif",
@@ -17,14 +17,14 @@ const THEME = {
   text: { color: "var(--ink)", fontSize: 12.5 },
 };
 
-function texts(node) { return JSON.parse(node.textContent); }
+function parseJson(node) { return JSON.parse(node.textContent); }
 
 async function draw(box) {
   const script = box.querySelector("script");
-  const spec = texts(script);
+  const spec = parseJson(script);
   const images = box.closest("figure").querySelector(".images");
   if (images) {
-    const uris = texts(images);
+    const uris = parseJson(images);
     for (const value of spec.data.values) value.image = uris[value.picture];
   }
   box.spec = spec;
@@ -40,12 +40,13 @@ async function draw(box) {
 async function drawAll() {
   for (const box of document.querySelectorAll(".chart")) {
     await draw(box);
-    await new Promise((go) => setTimeout(go)); // the page stays alive meanwhile
+    // The page stays responsive between two charts.
+    await new Promise((resolve) => setTimeout(resolve));
   }
   document.documentElement.dataset.drawn = "all";
 }
 
-// Columns of a chart's data; lists, such as the epochs of a run, become a row for each entry.
+// Rows of a chart's data; lists, such as the epochs of a run, become one row per entry.
 function rows(values) {
   return values.flatMap((value) => {
     const { image, picture, ...rest } = value;
@@ -66,13 +67,13 @@ function csvText(table) {
 
 function chartTable(figure) {
   const panels = [...figure.querySelectorAll(".panel")];
-  const found = panels.flatMap((panel) => {
+  const records = panels.flatMap((panel) => {
     const title = panel.querySelector(".panel-title");
     return rows(panel.querySelector(".chart").spec.data.values)
       .map((row) => ({ ...(title && { panel: title.textContent }), ...row }));
   });
-  const names = [...new Set(found.flatMap(Object.keys))];
-  return [names, ...found.map((row) => names.map((name) => row[name]))];
+  const names = [...new Set(records.flatMap(Object.keys))];
+  return [names, ...records.map((row) => names.map((name) => row[name]))];
 }
 
 function htmlTable(figure) {
@@ -99,7 +100,7 @@ function sort(head) {
     return cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
   };
   const isNumber = [...body.rows].some((row) => typeof key(row) === "number");
-  // Numbers begin with the largest; cells without one stay at the end either way.
+  // Numbers are sorted from the largest; cells without a number are always last.
   const up = before === "none" ? !isNumber : before === "descending";
   const compare = (a, b) => {
     const [x, y] = [key(a), key(b)];
@@ -112,7 +113,7 @@ function sort(head) {
   body.append(...[...body.rows].sort(compare));
 }
 
-// One level of a figure stands out from the others; a second click ends that.
+// Highlights a level of a figure; a second click removes the highlight.
 function pick(button) {
   const before = button.getAttribute("aria-pressed") === "true";
   for (const other of button.parentNode.children) other.setAttribute("aria-pressed", "false");
