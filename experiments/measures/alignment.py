@@ -6,7 +6,7 @@ from experiments.measures.outputs import RunOutputs
 from rrd_jax import errors
 from rrd_jax.evaluation import alignment, rows
 
-NEIGHBOURS = 10
+NEIGHBORS = 10
 # A larger test split is sampled, because memory and time are quadratic in the number of images.
 _MAX_IMAGES = 10_000
 _MAX_PAIR_IMAGES = 1_000
@@ -82,7 +82,7 @@ def _compare_embeddings(student: np.ndarray, teacher: np.ndarray) -> dict[str, n
 
     images = rows.subset(len(student), _MAX_IMAGES)
     pair_images = rows.subset(len(student), _MAX_PAIR_IMAGES)
-    k = min(NEIGHBOURS, len(images) - 1)
+    k = min(NEIGHBORS, len(images) - 1)
     agreement = knn.agreement(student[images], teacher[images], k)
     return {
         "sampled": len(images),

@@ -12,7 +12,7 @@ from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 
 FORMATS = ("pdf", "png", "svg")
-# Width of a chart in pixels; a chart next to other charts has two thirds of it.
+# Width of a single chart in pixels. A chart next to other charts has two thirds of this width.
 _WIDTH = 340
 _THEME = {
     "background": "white",

@@ -65,7 +65,7 @@ def grouped(results: Results, name: str) -> Table:
     if baseline:
         caption += (
             f" ▲ is better and ▼ is worse than {baseline} in the same row, at 0.05 after Holm's"
-            " correction over the row; all others are not distinguishable."
+            " correction over the row; all other differences are not distinguishable."
         )
     factors = [factor.replace("_", " ") for factor in results.blocks[0].levels]
     return Table(name, "All settings", (*factors, *results.levels), tuple(rows), caption)

@@ -108,7 +108,9 @@ def prepare_worker() -> None:
 
 
 def check_stop() -> None:
-    """Raises the PreemptedError again if a library caught it.
+    """Raises a PreemptedError if this worker must stop.
+
+    The check is necessary because a library may have caught the first PreemptedError.
 
     Raises:
       PreemptedError: SIGTERM was received, or the process that started this worker has ended.
