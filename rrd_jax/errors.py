@@ -89,7 +89,7 @@ def user_code(doing: str, subject: str) -> Iterator[None]:
 def user_traceback(error: BaseException) -> str:
     """Returns the traceback of an exception, reduced to frames of the user's code.
 
-    Frames of rrd_jax, of installed packages and of the standard library are left out. If no frame
+    Frames of rrd_jax, of installed packages and of the standard library are omitted. If no frame
     remains, the last one is kept, unless it belongs to rrd_jax.
     """
     report = traceback.TracebackException.from_exception(error)

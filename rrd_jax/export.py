@@ -199,7 +199,7 @@ def _load(request: Request) -> "Exportable":
     if request.teacher and request.load_options:
         names = ["weights" if name == "raw" else name for name in request.load_options]
         raise errors.InputError(
-            f"--teacher exports the run's teacher without changes; leave out --{' --'.join(names)}"
+            f"--teacher exports the run's teacher without changes; omit --{' --'.join(names)}"
         )
     if request.teacher:
         return compared_networks.load_teacher(request.workdir)
@@ -288,7 +288,7 @@ def _job() -> None:
     if others := [name for name in _FILE_FLAGS if FLAGS[name].present]:
         raise errors.InputError(
             f"--report cannot be combined with --{others[0]}: it measures the run's networks in all"
-            " installed formats, and writes gains.json and gains.png to the workdir; leave out"
+            " installed formats, and writes gains.json and gains.png to the workdir; omit"
             f" --{others[0]}"
         )
     from rrd_jax.comparison import compare

@@ -38,7 +38,7 @@ def load(kind: str, path: str) -> Any:
     module_name, _, attribute = str(path).partition(":")
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", str(path)) or module_name.endswith(".py"):
         raise errors.InputError(
-            f"invalid import path '{path}' of the {kind}: write MODULE:NAME, such as"
+            f"invalid import path '{path}' of the {kind}; write MODULE:NAME, such as"
             " my_module:name for `name` in my_module.py"
         )
     value: Any = _module(kind, path, module_name)
@@ -175,7 +175,7 @@ def check(
     for name, parameter in all_parameters.items():
         is_required = parameter.default is parameter.empty and parameter.kind not in _VARIADIC
         if is_required and name not in typed and name not in inputs:
-            remedy = f": set it with --config.{prefix}{name}=..." if prefix else ""
+            remedy = f"; set it with --config.{prefix}{name}=..." if prefix else ""
             raise errors.InputError(f"{subject} needs a value for '{name}'{remedy}")
     return typed
 

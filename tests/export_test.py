@@ -91,7 +91,7 @@ def test_8_bit_weights_may_differ_within_limits(run, tmp_path):
     assert outcome.written.comparison.difference > 1e-3
     with (
         register(lambda x: x[:, ::-1]),
-        pytest.raises(errors.InputError, match="with 8-bit weights, only .*leave out --quantize"),
+        pytest.raises(errors.InputError, match="with 8-bit weights, only .*omit --quantize"),
     ):
         _export(run, tmp_path / "other.private", quantize="int8")
 

@@ -70,7 +70,7 @@ def test_string_annotations_are_read_also_behind_jit(module):
         ({"width": "a"}, "option 'o.width' of network 'x:f' is 'a', but must be of type int"),
         ({"width": True}, "is True, but must be of type int"),
         ({"widht": 3}, "unknown option 'o.widht' of network 'x:f'; did you mean 'width'"),
-        ({}, "network 'x:f' needs a value for 'width': set it with --config.o.width="),
+        ({}, "network 'x:f' needs a value for 'width'; set it with --config.o.width="),
         ({"width": 1, "act": "relu"}, "unknown option 'o.act'"),
     ],
 )

@@ -30,7 +30,7 @@ def test_a_student_without_labels_has_no_classifier_and_is_selected_by_its_held_
 ):
     (result,) = launch.run(_config(tiny_teacher), tmp_path / "a")
     output = capsys.readouterr().out
-    assert "cross-entropy (ce) left out" in output
+    assert "cross-entropy (ce) omitted" in output
     assert "held-out loss" in output
     assert result.top1 is None
     assert result.agreement is None
@@ -116,7 +116,7 @@ def test_objectives_and_fields_that_need_labels_are_refused(method, fields, mess
 def test_the_student_alone_is_left_out(capsys):
     plan = parse(_config(baseline=True))
     assert not plan.comparisons
-    assert "(ce) and the student alone (baseline) left out" in capsys.readouterr().out
+    assert "(ce) and the student alone (baseline) omitted" in capsys.readouterr().out
 
 
 def test_a_users_objective_is_refused_only_if_it_reads_labels(tiny_teacher, tmp_path):

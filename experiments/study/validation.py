@@ -84,7 +84,7 @@ def _check_fields(grid: Grid) -> None:
             if other != f"factor '{factor.name}'":
                 raise errors.InputError(
                     f"grid '{grid.name}': both {other} and factor '{factor.name}' set the field"
-                    f" '{path}'; leave one out"
+                    f" '{path}'; omit one"
                 )
 
 

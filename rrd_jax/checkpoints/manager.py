@@ -23,8 +23,8 @@ _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory
 class Checkpoints:
     """The checkpoints in one folder, by step.
 
-    As a context manager, it waits for a pending save on exit. Orbax, whose import takes long, is
-    opened at the first read or write.
+    The context manager waits for pending saves on exit. Because importing Orbax is slow, an empty
+    folder is opened in Orbax only at the first save.
 
     Args:
       folder: folder of the checkpoints, created if missing.
@@ -64,7 +64,7 @@ class Checkpoints:
         if kind is None:
             self.close()
         else:
-            # The first error is raised.
+            # The error of the `with` block is more informative.
             with contextlib.suppress(Exception):
                 self.close()
 
@@ -78,13 +78,13 @@ class Checkpoints:
         """Starts writing the state in the background.
 
         Args:
-          state: the state.
+          state: the train state.
           meta: JSON to store with the state.
           score: score, where higher is better; None for a checkpoint that cannot be the best.
 
         Raises:
           DivergedError: a parameter or statistic is not finite; nothing is written.
-          DiskError: this save or the save before failed; earlier checkpoints are intact.
+          DiskError: this save or the previous save failed; earlier checkpoints are intact.
         """
         step, state_digests = int(state.step), _digests(state)
         try:
@@ -129,7 +129,7 @@ class Checkpoints:
                 continue
             if damaged:
                 self._warn(damaged)
-                parallel.main_first(lambda: self._set_aside([*damaged]))
+                parallel.main_first(lambda: self._rename_damaged([*damaged]))
                 print(
                     f"warning: resuming from step {step}; damaged checkpoints were renamed to"
                     " *.damaged"
@@ -154,7 +154,7 @@ class Checkpoints:
         for step, error in damaged.items():
             storage.warn_damaged(self.folder, step, error)
 
-    def _set_aside(self, damaged: list[int]) -> None:
+    def _rename_damaged(self, damaged: list[int]) -> None:
         for step in damaged if parallel.is_main() else ():
             (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
 

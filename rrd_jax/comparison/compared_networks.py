@@ -42,7 +42,7 @@ def load(path: pathlib.Path, **options: Any) -> Exportable:
     loaded = library.load(path, **options)
     if not isinstance(loaded, library.Loaded):
         raise errors.InputError(
-            f"{path} was exported for {loaded.runtime}, so its weights cannot be read: name the run"
+            f"{path} was exported for {loaded.runtime}, so its weights cannot be read; pass the run"
             " that it was exported from"
         )
     return _exportable(loaded)
@@ -56,7 +56,7 @@ def load_teacher(path: pathlib.Path) -> Exportable:
     """
     teachers = run_teachers.teachers_of(path)
     if not teachers:
-        raise errors.InputError(f"{path} has no teacher: omit --teacher to use the run's network")
+        raise errors.InputError(f"{path} has no teacher; omit --teacher to use the run's network")
     if len(teachers) > 1:
         flags = " or ".join(f"--workdir={teacher.path}" for teacher in teachers)
         raise errors.InputError(f"{path} has {len(teachers)} teachers; select one with {flags}")
@@ -66,10 +66,10 @@ def load_teacher(path: pathlib.Path) -> Exportable:
 def load_teachers(
     path: pathlib.Path, student: Exportable
 ) -> tuple[list[ComparedNetwork], list[str]]:
-    """Loads the teachers of a run; returns them with a line for each teacher that is missing."""
+    """Loads the teachers of a run; returns them with a message for each that cannot be loaded."""
     teachers = run_teachers.teachers_of(path)
     total = sum(teacher.weight for teacher in teachers)
-    members, left_out = [], []
+    members, problems = [], []
     for i, teacher in enumerate(teachers, 1):
         role = "teacher" if len(teachers) == 1 else f"teacher {i}"
         try:
@@ -84,8 +84,8 @@ def load_teachers(
             weight = teacher.weight / total
             members.append(ComparedNetwork(role, network, weight, shares_classes))
         except errors.InputError as error:
-            left_out.append(f"{role}: {error}")
-    return members, left_out
+            problems.append(f"{role}: {error}")
+    return members, problems
 
 
 def _exportable(loaded: library.Loaded) -> Exportable:

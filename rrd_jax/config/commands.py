@@ -78,14 +78,15 @@ def _teacher_indices(count: int) -> str:
     if not count:
         return "this config has no teacher; name a pair, such as CONFIG.py:resnet8x4-resnet8"
     last = f" to teacher[{count - 1}]" if count > 1 else ""
-    return f"the number of teachers is {count}; write teacher[0]{last}"
+    noun = "teacher" if count == 1 else "teachers"
+    return f"the config has {count} {noun}; write teacher[0]{last}"
 
 
 def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, Any]) -> str:
     path = flag.partition("config.")[2]
     words = re.findall(r"\[(-?\d+)\]|([^.\[\]]+)", path)
     if not re.fullmatch(r"\w+(\[-?\d+\])?(\.\w+(\[-?\d+\])?)*", path):
-        return f"{flag} is not a field: write --config.SECTION.FIELD=VALUE; {unknown.LIST}"
+        return f"{flag} is not a field; write --config.SECTION.FIELD=VALUE; {unknown.LIST}"
     node: Any = config
     for index, name in words:
         is_teacher = node is config.get("teacher")
@@ -94,7 +95,8 @@ def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, A
         if type(node) is Options:
             return ""
         if isinstance(node, ConfigDict) and index and is_teacher:
-            return f"{flag}: there is one teacher: write --config.teacher{path.partition(']')[2]}"
+            flag_without_index = f"--config.teacher{path.partition(']')[2]}"
+            return f"{flag}: the config has one teacher; write {flag_without_index}"
         if isinstance(node, ConfigDict) and name not in node:
             return f"{flag}: {unknown.message(path, tree)}"
         if not isinstance(node, ConfigDict | list):
@@ -110,7 +112,7 @@ def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, A
     if isinstance(node, ConfigDict | list):
         fields = list(unknown.paths(tree))
         first = next((field for field in fields if field.startswith((f"{path}.", f"{path}["))), "")
-        return f"{flag} is a section: set its fields, such as --config.{first}" if first else ""
+        return f"{flag} is a section; set its fields, such as --config.{first}" if first else ""
     kind = _kind(path, config)
     if kind is None or text is None or kind.reads(text):
         return ""

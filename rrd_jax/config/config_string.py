@@ -92,7 +92,7 @@ def _only(kind: str, options: list[str]) -> str:
     """Returns the only option of a kind, "" for none; raises an InputError for several."""
     if len(options) > 1:
         raise errors.InputError(
-            f"config options '{options[0]}' and '{options[1]}' each name {kind}; leave one out"
+            f"config options '{options[0]}' and '{options[1]}' each name {kind}; omit one"
         )
     return "".join(options)
 

@@ -99,7 +99,9 @@ def _check_mapped(path: str, value: Any) -> None:
 
 def _values(kind: Any) -> str:
     """Returns the description of a kind as a separate phrase, instead of after "must be"."""
-    words = str(kind).removeprefix("a ").removesuffix(" on one line, of printable characters")
+    words = (
+        str(kind).removeprefix("a ").removesuffix(" on one line, with printable characters only")
+    )
     return f"{words[:1].upper()}{words[1:]}"
 
 

@@ -3,7 +3,7 @@
     configs/cifar100.py:resnet32x4-resnet8x4,crd+kd    a name of METHODS
     configs/cifar100.py:resnet32x4-resnet8x4,sp+vid    any other combination
 
-Every option can be set on the command line: --config.objectives.crd.negatives=4096. The catalogue,
+Every option can be set on the command line: --config.objectives.crd.negatives=4096. The catalog,
 python -m rrd_jax.objectives, lists what each objective compares; the factories in
 rrd_jax/objectives document their options.
 """
@@ -28,7 +28,7 @@ def fields(record: Record, path: str = "") -> dict[str, Any]:
     """Returns the fields of an objective: published warm-up and weight, and its factory's options.
 
     A default of None becomes a placeholder of the option's type, so that the command line can set
-    the option. Options that the trainer fills in are left out.
+    the option. Options that the trainer sets are omitted.
 
     Args:
       record: record of the objective.
@@ -86,8 +86,7 @@ def _parts(name: str) -> dict[str, _Part]:
         part = _Part(registry.record(word), path)
         if part.record.name in parts:
             raise errors.InputError(
-                f"method '{name}' names two objectives '{part.record.name}'; leave one out, or"
-                " rename it"
+                f"method '{name}' names two objectives '{part.record.name}'; omit or rename one"
             )
         parts[part.record.name] = part
     return parts
@@ -149,7 +148,7 @@ def smooth_labels(config: ConfigDict, share: float) -> None:
         config.objectives.ce.label_smoothing = share
 
 
-def leave_out_labels(config: ConfigDict) -> None:
+def remove_cross_entropy(config: ConfigDict) -> None:
     """Removes cross-entropy from the objectives, unless the config's method names it."""
     if "ce" in config.objectives and "ce" not in config.method.split("+"):
         del config.objectives.ce

@@ -113,7 +113,7 @@ def _comparisons(
     if values["baseline"]:
         if not weights:
             raise errors.InputError(
-                "config.baseline is True, but there is no teacher to compare with: set"
+                "config.baseline is True, but there is no teacher to compare with; set"
                 " config.teacher.model, or set config.baseline to False"
             )
         # Only the student gets label smoothing: smoothing makes worse teachers (arXiv 1906.02629).
@@ -122,7 +122,7 @@ def _comparisons(
     if values["from_scratch"]:
         if not student.training.start:
             raise errors.InputError(
-                "config.from_scratch is True, but the student starts from random weights already:"
+                "config.from_scratch is True, but the student starts from random weights already;"
                 " set student.checkpoint, or set config.from_scratch to False"
             )
         random = context._replace(custom=dataclasses.replace(context.custom, starts={}))
@@ -317,16 +317,16 @@ def _objectives(values: Values, context: _Context) -> tuple[ObjectiveChoice, ...
         name, factory = _origin(key, options.pop("factory", ""))
         if name in choices:
             raise errors.InputError(
-                f"config.objectives has two objectives named '{name}': rename one of them, and set"
+                f"config.objectives has two objectives named '{name}'; rename one of them, and set"
                 " its field factory to its import path"
             )
         objective = context.custom.objectives.get(name)
         choices[name] = ObjectiveChoice(name, weight, warmup, options, factory, objective)
     if not choices:
-        raise errors.InputError("config.objectives is empty: add at least one, such as 'ce'")
+        raise errors.InputError("config.objectives is empty; add at least one, such as 'ce'")
     if not any(choice.weight for choice in choices.values()):
         raise errors.InputError(
-            f"all weights in config.objectives are 0 ({', '.join(choices)}): set at least one above"
+            f"all weights in config.objectives are 0 ({', '.join(choices)}); set at least one above"
             " 0"
         )
     return tuple(choices.values())
@@ -373,7 +373,7 @@ def _teacher(values: Values, number: int, context: _Context) -> recipe.TeacherCh
         if value is not None and not is_pretrained:
             raise errors.InputError(
                 f"{section}.{name} is {value}, but this run trains the teacher on the student's"
-                f" images: set {section}.checkpoint to trained weights, or set data.{name}"
+                f" images; set {section}.checkpoint to trained weights, or set data.{name}"
             )
     dtype = _dtype(fields.dtype or values["dtype"], context.platform)
     return recipe.TeacherChoice(
@@ -412,7 +412,7 @@ def _cache(teachers: list[Values]) -> CacheChoice:
         settings = sorted({getattr(choice, attribute) for choice in choices})
         if len(settings) > 1:
             raise errors.InputError(
-                f"the teachers' {field.name} is {' and '.join(settings)}: set one value for all"
+                f"the teachers' {field.name} is {' and '.join(settings)}; set one value for all"
                 " teachers"
             )
     return choices[0] if choices else _NO_CACHE

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rrd_jax import errors
 from rrd_jax.settings import Values
 
-# Options that set the number of rows of a memory, each with `dim` numbers.
+# Options that set the number of rows of a memory; a row has `dim` numbers.
 _ROWS = ("queue_size", "negatives")
 
 
@@ -41,8 +41,8 @@ def check(values: Values, memory: int) -> None:
     for array in (*_image_arrays(values), *_objective_arrays(values)):
         if array.bytes > memory:
             raise errors.InputError(
-                f"{array} = {readable(array.bytes)}, but there are {readable(memory)} of memory:"
-                " lower one of these fields"
+                f"{array} = {readable(array.bytes)}, but the run has only {readable(memory)} of"
+                " memory; reduce one of these fields"
             )
 
 
@@ -57,7 +57,7 @@ def readable(size: float) -> str:
 
 def _image_arrays(values: Values) -> Iterator[_Array]:
     data, train = values["data"], values["train"]
-    pixels = {"data.image_size": data["image_size"], "as wide": data["image_size"]}
+    pixels = {"data.image_size": data["image_size"], "width": data["image_size"]}
     channels = {"channels": len(data["mean"])}
     part = train["batch_size"] // train["accumulate"]
     yield _Array({"train.batch_size": train["batch_size"], **pixels, **channels}, item=1)
@@ -67,7 +67,7 @@ def _image_arrays(values: Values) -> Iterator[_Array]:
         yield _Array({"data.mock_examples": data["mock_examples"], "numbers": 1}, item=64)
     if data["augment"] == "crop_flip":
         side = data["image_size"] + 2 * data["pad"]
-        yield _Array({"images": part, "padded": side, "as wide": side, **channels}, item=1)
+        yield _Array({"images": part, "padded height": side, "width": side, **channels}, item=1)
 
 
 def _objective_arrays(values: Values) -> Iterator[_Array]:
@@ -78,9 +78,7 @@ def _objective_arrays(values: Values) -> Iterator[_Array]:
         dim = sizes.get("dim", 1)
         for option in sizes:
             if option in _ROWS:
-                yield _Array(
-                    {paths[option]: sizes[option], "dim": dim, "copies for checkpoints": 2}
-                )
+                yield _Array({paths[option]: sizes[option], "dim": dim, "checkpoint copies": 2})
         if "dim" in sizes:
             yield _Array({paths["dim"]: dim, "images": part})
 

@@ -35,7 +35,7 @@ def adapt(values: Values, explicit: Collection[str], loaded: Collection[str] = (
         values["baseline"] = False
         removed.append("the student alone (baseline)")
     if removed:
-        console.note(f"data.use_labels is False: {' and '.join(removed)} left out")
+        console.note(f"data.use_labels is False: {' and '.join(removed)} omitted")
 
 
 def _check_teachers(values: Values, loaded: Collection[str]) -> None:
@@ -43,8 +43,8 @@ def _check_teachers(values: Values, loaded: Collection[str]) -> None:
     for teacher in values.each_teacher():
         if teacher["teacher.use_labels"] is False and _is_trained(teacher, loaded):
             raise errors.InputError(
-                f"{teacher.label}.use_labels is False, but training a teacher needs labels: leave"
-                f" {teacher.label}.use_labels out, or set {teacher.label}.checkpoint to trained"
+                f"{teacher.label}.use_labels is False, but training a teacher needs labels; omit"
+                f" {teacher.label}.use_labels, or set {teacher.label}.checkpoint to trained"
                 " weights"
             )
 
@@ -70,13 +70,13 @@ def _faults(values: Values, explicit: Collection[str], loaded: Collection[str]) 
     yield from _teacher_faults(values, loaded)
     if values["eval.knn"] and not values["eval.labelled"]:
         yield (
-            "but eval.knn is True, which needs labels: set eval.knn to False, or set eval.labelled"
+            "but eval.knn is True, which needs labels; set eval.knn to False, or set eval.labelled"
             " to labelled images; eval.proof needs no labels"
         )
     for name, plain in (("per_class", 0), ("imbalance", 1.0), ("label_noise", 0.0)):
         value = values[f"data.{name}"]
         if value != plain:
-            yield f"but data.{name} is {value:g}, which needs labels: set it to {plain:g}"
+            yield f"but data.{name} is {value:g}, which needs labels; set it to {plain:g}"
 
 
 def _needs_labels(values: Values, name: str, explicit: Collection[str]) -> bool:
@@ -95,17 +95,17 @@ def _needs_labels(values: Values, name: str, explicit: Collection[str]) -> bool:
 def _teacher_faults(values: Values, loaded: Collection[str]) -> Iterator[str]:
     teachers = values.with_models()
     if not teachers:
-        yield "but there is no teacher to learn from: set teacher.model"
+        yield "but there is no teacher to learn from; set teacher.model"
     for teacher in teachers:
         label, model = teacher.label, kinds.short_repr(teacher["teacher.model"])
         if _is_trained(teacher, loaded) and not teacher["teacher.use_labels"]:
             yield (
-                f"but training the teacher {model} needs labels: set {label}.checkpoint to trained"
+                f"but training the teacher {model} needs labels; set {label}.checkpoint to trained"
                 f" weights, or, if the images have labels, set {label}.use_labels to True"
             )
         for name in ("probe", "class_vectors"):
             if value := teacher[f"teacher.{name}"]:
                 yield (
                     f"but {label}.{name} is {kinds.short_repr(value)}, which needs the classes of"
-                    f" labelled data: leave {label}.{name} out"
+                    f" labelled data; omit {label}.{name}"
                 )

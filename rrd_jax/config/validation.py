@@ -85,7 +85,7 @@ def _plain(value: Any, path: str = "the config") -> Any:
         fields = value.items(preserve_field_references=True)
     except TypeError:
         raise errors.InputError(
-            f"{path} has field names that are not strings: use strings"
+            f"{path} has field names that are not strings; use strings"
         ) from None
     plain = {}
     for name, part in fields:
@@ -94,7 +94,7 @@ def _plain(value: Any, path: str = "the config") -> Any:
             part = part.get() if isinstance(part, config_dict.FieldReference) else part
         except config_dict.RequiredValueError:
             raise errors.InputError(
-                f"{field_path} has no value, but is required: set it with --config.{field_path}=..."
+                f"{field_path} has no value, but is required; set it with --config.{field_path}=..."
             ) from None
         plain[name] = _plain(part, field_path)
     return plain
@@ -117,7 +117,7 @@ def _holders(values: Values, section: str) -> list[tuple[str, Any]]:
     if section == "teacher":
         if not values.labels:
             raise errors.InputError(
-                "config.teacher is an empty list: for no teacher, set teacher.model to ''"
+                "config.teacher is an empty list; for no teacher, set teacher.model to ''"
             )
         return list(zip(values.labels, values.teachers, strict=False)) or _raise_missing(section)
     holder = values.root
@@ -127,7 +127,7 @@ def _holders(values: Values, section: str) -> list[tuple[str, Any]]:
 
 
 def _raise_missing(section: str) -> Any:
-    raise errors.InputError(f"the config has no section '{section}': start from config.defaults()")
+    raise errors.InputError(f"the config has no section '{section}'; start from config.defaults()")
 
 
 def _section_fields(
@@ -136,7 +136,7 @@ def _section_fields(
     prefix, first = f"{label}." if label else "", next(iter(names))
     if not isinstance(holder, dict):
         raise errors.InputError(
-            f"{label} is {kinds.short_repr(holder)}, but is a section: set its fields, such as"
+            f"{label} is {kinds.short_repr(holder)}, but is a section; set its fields, such as"
             f" {prefix}{first}"
         )
     for name in holder:
@@ -144,7 +144,7 @@ def _section_fields(
             raise errors.InputError(unknown.message(f"{prefix}{name}", values.tree))
     if missing := [name for name in names if name not in holder]:
         raise errors.InputError(
-            f"{label or 'the config'} lacks {', '.join(missing)}: set fields one by one, such as"
+            f"{label or 'the config'} lacks {', '.join(missing)}; set fields one by one, such as"
             f" --config.{prefix}{first}=..., to keep the defaults of the rest"
         )
     for name, field in names.items():
@@ -158,7 +158,7 @@ def _objective_fault(name: Any, options: Any, custom: Collection[str]) -> str:
             " as {'weight': 1.0}"
         )
     if not imports.is_path(str(name)) and not re.fullmatch(r"[\w+-]+", str(name)):
-        return f"invalid objective name {kinds.short_repr(name)}: use letters, digits, _, + and -"
+        return f"invalid objective name {kinds.short_repr(name)}; use letters, digits, _, + and -"
     field_kinds = OBJECTIVE_FIELDS | ({} if name in custom else option_kinds(name, options))
     faults = (
         field_kinds[option].fault(f"objectives.{name}.{option}", value)
@@ -195,12 +195,12 @@ def _contradictions(values: Values) -> Iterator[str]:
     if data["views"]["teacher"] == "weak" and data["mix"] != "none":
         yield (
             f"data.views.teacher is weak, but data.mix is {data['mix']}, which mixes the teacher's"
-            " images too: set data.views.teacher to same, or data.mix to none"
+            " images too; set data.views.teacher to same, or data.mix to none"
         )
     mean, std = data["mean"], data["std"]
     if len(mean) != len(std):
         yield (
-            f"data.mean is {mean} with {len(mean)} channels, but data.std is {std} with {len(std)}:"
+            f"data.mean is {mean} with {len(mean)} channels, but data.std is {std} with {len(std)};"
             " set one value per channel in both"
         )
     if train["batch_size"] % train["accumulate"]:
@@ -214,13 +214,13 @@ def _contradictions(values: Values) -> Iterator[str]:
         if fields["checkpoint"] and not fields["model"]:
             yield (
                 f"{label}.checkpoint is {kinds.short_repr(fields['checkpoint'])}, but {label}.model"
-                f" is empty: set {label}.model to the network of the checkpoint"
+                f" is empty; set {label}.model to the network of the checkpoint"
             )
         if fields["probe"] and fields["class_vectors"]:
             yield (
                 f"{label}.probe is True and {label}.class_vectors is"
                 f" {kinds.short_repr(fields['class_vectors'])}, but only one can compute"
-                " the logits: leave one out"
+                " the logits; omit one"
             )
     for path, split in splits.items():
         if fault := _split_fault(split):
@@ -230,7 +230,7 @@ def _contradictions(values: Values) -> Iterator[str]:
             value = values[f"optimizer.{name}"]
             if value != FIELDS[f"optimizer.{name}"].default:
                 yield (
-                    f"optimizer.{name} is {value}, but only sgd has it: set options of"
+                    f"optimizer.{name} is {value}, but only sgd has it; set options of"
                     f" '{values['optimizer.name']}' in optimizer.options"
                 )
 
@@ -245,7 +245,7 @@ def _split_fault(split: str) -> str:
         ends = zip(match.groups(), (0, None), strict=True)
         first, last = (_boundary(end, default) for end, default in ends)
         if any(end and end[1] == "%" and abs(end[0]) > 100 for end in (first, last)):
-            return f"but '{text}' exceeds 100%: use 0% to 100%"
+            return f"but '{text}' exceeds 100%; use 0% to 100%"
         is_empty = (
             first
             and last

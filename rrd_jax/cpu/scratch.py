@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from rrd_jax.cpu import hlo
 
-# Eigen packs the operands of a product in slices of at most this many summed terms. As measured,
-# two slices exist at the same time in products with very many terms, which are the gradients of
-# kernels, and one slice in other products.
+# Eigen packs the operands of a product in slices of at most this many summed terms. According to
+# measurements, two slices exist at the same time in products with very many terms, which are the
+# gradients of kernels, and one slice in other products.
 _SLICE = 320
 
 
@@ -50,7 +50,7 @@ def _eigen_scratch(text: str) -> Iterator[Scratch]:
 def _is_transposed(convolution: hlo.Convolution) -> bool:
     """Returns True if Eigen multiplies each pixel by the kernel and adds up the patches.
 
-    Eigen does this for the gradient of images of a convolution with a stride above 1.
+    Eigen does this for the gradient of the images if the stride of the convolution is above 1.
     """
     factors = (*convolution.stride, *convolution.rhs_dilation, convolution.groups)
     return max(convolution.lhs_dilation) > 1 and max(factors) == 1

@@ -33,7 +33,7 @@ def read(path: pathlib.Path, num_classes: int, field: str) -> tuple[str, ...]:
         raise errors.InputError(f"{subject}, which has no valid class names: {error}") from error
     if len(names) != num_classes:
         raise errors.InputError(
-            f"{subject}, which has {len(names):,} names, but there are {num_classes:,} classes:"
+            f"{subject}, which has {len(names):,} names, but there are {num_classes:,} classes;"
             " list one name per class, in the order of labels"
         )
     return names

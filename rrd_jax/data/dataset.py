@@ -163,7 +163,8 @@ def _summarize(source: Source, splits: Splits) -> Summary:
     if splits.shared:
         warnings.append(
             f"{splits.shared:,} examples are both in data.train_split '{source.train_split}' and in"
-            f" data.test_split '{source.test_split}': test results will be too good"
+            f" data.test_split '{source.test_split}'; use disjoint splits, because"
+            " the test metrics are too optimistic"
         )
     if source.use_labels and not source.mock_examples and images < _MIN_TEST_IMAGES:
         at_90, at_50 = (100 * math.sqrt(p * (1 - p) / images) for p in (0.9, 0.5))

@@ -35,7 +35,7 @@ def check_labels(
         raise errors.InputError(
             f"example {example} of the {split} split has label {labels[first]}, but there are"
             f" {num_classes} classes, from 0 to {num_classes - 1}; {len(wrong)} of"
-            f" {len(labels):,} labels are out of range: correct the labels or the number of classes"
+            f" {len(labels):,} labels are out of range; correct the labels or the number of classes"
         )
 
 
@@ -56,12 +56,12 @@ def image_warnings(images: np.ndarray, mean: Sequence[float], std: Sequence[floa
     """
     images = images[:_NUM_IMAGES]
     if len(images) > 1 and (images == images[:1]).all():
-        return [f"the first {len(images)} training images are identical: check the data"]
+        return [f"the first {len(images)} training images are identical; check the data"]
     warnings = []
     plain = int((np.ptp(images, axis=(1, 2)) == 0).all(axis=-1).sum())
     if images[0, ..., 0].size > 1 and 2 * plain > len(images):
         warnings.append(
-            f"{plain} of the first {len(images)} training images have a uniform color: check the"
+            f"{plain} of the first {len(images)} training images have a uniform color; check the"
             " data"
         )
     pixels = images.astype(np.float32) / 255

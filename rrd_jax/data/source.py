@@ -56,12 +56,12 @@ class Source:
         image_folder, any TFDS data set of labelled images, an import path of random-access sources
         such as my_data:source, or hf:PATH for a Hugging Face data set on disk.
       dir: Folder of prepared data sets; '' for TFDS_DATA_DIR or ~/tensorflow_datasets.
-      manual_dir: Folder of images for image_folder, read in place; or folder of fashion_mnist's
-        files, where '' is Debian's folder.
+      manual_dir: Folder of images for image_folder, read in place; or the files of
+        fashion_mnist, '' for Debian's folder.
       train_split: TFDS split expression of the training images, such as train[:90%].
       test_split: TFDS split expression of the test images; validation for imagenet2012 and
-        tiny_imagenet. In an image folder without test, test means val.
-      image_size: Height and width; smaller images are padded with black, larger ones scaled.
+        tiny_imagenet. In an image folder without a folder test, the split test is val.
+      image_size: Height and width; smaller images are padded with black, larger images are scaled.
       resize: Short side that test images are scaled to before their central crop; for
         random_resized only.
       crop_area: Smallest area of a random crop relative to the image, such as 0.2 for MoCo-v2; for
@@ -82,14 +82,14 @@ class Source:
       keep: Cache of decoded streamed training images in host memory. auto: all images if they fit;
         on: as many as fit; off: none.
       keep_share: Largest share of the host's free memory for data.keep, per process.
-      mock_examples: Number of random images that replace each split, or of first examples for an
-        import path or hf; 0 for the real data.
+      mock_examples: Number of images per split in a smoke test: random images, or for an import
+        path or hf the first examples; 0 for all real data.
       options: Arguments of the function of an import path, in addition to the split; or the columns
         of hf:PATH if several fit, data.options.image and data.options.label.
       class_names: File of class names that replace those of the data set: text with one name per
         line, or JSON with a list or {"0": name}; '' for the names of the data set.
-      share: Share of data.train_split that is used, in the proportions of the classes, with at
-        least one image per class.
+      share: Share of data.train_split that is used, stratified by class, with at least one image
+        per class.
       per_class: Number of random training images per class, or all of a smaller class; 0 for no
         limit.
       imbalance: Ratio of the image counts of the first and the last class. Above 1, images are left
@@ -100,7 +100,7 @@ class Source:
       noise_seed: Seed of the images selected by data.share, data.per_class and data.imbalance, and
         of label noise; independent of seed.
       use_labels: False to ignore labels, so that the student learns only from the teacher.
-        Objectives that need labels are left out or refused, and image_folder reads images at any
+        Objectives that need labels are omitted or rejected, and image_folder reads images at any
         depth.
       max_images: Largest number of images of image_folder without labels, for quick trials; None
         for all.
@@ -174,13 +174,13 @@ class Source:
             )
         if self.feed == "resident" and self.crops_on_host:
             raise errors.InputError(
-                f"data.feed is resident, but data.augment '{self.augment}' crops on the host: set"
+                f"data.feed is resident, but data.augment '{self.augment}' crops on the host; set"
                 " data.feed=streamed, or data.augment=crop_flip"
             )
         if self.per_class and (self.share < 1 or self.imbalance > 1):
             raise errors.InputError(
                 f"data.per_class is {self.per_class}, data.share {self.share:g} and data.imbalance"
-                f" {self.imbalance:g}, but they exclude each other: set data.share and"
+                f" {self.imbalance:g}, but they exclude each other; set data.share and"
                 " data.imbalance to 1, or data.per_class to 0"
             )
 

@@ -177,7 +177,7 @@ def read_folder(folder: pathlib.Path) -> Header:
             content = (folder / pathlib.Path(name).name).read_bytes()
         except OSError as error:
             raise errors.InputError(
-                f"{folder} lacks {name} ({error.strerror or error}): copy the whole folder"
+                f"{folder} lacks {name} ({error.strerror or error}); copy the whole folder"
             ) from error
         _check_digest(folder / name, content, digest)
     return from_json(text, str(path))

@@ -80,7 +80,7 @@ def _skip_reason(about: ModelInfo) -> str:
 def _open(path: pathlib.Path, threads: int) -> Runtime:
     architecture = str(_read_config(path).get("architecture"))
     if not (path / exported.HUB_WEIGHTS).is_file():
-        raise errors.InputError(f"{path} has no {exported.HUB_WEIGHTS}: export or copy it again")
+        raise errors.InputError(f"{path} has no {exported.HUB_WEIGHTS}; export or copy it again")
     # Raises an error for invalid class names.
     sidecar.read(path / exported.HUB_WEIGHTS)
     skip_reason = ""
@@ -117,7 +117,7 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or error
         raise errors.InputError(
             f"{path / _CONFIG}, which names the network of {exported.HUB_WEIGHTS}, cannot be read"
-            f" ({reason}): export or copy the folder again"
+            f" ({reason}); export or copy the folder again"
         ) from error
 
 

@@ -174,7 +174,7 @@ def require(name: str, extra: str, modules: tuple[str, ...]) -> None:
                 importlib.import_module(module)
         except ImportError as error:
             raise errors.UnavailableError(
-                f"format '{name}' needs {module}, which cannot be imported ({error}): run `pip"
+                f"format '{name}' needs {module}, which cannot be imported ({error}); run `pip"
                 f" install 'rrd_jax[{extra}]'`"
             ) from error
 

@@ -102,7 +102,7 @@ class Trial:
                 raise errors.InputError(
                     f"with 8-bit weights, only {result.agreement:.1f} % of {result.images}"
                     f" {result.description} have the network's top-1 class (required:"
-                    f" {_MIN_AGREEMENT:.0f} %); leave out --quantize"
+                    f" {_MIN_AGREEMENT:.0f} %); omit --quantize"
                 )
             return result
         difference = max(result.difference, _embedding_difference(expected, actual))
@@ -126,7 +126,7 @@ class Trial:
             raise errors.InputError(
                 f"with 8-bit weights, the embeddings of {result.images} {images.description} have a"
                 f" mean cosine of only {cosine:.3f} with the network's (required: {_MIN_COSINE});"
-                " leave out --quantize"
+                " omit --quantize"
             )
         if not is_rounded and result.difference > TOLERANCE:
             raise errors.InputError(

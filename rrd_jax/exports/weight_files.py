@@ -35,7 +35,7 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
     errors.lookup("names", names, dict.fromkeys(interface.NAMES))
     if isinstance(exportable.network, wrappers.Projected):
         raise errors.UnfitError(
-            "weight files cannot hold the head of an objective; leave out --head, or use"
+            "weight files cannot hold the head of an objective; omit --head, or use"
             " --format=onnx or --format=stablehlo"
         )
     if names == "ours":

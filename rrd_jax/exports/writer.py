@@ -1,4 +1,4 @@
-"""The writer of exported files, which verifies a draft before moving the draft to its path."""
+"""Writes exported files: a draft is verified before it replaces the file at its path."""
 
 import contextlib
 import dataclasses
@@ -116,7 +116,7 @@ def check_options(fmt: Format, options: Options) -> None:
     for name in unsupported_options(fmt, options):
         raise errors.InputError(
             f"{flag(name)} is not supported by format '{fmt.name}', which supports"
-            f" {', '.join(map(flag, fmt.options)) or 'no options'}; leave it out"
+            f" {', '.join(map(flag, fmt.options)) or 'no options'}; omit it"
         )
 
 
@@ -302,7 +302,7 @@ def _named_errors(name: str, draft: pathlib.Path, path: pathlib.Path) -> Iterato
 
 
 def _move(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """Moves a draft and its header file to their final paths, which replaces earlier exports."""
+    """Moves a draft and its header file to their final paths, replacing earlier exports."""
     try:
         for draft in sorted(folder.iterdir(), key=lambda draft: draft.name == path.name):
             target = path.with_name(draft.name)

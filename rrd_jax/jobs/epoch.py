@@ -161,7 +161,7 @@ def _warn_about_zero_losses(run: Run, means: dict[str, float]) -> None:
         names = " and ".join(name.removeprefix("loss/") for name in zeros)
         console.warn(
             f"[{run.training.label}] the loss of {names} was 0 in every step of the first epoch and"
-            " trained nothing; check which outputs it compares"
+            " trained nothing; check which outputs the objective compares"
         )
 
 

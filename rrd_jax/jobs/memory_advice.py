@@ -48,10 +48,10 @@ def for_activations(recipe: Recipe, devices: int) -> Iterator[str]:
 
 
 def _stronger_remat(recipe: Recipe) -> str:
-    """Returns the strongest train.remat that the student supports; "" if it is already set.
+    """Returns the strongest train.remat that the student supports; "" if none is stronger.
 
     "all" comes first: recomputing only the layers between a ResNet's convolutions saves little
-    memory, because the results of its blocks depend on each other and are all in memory.
+    memory, because the results of its blocks depend on each other and are all kept.
     """
     for mode in ("all", "convolutions"):
         if mode == recipe.training.remat:

@@ -119,7 +119,7 @@ def _warn_about_classifier(
         ):
             return
     console.warn(
-        f"[{training.label}] no objective trains the classifier, so top-1 belongs to random"
+        f"[{training.label}] no objective trains the classifier, so top-1 measures random"
         " weights; add ce or kd, such as method rrd+kd, or in Python"
         " objectives={'ce': 1.0, 'rrd': 1.0}"
     )

@@ -116,7 +116,7 @@ def _create(kind: type, fields: dict[str, Any], folder: pathlib.Path) -> Any:
     if unknown := ", ".join(sorted(fields.keys() - parameters.keys())):
         raise errors.InputError(
             f"the run in {folder} was written by a newer version of rrd_jax (unknown fields:"
-            f" {unknown}); install this version, or pass another --workdir"
+            f" {unknown}); install that version, or pass another --workdir"
         )
     try:
         return kind(**fields)

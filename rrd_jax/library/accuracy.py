@@ -65,13 +65,13 @@ def evaluate(
     if loaded.num_classes != dataset.num_classes:
         raise errors.InputError(
             f"the test images have {dataset.num_classes} classes, but '{loaded.name}' has"
-            f" {loaded.num_classes}: pass test images of the network's classes"
+            f" {loaded.num_classes}; pass test images of the network's classes"
         )
     channels = dataset.image_shape[-1]
     if loaded.image_shape and loaded.image_shape[-1] != channels:
         raise errors.InputError(
             f"the test images have {channels} channels, but '{loaded.name}' takes"
-            f" {loaded.image_shape[-1]}: pass images with {loaded.image_shape[-1]} channels"
+            f" {loaded.image_shape[-1]}; pass images with {loaded.image_shape[-1]} channels"
         )
     return predictions.compute_metrics(_predictions(loaded, dataset.test, batch_size))
 
@@ -95,7 +95,7 @@ def _predictions(
 def _size(loaded: Loaded | Predictor) -> int:
     if loaded.image_shape is None:
         raise errors.InputError(
-            f"the image size of '{loaded.name}' is unknown: pass"
+            f"the image size of '{loaded.name}' is unknown; pass"
             " source=rrd_jax.data.Source(image_size=...)"
         )
     return loaded.image_shape[0]
@@ -103,5 +103,5 @@ def _size(loaded: Loaded | Predictor) -> int:
 
 def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:
     if not fields or not fields["data"]["name"]:
-        raise errors.InputError("there is nothing to evaluate on: pass test=(images, labels)")
+        raise errors.InputError("there is nothing to evaluate on; pass test=(images, labels)")
     return data.load(configs.source_of(fields))

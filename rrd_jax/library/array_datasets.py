@@ -18,7 +18,7 @@ def open_dataset(
     """Returns the data set of the images that were passed; None without training images."""
     if train is None:
         if test is not None:
-            raise errors.InputError("test images were passed without training images: pass train=")
+            raise errors.InputError("test images were passed without training images; pass train=")
         return None
     return data.from_sources(train, test, source, num_classes=num_classes)
 
@@ -29,7 +29,7 @@ def open_and_describe(
     """Returns the data set of the images, and sets their size, mean and std in the config."""
     if test is None and config.data.test_split == "test":
         raise errors.InputError(
-            "there are no test images: pass test=, or split the training images with"
+            "there are no test images; pass test=, or split the training images with"
             " fields={'data.train_split': 'train[:90%]', 'data.test_split': 'train[90%:]'}"
         )
     images = train[0] if isinstance(train, tuple | list) and len(train) == 2 else None

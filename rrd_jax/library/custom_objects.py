@@ -77,7 +77,7 @@ class CustomObjectsBuilder:
             if variables is not None:
                 self._starts[name] = (self._packed(name, variables), {})
         if not self.config.student.model:
-            raise errors.InputError("there is no student: pass a name or a network as student=")
+            raise errors.InputError("there is no student; pass a name or a network as student=")
 
     def _start_from(self, loaded: Loaded) -> None:
         """Sets a loaded network as the student, whose training continues from its weights."""
@@ -108,7 +108,7 @@ class CustomObjectsBuilder:
         if isinstance(network, Predictor):
             raise errors.InputError(
                 f"teacher '{network.name}' is an exported file that runs in {network.runtime}, but"
-                " distillation needs a network in JAX: pass the run it was exported from, or its"
+                " distillation needs a network in JAX; pass the run it was exported from, or its"
                 " weights"
             )
         fields = self.config.teacher
@@ -116,7 +116,7 @@ class CustomObjectsBuilder:
             if network.terms:
                 raise errors.InputError(
                     f"teacher '{network.name}' was trained with an objective that replaces its"
-                    " classifier, so it cannot be a teacher: pass another network"
+                    " classifier, so it cannot be a teacher; pass another network"
                 )
             fields.model = self._named(network.name, network.network, "teacher")
             self._variables[fields.model] = network.variables
@@ -212,7 +212,7 @@ class CustomObjectsBuilder:
         name = getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__)
         if isinstance(network, type | functools.partial):
             raise errors.InputError(
-                f"{role} is a class or a factory ({network}): call it, for example with num_classes"
+                f"{role} is a class or a factory ({network}); call it, for example with num_classes"
             )
         return self._named(str(name), networks.adapt(network, str(name)), role)
 
@@ -245,7 +245,7 @@ def _check_effect(fields: Collection[str], *, takes_schedule: bool) -> None:
         is_rate = takes_schedule and name.partition(".")[0] in _RATE_FIELDS
         if name and name != "layer_decay" and not is_rate:
             raise errors.InputError(
-                f"{field} has no effect on an optimizer that is a Python object: set the value in"
+                f"{field} has no effect on an optimizer that is a Python object; set the value in"
                 " the object, or pass a function of the learning rate to use fields of the schedule"
             )
 
@@ -263,12 +263,12 @@ def _weighted(name: str, value: Any) -> tuple[float, Any]:
     """Returns the weight of an objective and its object, None for an objective by name."""
     if not isinstance(name, str) or not re.fullmatch(r"[\w.:+-]+", name):
         raise errors.InputError(
-            f"invalid objective name {name!r}: use letters and digits, such as 'mine'"
+            f"invalid objective name {name!r}; use letters and digits, such as 'mine'"
         )
     if value is None:
         raise errors.InputError(f"objective '{name}' is None, but must have a weight, such as 1.0")
     if "." in name and ":" not in name:
-        raise errors.InputError(f"invalid objective name {name!r}: use a name without a dot")
+        raise errors.InputError(f"invalid objective name {name!r}; use a name without a dot")
     if isinstance(value, bool):
         raise errors.InputError(
             f"objective '{name}' is {value}, but must have a weight, such as 1.0"
@@ -284,7 +284,7 @@ def _weighted(name: str, value: Any) -> tuple[float, Any]:
 def _objective(name: str, objective: Any) -> Objective:
     if name in registry.RECORDS:
         raise errors.InputError(
-            f"the objective '{name}' is a Python object, but has the name of a built-in objective:"
+            f"the objective '{name}' is a Python object, but has the name of a built-in objective;"
             " rename it"
         )
     if isinstance(objective, Objective):

@@ -87,7 +87,7 @@ def distill(
         others = (teacher, student, objectives, optimizer)
         if any(value is not None for value in others) or numbers or fields:
             raise errors.InputError(
-                "config is a Job, which other arguments cannot change: pass a ConfigDict"
+                "config is a Job, which other arguments cannot change; pass a ConfigDict"
             )
         dataset = array_datasets.open_dataset(train, test, config.student.source, num_classes)
         return _run(config, recipe.CustomObjects(), dataset, workdir)
@@ -213,9 +213,7 @@ def _check_duplicates(objects: _Objects, numbers: dict[str, Any], fields: Any) -
         if value is not None:
             arguments[path] = path.partition(".")[0]
     for path in arguments.keys() & fields.keys():
-        raise errors.InputError(
-            f"'{path}' is set by fields and by {arguments[path]}=: leave one out"
-        )
+        raise errors.InputError(f"'{path}' is set by fields and by {arguments[path]}=; omit one")
 
 
 def _plan(

@@ -18,7 +18,7 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
       values: new values by path; a mapping sets several fields of a section.
 
     Raises:
-      InputError: a field is unknown, or a section is set to a value that is no mapping.
+      InputError: a field is unknown, or a section is set to a value that is not a mapping.
     """
     if not isinstance(values, Mapping):
         raise errors.InputError(
@@ -36,7 +36,7 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
             if not isinstance(value, Mapping | ConfigDict):
                 names = ", ".join(_paths(section[name], f"{path}.")) or "with a mapping"
                 raise errors.InputError(
-                    f"'{path}' is {value!r}, but is a section: set its fields, {names}"
+                    f"'{path}' is {value!r}, but is a section; set its fields, {names}"
                 )
             set_fields(config, {f"{path}.{part}": inner for part, inner in value.items()})
         else:

@@ -35,7 +35,7 @@ def with_head(
     folder, which = files.split(path)
     if not fields:
         raise errors.InputError(
-            f"head is '{name}', but {folder} is not a run: leave head out, or pass a workdir"
+            f"head is '{name}', but {folder} is not a run; omit head, or pass a workdir"
         )
     term, number = _parsed(name)
     state, _ = checkpoints.load_objective(folder, term, which)
@@ -43,7 +43,7 @@ def with_head(
     objective = training.create_objectives(examples=training.batch_size)[term]
     if objective.head is None:
         raise errors.InputError(
-            f"head is '{name}', but the objective has no head behind the embedding: leave head out"
+            f"head is '{name}', but the objective has no head behind the embedding; omit head"
         )
     state = _of_teacher(state, term, number)
     layers, is_unit = objective.head(jax.tree.map(jnp.asarray, state))
@@ -68,13 +68,13 @@ def _of_teacher(state: ObjectiveState, term: str, number: int | None) -> Objecti
         if number is None:
             return state
         raise errors.InputError(
-            f"head is '{term}[{number}]', but the run has only one head: use '{term}'"
+            f"head is '{term}[{number}]', but the run has only one head; use '{term}'"
         )
     teachers = len(shared[0])
     if number is None or number >= teachers:
         name = term if number is None else f"{term}[{number}]"
         raise errors.InputError(
-            f"head is '{name}', but the run has one head for each of {teachers} teachers: use"
+            f"head is '{name}', but the run has one head for each of {teachers} teachers; use"
             f" '{term}[0]' to '{term}[{teachers - 1}]'"
         )
     return ObjectiveState(*(part and part[f"teacher{number}"] for part in state))

@@ -28,7 +28,7 @@ class Loaded:
     """A network with its weights.
 
     Attributes:
-      network: the init and apply functions.
+      network: the network, with functions init and apply.
       variables: the weights {"params", "batch_stats"}, and under "classifier" the state of an
         objective whose classifier replaces the network's.
       name: name of the network, as in a config.
@@ -92,7 +92,7 @@ class Loaded:
         """
         if self.mean is None or self.std is None:
             raise errors.InputError(
-                f"mean and std of '{self.name}' are unknown: pass normalized floats, or mean and"
+                f"mean and std of '{self.name}' are unknown; pass normalized floats, or mean and"
                 " std to rrd_jax.load"
             )
         return pipeline.make_normalize(self.mean, self.std)
@@ -118,7 +118,7 @@ class Loaded:
             settings = {"mean": self.mean, "std": self.std, "image_size": self.image_shape}
             missing = [name for name, value in settings.items() if value is None]
             raise errors.InputError(
-                f"the preprocessing of images for '{self.name}' is unknown: pass"
+                f"the preprocessing of images for '{self.name}' is unknown; pass"
                 f" {', '.join(missing)} (to rrd_jax.load, or as flags)"
             )
         mesh = parallel.make_mesh()
@@ -154,12 +154,12 @@ class Loaded:
           UnavailableError: the library of the format is not installed.
         """
         path = pathlib.Path(path)
-        form = exports.get_format(format) if format else exports.format_for_extension(path)
+        fmt = exports.get_format(format) if format else exports.format_for_extension(path)
         about = self.about or ModelInfo(self.name, self.num_classes)
         network = exports.make_exportable(self.network, self.variables, about, self.terms)
         images = sample_images.load(about, self.source, test, 500)
-        tried = exports.Trial(network, images)
-        return exports.write(tried, form, path, exports.make_options(options), overwrite=overwrite)
+        trial = exports.Trial(network, images)
+        return exports.write(trial, fmt, path, exports.make_options(options), overwrite=overwrite)
 
     @functools.cached_property
     def _apply(self) -> Callable[[Any, jax.Array], Outputs]:

@@ -132,7 +132,7 @@ class Predictor:
         """
         if not self.num_classes:
             raise errors.InputError(
-                f"'{self.name}' has no classifier, so it cannot predict classes: use embed"
+                f"'{self.name}' has no classifier, so it cannot predict classes; use embed"
             )
         with contextlib.closing(self.batches(images, batch_size)) as batches:
             parts = [part if skip_unread else _checked(part) for part in batches]

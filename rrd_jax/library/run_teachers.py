@@ -47,7 +47,7 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
       workdir: the folder of the run.
 
     Raises:
-      InputError: there is no run, the run had no teacher, the weights are missing, or several
+      InputError: there is no run, the run has no teacher, the weights are missing, or several
         teachers differ in their classes.
     """
     folder, _ = files.split(pathlib.Path(workdir))
@@ -55,12 +55,12 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
         raise errors.InputError(f"{folder} is not the workdir of a run, so it has no teacher")
     teachers = teachers_of(workdir)
     if not teachers:
-        raise errors.InputError(f"the run in {folder} had no teacher")
+        raise errors.InputError(f"the run in {folder} has no teacher")
     loaded = [load_single(workdir, teacher) for teacher in teachers]
     for network, teacher in zip(loaded, teachers, strict=True):
         if not network.num_classes:
             raise errors.InputError(
-                f"the teacher in {teacher.path} has no classifier, so it cannot predict classes:"
+                f"the teacher in {teacher.path} has no classifier, so it cannot predict classes;"
                 " for embeddings, use rrd_jax.load(FILE).embed(IMAGES)"
             )
     predictors = [network.predictor for network in loaded]
@@ -99,7 +99,7 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     path, data = teacher.path, weights_loader.read_run_fields(folder)["data"]
     home, _ = files.split(path)
     if not home.exists():
-        raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
+        raise errors.InputError(f"the teacher of the run in {folder} is missing from {path}")
     student = weights_loader.read_model_info(folder)
     separate = _separate_preprocessing(teacher, student)
     options = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
@@ -208,7 +208,7 @@ def weighted_mean(members: Sequence[Predictor], weights: Sequence[float]) -> Pre
         same_count = member.about.num_classes == first.num_classes
         if not same_count or member.about.class_names != first.class_names:
             raise errors.InputError(
-                f"the teachers '{first.model}' and '{member.about.model}' differ in their classes:"
+                f"the teachers '{first.model}' and '{member.about.model}' differ in their classes;"
                 " use a single teacher, with --workdir=TEACHER_FOLDER"
             )
     shares = np.asarray(weights, np.float32) / np.float32(sum(weights))

@@ -90,7 +90,7 @@ def load(
         if options or raw or head:
             names = [*options, *(["raw"] if raw else []), *(["head"] if head else [])]
             raise errors.InputError(
-                f"{folder} is an exported file, which contains its preprocessing: leave out"
+                f"{folder} is an exported file, which contains its preprocessing; omit"
                 f" {', '.join(names)}"
             )
         runtime = exports.open_file(folder)
@@ -135,7 +135,7 @@ def _load_weights(
     model = networks.canonical(network) if isinstance(network, str) else ""
     if folder.is_file() and not model and not files.network_of(path):
         raise errors.InputError(
-            f"the weights in {folder} do not name their network: set `network` (on the command line"
+            f"the weights in {folder} do not name their network; set `network` (on the command line"
             f" --network=NAME) to one of {errors.name_list(networks.MODELS)}"
         )
     variables, meta = files.load(path, model, raw=raw, headless=True)
@@ -248,7 +248,7 @@ def _choice(
         networks.factory(model)
     if not is_available:
         raise errors.InputError(
-            f"the weights are for the custom network '{model}': pass the object as network="
+            f"the weights are for the custom network '{model}'; pass the object as network="
         )
     if not fields or fields["student"]["model"] != model:
         options = (meta.get("about") or {}).get("options", {}) if model == meta["model"] else {}

@@ -88,7 +88,7 @@ class MobileNetV2(nn.Module):
       stem: channels of the first convolution.
       stages: (expansion, channels, blocks, stride) of each stage.
       torchvision: whether to use the names and ReLU6 of torchvision, and no convolution for an
-        expansion of 1. Torchvision's dropout before the classifier is left out.
+        expansion of 1. Torchvision's dropout before the classifier is omitted.
       dtype: type of convolutions; parameters and statistics are float32.
     """
 

@@ -66,7 +66,7 @@ def _backward(size, argmax, gradient):
     argmax, gradient = jnp.pad(argmax, padding), jnp.pad(gradient, padding)
 
     def grad(position, below=0, right=0):
-        """Returns the gradient of pixels at a position of their window, or of a neighbour's."""
+        """Returns the gradient of the pixel at a position of each window, from the window."""
         windows = (slice(None), slice(below, below + height), slice(right, right + width))
         return jnp.where(argmax[windows] == position, gradient[windows], 0)
 

@@ -17,7 +17,7 @@ from rrd_jax.networks.contract import Outputs
 class _Block(layers.Joined):
     """The sum of a 3x3 convolution, a 1x1 convolution and the identity, each with a norm.
 
-    The identity is left out if the shape changes. Returns the result, and the sum before its ReLU.
+    The identity is omitted if the shape changes. Returns the result, and the sum before its ReLU.
     """
 
     width: int

@@ -77,7 +77,7 @@ def check_values(location: str, variables: Any) -> None:
         others = f", and {len(invalid) - 1} more are invalid" if len(invalid) > 1 else ""
         raise errors.InputError(
             f"the weights in {location} are invalid: {name} {text}{others}; their training"
-            " diverged, or the file is damaged: use other weights"
+            " diverged, or the file is damaged; use other weights"
         )
 
 
@@ -93,7 +93,9 @@ def invalid_values(value: Any, *, is_variance: bool = False) -> str:
         numbers = original.astype(np.float32)
     if np.isfinite(numbers).all():
         lowest = numbers.min(initial=0)
-        return f"is a variance, but as low as {lowest:.4g}" if is_variance and lowest < 0 else ""
+        return (
+            f"is a variance, but its minimum is {lowest:.4g}" if is_variance and lowest < 0 else ""
+        )
     nan, infinite = int(np.isnan(numbers).sum()), int(np.isinf(numbers).sum())
     large = int(np.isfinite(original[np.isinf(numbers)]).sum())
     counts = {"NaN": nan, "infinite": infinite - large, "beyond the range of float32": large}

@@ -15,7 +15,7 @@ from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage, st
 from rrd_jax.objectives.multi_teacher import averaged
 from rrd_jax.objectives.shape_checks import check, reads, reads_logits
 
-# The modules of this package that define a RECORD, in the order of the catalogue.
+# The modules of this package that define a RECORD, in the order of the catalog.
 _FILES = (
     # On class scores.
     "ce",
@@ -68,7 +68,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 
 def record(name: str, factory: str = "") -> Record:
-    """Returns the catalogue entry of an objective.
+    """Returns the catalog entry of an objective.
 
     Args:
       name: name of a built-in objective, import path of a custom objective, or any name for the

@@ -47,7 +47,7 @@ def at(*, power: float = 2.0) -> Objective:
 
 def _check_power(power: float) -> None:
     if not 1 <= power < math.inf:
-        raise errors.InputError(f"power is {power}, but must be a finite number, 1 or above")
+        raise errors.InputError(f"power is {power}, but must be a finite number, at least 1")
 
 
 RECORD = Record(

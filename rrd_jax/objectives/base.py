@@ -1,4 +1,4 @@
-"""The interface of objectives: pairs of pure functions, as in Optax, and catalogue entries."""
+"""The interface of objectives: pairs of pure functions, as in Optax, and catalog entries."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -86,9 +86,9 @@ class Objective(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The catalogue entry of an objective.
+    """The catalog entry of an objective.
 
-    The catalogue, the config fields and the tables of tests are generated from records.
+    The catalog, the config fields and the tables of tests are generated from records.
 
     Attributes:
       factory: function (options) -> Objective. Its name is the objective's name; the defaults and

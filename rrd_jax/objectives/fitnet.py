@@ -37,7 +37,7 @@ def fitnet(*, tap: int = 2) -> Objective:
       InputError: the tap is negative; in `init`, a network does not have the tap.
     """
     if tap < 0:
-        raise errors.InputError(f"tap is {tap}, but must be 0 or above")
+        raise errors.InputError(f"tap is {tap}, but must be at least 0")
 
     def layers(student, teacher):
         count = min(len(student.maps), len(teacher.maps))

@@ -94,7 +94,7 @@ def itrd(*, alpha: float = 1.5, correlation: float = 2.0, mutual: float = 0.05) 
 
 def _check_alpha(alpha: float) -> None:
     if not 0.5 <= alpha < float("inf"):
-        raise errors.InputError(f"alpha is {alpha}, but must be a finite number, 0.5 or above")
+        raise errors.InputError(f"alpha is {alpha}, but must be a finite number, at least 0.5")
 
 
 RECORD = Record(

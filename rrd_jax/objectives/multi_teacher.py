@@ -26,7 +26,7 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
     """
     if objective.predict:
         raise errors.InputError(
-            f"objective '{name}' takes over its teacher's classifier, but there are"
+            f"objective '{name}' reuses its teacher's classifier, but there are"
             f" {len(weights)} teachers; configure one teacher, or choose another objective"
         )
 

@@ -55,7 +55,7 @@ def block_scales(
     if not any(blocks):
         raise errors.InputError(
             f"optimizer.layer_decay is {decay}, but '{name}' has no numbered blocks such as"
-            " blocks_3 or layer1_0: set it to 1"
+            " blocks_3 or layer1_0; set it to 1"
         )
     layers = _layers(paths, blocks, uses)
     last = max(layers)

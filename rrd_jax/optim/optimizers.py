@@ -44,7 +44,7 @@ def sgd(
     Args:
       schedule: learning rate by step.
       momentum: momentum, in [0, 1).
-      weight_decay: factor of the parameters that are added to their gradient, 0 or above.
+      weight_decay: factor of the parameters that are added to their gradient, at least 0.
       clip_norm: largest global norm of the gradient, before weight decay is added, as in PyTorch's
         clip_grad_norm_; 0 for no clipping.
       nesterov: whether to use Nesterov momentum.
@@ -85,7 +85,7 @@ def create(
       options: the factory's other arguments.
       momentum: momentum of sgd, in [0, 1).
       nesterov: whether sgd uses Nesterov momentum.
-      weight_decay: factor of the weight decay, 0 or above.
+      weight_decay: factor of the weight decay, at least 0.
       decay_norm_and_bias: whether weight decay applies to the scales of norms and to biases.
       clip_norm: see `sgd`.
 
@@ -99,7 +99,7 @@ def create(
         _check_options(options)
     if nesterov and not momentum:
         raise errors.InputError(
-            "optimizer.nesterov is True, but optimizer.momentum is 0: set a momentum"
+            "optimizer.nesterov is True, but optimizer.momentum is 0; set a momentum"
         )
     factory, description = _factory(name), f"optimizer '{name}'"
     parameters = imports.parameters(factory)
@@ -108,7 +108,7 @@ def create(
     mask = None if decay_norm_and_bias else _decay_mask
     if mask and decays and not masks and weight_decay:
         raise errors.InputError(
-            f"optimizer.decay_norm_and_bias is False, but {description} decays all parameters: set"
+            f"optimizer.decay_norm_and_bias is False, but {description} decays all parameters; set"
             " optimizer.decay_norm_and_bias to True, or optimizer.weight_decay to 0"
         )
     arguments = {_rate_name(factory): schedule}
@@ -150,7 +150,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         elif option in _ABOVE_0 and value <= 0:
             allowed = "above 0"
         elif value < 0 or (option in _AT_LEAST_0 and not value < math.inf):
-            allowed = "0 or above"
+            allowed = "at least 0"
         if allowed:
             raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be {allowed}")
 

@@ -89,9 +89,10 @@ def _wsd(
         )
     shapes = {"linear": _linear, "cosine": _cosine}
     shape = errors.lookup("optimizer.schedule_options.decay_shape", decay_shape, shapes)
-    down = min(max(1, round(length * steps_per_epoch)), steps)
-    decline = shape(learning_rate, final_learning_rate, down)
-    return optax.join_schedules([optax.constant_schedule(learning_rate), decline], [steps - down])
+    decay_steps = min(max(1, round(length * steps_per_epoch)), steps)
+    decay = shape(learning_rate, final_learning_rate, decay_steps)
+    constant = optax.constant_schedule(learning_rate)
+    return optax.join_schedules([constant, decay], [steps - decay_steps])
 
 
 def _exponential(
@@ -196,7 +197,7 @@ def _check_final(name: str, factory: Callable, first: float, final: float) -> No
     """Raises an InputError for a final rate that is unused or above the first rate."""
     if final and "final_learning_rate" not in imports.parameters(factory):
         raise errors.InputError(
-            f"optimizer.final_learning_rate is {final}, but schedule '{name}' does not use it: set"
+            f"optimizer.final_learning_rate is {final}, but schedule '{name}' does not use it; set"
             " it to 0"
         )
     if final > first:
@@ -220,12 +221,12 @@ def _check(learning_rate, epochs, warmup_epochs, warmup_start, final_learning_ra
     }
     for name, value in numbers.items():
         if not 0 <= value < math.inf:
-            raise errors.InputError(f"optimizer.{name} is {value}, but must be 0 or above")
+            raise errors.InputError(f"optimizer.{name} is {value}, but must be at least 0")
     if warmup_start > (learning_rate if warmup_epochs else 0):
         limit = f"but must be at most optimizer.learning_rate, {learning_rate:g}"
         raise errors.InputError(
             f"optimizer.warmup_start is {warmup_start:g}, "
-            + (limit if warmup_epochs else "but optimizer.warmup_epochs is 0: set a warm-up")
+            + (limit if warmup_epochs else "but optimizer.warmup_epochs is 0; set a warm-up")
         )
     if warmup_epochs > epochs:
         raise errors.InputError(
@@ -245,7 +246,7 @@ def _custom(
         schedule = imports.call(subject, function, options, arguments, prefix=_PREFIX)
     elif options:
         raise errors.InputError(
-            f"{subject} is a function of the step, which takes no options: remove"
+            f"{subject} is a function of the step, which takes no options; remove"
             f" {_PREFIX}{next(iter(options))}"
         )
     if not callable(schedule):
@@ -270,7 +271,8 @@ def _check_rates(subject: str, schedule: Callable, steps: int) -> None:
     for step, value in rates.items():
         if not 0 <= value <= _HIGHEST_RATE:
             raise errors.InputError(
-                f"{subject} returns {value} for step {step}, but must return 0 to {_HIGHEST_RATE:g}"
+                f"{subject} returns {value} for step {step}, but must return a rate from 0 to"
+                f" {_HIGHEST_RATE:g}"
             )
     if len(rates) > 1 and not any(rates.values()):
         raise errors.InputError(

@@ -29,8 +29,8 @@ def enable_compilation_cache(folder: str = "") -> None:
     with an illegal instruction.
 
     Args:
-      folder: the cache. "" selects JAX_COMPILATION_CACHE_DIR if it is set, and otherwise the folder
-        rrd_jax in the user's cache folder. "off" disables the cache.
+      folder: folder of the cache. "" selects JAX_COMPILATION_CACHE_DIR if it is set, and otherwise
+        the folder rrd_jax in the user's cache folder. "off" disables the cache.
     """
     if folder == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -88,7 +88,7 @@ def _make_showwarning(home: pathlib.Path, default: Callable) -> Callable:
     program that another run is still writing. Such a program is not damaged and causes no warning.
 
     Args:
-      home: the cache.
+      home: folder of the cache.
       default: the `warnings.showwarning` for other warnings.
     """
     printed = set()

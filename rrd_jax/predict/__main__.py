@@ -121,7 +121,7 @@ def main(argv: list[str]) -> None:
             1, "--workdir is missing; name a run or an exported file, as in --workdir=runs/digits"
         )
     if len(argv) < 2:
-        cli.stop(1, "no images are named; name files or folders, or - to read names from stdin")
+        cli.stop(1, "no images given; name files or folders, or - to read names from stdin")
     cli.guard(functools.partial(_run, argv[1:]), stopped="stopped")
 
 
@@ -134,7 +134,7 @@ def _run(names: list[str]) -> None:
         if _NEIGHBOURS.value is not None:
             _search(paths, stdout)
             return
-        # This import loads JAX, for which --help and invalid flags need not wait.
+        # The import loads JAX, which --help and the check of flags do not need.
         from rrd_jax.predict import writing
 
         content = writing.Content(_TOP.value, _LOGITS.value, _EMBEDDINGS.value)
@@ -144,7 +144,7 @@ def _run(names: list[str]) -> None:
             predictor = _predictor()
             _check_classes(predictor)
             tally = _Tally(
-                predictor, len(paths), shows=output is not None or not _is_terminal(stdout)
+                predictor, len(paths), show_progress=output is not None or not _is_terminal(stdout)
             )
             with (
                 _memory_errors(predictor, len(paths)),
@@ -177,7 +177,9 @@ def _search(paths: list[str], stdout: TextIO) -> None:
     with writing.open_stream(_FORMAT.value, output, stdout) as put:
         _prepare()
         predictor = _predictor()
-        tally = _Tally(predictor, len(paths), shows=output is not None or not _is_terminal(stdout))
+        tally = _Tally(
+            predictor, len(paths), show_progress=output is not None or not _is_terminal(stdout)
+        )
         search = functools.partial(
             neighbours.search,
             queries=queries,
@@ -230,27 +232,27 @@ def _teacher() -> "Predictor | None":
 
 def _check_flags() -> None:
     if _FORMAT.value in ("npz", "parquet") and _OUTPUT.value is None:
-        raise errors.InputError(f"--format={_FORMAT.value} is binary: name a file with --output")
+        raise errors.InputError(f"--format={_FORMAT.value} is binary; name a file with --output")
     if _OUTPUT.value == "":
         raise errors.InputError(
-            "--output is empty: name a file, or omit the flag for standard output"
+            "--output is empty; name a file, or omit the flag for standard output"
         )
     if _NEIGHBOURS.value is not None:
         _check_search()
     elif _PICTURE.value is not None:
-        raise errors.InputError("--picture needs --neighbours: name query images with it")
+        raise errors.InputError("--picture needs --neighbours; name query images with it")
     if _FORMAT.value == "text" and (_LOGITS.value or _EMBEDDINGS.value):
         flag = "logits" if _LOGITS.value else "embeddings"
-        raise errors.InputError(f"--{flag} needs --format=csv, jsonl, npz or parquet: set one")
+        raise errors.InputError(f"--{flag} needs --format=csv, jsonl, npz or parquet; set one")
 
 
 def _check_search() -> None:
     for flag in (_LOGITS, _EMBEDDINGS, _LABELS):
         if flag.value:
-            raise errors.InputError(f"--{flag.name} cannot be combined with --neighbours: omit one")
+            raise errors.InputError(f"--{flag.name} cannot be combined with --neighbours; omit one")
     if _FORMAT.value in ("npz", "parquet"):
         raise errors.InputError(
-            f"--neighbours cannot write --format={_FORMAT.value}: set --format=text, csv or jsonl"
+            f"--neighbours cannot write --format={_FORMAT.value}; set --format=text, csv or jsonl"
         )
 
 
@@ -280,7 +282,7 @@ def _predictor() -> "Predictor":
     if _TEACHER.value:
         if options:
             raise errors.InputError(
-                f"--teacher uses the network of the run unchanged: omit --{' --'.join(options)}"
+                f"--teacher uses the network of the run unchanged; omit --{' --'.join(options)}"
             )
         return library.load_teacher(_WORKDIR.value)
     loaded = library.load(_WORKDIR.value, **options)
@@ -303,19 +305,19 @@ def _check_classes(predictor: "Predictor") -> None:
     """Raises an InputError if the network has no classifier and no embeddings are requested."""
     if not predictor.num_classes and (_LOGITS.value or not _EMBEDDINGS.value):
         raise errors.InputError(
-            f"'{predictor.name}' has no classifier: use --embeddings with --format=csv, jsonl, npz"
+            f"'{predictor.name}' has no classifier; use --embeddings with --format=csv, jsonl, npz"
             " or parquet, or --neighbours"
         )
 
 
 def _check_embeddings(predictor: "Predictor", part: "Predictions") -> None:
     if _EMBEDDINGS.value and len(part) and part.embeddings is None:
-        raise errors.InputError(f"'{predictor.name}' has no embedding: omit --embeddings")
+        raise errors.InputError(f"'{predictor.name}' has no embedding; omit --embeddings")
 
 
 @contextlib.contextmanager
 def _memory_errors(predictor: "Predictor", count: int) -> Iterator[None]:
-    """Reports exhausted memory with the flags that reduce its use.
+    """Converts memory errors to an InputError with the flags that reduce memory.
 
     Args:
       predictor: the predictor that runs in the `with` block.
@@ -334,14 +336,14 @@ def _memory_errors(predictor: "Predictor", count: int) -> Iterator[None]:
     remedy = f"use a smaller {' or '.join(remedies)}"
     # The network's input is float32.
     if 4 * size * height * width * channels > parallel.host_bytes():
-        raise errors.InputError(f"{problem}: {remedy}")
+        raise errors.InputError(f"{problem}; {remedy}")
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not runtime_errors.is_out_of_memory(error):
             raise
         reason = runtime_errors.first_line(error) or "MemoryError"
-        raise errors.InputError(f"{problem} ({reason}): {remedy}") from error
+        raise errors.InputError(f"{problem} ({reason}); {remedy}") from error
 
 
 def _count(images: int) -> str:
@@ -362,19 +364,19 @@ class _Tally:
     Args:
       predictor: the predictor whose images are counted.
       total: the number of images.
-      shows: whether to show a progress line.
+      show_progress: whether to show a progress line.
 
     Raises:
       InputError: --labels is set, but the classes have no names.
     """
 
-    def __init__(self, predictor: "Predictor", total: int, *, shows: bool):
-        self._total, self._shows = total, shows
+    def __init__(self, predictor: "Predictor", total: int, *, show_progress: bool):
+        self._total, self._show_progress = total, show_progress
         self._start = self._last = time.monotonic()
-        self._done = self._unread = self._labeled = self._right = 0
+        self._done = self._unread = self._labeled = self._correct = 0
         self._names = set(predictor.about.class_names)
         if _LABELS.value and not self._names:
-            raise errors.InputError("--labels needs class names: set --class_names=FILE")
+            raise errors.InputError("--labels needs class names; set --class_names=FILE")
 
     def add(self, part: "Predictions") -> None:
         """Counts the images of a batch, and warns about unreadable ones."""
@@ -384,7 +386,7 @@ class _Tally:
         self._unread += len(part.unread)
         if _LABELS.value:
             self._compare(part)
-        if self._shows and time.monotonic() - self._last > 0.2:
+        if self._show_progress and time.monotonic() - self._last > 0.2:
             self._last = time.monotonic()
             rate = self._done / (self._last - self._start)
             parts = [f"{self._done:,} of {self._total:,} images", f"{rate:,.0f} images/s"]
@@ -398,7 +400,7 @@ class _Tally:
             folders = map(layout.class_name, reversed(parts))
             label = next((folder for folder in folders if folder in self._names), None)
             self._labeled += label is not None
-            self._right += label == name
+            self._correct += label == name
 
     def finish(self, output: Any) -> None:
         """Prints a summary; raises an InputError if images could not be read."""
@@ -406,12 +408,12 @@ class _Tally:
         if output is not None:
             console.say(f"{_count(self._done - self._unread)}: {output}")
         if _LABELS.value:
-            share = 100 * self._right / max(1, self._labeled)
+            share = 100 * self._correct / max(1, self._labeled)
             console.say(f"top-1 {share:.2f} % of {_count(self._labeled)} with a label")
         if self._unread:
             subject = "nothing is" if self._unread == self._done else "the other images are"
             raise errors.InputError(
-                f"{self._unread:,} of {_count(self._total)} cannot be read: repair or omit the"
+                f"{self._unread:,} of {_count(self._total)} cannot be read; repair or omit the"
                 f" files listed above; {subject} predicted"
             )
 

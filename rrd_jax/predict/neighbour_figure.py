@@ -26,10 +26,10 @@ def check(path: pathlib.Path) -> None:
             f"--picture={path} is not supported; it must end in .png, .svg or .pdf"
         )
     if os.path.lexists(path):
-        raise errors.InputError(f"--picture={path} already exists: remove it or name another file")
+        raise errors.InputError(f"--picture={path} already exists; remove it or name another file")
     if not path.parent.is_dir():
         raise errors.InputError(
-            f"--picture={path} cannot be written, because folder {path.parent} does not exist:"
+            f"--picture={path} cannot be written, because folder {path.parent} does not exist;"
             " create it or name another"
         )
     drawing.check("--picture")

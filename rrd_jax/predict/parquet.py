@@ -17,7 +17,7 @@ def check_installed() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise errors.UnavailableError(
-            f"--format=parquet needs pyarrow, which cannot be imported ({error}): run"
+            f"--format=parquet needs pyarrow, which cannot be imported ({error}); run"
             " `pip install 'rrd_jax[hf]'`, or use --format=npz"
         ) from error
 

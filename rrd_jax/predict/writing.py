@@ -126,7 +126,7 @@ def open_writer(
       DiskError: the disk is full or cannot be written.
     """
     if form in _BINARY and output is None:
-        raise errors.InputError(f"--format={form} is binary: name a file with --output")
+        raise errors.InputError(f"--format={form} is binary; name a file with --output")
     if form == "parquet":
         parquet.check_installed()
     with contextlib.ExitStack() as stack:
@@ -190,7 +190,7 @@ def _temporary_file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise errors.InputError(
-                f"--output={path} is being written by another command: name another file"
+                f"--output={path} is being written by another command; name another file"
             ) from error
         # The file system does not support locks.
         except OSError:
@@ -210,7 +210,7 @@ def _temporary_file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
 
 def _check_free(path: pathlib.Path) -> None:
     if os.path.lexists(path):
-        raise errors.InputError(f"--output={path} already exists: remove it or name another file")
+        raise errors.InputError(f"--output={path} already exists; remove it or name another file")
 
 
 def _open_untruncated(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWriter:
@@ -223,7 +223,7 @@ def _open_untruncated(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWr
         return open(path, "wb", opener=open_untruncated)
     except OSError as error:
         raise errors.InputError(
-            f"--output={output} cannot be written ({error.strerror or error}): name another file"
+            f"--output={output} cannot be written ({error.strerror or error}); name another file"
         ) from error
 
 

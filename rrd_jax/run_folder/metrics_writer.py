@@ -24,9 +24,9 @@ class MetricsWriter:
     Rows after `step` are dropped at the start, so that a resumed run has one row per epoch.
 
     Args:
-      workdir: receives metrics.jsonl and the folder tensorboard.
-      label: the name of the run on the console.
-      step: updates before this start; 0 for a new run.
+      workdir: folder of metrics.jsonl and of the subfolder tensorboard.
+      label: name of the run on the console.
+      step: number of updates before this start; 0 for a new run.
       writes: whether to write to the workdir; if False, metrics only appear on the console.
     """
 
@@ -90,12 +90,12 @@ class MetricsWriter:
     ) -> None:
         """Shows epoch, time left, loss terms, throughput and learning rate.
 
-        A log file gets such a line every ten minutes within an epoch.
+        In a log file, such a line is printed every ten minutes within an epoch.
 
         Args:
-          epoch: epochs so far, with fractions.
-          epochs: the run's number of epochs.
-          learning_rate: of the last step.
+          epoch: number of epochs so far, including fractions.
+          epochs: number of epochs of the run.
+          learning_rate: learning rate of the last step.
           rate: images per second.
           left: seconds until the end of the run.
           losses: the mean losses of the current epoch, by metric name.
@@ -237,7 +237,7 @@ class Clock:
 
     Args:
       before: seconds of earlier starts.
-      step: updates before this start.
+      step: number of updates before this start.
     """
 
     def __init__(self, before: float, step: int):
@@ -245,7 +245,7 @@ class Clock:
         self.begin(step)
 
     def begin(self, step: int) -> None:
-        """Starts timing steps; time before this call counts towards `total` only."""
+        """Starts timing steps; time before this call counts toward `total` only."""
         self._first = self._mark = time.monotonic(), step
         self._waited = 0.0
 

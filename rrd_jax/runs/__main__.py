@@ -121,7 +121,7 @@ def _read(folder: str) -> tuple[list["Run"], list[str]]:
             )
     if not runs:
         raise errors.InputError(
-            f"no runs in {folder} or below: name a folder of runs; the folder of a run contains"
+            f"no runs in {folder} or below; name a folder of runs; the folder of a run contains"
             " config.json, and metrics.jsonl, checkpoints or lock"
         )
     try:

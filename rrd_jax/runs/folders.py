@@ -28,7 +28,7 @@ class Folder(NamedTuple):
 
 
 def search(root: str) -> tuple[list[Folder], list[str]]:
-    """Finds all runs in a folder and below it.
+    """Finds all runs in a folder and its subfolders.
 
     Each run is listed once. Symbolic links are followed last, so that a run below `root` is listed
     under its real path. Hidden folders, and links to folders that contain `root`, are skipped.

@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
 
 def read(root: str, *, with_size: bool = True) -> tuple[list[Run], list[str]]:
-    """Reads the runs in a folder and below it.
+    """Reads all runs in a folder and its subfolders.
 
     Args:
       root: the folder.

@@ -153,10 +153,10 @@ class Flag(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class Text(Kind):
-    """A string of printable characters on one line, below 4096 characters."""
+    """A string of fewer than 4096 printable characters on one line."""
 
     type = str
-    words = "text on one line, of printable characters"
+    words = "text on one line, with printable characters only"
 
     def accepts(self, value: Any) -> bool:
         """Implements `Kind.accepts`."""
@@ -216,9 +216,9 @@ class Numbers(Kind):
         for i, part in enumerate(value):
             if not self.part.accepts(part):
                 return f"{path}[{i}] is {short_repr(part)}, but {path} must be {self}"
-        is_long = self.lengths and len(value) not in self.lengths
+        has_wrong_length = self.lengths and len(value) not in self.lengths
         descends = self.ascending and any(a >= b for a, b in itertools.pairwise(value))
-        return fault if is_long or descends else ""
+        return fault if has_wrong_length or descends else ""
 
     def __str__(self) -> str:
         count = f"{' or '.join(map(str, self.lengths))} " if self.lengths else ""
@@ -292,7 +292,7 @@ _KINDS_BY_TYPE: dict[type, Kind] = {
 def kind_of(option: inspect.Parameter) -> Kind | None:
     """Returns the kind of a built-in objective's option, from its annotation and default.
 
-    Whole numbers are at least 0, real numbers at most a million in size, and temperatures are in a
+    Whole numbers are at least 0, real numbers at most a million in magnitude, and temperatures in a
     range in which float32 neither overflows nor rounds to 0. The factory checks further limits.
     Returns None if the annotation is not a simple type.
     """

@@ -182,7 +182,7 @@ def _check_relations(difference: str, training: Training) -> None:
     names = [choice.name for choice in training.objectives if choice.needs_classes]
     if names:
         raise errors.InputError(
-            f"{difference}; {' and '.join(names)} would compare them: use objectives on relations"
+            f"{difference}; {' and '.join(names)} would compare them; use objectives on relations"
             " or maps, such as method rrd, name the classes with data.class_names, fine-tune the"
             " teacher with teacher.fine_tune, or train a new classifier with teacher.probe"
         )

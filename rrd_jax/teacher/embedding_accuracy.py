@@ -1,4 +1,4 @@
-"""Accuracy of embeddings: k-nearest-neighbour classification and a linear probe."""
+"""Accuracy of embeddings: k-nearest-neighbor classification and a linear probe."""
 
 from collections.abc import Callable, Collection
 from typing import Any

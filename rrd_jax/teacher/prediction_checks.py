@@ -24,7 +24,7 @@ def find_problem(tested: dict[str, np.ndarray], num_classes: int) -> str:
     if matched - top1 > max(0.1, _STANDARD_ERRORS * _deviation(matched, len(label))):
         return (
             f"{accuracy}, but {100 * matched:.1f} % with permuted classes; the network was trained"
-            " with another class order: name the classes with data.class_names"
+            " with another class order; name the classes with data.class_names"
         )
     classes = np.unique(prediction)
     if len(classes) == 1 and len(np.unique(label)) > 1:

@@ -18,7 +18,7 @@ def check(subject: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise errors.UnavailableError(
-            f"{subject} needs matplotlib, which cannot be imported ({error}): run"
+            f"{subject} needs matplotlib, which cannot be imported ({error}); run"
             " `pip install 'rrd_jax[plots]'`"
         ) from error
 

@@ -49,7 +49,7 @@ def _translate(error: Exception) -> Exception | None:
     text = first_line(error)
     if isinstance(error, MemoryError):
         return errors.InputError(
-            f"this machine's memory is exhausted ({text or 'MemoryError'}): stream the images with"
+            f"this machine's memory is exhausted ({text or 'MemoryError'}); stream the images with"
             " data.feed=streamed, use fewer data.workers, or set teacher.cache=off"
         )
     if isinstance(error, FloatingPointError):
@@ -72,7 +72,7 @@ def _translate(error: Exception) -> Exception | None:
         return None
     if is_out_of_memory(error):
         return errors.InputError(
-            f"the devices' memory is exhausted ({text}): use a smaller train.batch_size or"
+            f"the devices' memory is exhausted ({text}); use a smaller train.batch_size or"
             " train.eval_batch_size, a larger train.accumulate, train.remat=all,"
             " teacher.cache=off, data.feed=streamed or a smaller queue of the objective"
         )

@@ -21,7 +21,8 @@ class TrainState:
       step: [] int32, number of updates so far.
       params: {"student": ..., "objectives": {name: ...}}, all trained parameters.
       batch_stats: the student's running statistics and its other carried variables.
-      ema: {"params", "batch_stats"}, the average of the student over the steps; () for no average.
+      ema: {"params", "batch_stats"}, the average of the student over the steps; () if the run has
+        no average.
       opt_state: Optax state for `params`.
       frozen: {name: ...}, the objectives' constants.
       memory: {name: ...}, the objectives' memories.

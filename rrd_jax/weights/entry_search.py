@@ -1,8 +1,9 @@
 """Finds the entries of a network in the content of a file, under any keys and prefixes.
 
 Training scripts wrap state dicts (`{"model": ..., "epoch": ...}`), and wrapper modules prefix
-entries (`module.conv1.weight`). The search treats both in one way: it flattens the content of the
-file, with keys joined by dots. A candidate is a set of entries of the network under one prefix.
+entries (`module.conv1.weight`). The search handles both in the same way: it flattens the content
+of the file, with keys joined by dots. A candidate is a set of entries of the network under one
+prefix.
 """
 
 import collections
@@ -34,7 +35,7 @@ _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 
 class MisfitError(ValueError):
-    """Error of a file without usable weights; the message is a predicate of the file."""
+    """Error of a file without usable weights; the message follows the name of the file."""
 
 
 class Flat(NamedTuple):
@@ -43,7 +44,7 @@ class Flat(NamedTuple):
     Attributes:
       arrays: arrays by name.
       parents: id of the dict that contains each array, by name.
-      others: types of values that are no arrays, by name.
+      others: types of values that are not arrays, by name.
     """
 
     arrays: dict[str, Any]
@@ -84,10 +85,10 @@ class Candidate(NamedTuple):
 
 
 def flatten(content: Any) -> Flat:
-    """Flattens the content of a file and gives entries in foreign layouts their native names.
+    """Flattens the content of a file, and renames entries in foreign layouts to native names.
 
     Raises:
-      MisfitError: two arrays get the same name.
+      MisfitError: two arrays have the same name.
     """
     flat, visited = Flat({}, {}, {}), set()
 
@@ -133,7 +134,7 @@ def find_candidates(flat: Flat, name: str) -> list[Candidate]:
     libraries = [renaming.to_native for renaming in published.renamings(name)]
     for rename in (str, _unwrapped, *libraries):
         names = {rename(entry): entry for entry in flat.arrays}
-        # Two entries would get the same name.
+        # Two entries would have the same name.
         if len(names) < len(flat.arrays):
             continue
         hits = _hits(names, template)
@@ -172,7 +173,7 @@ def _candidate(
 ) -> Candidate:
     """Returns the candidate for a key.
 
-    Dicts without an entry of the network, and entries under longer keys of `full`, are left out.
+    Dicts without an entry of the network, and entries under longer keys of `full`, are omitted.
     """
     prefix = f"{key}." if key else ""
     inner = tuple(f"{k}." for k in full if k != key and k.startswith(prefix))
@@ -199,7 +200,7 @@ def under_key(flat: Flat, key: str) -> Flat:
     """Returns the content under a key.
 
     Raises:
-      MisfitError: there is nothing under the key.
+      MisfitError: no array is stored under the key.
     """
     prefix = f"{key}."
     arrays = {
@@ -245,7 +246,7 @@ def choose(
         )
     others = [candidate.key for candidate in fitting if candidate not in preferred]
     if others:
-        hint = f"; for those, write FILE@{prefix}{others[0]}" if others[0] else ""
+        hint = f"; to use these, pass FILE@{prefix}{others[0]}" if others[0] else ""
         return choice, (
             f"using the averaged weights under {prefix}{choice.key}, not the weights under"
             f" {_display_key(others[0])}{hint}"

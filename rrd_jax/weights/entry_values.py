@@ -33,10 +33,10 @@ def read(value: Any) -> np.ndarray:
     if getattr(value, "is_meta", False):
         raise ValueError("has a shape, but no values (a meta tensor)")
     if getattr(value, "is_quantized", False) or dtype.startswith(("qint", "quint")):
-        raise ValueError(f"is quantized ({dtype}), but must be floating-point: call dequantize()")
+        raise ValueError(f"is quantized ({dtype}), but must be floating-point; call dequantize()")
     layout = str(getattr(value, "layout", "torch.strided")).removeprefix("torch.")
     if layout != "strided":
-        raise ValueError(f"is sparse ({layout}): call to_dense()")
+        raise ValueError(f"is sparse ({layout}); call to_dense()")
     if dtype not in FLOATS:
         raise ValueError(f"is {dtype}, but must be one of {', '.join(FLOATS)}")
     if 0 in value.shape:

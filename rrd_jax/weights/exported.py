@@ -72,7 +72,7 @@ def read(file: pathlib.Path) -> WeightsInfo | None:
         raise
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise errors.InputError(
-            f"the description of the weights in {where} is damaged ({error!r}): export or copy it"
+            f"the description of the weights in {where} is damaged ({error!r}); export or copy it"
             " again"
         ) from error
 
@@ -160,7 +160,7 @@ def read_native(file: pathlib.Path, description: WeightsInfo) -> dict[str, Any]:
     # safetensors raises errors of several types.
     except Exception as error:
         raise errors.InputError(
-            f"{file} cannot be read ({errors.printable(str(error))[:200]}); it is damaged: export"
+            f"{file} cannot be read ({errors.printable(str(error))[:200]}); it is damaged; export"
             " or copy it again"
         ) from error
 

@@ -80,17 +80,17 @@ def _read_shards(index: pathlib.Path) -> dict[str, Any]:
             raise ValueError("it names files in other folders")
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise errors.InputError(
-            f"{index} is damaged ({error!r}): copy or download it again"
+            f"{index} is damaged ({error!r}); copy or download it again"
         ) from error
     if missing := [name for name in names if not index.with_name(name).is_file()]:
         raise errors.InputError(
-            f"{index} names {len(names)} files, but {missing[0]} is missing: copy or download"
+            f"{index} names {len(names)} files, but {missing[0]} is missing; copy or download"
             f" {missing[0]}"
         )
     parts = {name: read(index.with_name(name)) for name in names}
     if lost := [entry for entry, name in shards.items() if entry not in parts[name]]:
         raise errors.InputError(
-            f"{index} lists entry {lost[0]} in {shards[lost[0]]}, which lacks it: copy or download"
+            f"{index} lists entry {lost[0]} in {shards[lost[0]]}, which lacks it; copy or download"
             " both files again"
         )
     return {entry: parts[name][entry] for entry, name in shards.items()}
@@ -136,11 +136,11 @@ def _check_zip(path: pathlib.Path) -> list[str]:
         if isinstance(error, errors.InputError):
             raise
         raise errors.InputError(
-            f"{path} is damaged or incomplete ({error}): copy or download it again"
+            f"{path} is damaged or incomplete ({error}); copy or download it again"
         ) from error
     if damaged:
         raise errors.InputError(
-            f"{path} is damaged (the checksum of {damaged[0]} does not match): copy or download"
+            f"{path} is damaged (the checksum of {damaged[0]} does not match); copy or download"
             " it again"
         )
     return names
@@ -149,7 +149,7 @@ def _check_zip(path: pathlib.Path) -> list[str]:
 def _damaged_members(archive: zipfile.ZipFile) -> list[str]:
     """Returns the members with wrong checksums, or an empty list if all checksums are wrong.
 
-    PyTorch can leave out the checksums of all members.
+    PyTorch can omit the checksums of all members.
     """
     members = [info for info in archive.infolist() if info.file_size]
     damaged = []
@@ -223,6 +223,6 @@ def _harmless_types() -> list[Any]:
 def _unreadable(path: pathlib.Path, error: Exception) -> errors.InputError:
     reason = str(error).strip().split("\n")[0].split(". ")[0][:200] or type(error).__name__
     return errors.InputError(
-        f"{path} cannot be read ({reason}); it is damaged or not a PyTorch file: copy or download"
+        f"{path} cannot be read ({reason}); it is damaged or not a PyTorch file; copy or download"
         " it again"
     )

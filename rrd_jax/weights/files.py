@@ -48,7 +48,7 @@ def _check_no_url(path: pathlib.Path) -> None:
     match = _URL.fullmatch(str(path))
     if match and not path.exists():
         raise errors.InputError(
-            f"{match['scheme']}://{match['rest']} is a URL, and URLs are not downloaded: download"
+            f"{match['scheme']}://{match['rest']} is a URL, and URLs are not downloaded; download"
             " the file and pass its path"
         )
 
@@ -178,7 +178,7 @@ def _load_file(
     """Loads a PyTorch file."""
     if imports.is_path(model):
         raise errors.InputError(
-            f"{path} is a PyTorch file, which cannot be loaded into the custom network '{model}':"
+            f"{path} is a PyTorch file, which cannot be loaded into the custom network '{model}';"
             " pass the workdir of a run, or pass the variables in Python"
         )
     described = sidecar.read(path, model)
@@ -239,9 +239,9 @@ def _check_folder(path: pathlib.Path) -> None:
         return
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         run = path.parent.parent
-        raise errors.InputError(f"{path} is one checkpoint of a run: pass {run}@{path.name}")
+        raise errors.InputError(f"{path} is one checkpoint of a run; pass {run}@{path.name}")
     transformers_folder.check_unsupported(path)
     for file in sorted(file for pattern in _WEIGHTS for file in path.glob(pattern)):
         raise errors.InputError(
-            f"{path} is a folder with weight files, not a run: pass the file, {file}"
+            f"{path} is a folder with weight files, not a run; pass the file, {file}"
         )

@@ -296,7 +296,7 @@ ALL = (
     *(_DEIT, _PLAIN, _DINO, _dino_authors(), _CLIP, _SIGLIP, _OPENAI),
     *(_FIRST, _SECOND, _regnet(), _RESNET, _MOBILENET),
 )
-# Classifier entries of transformers models whose classifier does not read just the embedding, such
+# Classifier entries of transformers models whose classifier reads more than the embedding, such
 # as DINOv2 and the vision towers.
 OTHER_CLASSIFIER = ("classifier.weight", "classifier.bias")
 NAMES = ("transformers", "openai", "dinov2")

@@ -136,7 +136,7 @@ def _no_network(names: Iterable[str]) -> str:
 
 
 def _reason(name: str, expected: dict[str, Shape], actual: dict[str, Shape]) -> str:
-    """Returns the likely reason of a mismatch, with a remedy if possible."""
+    """Returns the likely reason for a mismatch, with a remedy if possible."""
     missing, extra = expected.keys() - actual.keys(), actual.keys() - expected.keys()
     reshaped = {e for e in expected.keys() & actual.keys() if expected[e] != actual[e]}
     classifier = entry_templates.classifier(name)

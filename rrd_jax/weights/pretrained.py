@@ -95,7 +95,7 @@ def adapt(
     if is_new and not axes:
         raise errors.InputError(
             f"'{choice.model}' needs a new classifier, but the network does not report its"
-            " classifier: return its parameters as 'head', {'kernel', 'bias'}, in its Outputs"
+            " classifier; return its parameters as 'head', {'kernel', 'bias'}, in its Outputs"
         )
     weights = {name: value for name, value in arrays.items() if not (is_new and name in axes)}
     changes += _fit_channels(weights, expected, meta, shape)
@@ -175,7 +175,7 @@ def _is_new(
     if head == "new":
         return True, f"{field} is new"
     if classifier:
-        reason = f"objective '{classifier}' classified instead of the network"
+        reason = f"objective '{classifier}' replaced the network's classifier"
     elif not num_classes:
         reason = "the weights have no classifier"
     elif num_classes != dataset.num_classes:
@@ -247,7 +247,7 @@ def _check_sizes(
         if shapes.get(name) != expected[name]:
             raise errors.InputError(
                 f"{name} has shape {tuple(weights[name].shape)} in {where}, but {expected[name]}"
-                f" for {size}x{size} images; its shape depends on the image size: set"
+                f" for {size}x{size} images; its shape depends on the image size; set"
                 " data.image_size to the image size of the weights"
             )
 

@@ -59,7 +59,7 @@ def read(file: pathlib.Path, model: str = "") -> Sidecar:
         raise errors.InputError(str(error)) from None
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise errors.InputError(
-            f"{where} is damaged ({type(error).__name__}: {error}): download or remove it"
+            f"{where} is damaged ({type(error).__name__}: {error}); download or remove it"
         ) from error
 
 
@@ -105,7 +105,7 @@ def _check_arguments(
         if name not in _HARMLESS and value != expected.get(name):
             raise errors.InputError(
                 f"{file} holds timm's {architecture} with {name}={value} according to its"
-                f" config.json, which is not supported: use weights with"
+                f" config.json, which is not supported; use weights with"
                 f" {name}={expected.get(name)}"
             )
 
@@ -118,7 +118,7 @@ def _class_names(file: pathlib.Path, names: Any, count: int | None) -> tuple[str
         raise TypeError("label_names is not a list")
     if names and count not in (None, len(names)):
         raise errors.InputError(
-            f"the config.json next to {file} names {len(names)} classes of {count}: remove the"
+            f"the config.json next to {file} names {len(names)} classes of {count}; remove the"
             " names or add the missing ones"
         )
     return tuple(map(str, names))

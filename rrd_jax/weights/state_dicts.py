@@ -74,7 +74,7 @@ def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -
         choice, is_reduced = choice.without(foreign_layouts.OTHER_CLASSIFIER)
         if is_reduced and choice.matches_backbone(name):
             console.note(
-                f"{where}: classifier not loaded, because it does not read just the embedding"
+                f"{where}: classifier not loaded, because it reads more than the embedding"
             )
     if not choice.matches(name) and not (headless and choice.matches_backbone(name)):
         raise entry_search.MisfitError(mismatch.describe(name, choice.shapes, flat))

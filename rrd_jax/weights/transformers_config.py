@@ -284,7 +284,7 @@ def names(content: Config, where: str) -> list[str]:
 def is_classifier(content: Config) -> bool:
     """Returns True if a config describes a linear classifier on the embedding."""
     architecture = str((content.get("architectures") or ["ForImageClassification"])[0])
-    # The classifiers of these models do not read just the embedding.
+    # The classifiers of these models read more than the embedding.
     excluded = ("dinov2", "dinov2_with_registers", "clip", "siglip")
     return "ForImageClassification" in architecture and content["model_type"] not in excluded
 

@@ -26,7 +26,7 @@ def weights_file(folder: pathlib.Path) -> pathlib.Path | None:
 def check(folder: pathlib.Path) -> None:
     """Raises an InputError unless a folder is a transformers folder with a supported network."""
     if not folder.is_dir():
-        problem = "is a file: name its folder" if folder.exists() else "does not exist"
+        problem = "is a file; name its folder" if folder.exists() else "does not exist"
         raise errors.InputError(f"{PREFIX}{folder} {problem}")
     check_unsupported(folder)
     content = read_config(folder)
@@ -44,7 +44,7 @@ def check(folder: pathlib.Path) -> None:
         )
     transformers_config.names(content, str(folder))
     if weights_file(folder) is None:
-        raise errors.InputError(f"{folder} holds no weights: add one of {', '.join(_WEIGHTS)}")
+        raise errors.InputError(f"{folder} holds no weights; add one of {', '.join(_WEIGHTS)}")
 
 
 def check_unsupported(folder: pathlib.Path) -> None:
@@ -58,7 +58,7 @@ def check_unsupported(folder: pathlib.Path) -> None:
         )
     if (folder / "model_index.json").is_file():
         raise errors.InputError(
-            f"{folder} is a diffusers pipeline, which is not supported: use an image classifier or"
+            f"{folder} is a diffusers pipeline, which is not supported; use an image classifier or"
             " encoder"
         )
 

@@ -96,7 +96,7 @@ def test_each_teacher_has_separate_options():
     ("argument", "message"),
     [
         ("resnet8-resnet8,resnet8", "'resnet8-resnet8' and 'resnet8' each name networks"),
-        ("kd,rrd", "'kd' and 'rrd' each name a method; leave one out"),
+        ("kd,rrd", "'kd' and 'rrd' each name a method; omit one"),
         ("rrd+rrd", "method 'rrd\\+rrd' names two objectives 'rrd'"),
         ("my_nets:loss+my_losses:loss", "names two objectives 'loss'"),
         ("my_losses:rrd", "'my_losses:rrd' has the name of a built-in objective, 'rrd'"),

@@ -63,7 +63,7 @@ def test_invalid_objectives_of_a_launch_file_are_refused(terms, message):
 def test_teachers_with_different_cache_settings_are_refused():
     config = launch.get_config("digits", "smoke,resnet8+resnet8-resnet8,kd")
     config.teacher[1].cache = "off"
-    with pytest.raises(errors.InputError, match="teachers' cache is auto and off: set one"):
+    with pytest.raises(errors.InputError, match="teachers' cache is auto and off; set one"):
         parse(config)
 
 

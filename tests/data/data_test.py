@@ -142,7 +142,7 @@ def test_a_changed_fashion_mnist_file_is_refused_by_its_sha256(tmp_path):
         ("digitz", "did you mean 'digits'.*known: digits, fashion_mnist"),
         (
             "cifar100",
-            "not prepared under .*: put cifar-100-binary.tar.gz .https://www.cs.toronto.edu/.* into"
+            "not prepared under .*; put cifar-100-binary.tar.gz .https://www.cs.toronto.edu/.* into"
             " .*, then run `python -m rrd_jax.data.prepare --name=cifar100 --data_dir=.* --manual_",
         ),
         ("imagenet2012", "put ILSVRC2012_img_train.tar .* and ILSVRC2012_img_val.tar "),

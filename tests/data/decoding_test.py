@@ -144,7 +144,7 @@ def _flipped(content, position):
         (_encoded(_image("RGB"), "PNG")[:-100], "damaged file"),
         (_flipped(_encoded(_image("RGB"), "PNG"), 100), "damaged file"),
         (_encoded(_image("RGB"), "WEBP")[:90], "damaged file|not an image"),
-        (_encoded(_image("F"), "TIFF"), "32-bit pixels: convert"),
+        (_encoded(_image("F"), "TIFF"), "32-bit pixels; convert"),
         (b"<html>not found</html>", "not an image"),
         (b"", "not an image"),
         # PostScript is a program.

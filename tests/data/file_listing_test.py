@@ -39,7 +39,7 @@ def test_files_keep_the_given_order_and_folders_are_sorted(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "no images given: name files or folders"),
+        ([], "no images given; name files or folders"),
         (["none.jpg"], "none.jpg' does not exist"),
         (["*.jpg"], r"no file matches '.*\*.jpg'"),
         (["empty"], "no images in .*empty$"),

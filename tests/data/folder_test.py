@@ -115,7 +115,7 @@ def _damage(name, content):
 _SKIPPED = {
     "a cut JPEG": (_damage("x.jpg", encoded()[:-60]), "cat/x.jpg: damaged"),
     "a note": (_damage("notes.txt", b"BM and P1"), "cat/notes.txt: not an image"),
-    "a raw photograph": (_damage("x.nef", encoded("TIFF")), "raw camera file (.nef): convert it"),
+    "a raw photograph": (_damage("x.nef", encoded("TIFF")), "raw camera file (.nef); convert it"),
     "an odd name": (_damage(os.fsdecode(b"\xff\n.jpg"), b""), r"cat/\xff\n.jpg: empty file"),
     "a pipe": (_pipe, "cat/pipe.jpg: a pipe, socket or device"),
     "a device": (lambda root: (root / "cat" / "x.jpg").symlink_to("/dev/zero"), "or device"),
@@ -223,7 +223,7 @@ def _many_damaged(root):
 _REFUSED = {
     "a missing folder": (
         lambda root: None,
-        "does not exist: name the folder that holds one folder of",
+        "does not exist; name the folder that holds one folder of",
     ),
     "an empty folder": (
         lambda root: root.mkdir(),
@@ -286,7 +286,7 @@ def test_errors_for_unreadable_files_and_folders_name_the_reason(tree, monkeypat
     result = inspection.check_file(str(tree), listing.files[0])
     assert result.problem == "cannot be read (Permission denied)"
     monkeypatch.setattr(os, "scandir", refuse)
-    message = "folder .*tree cannot be read .Permission denied.: make it readable"
+    message = "folder .*tree cannot be read .Permission denied.; make it readable"
     with pytest.raises(errors.InputError, match=message):
         file_tree.walk(str(tree))
 
@@ -373,7 +373,7 @@ def test_an_image_that_changes_during_a_run_is_refused(tree, change):
     dataset = load(tree, feed="streamed", augment="random_resized", resize=9)
     for path in tree.rglob("*.jpg"):
         change(path)
-    with pytest.raises(errors.InputError, match="image .*jpg .* since this run started: restore"):
+    with pytest.raises(errors.InputError, match="image .*jpg .* since this run started; restore"):
         list(dataset.test.test_batches(4))
 
 

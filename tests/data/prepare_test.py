@@ -194,7 +194,7 @@ def test_an_archive_with_another_size_or_checksum_is_refused(run, cifar100, monk
     code, _, err = run(*_flags(cifar100))
     assert code == 2
     assert (
-        f"not {'0' * 32}, so it is incomplete or not the published file: download it again" in err
+        f"not {'0' * 32}, so it is incomplete or not the published file; download it again" in err
     )
     assert not (cifar100 / "d" / "cifar100" / "3.0.2").exists()
     code, out, err = run(*_flags(cifar100), "--no_verify")
@@ -405,7 +405,7 @@ def test_damaged_prepared_data_are_refused_with_the_command_to_run(
     folder = shutil.copytree(os.path.join(prepared[0], "cifar100"), tmp_path / "cifar100") / "3.0.2"
     damage(folder)
     remedy = "remove that folder, and prepare it again with `python -m rrd_jax.data.prepare --name="
-    message = f"^data set 'cifar100' under {folder} is damaged \\(.*{reason}.*: {remedy}"
+    message = f"^data set 'cifar100' under {folder} is damaged \\(.*{reason}.*; {remedy}"
     with pytest.raises(errors.InputError, match=message) as caught:
         _ = _load("cifar100", dir=str(tmp_path), **_OPTIONS).train.images
     assert "\n" not in str(caught.value)

@@ -92,7 +92,7 @@ def test_imagenet_is_resized_under_its_name_and_other_sizes_are_refused(tmp_path
     code, _, errors = run("--name=cifar10", f"--data_dir={tmp_path}", "--resize=20")
     assert code == 2
     assert (
-        "'cifar10' has images of 32x32 pixels: use --resize only for image_folder and imagenet2012"
+        "'cifar10' has images of 32x32 pixels; use --resize only for image_folder and imagenet2012"
         in errors
     )
 

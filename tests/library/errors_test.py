@@ -54,7 +54,7 @@ _INVALID = [
     ({"learning_rate": optax.constant_schedule(0.1)}, "learning_rate is .* must be a number"),
     ({"fields": {"trian.epochs": 1}}, "unknown field 'trian.epochs'; did you mean 'train.epochs'"),
     ({"fields": {"train.epochs.x": 1}}, "unknown field 'train.epochs.x'"),
-    ({"fields": {"train": 3}}, "'train' is 3, but is a section: set its fields, train.accumulate"),
+    ({"fields": {"train": 3}}, "'train' is 3, but is a section; set its fields, train.accumulate"),
     ({"fields": {"train.epochs": 2}}, "'train.epochs' is set by fields and by epochs="),
     ({"fields": {"data.mean": "abc"}}, "data.mean is 'abc', but must be a tuple of 1 or 3 numb"),
     ({"fields": ["data.mean"]}, "fields is .* but must be a mapping"),

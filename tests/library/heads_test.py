@@ -65,7 +65,7 @@ def test_embeddings_equal_the_projections_of_each_objective(run):
 @pytest.mark.usefixtures("one_device")
 def test_exported_programs_contain_the_head_but_weight_files_refuse_it(run, tmp_path):
     student = rrd_jax.load(run, head="rrd")
-    with pytest.raises(errors.UnfitError, match="leave out --head"):
+    with pytest.raises(errors.UnfitError, match="omit --head"):
         student.export(tmp_path / "f.safetensors", test=_IMAGES)
     pytest.importorskip("onnxruntime")
     written = student.export(tmp_path / "f.onnx", test=_IMAGES)
@@ -73,7 +73,7 @@ def test_exported_programs_contain_the_head_but_weight_files_refuse_it(run, tmp_
     embeddings = exports.open_file(tmp_path / "f.onnx")(_IMAGES)["embedding"]
     np.testing.assert_allclose(embeddings, student.embed(_IMAGES), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
-    with pytest.raises(errors.InputError, match="leave out head"):
+    with pytest.raises(errors.InputError, match="omit head"):
         rrd_jax.load(tmp_path / "f.onnx", head="rrd")
 
 
@@ -83,7 +83,7 @@ def test_exported_programs_contain_the_head_but_weight_files_refuse_it(run, tmp_
     [
         ("dkd", "has no objective 'dkd'; available: crd, embed, rrd"),
         ("ce", "no head behind"),
-        ("rrd[0]", "the run has only one head: use 'rrd'"),
+        ("rrd[0]", "the run has only one head; use 'rrd'"),
     ],
 )
 def test_a_missing_head_is_refused_in_one_line(head, message, run, tiny_teacher):

@@ -181,7 +181,7 @@ def test_an_exported_file_predicts_and_is_evaluated_like_a_network(exported):
     assert loaded.about.class_names == ("a", "b", "c")
     test = _images(0, 128, 255, 0), np.array([0, 1, 2, 2])
     assert rrd_jax.evaluate(exported, test)["top1"] == 75
-    with pytest.raises(errors.InputError, match="leave out mean"):
+    with pytest.raises(errors.InputError, match="omit mean"):
         rrd_jax.load(exported, mean=(0.1, 0.1, 0.1))
     with pytest.raises(errors.InputError, match="is an exported file .*brightness"):
         rrd_jax.distill(teacher=loaded, student="resnet8", train=test, test=test)

@@ -36,7 +36,7 @@ def test_finite_weights_pass(dtype):
         ("params__fc__bias", np.full(4, np.inf, ml_dtypes.bfloat16), "4 infinite"),
         ("params__fc__bias", np.full(4, 1e200), "4 beyond the range of float32"),
         ("batch_stats__bn1__mean", np.full(16, np.nan), "batch_stats/bn1/mean is not finite"),
-        ("batch_stats__bn1__var", np.full(16, -1.0), "is a variance, but as low as -1"),
+        ("batch_stats__bn1__var", np.full(16, -1.0), "is a variance, but its minimum is -1"),
         ("params__fc__bias", np.arange(4), "of type int64, but it must be"),
         ("params__fc__bias", np.ones(4, np.complex64), "of type complex64"),
         ("params__fc__bias", [0.0] * 4, "params/fc/bias/0 of type float, but must"),

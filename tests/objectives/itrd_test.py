@@ -45,7 +45,7 @@ def test_the_correlation_loss_of_perfectly_correlated_dimensions_is_set_by_the_u
 
 
 def test_values_out_of_range_are_refused():
-    with pytest.raises(errors.InputError, match=r"alpha is 0.4, but must be .* 0.5 or above"):
+    with pytest.raises(errors.InputError, match=r"alpha is 0.4, but must be .* at least 0.5"):
         objectives.create("itrd", alpha=0.4)
     with pytest.raises(errors.InputError, match="mutual is inf"):
         objectives.create("itrd", mutual=float("inf"))

@@ -55,5 +55,5 @@ def test_rrd_compares_with_a_memory_of_each_teacher():
 
 
 def test_an_objective_that_classifies_refuses_several_teachers():
-    with pytest.raises(errors.InputError, match="'simkd' takes over its teacher's classifier"):
+    with pytest.raises(errors.InputError, match="'simkd' reuses its teacher's classifier"):
         objectives.averaged("simkd", objectives.create("simkd"), (0.5, 0.5))

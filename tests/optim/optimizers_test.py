@@ -142,7 +142,7 @@ def test_an_optimizer_by_import_path_receives_its_options():
         ("adam", {"options": {"b1": "x"}}, "'optimizer.options.b1' of optimizer 'adam' is 'x'"),
         ("adamw", {"options": {"learning_rate": 1.0}}, "unknown option .*learning_rate"),
         ("adamw", {"options": {"b1": 5.0}}, r"options.b1 is 5.0, .*\[0, 1\)"),
-        ("adamw", {"options": {"eps": -1.0}}, "options.eps is -1.0, .*0 or above"),
+        ("adamw", {"options": {"eps": -1.0}}, "options.eps is -1.0, .*at least 0"),
         ("adamw", {"options": {"eps": 1e9}}, "options.eps is .*at most"),
         ("adamw", {"options": {"b1": float("nan")}}, "options.b1 is nan"),
         ("muon", {"options": {"ns_steps": 101}}, "ns_steps is 101, .*100"),

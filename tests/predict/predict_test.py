@@ -240,7 +240,7 @@ def test_invalid_arguments_are_refused_in_one_line_before_any_prediction(predict
     image = str(root / "test" / "a,b" / "0.jpeg")
     for arguments, options, code, message in [
         ((image,), {"workdir": ""}, 1, "--workdir is missing"),
-        ((), {}, 1, "no images are named"),
+        ((), {}, 1, "no images given"),
         ((image, "--formt=csv"), {}, 1, "Unknown command line flag 'formt'"),
         ((image, "--top=0"), {}, 1, "flag --top=0"),
         ((image, "--format=xml"), {}, 1, "--format=xml"),
@@ -260,8 +260,8 @@ def test_invalid_arguments_are_refused_in_one_line_before_any_prediction(predict
             2,
             "resize is 50, but must be at least image_size, 99",
         ),
-        ((image, "--format=npz"), {}, 2, "--format=npz is binary: name a file with --output"),
-        ((image, "--format=parquet"), {}, 2, "--format=parquet is binary: name a file"),
+        ((image, "--format=npz"), {}, 2, "--format=npz is binary; name a file with --output"),
+        ((image, "--format=parquet"), {}, 2, "--format=parquet is binary; name a file"),
         ((image, "--logits"), {}, 2, "--logits needs --format=csv, jsonl, npz or parquet"),
         ((image, "--output="), {}, 2, "--output is empty"),
         ((image, f"--output={tmp_path}/there.csv"), {}, 2, "there.csv already exists"),

@@ -66,5 +66,5 @@ def test_invalid_weights_and_objectives_of_several_teachers_are_refused():
     with config.unlocked():
         config.teacher[1].weight = 1.0
         config.objectives.simkd = {"weight": 1.0}
-    with pytest.raises(errors.InputError, match="'simkd' takes over its teacher's classifier"):
+    with pytest.raises(errors.InputError, match="'simkd' reuses its teacher's classifier"):
         parse(config)

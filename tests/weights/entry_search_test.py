@@ -75,7 +75,7 @@ def test_averaged_weights_are_preferred_and_a_note_names_the_alternative(
     assert note.startswith(
         f"note: the state dict: using the averaged weights under {selected}, not"
     )
-    assert f"for those, write FILE@{other}" in note
+    assert f"to use these, pass FILE@{other}" in note
     _assert_selected(content, _RAW, key=other)
 
 

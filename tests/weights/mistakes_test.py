@@ -46,7 +46,7 @@ _VALUES = {
     ),
     "variance": (
         _bad("bn1.running_var", -0.5),
-        "bn1.running_var is a variance, but as low as -0.5",
+        "bn1.running_var is a variance, but its minimum is -0.5",
     ),
     "integers": (_with(fc__bias=np.arange(10)), "fc.bias is (int|I)64, but must be one of float16"),
     "no classes": (

@@ -215,7 +215,7 @@ def test_errors_for_size_dependent_parameters_name_them(tmp_path):
     config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"))
     config.student.model = model
     with pytest.raises(
-        errors.InputError, match="params/positions has .* depends .*: set data.image"
+        errors.InputError, match="params/positions has .* depends .*; set data.image"
     ):
         _start(config)
 

@@ -160,7 +160,7 @@ _ADAPTER = {"base_model.model.vit.encoder.layer.0.attention.q.lora_A.weight": np
             "model_type 'swin' is not supported.*: vit, deit",
         ),
         ({"config": {"model_type": "clip_text_model"}}, "a text tower.*name the folder of the who"),
-        ({"config": _CONFIG}, "holds no weights: add one of model.safetensors, "),
+        ({"config": _CONFIG}, "holds no weights; add one of model.safetensors, "),
         (
             {"config": {**_CONFIG, "hidden_size": 48}},
             "a ViT with hidden_size=48, num_hidden_layers=2, .* no network of rrd_jax has; the"

@@ -27,8 +27,9 @@ def make_mix(
       kind: "mixup" to blend the images (arXiv 1710.09412), "cutmix" to paste a box of the second
         image into the first (arXiv 1905.04899), "mixup+cutmix" to choose one of the two per batch,
         as in DeiT (arXiv 2012.12877), or "none".
-      alpha: > 0; the shares are uniform for 1, and mostly near 0 or 1 for smaller values.
-      cutmix_alpha: alpha of cutmix in "mixup+cutmix"; `alpha` is that of mixup.
+      alpha: parameter of the Beta distribution, > 0: 1 for uniform shares; smaller values give
+        shares near 0 and 1.
+      cutmix_alpha: `alpha` of cutmix in "mixup+cutmix", where `alpha` applies to mixup only.
       switch: fraction of batches to which "mixup+cutmix" applies cutmix, in [0, 1].
       probability: probability that a batch is mixed, in [0, 1].
 
@@ -41,14 +42,14 @@ def make_mix(
 
     def mix(key, images, labels):
         share_key, box_key = jax.random.split(key)
-        pastes, mixes = kind == "cutmix", True
+        is_cutmix, is_mixed = kind == "cutmix", True
         if kind == "mixup+cutmix" or probability < 1:
             choice, chance = jax.random.uniform(jax.random.fold_in(key, 1), (2,))
-            mixes = chance < probability
-            pastes = choice < switch if kind == "mixup+cutmix" else pastes
-        parameter = jnp.where(pastes, cutmix_alpha, alpha) if kind == "mixup+cutmix" else alpha
+            is_mixed = chance < probability
+            is_cutmix = choice < switch if kind == "mixup+cutmix" else is_cutmix
+        parameter = jnp.where(is_cutmix, cutmix_alpha, alpha) if kind == "mixup+cutmix" else alpha
         share = jax.random.beta(share_key, parameter, parameter)
-        images, share = _mixed(box_key, share, images, pastes=pastes, mixes=mixes)
+        images, share = _mixed(box_key, share, images, is_cutmix=is_cutmix, is_mixed=is_mixed)
         share = jnp.broadcast_to(share, len(images))
         return images, {"other_label": None if labels is None else labels[::-1], "share": share}
 
@@ -60,36 +61,36 @@ def _mixed(
     share: jax.Array,
     images: jax.Array,
     *,
-    pastes: jax.Array | bool,
-    mixes: jax.Array | bool,
+    is_cutmix: jax.Array | bool,
+    is_mixed: jax.Array | bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the mixed images and the share of the first image.
 
-    If `pastes` and `mixes` are Python bools, only the needed branch is compiled.
+    If `is_cutmix` and `is_mixed` are Python bools, only the needed branch is compiled.
     """
     partners = images[::-1]
-    if pastes is False and mixes is True:
+    if is_cutmix is False and is_mixed is True:
         return share * images + (1 - share) * partners, share
     inside = _box(key, share, images.shape[1:3])
-    if pastes is True and mixes is True:
+    if is_cutmix is True and is_mixed is True:
         mixed = jnp.where(inside[None, ..., None], partners, images)
         return mixed, 1 - jnp.mean(inside, dtype=jnp.float32)
     rest = 1 - jnp.mean(inside, dtype=jnp.float32)
-    weight = jnp.where(pastes, 1.0 - inside, share)
-    weight = jnp.where(mixes, weight, 1.0)[None, ..., None]
-    share = jnp.where(mixes, jnp.where(pastes, rest, share), 1.0)
+    weight = jnp.where(is_cutmix, 1.0 - inside, share)
+    weight = jnp.where(is_mixed, weight, 1.0)[None, ..., None]
+    share = jnp.where(is_mixed, jnp.where(is_cutmix, rest, share), 1.0)
     return weight * images + (1 - weight) * partners, share
 
 
 def _box(key: jax.Array, share: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Returns a mask [H, W] bool of a random box that leaves a share of the image."""
+    """Returns a mask [H, W] bool of a random box with an area of 1 - share of the image."""
     height, width = shape
     inside = jnp.ones((height, width), bool)
     side = jnp.sqrt(1 - share)
     for axis, (size, axis_key) in enumerate(
         zip((height, width), jax.random.split(key), strict=True)
     ):
-        # As in the paper, the box may extend beyond the edge; only the part inside counts.
+        # As in the paper, the box may extend beyond the edges of the image, and is clipped there.
         center = jax.random.randint(axis_key, (), 0, size)
         half = jnp.floor(side * size).astype(jnp.int32) // 2
         position = jax.lax.broadcasted_iota(jnp.int32, (height, width), axis)

@@ -70,7 +70,7 @@ def find(archive: Archive, folder: pathlib.Path, *, verify: bool) -> pathlib.Pat
     path = folder / archive.name
     if not path.is_file():
         raise errors.InputError(
-            f"{path} is missing: put {archive.name} ({archive.url}) into {folder}, or set"
+            f"{path} is missing; put {archive.name} ({archive.url}) into {folder}, or set"
             " --manual_dir to the folder that contains it"
         )
     if not verify:
@@ -84,7 +84,7 @@ def find(archive: Archive, folder: pathlib.Path, *, verify: bool) -> pathlib.Pat
     else:
         return path
     raise errors.InputError(
-        f"{path} {difference}, so it is incomplete or not the published file: download it again"
+        f"{path} {difference}, so it is incomplete or not the published file; download it again"
         f" from {archive.url}, or pass --no_verify to skip the verification"
     )
 
@@ -112,7 +112,7 @@ def reading(path: pathlib.Path, url: str) -> Iterator[None]:
     except (*_DAMAGES, KeyError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise errors.InputError(
-            f"{path} cannot be read ({reason}): download it again from {url}"
+            f"{path} cannot be read ({reason}); download it again from {url}"
         ) from error
 
 

@@ -102,7 +102,7 @@ class FashionMNIST(tfds.image_classification.FashionMNIST, skip_registration=Tru
             content = gzip.decompress(path.read_bytes())
         except FileNotFoundError:
             raise errors.InputError(
-                f"{path} is missing: run `apt-get install dataset-fashion-mnist`, or put the four"
+                f"{path} is missing; run `apt-get install dataset-fashion-mnist`, or put the four"
                 " original *-ubyte.gz files into a folder and set --manual_dir to it (in a config,"
                 " data.manual_dir)"
             ) from None

@@ -85,7 +85,7 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if free < needed:
             raise errors.DiskError(
                 f"{self.data_dir_root} has {free / 1e9:.1f} GB free, but"
-                f" '{self.name}' needs {needed / 1e9:.1f} GB: set --data_dir to another folder"
+                f" '{self.name}' needs {needed / 1e9:.1f} GB; set --data_dir to another folder"
             )
         return {split: _shards(self.name, split, examples) for split, examples in splits.items()}
 

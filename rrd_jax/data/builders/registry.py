@@ -77,7 +77,7 @@ def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.Datas
     root = builder.data_dir_root
     if os.path.exists(root) and not os.path.isdir(root):
         raise errors.InputError(
-            f"{root} is a file, but must be the folder of prepared data sets: set --data_dir (in a"
+            f"{root} is a file, but must be the folder of prepared data sets; set --data_dir (in a"
             " config, data.dir) or TFDS_DATA_DIR to a folder"
         )
     if manual_dir or isinstance(builder, archives.ArchivedBuilder):
@@ -87,7 +87,7 @@ def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.Datas
     if builder.is_prepared() and "array_record" not in formats:
         raise errors.InputError(
             f"data set '{name}' is prepared under {builder.data_dir} as"
-            f" {', '.join(sorted(formats))}, which has no random access: remove that folder or"
+            f" {', '.join(sorted(formats))}, which has no random access; remove that folder or"
             f" choose another data_dir, {_how_to_prepare(name, builder)}"
         )
     return builder
@@ -103,7 +103,7 @@ def check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
     _check_remains(name, builder)
     if not builder.is_prepared():
         raise errors.InputError(
-            f"data set '{name}' is not prepared under {builder.data_dir_root}:"
+            f"data set '{name}' is not prepared under {builder.data_dir_root};"
             f" {_how_to_prepare(name, builder)}"
         )
 
@@ -177,7 +177,7 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
         builder.verify = verify
     if not is_native and importlib.util.find_spec("tensorflow") is None:
         raise errors.InputError(
-            f"TFDS prepares '{name}' with TensorFlow, which is not installed: run `pip install -e"
+            f"TFDS prepares '{name}' with TensorFlow, which is not installed; run `pip install -e"
             f" '.[prepare]'`, or use a data set that does not need it: {', '.join(DATASETS)}"
         )
     root = builder.data_dir_root
@@ -218,7 +218,7 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
 def _disk_error(subject: str, folder: Any, error: Exception) -> errors.DiskError:
     reason = textwrap.shorten(getattr(error, "strerror", None) or str(error), 200)
     return errors.DiskError(
-        f"{subject} cannot be written to {folder} ({reason}): free disk space, or set --data_dir"
+        f"{subject} cannot be written to {folder} ({reason}); free disk space, or set --data_dir"
         " (in a config, data.dir) or TFDS_DATA_DIR to another folder"
     )
 

@@ -89,7 +89,7 @@ def check_same(name: str, folder: Any, resize: Resize | None) -> None:
             f"with {r}" if r else "with images in the original size" for r in (prepared, resize)
         ]
         raise errors.InputError(
-            f"data set '{name}' is prepared under {folder} {sizes[0]}, not {sizes[1]}: remove that"
+            f"data set '{name}' is prepared under {folder} {sizes[0]}, not {sizes[1]}; remove that"
             " folder, or set --data_dir to another one"
         )
 
@@ -102,7 +102,7 @@ def check_possible(name: str, builder: Any, resize: Resize) -> None:
         return
     reason = f"has images of {height}x{width} pixels" if height else "is prepared by TFDS"
     raise errors.InputError(
-        f"--resize={resize.short}, but '{name}' {reason}: use --resize only for image_folder and"
+        f"--resize={resize.short}, but '{name}' {reason}; use --resize only for image_folder and"
         " imagenet2012"
     )
 

@@ -198,12 +198,12 @@ def _check_root(manual_dir: str, use_labels: bool = True) -> str:
     if not use_labels:
         remedy = f"name a folder that holds images, at any depth, with {flag}"
     if not manual_dir or not os.path.exists(root):
-        raise errors.InputError(f"image folder '{manual_dir}' does not exist: {remedy}")
+        raise errors.InputError(f"image folder '{manual_dir}' does not exist; {remedy}")
     if not os.path.isdir(root):
-        raise errors.InputError(f"image folder '{manual_dir}' is a file: {remedy}")
+        raise errors.InputError(f"image folder '{manual_dir}' is a file; {remedy}")
     real = os.path.realpath(root)
     if real == os.path.sep or real.split(os.sep)[1] in ("proc", "sys", "dev"):
-        raise errors.InputError(f"image folder '{manual_dir}' is a system folder: {remedy}")
+        raise errors.InputError(f"image folder '{manual_dir}' is a system folder; {remedy}")
     return root
 
 

@@ -60,7 +60,7 @@ def _in_folder(folder: str) -> list[str]:
 
 def _describe_missing(names: list[str]) -> str:
     if not names:
-        return "no images given: name files or folders"
+        return "no images given; name files or folders"
     missing = [name for name in names if not os.path.lexists(name)]
     if missing:
         return f"'{file_tree.display_path(missing[0])}' does not exist"

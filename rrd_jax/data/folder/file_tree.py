@@ -109,7 +109,7 @@ def _visit(root: str, start: str, visited: dict, tree: Tree, links: list[str]) -
                         _add(entry, os.path.join(folder, entry.name), tree, pending, links)
         except OSError as error:
             raise errors.InputError(
-                f"folder {display_path(path.rstrip(os.sep))} cannot be read ({reason(error)}): make"
+                f"folder {display_path(path.rstrip(os.sep))} cannot be read ({reason(error)}); make"
                 " it readable, or move it out of the image folder"
             ) from error
 

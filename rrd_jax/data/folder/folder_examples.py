@@ -52,6 +52,6 @@ class FolderExamples(Examples):
 
     def _change(self, path: str, problem: str) -> errors.InputError:
         return errors.InputError(
-            f"image {display_path(path)} {problem} since this run started: restore the original"
+            f"image {display_path(path)} {problem} since this run started; restore the original"
             " file and repeat the command to resume, or use a new --workdir for changed images"
         )

@@ -38,7 +38,7 @@ def check_damage(
     if use_labels and lost:
         raise errors.InputError(
             f"image folder {root}: no image of {abbreviate(list(map(display_path, lost)))} can be"
-            f" read ({some}): repair the images, or remove the folder"
+            f" read ({some}); repair the images, or remove the folder"
         )
     allowed = (
         max(_MAX_DAMAGED_SHARE * total, min(_SMALL_COUNT, _SMALL_SHARE * total))
@@ -47,7 +47,7 @@ def check_damage(
     )
     if len(damaged) > allowed:
         raise errors.InputError(
-            f"image folder {root}: {len(damaged):,} of {total:,} images cannot be read ({some}):"
+            f"image folder {root}: {len(damaged):,} of {total:,} images cannot be read ({some});"
             " repair or remove them; `python -m rrd_jax.data.prepare --name=image_folder"
             f" --manual_dir={root}` lists all of them"
         )

@@ -183,7 +183,7 @@ def _check_loose(
     names = abbreviate([display_path(path) for path in loose], 3)
     within = f"each of {', '.join(splits)}" if splits else "it"
     if len(loose) == len(paths):
-        higher = "" if splits else "; if it is the folder of one class, name the folder above"
+        higher = "" if splits else "; if it is the folder of one class, name its parent folder"
         raise errors.InputError(
             f"image folder {root} has {image_count(len(loose))} ({names}), but none in the folder"
             f" of a class: {within} must hold one folder per class{higher}; to train without labels"

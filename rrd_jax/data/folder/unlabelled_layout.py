@@ -42,7 +42,7 @@ def arrange(root: str, paths: Sequence[str], *, needs_test: bool = True) -> Layo
     """
     if not paths:
         raise errors.InputError(
-            f"image folder {root} has no images: name a folder that holds images, at any depth,"
+            f"image folder {root} has no images; name a folder that holds images, at any depth,"
             " with data.manual_dir"
         )
     images = [Image(index, _key(path), "") for index, path in enumerate(paths)]
@@ -59,7 +59,7 @@ def arrange(root: str, paths: Sequence[str], *, needs_test: bool = True) -> Layo
     if empty and (empty != ["test"] or needs_test):
         raise errors.InputError(
             f"image folder {root} has {layout.image_count(len(paths))}, too few for a split"
-            f" '{empty[0]}' (a tenth, chosen by a hash of their names, is for testing): add images"
+            f" '{empty[0]}' (a tenth, chosen by a hash of their names, is for testing); add images"
         )
     splits = {split: layout.sort_by_hash(split, part) for split, part in splits.items()}
     return Layout(splits, (), [note], [])

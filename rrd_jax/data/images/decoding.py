@@ -193,7 +193,7 @@ def _open(content: bytes) -> PIL.Image.Image:
     except PIL.UnidentifiedImageError as error:
         if content[4:8] == b"ftyp" and content[8:12] in _HEIF and "HEIF" not in _formats():
             raise errors.InputError(
-                "HEIC files need pillow-heif: run `pip install 'rrd_jax[heic]'`"
+                "HEIC files need pillow-heif; run `pip install 'rrd_jax[heic]'`"
             ) from error
         raise UnknownError("not an image, or an unsupported format") from error
     # Pillow raises many types of exceptions for damaged files.
@@ -245,7 +245,7 @@ def _pixels(file: PIL.Image.Image, content: bytes) -> np.ndarray:
         gray = (np.asarray(file) >> 8).astype(np.uint8)
         return np.repeat(gray[..., None], 3, axis=-1)
     if file.mode in ("I", "F"):
-        raise errors.InputError("the image has 32-bit pixels: convert it to 8 or 16 bits")
+        raise errors.InputError("the image has 32-bit pixels; convert it to 8 or 16 bits")
     with _damage():
         # Modes with premultiplied transparency.
         if file.mode in ("La", "RGBa"):

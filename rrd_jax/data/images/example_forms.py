@@ -34,7 +34,7 @@ def conform(example: Any, channels: int | None = None) -> dict[str, Any]:
     if channels and isinstance(image, np.ndarray) and image.shape[-1] != channels:
         if channels == 1:
             raise errors.InputError(
-                "the image has 3 channels, but the images checked first have 1: use the same number"
+                "the image has 3 channels, but the images checked first have 1; use the same number"
                 " of channels for all images"
             )
         image = np.repeat(image, 3, axis=-1)

@@ -50,7 +50,7 @@ def read(path: str) -> bytes:
     """
     suffix = _suffix(path)
     if suffix in _RAW:
-        raise errors.InputError(f"raw camera file ({suffix}): convert it to JPEG or PNG")
+        raise errors.InputError(f"raw camera file ({suffix}); convert it to JPEG or PNG")
     is_named = suffix in _SUFFIXES
     with _open(path) as file:
         head = file.read(32) or b""
@@ -78,7 +78,7 @@ def read_with_state(path: str) -> tuple[bytes, tuple[int, int, int]]:
 
 
 def reason(error: OSError) -> str:
-    """Returns the reason of an error without the path, such as "Permission denied"."""
+    """Returns the reason for an error without the path, such as "Permission denied"."""
     return error.strerror or str(error)
 
 

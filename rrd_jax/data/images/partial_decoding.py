@@ -88,7 +88,7 @@ def check_usable() -> None:
     """Raises an InputError if nvImageCodec cannot be used."""
     if not is_installed():
         raise errors.InputError(
-            "data.decoder is nvimgcodec, which is not installed: run `pip install"
+            "data.decoder is nvimgcodec, which is not installed; run `pip install"
             " 'rrd_jax[nvimgcodec]'`, or set data.decoder=cv2"
         )
     _module()
@@ -138,7 +138,7 @@ def _module() -> Any:
         except Exception as error:
             reason = str(error).split("\n")[0]
             raise errors.InputError(
-                f"nvImageCodec cannot be used ({reason}): set data.decoder=cv2"
+                f"nvImageCodec cannot be used ({reason}); set data.decoder=cv2"
             ) from error
     return codec
 

@@ -92,7 +92,7 @@ def _tables(name: str) -> Mapping[str, Any]:
         import datasets
     except ImportError as error:
         raise errors.InputError(
-            f"data set '{name}' needs the package datasets, which cannot be imported ({error}): run"
+            f"data set '{name}' needs the package datasets, which cannot be imported ({error}); run"
             " `pip install 'rrd_jax[hf]'`"
         ) from error
     path = pathlib.Path(os.path.expanduser(name.removeprefix("hf:")))
@@ -160,7 +160,7 @@ def _check_complete(name: str, paths: Sequence[str]) -> None:
         before, total, number = missing[0]
         raise errors.InputError(
             f"data set '{name}': {len(missing)} of the files {before}*-of-{total:05d} are missing,"
-            f" such as number {number:05d}: download or copy them again"
+            f" such as number {number:05d}; download or copy them again"
         )
 
 
@@ -219,5 +219,5 @@ def _column(name: str, features: Any, role: str, chosen: str, candidates: Sequen
     else:
         reason = f"{' and '.join(candidates) or 'none'} can be the {role}, which must be {kind}"
     raise errors.InputError(
-        f"data set '{name}' has columns {listed}; {reason}: choose one with data.options.{role}"
+        f"data set '{name}' has columns {listed}; {reason}; choose one with data.options.{role}"
     )

@@ -39,7 +39,7 @@ class Handle:
             if self.reopen is None:
                 raise errors.InputError(
                     f"{self.description} cannot be sent to worker processes"
-                    f" ({type(error).__name__}: {error}): set data.workers=0, or pass the data set"
+                    f" ({type(error).__name__}: {error}); set data.workers=0, or pass the data set"
                     " as an import path"
                 ) from error
         return _received, (self.description, dumped, self.reopen)

@@ -59,7 +59,7 @@ class StoredExamples(Examples):
 
 def damaged_error(subject: str, reason: str, remedy: str) -> errors.InputError:
     """Returns the error for a damaged prepared data set."""
-    return errors.InputError(f"{subject} is damaged ({textwrap.shorten(reason, 200)}): {remedy}")
+    return errors.InputError(f"{subject} is damaged ({textwrap.shorten(reason, 200)}); {remedy}")
 
 
 def open_stored(

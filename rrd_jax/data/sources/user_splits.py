@@ -155,7 +155,7 @@ def _read_sample(rows: Rows) -> _Sample:
         example, again = rows.read(i), rows.read(i)
         if _content(example) != _content(again):
             raise errors.InputError(
-                f"example {i} of {rows.description} changes between two reads: remove random"
+                f"example {i} of {rows.description} changes between two reads; remove random"
                 " transforms from the source, because a resumed run could not repeat them, and use"
                 " data.augment for augmentation"
             )
@@ -205,7 +205,7 @@ def _labels(rows: Rows, *, needed: bool) -> np.ndarray | None:
     if len(rows) > _MAX_SCANNED:
         raise errors.InputError(
             f"{rows.description} has no num_classes, and {len(rows)} examples are too many to read"
-            " for the largest label: set num_classes on the source"
+            " for the largest label; set num_classes on the source"
         )
     return np.array([rows.read(i, example_forms.label) for i in range(len(rows))])
 
@@ -259,5 +259,5 @@ def _check_same_classes(name: str, whole_splits: Mapping[str, Rows], num_classes
             if name_a != name_b:
                 raise errors.InputError(
                     f"data set '{name}': label {label} is '{name_a}' in split '{first}' and"
-                    f" '{name_b}' in split '{split}': use one order of classes in both splits"
+                    f" '{name_b}' in split '{split}'; use one order of classes in both splits"
                 )

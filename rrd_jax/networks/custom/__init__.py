@@ -44,7 +44,7 @@ def from_equinox(model: Any, **options: Any) -> CustomNetwork:
       InputError: Equinox is not installed.
     """
     if importlib.util.find_spec("equinox") is None:
-        raise errors.InputError("this network needs Equinox: run pip install 'rrd_jax[equinox]'")
+        raise errors.InputError("this network needs Equinox; run pip install 'rrd_jax[equinox]'")
     from rrd_jax.networks.custom import equinox
 
     return equinox.from_equinox(model, **options)

@@ -66,7 +66,7 @@ class _Functions:
         if train and rest:
             raise errors.InputError(
                 f"network '{self.name}' has the collections {', '.join(rest)} next to its"
-                " parameters: return (outputs, {collection: its new value}) from apply in training"
+                " parameters; return (outputs, {collection: its new value}) from apply in training"
             )
         return as_outputs(returned), rest
 

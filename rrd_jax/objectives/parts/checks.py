@@ -59,6 +59,6 @@ def check_weights(**values: float) -> None:
     """Raises an InputError if a weight is negative or not finite, or if several are all 0."""
     for name, value in values.items():
         if not 0 <= value < float("inf"):
-            raise errors.InputError(f"{name} is {value}, but must be a finite number, 0 or above")
+            raise errors.InputError(f"{name} is {value}, but must be a finite number, at least 0")
     if len(values) > 1 and not any(values.values()):
         raise errors.InputError(f"{' and '.join(values)} are all 0; set at least one above 0")

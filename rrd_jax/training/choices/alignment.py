@@ -34,7 +34,7 @@ class AlignmentChoice:
       on: Compares the student's embeddings of held-out images with the teacher's, without labels.
       images: Maximum number of held-out images for eval.proof.
       every: Epochs between measurements. The last epoch is always measured.
-      knn: Classifies test images at the end by nearest neighbours and by a linear probe, on the
+      knn: Classifies test images at the end by nearest neighbors and by a linear probe, on the
         embeddings of the student, of the teacher, and of a student with random weights.
       labelled: Other labelled images, on which eval.knn runs at each measurement, also for data
         without labels: a folder with a folder per class, or with train and test, or a name as in
