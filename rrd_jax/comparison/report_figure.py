@@ -55,10 +55,10 @@ def _pair(networks: Sequence[Measurements]) -> list[Measurements]:
     return [networks[0], *networks[1:][-1:]]
 
 
-def _abbreviate(text: str, most: int) -> str:
-    """Shortens a text to at most `most` characters by removing its middle."""
-    text, half = errors.printable(text), (most - 1) // 2
-    return text if len(text) <= most else f"{text[:half]}\u2026{text[-half:]}"
+def _abbreviate(text: str, limit: int) -> str:
+    """Shortens a text to at most `limit` characters by removing its middle."""
+    text, half = errors.printable(text), (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[:half]}\u2026{text[-half:]}"
 
 
 def _draw_shares(axes: Any, networks: Sequence[Measurements]) -> None:

@@ -8,7 +8,7 @@ from rrd_jax.config.commands import explain
 from rrd_jax.config.config_string import finish, image_side, teachers
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, deit, imagenet
-from rrd_jax.config.methods import METHODS, limit, method, remove_cross_entropy, smooth_labels
+from rrd_jax.config.methods import METHODS, leave_out_labels, limit, method, smooth_labels
 from rrd_jax.config.parse import (
     implied,
     parse,
@@ -28,10 +28,10 @@ __all__ = [
     "image_side",
     "imagenet",
     "implied",
+    "leave_out_labels",
     "limit",
     "method",
     "parse",
-    "remove_cross_entropy",
     "smooth_labels",
     "source_of",
     "teachers",

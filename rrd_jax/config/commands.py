@@ -42,9 +42,9 @@ def explain(argv: Sequence[str]) -> str:
     except errors.InputError:
         # `parse` reports this error later.
         return ""
-    faults = (_fault(flag, text, config, tree) for flag, text in _overrides(argv))
+    problems = (_problem(flag, text, config, tree) for flag, text in _overrides(argv))
     bare = (_bare(argument, tree) for argument in argv[1:])
-    return next(filter(None, itertools.chain(faults, bare)), "")
+    return next(filter(None, itertools.chain(problems, bare)), "")
 
 
 def _file(argv: Sequence[str]) -> str | None:
@@ -82,7 +82,7 @@ def _teacher_indices(count: int) -> str:
     return f"the config has {count} {noun}; write teacher[0]{last}"
 
 
-def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, Any]) -> str:
+def _problem(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, Any]) -> str:
     path = flag.partition("config.")[2]
     words = re.findall(r"\[(-?\d+)\]|([^.\[\]]+)", path)
     if not re.fullmatch(r"\w+(\[-?\d+\])?(\.\w+(\[-?\d+\])?)*", path):

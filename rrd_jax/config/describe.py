@@ -93,8 +93,8 @@ def objective_entries(name: str, fields: Mapping[str, Any]) -> Iterator[Entry]:
 
 
 def _check_mapped(path: str, value: Any) -> None:
-    if fault := Mapped().fault(path, value):
-        raise errors.InputError(fault)
+    if problem := Mapped().problem(path, value):
+        raise errors.InputError(problem)
 
 
 def _values(kind: Any) -> str:

@@ -148,7 +148,7 @@ def smooth_labels(config: ConfigDict, share: float) -> None:
         config.objectives.ce.label_smoothing = share
 
 
-def remove_cross_entropy(config: ConfigDict) -> None:
+def leave_out_labels(config: ConfigDict) -> None:
     """Removes cross-entropy from the objectives, unless the config's method names it."""
     if "ce" in config.objectives and "ce" not in config.method.split("+"):
         del config.objectives.ce

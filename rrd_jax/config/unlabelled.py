@@ -26,8 +26,8 @@ def adapt(values: Values, explicit: Collection[str], loaded: Collection[str] = (
     if values["data.use_labels"]:
         _check_teachers(values, loaded)
         return
-    if fault := next(_faults(values, explicit, loaded), ""):
-        raise errors.InputError(f"data.use_labels is False, {fault}")
+    if problem := next(_contradictions(values, explicit, loaded), ""):
+        raise errors.InputError(f"data.use_labels is False, {problem}")
     removed = []
     if values["objectives"].pop("ce", None) is not None:
         removed.append("cross-entropy (ce)")
@@ -56,7 +56,9 @@ def _is_trained(teacher: Values, loaded: Collection[str]) -> bool:
     return bool(model) and bool(teacher["teacher.fine_tune"] or not has_weights)
 
 
-def _faults(values: Values, explicit: Collection[str], loaded: Collection[str]) -> Iterator[str]:
+def _contradictions(
+    values: Values, explicit: Collection[str], loaded: Collection[str]
+) -> Iterator[str]:
     """Yields each contradiction to data.use_labels=False, as the rest of a sentence."""
     terms: dict[str, Any] = values["objectives"]
     supervised = [name for name in terms if _needs_labels(values, name, explicit)]
@@ -67,7 +69,7 @@ def _faults(values: Values, explicit: Collection[str], loaded: Collection[str]) 
         yield f"but {' and '.join(supervised)} {verb} labels; use objectives without: {usable}"
     if not unsupervised:
         yield f"but no objective works without labels; use some of: {usable}"
-    yield from _teacher_faults(values, loaded)
+    yield from _teacher_contradictions(values, loaded)
     if values["eval.knn"] and not values["eval.labelled"]:
         yield (
             "but eval.knn is True, which needs labels; set eval.knn to False, or set eval.labelled"
@@ -92,7 +94,7 @@ def _needs_labels(values: Values, name: str, explicit: Collection[str]) -> bool:
     return bool(options["weight"]) and is_explicit
 
 
-def _teacher_faults(values: Values, loaded: Collection[str]) -> Iterator[str]:
+def _teacher_contradictions(values: Values, loaded: Collection[str]) -> Iterator[str]:
     teachers = values.with_models()
     if not teachers:
         yield "but there is no teacher to learn from; set teacher.model"

@@ -46,15 +46,15 @@ def validate(config: ConfigDict, custom_objectives: Collection[str] = ()) -> Val
         )
     values = read(config)
     for path, field, value in iterate_fields(values):
-        _raise_if(field.kind.fault(path, value))
+        _raise_if(field.kind.problem(path, value))
     for name, options in values["objectives"].items():
         _raise_if(_objective_fault(name, options, custom_objectives))
     return values
 
 
-def _raise_if(fault: str) -> None:
-    if fault:
-        raise errors.InputError(fault)
+def _raise_if(problem: str) -> None:
+    if problem:
+        raise errors.InputError(problem)
 
 
 def read(config: ConfigDict) -> Values:
@@ -160,12 +160,12 @@ def _objective_fault(name: Any, options: Any, custom: Collection[str]) -> str:
     if not imports.is_path(str(name)) and not re.fullmatch(r"[\w+-]+", str(name)):
         return f"invalid objective name {kinds.short_repr(name)}; use letters, digits, _, + and -"
     field_kinds = OBJECTIVE_FIELDS | ({} if name in custom else option_kinds(name, options))
-    faults = (
-        field_kinds[option].fault(f"objectives.{name}.{option}", value)
+    problems = (
+        field_kinds[option].problem(f"objectives.{name}.{option}", value)
         for option, value in options.items()
         if option in field_kinds
     )
-    return next(filter(None, faults), "")
+    return next(filter(None, problems), "")
 
 
 def option_kinds(name: str, options: Mapping[str, Any]) -> dict[str, Kind]:
@@ -182,8 +182,8 @@ def option_kinds(name: str, options: Mapping[str, Any]) -> dict[str, Kind]:
 
 def check_conflicts(values: Values) -> None:
     """Raises an InputError for the first fields that contradict each other."""
-    for fault in _contradictions(values):
-        raise errors.InputError(fault)
+    for problem in _contradictions(values):
+        raise errors.InputError(problem)
 
 
 def _contradictions(values: Values) -> Iterator[str]:
@@ -223,8 +223,8 @@ def _contradictions(values: Values) -> Iterator[str]:
                 " the logits; omit one"
             )
     for path, split in splits.items():
-        if fault := _split_fault(split):
-            yield f"{path} is {kinds.short_repr(split)}, {fault}"
+        if problem := _split_problem(split):
+            yield f"{path} is {kinds.short_repr(split)}, {problem}"
     if values["optimizer.name"] != "sgd":
         for name in ("momentum", "nesterov"):
             value = values[f"optimizer.{name}"]
@@ -235,8 +235,8 @@ def _contradictions(values: Values) -> Iterator[str]:
                 )
 
 
-def _split_fault(split: str) -> str:
-    """Returns the fault of a split expression, as far as its text shows; "" for no fault."""
+def _split_problem(split: str) -> str:
+    """Returns the problem in the text of a split expression; "" for a valid expression."""
     for part in split.split("+"):
         text = part.strip()
         match = _SPLIT.fullmatch(text)

@@ -151,9 +151,9 @@ def temporaries(compiled: Any) -> list[SizedArray]:
         if instruction.opcode not in _NO_MEMORY
         for result in instruction.results
     }
-    if _is_for_cpu(compiled) and (most := scratch.largest_scratch(text)):
-        location = _location(most.instruction.op_name)
-        members.add(SizedArray(most.bytes, f"patches of a convolution{location}"))
+    if _is_for_cpu(compiled) and (largest := scratch.largest_scratch(text)):
+        location = _location(largest.instruction.op_name)
+        members.add(SizedArray(largest.bytes, f"patches of a convolution{location}"))
     return sorted(members, reverse=True)
 
 

@@ -44,7 +44,7 @@ class Dataset:
       train: the training split.
       test: the test split.
       class_names: names of the data set or of a file, in the order of labels; () if unknown.
-      summary: lines and warnings that are logged before training, and figures for data.json.
+      summary: lines and warnings that are logged before training, and details for data.json.
       reopen: opens the data with another source, as for a teacher with other training images.
       labelled: whether the student learns from labels; if False, labels of the feeds are invalid.
       labelled_subset: other labelled images for the evaluation of embeddings; None for none.
@@ -153,8 +153,8 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
 
 
 def _summarize(source: Source, splits: Splits) -> Summary:
-    """Returns the summary of the source, extended by figures and warnings about the splits."""
-    figures = {
+    """Returns the summary of the source, extended by details and warnings about the splits."""
+    details = {
         "version": splits.version,
         "classes": list(splits.class_names) or splits.num_classes,
         "images": {"train": len(splits.train), "test": len(splits.test)},
@@ -173,7 +173,7 @@ def _summarize(source: Source, splits: Splits) -> Summary:
             f" 90 % and {at_50:.1f} points at 50 %; differences below about {2 * at_90:.0f} to"
             f" {2 * at_50:.0f} points are not significant"
         )
-    return Summary(figures=figures) + splits.summary + Summary(warnings=tuple(warnings))
+    return Summary(details=details) + splits.summary + Summary(warnings=tuple(warnings))
 
 
 def _feeds(

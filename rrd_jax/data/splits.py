@@ -55,19 +55,19 @@ class Summary:
     Attributes:
       lines: log lines for the console.
       warnings: likely mistakes in the data.
-      figures: JSON values for data.json.
+      details: JSON values for data.json.
     """
 
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __add__(self, other: "Summary") -> "Summary":
-        """Joins two summaries; figures of the second take precedence."""
+        """Joins two summaries; details of the second take precedence."""
         return Summary(
             (*self.lines, *other.lines),
             (*self.warnings, *other.warnings),
-            {**self.figures, **other.figures},
+            {**self.details, **other.details},
         )
 
 

@@ -50,7 +50,7 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
         return float(cross**2 / np.prod(norms))
 
 
-def rank_correlation(x: np.ndarray, y: np.ndarray, most: int = MAX_IMAGES) -> float:
+def rank_correlation(x: np.ndarray, y: np.ndarray, max_rows: int = MAX_IMAGES) -> float:
     """Computes Spearman's correlation of the cosine similarities of all pairs of rows, in [-1, 1].
 
     The result is NaN if all similarities of an embedding are equal.
@@ -58,11 +58,11 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, most: int = MAX_IMAGES) -> fl
     Args:
       x: [N, D].
       y: [N, E].
-      most: maximum number of rows. If N is larger, a fixed random subset of the rows is used.
+      max_rows: maximum number of rows. If N is larger, a fixed random subset of the rows is used.
     """
     import scipy.stats
 
-    subset = rows.subset(len(x), most)
+    subset = rows.subset(len(x), max_rows)
     upper = np.triu_indices(len(subset), 1)
     directions = (rows.unit(embeddings[subset].astype(np.float64)) for embeddings in (x, y))
     similarities = [(units @ units.T)[upper] for units in directions]

@@ -8,11 +8,11 @@ import numpy as np
 _MAX_ELEMENTS = 2**22
 
 
-def subset(total: int, most: int) -> np.ndarray:
-    """Returns the ascending indices of a fixed random subset of at most `most` of `total` rows."""
-    if total <= most:
+def subset(total: int, max_rows: int) -> np.ndarray:
+    """Returns the ascending indices of a fixed random subset of at most `max_rows` of `total` rows."""
+    if total <= max_rows:
         return np.arange(total)
-    return np.sort(np.random.default_rng(0).choice(total, most, replace=False))
+    return np.sort(np.random.default_rng(0).choice(total, max_rows, replace=False))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -119,24 +119,24 @@ def report(outcomes: Sequence[Outcome]) -> None:
 
 def table(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     """Returns the header and the rows of a table, one row per format."""
-    figures = ["logit error", "same top-1", "top-1"]
+    columns = ["logit error", "same top-1", "top-1"]
     written = [outcome.written.comparison for outcome in outcomes if outcome.written]
     if any(compared and compared.agreement is None for compared in written):
-        figures = ["embedding error", "mean cosine"]
-    header = ["format", "file", "size", "verified with", *figures]
-    return header, [_row(outcome, len(figures)) for outcome in outcomes]
+        columns = ["embedding error", "mean cosine"]
+    header = ["format", "file", "size", "verified with", *columns]
+    return header, [_row(outcome, len(columns)) for outcome in outcomes]
 
 
-def _row(outcome: Outcome, figures: int) -> list[str]:
+def _row(outcome: Outcome, num_columns: int) -> list[str]:
     if not outcome.written:
         reasons = {errors.UnavailableError: "not installed", errors.UnfitError: "not supported"}
         reason = reasons.get(type(outcome.error), "not written")
-        return [outcome.fmt.name, reason, *["-"] * (2 + figures)]
+        return [outcome.fmt.name, reason, *["-"] * (2 + num_columns)]
     written = outcome.written
     row = [written.format, str(written.path), tables.format_bytes(written.bytes)]
     compared = written.comparison
     if compared is None:
-        return [*row, "structure only", *["-"] * figures]
+        return [*row, "structure only", *["-"] * num_columns]
     if compared.agreement is None:
         return [*row, written.runtime, f"{compared.difference:.1e}", f"{compared.cosine:.6f}"]
     top1 = "-" if compared.top1 is None else f"{compared.top1:.2f}"

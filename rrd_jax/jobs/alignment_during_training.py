@@ -94,23 +94,23 @@ class Alignment:
         classifies = self._choice.classifies and (is_due if self._choice.labelled else last)
         if not (compares or classifies):
             return {}
-        embeddings, figures = self._embeddings(variables, after), {}
+        embeddings, metrics = self._embeddings(variables, after), {}
         # The run ends with an error about weights that are not finite.
         if not np.isfinite(embeddings).all():
             return {}
         reference = self._teacher.held_out
         if compares:
-            figures |= alignment.compare(embeddings, reference)
-            figures |= self._losses(embeddings, objectives or {})
-            self._warn_about_collapse(figures, epoch)
-            figures |= _prefixed("teacher", reference.spread)
+            metrics |= alignment.compare(embeddings, reference)
+            metrics |= self._losses(embeddings, objectives or {})
+            self._warn_about_collapse(metrics, epoch)
+            metrics |= _prefixed("teacher", reference.spread)
         if not classifies:
-            return figures
-        figures |= self._classification(variables, after)
+            return metrics
+        metrics |= self._classification(variables, after)
         if compares and last:
             embeddings = self._embeddings(self._random_variables(), after)
-            figures |= _prefixed("random", alignment.compare(embeddings, reference))
-        return figures
+            metrics |= _prefixed("random", alignment.compare(embeddings, reference))
+        return metrics
 
     def _embeddings(self, variables: Any, after: Callable[[float], None]) -> np.ndarray:
         """Returns the embeddings [N, D] of the held-out images."""
@@ -131,14 +131,14 @@ class Alignment:
         replicated = parallel.replicated(self._mesh)
         starts = range(0, len(embeddings) - size + 1, size)
         batches = [parallel.put(replicated, [e[i : i + size] for e in pair]) for i in starts]
-        figures = {}
+        metrics = {}
         for name, compare in self._compares.items():
             if name not in objectives:
                 continue
             values = [compare(objectives[name], *batch) for batch in batches]
             loss, floor = np.mean(jax.device_get(values), axis=0, dtype=np.float64)
-            figures |= {f"loss/{name}": float(loss), f"floor/{name}": float(floor)}
-        return {name: value for name, value in figures.items() if np.isfinite(value)}
+            metrics |= {f"loss/{name}": float(loss), f"floor/{name}": float(floor)}
+        return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
     def _classification(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
         """Returns the accuracy of the embeddings of student, random student and teacher.
@@ -146,13 +146,13 @@ class Alignment:
         If memory has become too small since the start, logs a warning instead of failing the run.
         """
         try:
-            figures = self._votes(variables, after)
+            metrics = self._votes(variables, after)
             self._random_votes = self._random_votes or self._votes(self._random_variables(), after)
             teacher = self._teacher.labelled
         except errors.InputError as error:
             console.warn(f"[{self._training.label}] k-NN and linear probe skipped: {error}")
             return {}
-        return figures | _prefixed("random", self._random_votes) | _prefixed("teacher", teacher)
+        return metrics | _prefixed("random", self._random_votes) | _prefixed("teacher", teacher)
 
     def _votes(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
         return embedding_accuracy.evaluate(
@@ -181,13 +181,13 @@ class Alignment:
 
         return jax.jit(init, out_shardings=parallel.replicated(self._mesh))()
 
-    def _warn_about_collapse(self, figures: dict[str, float], epoch: int) -> None:
+    def _warn_about_collapse(self, metrics: dict[str, float], epoch: int) -> None:
         """Warns once about a student with nearly constant embeddings.
 
         A single measurement does not cause a warning unless it is the last measurement, because
         running statistics are inaccurate at the beginning.
         """
-        collapse = alignment.describe_collapse(figures, self._teacher.held_out)
+        collapse = alignment.describe_collapse(metrics, self._teacher.held_out)
         self._collapsed = self._collapsed + 1 if collapse else 0
         epochs = self._training.epochs
         if self._collapsed == 2 or (self._collapsed == 1 and epoch == epochs):
@@ -213,5 +213,5 @@ def compile_loss_and_floor(objective: Objective, mesh: jax.sharding.Mesh) -> Cal
     return jax.jit(compare, out_shardings=parallel.replicated(mesh))
 
 
-def _prefixed(prefix: str, figures: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in figures.items()}
+def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}

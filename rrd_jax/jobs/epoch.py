@@ -77,7 +77,7 @@ def end(
     labelled, progress = run.dataset.labelled, position.progress
     if labelled:
         sanity.check_labels(results.predictions["label"], run.dataset.num_classes, "test")
-    test = {f"test/{name}": value for name, value in _figures(run, position, results).items()}
+    test = {f"test/{name}": value for name, value in _test_metrics(run, position, results).items()}
     means = {name: value / run.steps_per_epoch for name, value in progress.sums.items()}
     progress.sums, progress.epoch = {}, position.step // run.steps_per_epoch
     if labelled:
@@ -100,7 +100,7 @@ def end(
     }
 
 
-def _figures(run: Run, position: Position, results: EvaluationResults) -> dict[str, float]:
+def _test_metrics(run: Run, position: Position, results: EvaluationResults) -> dict[str, float]:
     """Returns metrics of the test split; raises a DivergedError if the loss is not finite."""
     reference = run.teacher.reference if run.teacher else None
     advice = "check optimizer.learning_rate, and train.ema if it is set"
@@ -112,8 +112,8 @@ def _figures(run: Run, position: Position, results: EvaluationResults) -> dict[s
         if results.predictions and reference:
             agreement = predictions.agreement(results.predictions, reference)
         return agreement | results.losses
-    figures = predictions.compute_metrics(results.predictions, reference)
-    if not math.isfinite(figures["loss"]):
+    metrics = predictions.compute_metrics(results.predictions, reference)
+    if not math.isfinite(metrics["loss"]):
         losses = results.predictions["loss"]
         bad = np.flatnonzero(~np.isfinite(losses))
         reason = (
@@ -121,7 +121,7 @@ def _figures(run: Run, position: Position, results: EvaluationResults) -> dict[s
             f" {position.step}, starting with example {bad[0]}"
         )
         raise _diverged(run, reason, advice)
-    return figures
+    return metrics
 
 
 def _update_best(run: Run, position: Position, test: dict[str, float]) -> None:

@@ -170,7 +170,7 @@ def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
     path = folder / "data.json"
     # A resumed run keeps the summary of its first start.
     if not (path.exists() and any(folder.glob("**/checkpoints"))):
-        atomic_write.write_json(path, dict(dataset.summary.figures))
+        atomic_write.write_json(path, dict(dataset.summary.details))
 
 
 def open_data(job: Job, folder: pathlib.Path, dataset: data.Dataset | None = None) -> Setting:
@@ -271,7 +271,7 @@ def _classes_of(
 
 def _degradation(source: Source, dataset: data.Dataset) -> str:
     """Returns a clause with the config fields that reduce the training images."""
-    counts = dataset.summary.figures.get("degraded", {"images": 0, "of": 0})
+    counts = dataset.summary.details.get("degraded", {"images": 0, "of": 0})
     if counts["images"] == counts["of"]:
         return ""
     if source.per_class:

@@ -167,7 +167,7 @@ class _Speed:
         self._seconds_to_start = sum(spent.values())
         console.say(f"[{label}] {startup_time.format_phases(spent)}")
 
-    def figures(self, run: Run, step: int) -> dict[str, float]:
+    def measurements(self, run: Run, step: int) -> dict[str, float]:
         """Returns the speed since the mark of the clock, as entries of a row."""
         peak = run.mesh.size * parallel.peak_flops(run.mesh.devices.flat[0].device_kind)
         wait_share = None if run.dataset.train.on_device else self.clock.wait_share()
@@ -292,14 +292,14 @@ def _show_progress(run: Run, position: Position, session: _Session) -> None:
 
 def _end_epoch(run: Run, position: Position, session: _Session) -> None:
     """Evaluates the student, logs the metrics of the epoch and saves a checkpoint."""
-    clock, figures = session.speed.clock, session.speed.figures(run, position.step)
+    clock, measurements = session.speed.clock, session.speed.measurements(run, position.step)
     try:
         tested = student_evaluation.evaluate(
             session.evaluation, run, position, session.stops.between_steps
         )
     except predictions.StoppedError:
         _stop_early(run, position, session)
-    row = epoch.end(run, position, tested, figures)
+    row = epoch.end(run, position, tested, measurements)
     session.metrics.row(row, run.training.epochs)
     clock.mark(position.step)
     runs.save(run, position, clock.total(), row)

@@ -115,8 +115,10 @@ def search(
 def lines(form: str, results: Sequence[QueryResult]) -> Iterator[str]:
     """Yields the lines of the results in one of FORMATS."""
     if form == "csv":
-        most = max((len(result.neighbours) for result in results), default=0)
-        words = (f"{word}_{i}" for i in range(1, most + 1) for word in ("neighbour", "cosine"))
+        max_neighbours = max((len(result.neighbours) for result in results), default=0)
+        words = (
+            f"{word}_{i}" for i in range(1, max_neighbours + 1) for word in ("neighbour", "cosine")
+        )
         yield writing.csv_row(["file", *words])
     for query, neighbours in results:
         if form == "text":

@@ -195,16 +195,16 @@ def speeds(
         for other rows.
     """
     images = rate * batch_size
-    figures = {
+    metrics = {
         "images_per_second": images,
         "step_milliseconds": 1000 / rate if rate else 0.0,
         "model_teraflops_per_second": images * flops / 1e12,
     }
     if wait_share is not None:
-        figures["input_wait_percent"] = 100 * wait_share
+        metrics["input_wait_percent"] = 100 * wait_share
     if start is not None:
-        figures["start_seconds"] = start
-    return figures | ({"model_flop_utilisation": images * flops / peak} if peak else {})
+        metrics["start_seconds"] = start
+    return metrics | ({"model_flop_utilisation": images * flops / peak} if peak else {})
 
 
 def _rate(learning_rate: float) -> list[str]:
@@ -308,10 +308,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
         step = row["step"]
-        return row if type(step) is int and all(map(_is_figure, row.values())) else None
+        return row if type(step) is int and all(map(_is_number, row.values())) else None
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return None
 
 
-def _is_figure(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -146,12 +146,12 @@ def _network(about: ModelInfo, parameters: int) -> Iterator[str]:
     if about.classifier:
         yield f"\nThe classifier was trained by {_code(about.classifier)}; the network's is unused."
     metrics = about.metrics
-    figures = {
+    percentages = {
         "top-1": metrics.get("top1"),
         "top-5": metrics.get("top5"),
         "agreement with the teacher": metrics.get("agreement"),
     }
-    rows = [f"| {k} | {v:.2f} % |" for k, v in figures.items() if isinstance(v, int | float)]
+    rows = [f"| {k} | {v:.2f} % |" for k, v in percentages.items() if isinstance(v, int | float)]
     if rows:
         after = f", after epoch {metrics['epoch']}" if "epoch" in metrics else ""
         yield f"\nResults on the test images{after}:\n\n| metric | value |\n|---|---|"

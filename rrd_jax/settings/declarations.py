@@ -115,6 +115,6 @@ def build(cls: type[_T], values: Values, **members: Any) -> _T:
 def check(instance: Any) -> None:
     """Raises an InputError for the first attribute whose value its declaration does not allow."""
     for name, declared in fields_of(type(instance)).items():
-        fault = declared.kind.fault(declared.path, getattr(instance, name))
-        if fault and not isinstance(declared.kind, Mapped):
-            raise errors.InputError(fault)
+        problem = declared.kind.problem(declared.path, getattr(instance, name))
+        if problem and not isinstance(declared.kind, Mapped):
+            raise errors.InputError(problem)

@@ -70,7 +70,7 @@ class Kind:
         """Returns an accepted value in the form that dataclasses hold."""
         return self.form(raw) if self.form else raw
 
-    def fault(self, path: str, value: Any) -> str:
+    def problem(self, path: str, value: Any) -> str:
         """Returns the error message for an invalid value of a field; "" for a valid value."""
         return "" if self.accepts(value) else f"{path} is {short_repr(value)}, but must be {self}"
 
@@ -117,14 +117,14 @@ class Real(Kind):
             and (self.below is None or value < self.below - _ROUNDING)
         )
 
-    def fault(self, path: str, value: Any) -> str:
-        """Implements `Kind.fault`."""
-        fault = super().fault(path, value)
-        is_rounded = fault and isinstance(value, float) and self.above != value != self.below
+    def problem(self, path: str, value: Any) -> str:
+        """Implements `Kind.problem`."""
+        problem = super().problem(path, value)
+        is_rounded = problem and isinstance(value, float) and self.above != value != self.below
         near = (self.above, 2 * _SMALLEST), (self.below, 2 * _ROUNDING)
         if is_rounded and any(end is not None and abs(value - end) < eps for end, eps in near):
-            return f"{fault}, in float32"
-        return fault
+            return f"{problem}, in float32"
+        return problem
 
     def __str__(self) -> str:
         has_minimum = self.minimum is not None
@@ -174,10 +174,10 @@ class Choice(Kind):
         """Implements `Kind.accepts`."""
         return isinstance(value, str) and value in self.names
 
-    def fault(self, path: str, value: Any) -> str:
-        """Implements `Kind.fault`."""
+    def problem(self, path: str, value: Any) -> str:
+        """Implements `Kind.problem`."""
         if not isinstance(value, str) or self.accepts(value):
-            return super().fault(path, value)
+            return super().problem(path, value)
         hint = errors.hint(value, self.names)
         names = ", ".join(filter(None, self.names))
         return f"unknown {path} {short_repr(value)}; {hint}known: {names}"
@@ -206,19 +206,19 @@ class Numbers(Kind):
 
     def accepts(self, value: Any) -> bool:
         """Implements `Kind.accepts`."""
-        return not self.fault("", value)
+        return not self.problem("", value)
 
-    def fault(self, path: str, value: Any) -> str:
-        """Implements `Kind.fault`."""
-        fault = f"{path} is {short_repr(value)}, but must be {self}"
+    def problem(self, path: str, value: Any) -> str:
+        """Implements `Kind.problem`."""
+        problem = f"{path} is {short_repr(value)}, but must be {self}"
         if not isinstance(value, tuple | list):
-            return fault
+            return problem
         for i, part in enumerate(value):
             if not self.part.accepts(part):
                 return f"{path}[{i}] is {short_repr(part)}, but {path} must be {self}"
         has_wrong_length = self.lengths and len(value) not in self.lengths
         descends = self.ascending and any(a >= b for a, b in itertools.pairwise(value))
-        return fault if has_wrong_length or descends else ""
+        return problem if has_wrong_length or descends else ""
 
     def __str__(self) -> str:
         count = f"{' or '.join(map(str, self.lengths))} " if self.lengths else ""

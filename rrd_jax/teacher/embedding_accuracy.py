@@ -84,7 +84,7 @@ def evaluate_embeddings(
     mesh: jax.sharding.Mesh,
     ks: Collection[int] = knn.KS,
 ) -> dict[str, float]:
-    """Computes the figures of `evaluate` from embeddings.
+    """Computes the metrics of `evaluate` from embeddings.
 
     Args:
       queries: [Q, D], embeddings of test images.
@@ -98,7 +98,7 @@ def evaluate_embeddings(
     votes = {}
     if ks:
         votes = knn.classify(queries, embeddings, labels, num_classes, ks)
-    figures = {f"knn_{k}": metrics.percent_equal(classes, truth) for k, classes in votes.items()}
+    accuracies = {f"knn_{k}": metrics.percent_equal(classes, truth) for k, classes in votes.items()}
     head = probe.fit(embeddings, labels, num_classes, _L2, mesh).head
     guesses = np.argmax(queries @ head["kernel"] + head["bias"], axis=-1)
-    return figures | {"probe": metrics.percent_equal(guesses, truth)}
+    return accuracies | {"probe": metrics.percent_equal(guesses, truth)}

@@ -300,8 +300,8 @@ def short_name(name: Any) -> str:
     return errors.printable(str(name))[:60]
 
 
-def short_list(names: Iterable[str], most: int = 4) -> str:
-    """Returns the first `most` names and the number of the remaining names."""
+def short_list(names: Iterable[str], limit: int = 4) -> str:
+    """Returns the first `limit` names and the number of the remaining names."""
     names = [short_name(name) for name in names]
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest if names else "nothing"
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest if names else "nothing"

@@ -67,15 +67,15 @@ def with_rank(value: Any, rank: int) -> Any:
 
 def read_all(entries: dict[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the float32 values of all entries, and a message for each invalid entry."""
-    arrays, faults = {}, []
+    arrays, problems = {}, []
     for name, value in entries.items():
         try:
             array = read(value)
         except ValueError as error:
-            faults.append(f"{name} {error}")
+            problems.append(f"{name} {error}")
             continue
         if problem := networks.invalid_values(array, is_variance=name.endswith("running_var")):
-            faults.append(f"{name} {problem}")
+            problems.append(f"{name} {problem}")
         else:
             arrays[name] = array.astype(np.float32)
-    return arrays, faults
+    return arrays, problems

@@ -85,14 +85,14 @@ def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -
 
 def _values(name: str, entries: dict[str, Any]) -> dict[str, np.ndarray]:
     """Returns the values of entries; raises a MisfitError for invalid values."""
-    arrays, faults = entry_values.read_all(entries)
-    if len(faults) == 1:
-        raise entry_search.MisfitError(f"cannot be used as {name}: {faults[0]}")
-    if faults:
-        lines = [f"  {fault}" for fault in faults[:_ROWS]]
-        if len(faults) > _ROWS:
-            lines.append(f"  and {len(faults) - _ROWS} more")
-        first = f"cannot be used as {name}: {len(faults)} of {len(entries)} entries are invalid:"
+    arrays, problems = entry_values.read_all(entries)
+    if len(problems) == 1:
+        raise entry_search.MisfitError(f"cannot be used as {name}: {problems[0]}")
+    if problems:
+        lines = [f"  {problem}" for problem in problems[:_ROWS]]
+        if len(problems) > _ROWS:
+            lines.append(f"  and {len(problems) - _ROWS} more")
+        first = f"cannot be used as {name}: {len(problems)} of {len(entries)} entries are invalid:"
         raise entry_search.MisfitError("\n".join([first, *lines]))
     return arrays
 

@@ -49,4 +49,4 @@ def test_the_file_overrides_the_class_names_of_the_data_set(tmp_path):
     source = Source(name="digits", image_size=8, mock_examples=20)
     dataset = data.load(Source(**{**source.__dict__, "class_names": str(tmp_path / "names")}))
     assert dataset.class_names[3] == "digit 3"
-    assert dataset.summary.figures["classes"][3] == "digit 3"
+    assert dataset.summary.details["classes"][3] == "digit 3"

@@ -49,12 +49,12 @@ def test_a_small_share_contains_every_class(data_dir):
     positions = subset.train.examples.indices
     np.testing.assert_array_equal(subset.train.images, dataset.train.images[positions])
     assert subset.summary.lines == ("share: 10 of 200 training images are used, 1 per class",)
-    assert subset.summary.figures["images"] == {"train": 10, "test": 797}
+    assert subset.summary.details["images"] == {"train": 10, "test": 797}
 
 
 def test_the_share_is_drawn_before_the_long_tail_and_the_label_noise(data_dir):
     dataset = _digits(data_dir, **_DEGRADED)
-    degraded = dataset.summary.figures["degraded"]
+    degraded = dataset.summary.details["degraded"]
     counts = degraded["images of each class"]
     assert degraded["of"] == 1000
     assert degraded["images"] == len(dataset.train) == sum(counts)
@@ -70,7 +70,7 @@ def test_the_share_is_drawn_before_the_long_tail_and_the_label_noise(data_dir):
 
 def test_per_class_limits_the_images_per_class(data_dir):
     dataset = _digits(data_dir, per_class=10)
-    assert dataset.summary.figures["degraded"]["images of each class"] == [10] * 10
+    assert dataset.summary.details["degraded"]["images of each class"] == [10] * 10
     assert "100 of 1,000 training images are used, 10 per class" in dataset.summary.lines[0]
     assert not any("per_class" in text for text in dataset.summary.warnings)
     positions = set(dataset.train.examples.indices.tolist())
@@ -78,7 +78,7 @@ def test_per_class_limits_the_images_per_class(data_dir):
     assert positions != set(_digits(data_dir, per_class=10, noise_seed=1).train.examples.indices)
     dataset = _digits(data_dir, per_class=101)
     (warning,) = (text for text in dataset.summary.warnings if "per_class" in text)
-    counts = dataset.summary.figures["degraded"]["images of each class"]
+    counts = dataset.summary.details["degraded"]["images of each class"]
     least = int(np.argmin(counts))
     assert max(counts) == 101
     assert f"such as class {least} ('{least}') with {counts[least]}; all" in warning
@@ -105,7 +105,7 @@ def test_both_feeds_return_the_same_degraded_data(tmp_path, workers):
 def test_the_summary_of_a_folder_counts_the_remaining_images(tmp_path):
     folders.fill(tmp_path / "root", number=40)
     dataset = folders.load(tmp_path / "root", imbalance=4.0)
-    train = dataset.summary.figures["images"]["train"]
+    train = dataset.summary.details["images"]["train"]
     assert [*train.values()] == np.bincount(dataset.train.labels).tolist()
     assert train["cat"] // train["dog"] == 4
 

@@ -162,7 +162,7 @@ def _check(case):
             for example in part.examples:
                 first = os.fsdecode(example["file_name"]).split("/")[0]
                 assert dataset.class_names[example["label"]] == display_path(first)
-        remaining = sum(dataset.summary.figures["splits"].values())
+        remaining = sum(dataset.summary.details["splits"].values())
         written = len(case["classes"]) * case["number"] * max(1, len(case["layout"].split()))
         assert written - lost - uncertain <= remaining <= written - lost
 

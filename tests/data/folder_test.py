@@ -174,7 +174,7 @@ def test_hidden_files_and_system_files_are_ignored_silently(tmp_path):
     for name in (".git/x.jpg", "cat/._0.jpg", "cat/.DS_Store", "__MACOSX/cat/0.jpg", "Thumbs.db"):
         put(root / name, b"x")
     assert load(root).version == before.version
-    assert load(root).summary.figures == before.summary.figures
+    assert load(root).summary.details == before.summary.details
 
 
 def test_a_folder_named_train_next_to_other_classes_is_a_class(tmp_path):
@@ -315,7 +315,7 @@ def test_suspicious_folders_cause_warnings(tmp_path):
     ):
         assert part in messages
     assert (
-        json.loads(json.dumps(dataset.summary.figures))["duplicates"]["test images in train"] == 1
+        json.loads(json.dumps(dataset.summary.details))["duplicates"]["test images in train"] == 1
     )
 
 

@@ -51,7 +51,7 @@ def test_images_are_read_at_any_depth_and_broken_files_are_reported(tree):
     assert "WEBP 30" in messages
     assert "11 of the files in" in messages
     assert "broken/0.jpg" in messages
-    assert set(dataset.summary.figures["skipped"]) >= {f"broken/{i}.jpg" for i in range(10)}
+    assert set(dataset.summary.details["skipped"]) >= {f"broken/{i}.jpg" for i in range(10)}
 
 
 def test_added_images_are_reported_and_other_images_keep_their_split(tree, capsys):

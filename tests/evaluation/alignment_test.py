@@ -58,7 +58,9 @@ def test_rank_correlation_equals_that_of_scipy_over_all_pairs():
     cosines = [cosine_similarity(e.astype(np.float64))[upper] for e in (first, second)]
     expected = scipy.stats.spearmanr(*cosines).statistic
     assert alignment.rank_correlation(first, second) == pytest.approx(expected, rel=1e-9)
-    assert alignment.rank_correlation(first, second, most=80) == pytest.approx(expected, abs=0.1)
+    assert alignment.rank_correlation(first, second, max_rows=80) == pytest.approx(
+        expected, abs=0.1
+    )
     assert alignment.rank_correlation(first, 2 * first) == pytest.approx(1)
     assert np.isnan(alignment.rank_correlation(first, np.ones_like(first)))
 

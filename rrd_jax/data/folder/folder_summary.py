@@ -78,10 +78,10 @@ def summarize(
     low, median, high = ("{}x{}".format(*sizes[name]) for name in ("min", "median", "max"))
     pixels = f"all {low} pixels" if low == high else f"{low} to {high} pixels, median {median}"
     listed_formats = ", ".join(f"{name} {count:,}" for name, count in formats.items())
-    figures: dict[str, Any] = {"version": version}
+    details: dict[str, Any] = {"version": version}
     if plan.classes:
         counts = {"train": _per_class(train, plan), "test": _per_class(test, plan)}
-        figures |= {"classes": list(plan.classes), "images": counts}
+        details |= {"classes": list(plan.classes), "images": counts}
         lines = [
             f"images: {len(train):,} for training, {len(test):,} for testing,"
             f" {len(plan.classes):,} classes ({abbreviate(plan.classes, 10)}), from {root}",
@@ -90,7 +90,7 @@ def summarize(
         ]
         consequence = "top-1 will be too high"
     else:
-        figures |= {"images": {"train": len(train), "test": len(test)}}
+        details |= {"images": {"train": len(train), "test": len(test)}}
         lines = [
             f"images without labels: {len(train):,} for training, {len(test):,} held out, from"
             f" {root}"
@@ -102,7 +102,7 @@ def summarize(
         warnings.append(f"{len(skipped):,} of the files in {root} are not used ({some})")
     duplicates, duplicate_warnings = _duplicates(train, test, consequence)
     lines += [f"  {pixels}; {listed_formats}", *(f"note: {note}" for note in plan.notes)]
-    figures |= {
+    details |= {
         "splits": {split: len(part) for split, part in plan.splits.items()},
         "sizes": sizes,
         "formats": formats,
@@ -110,7 +110,7 @@ def summarize(
         "duplicates": duplicates,
         "notes": plan.notes,
     }
-    return Summary(tuple(lines), (*warnings, *duplicate_warnings), figures)
+    return Summary(tuple(lines), (*warnings, *duplicate_warnings), details)
 
 
 def _class_of(path: str) -> str:
@@ -152,7 +152,7 @@ def _duplicates(
     for part in (train, test):
         for digest, label in zip(part.digests, part.labels, strict=True):
             labels[digest].add(label)
-    figures = {
+    details = {
         "test images in train": len(across),
         "within train": len(train) - len(set(train.digests)),
         "within test": len(test) - len(set(test.digests)),
@@ -169,8 +169,8 @@ def _duplicates(
             f"{len(across):,} of {len(test):,} test images are also training images"
             f" ({abbreviate(pairs, 3)}); {consequence}"
         )
-    if within := figures["within train"] + figures["within test"]:
+    if within := details["within train"] + details["within test"]:
         warnings.append(f"duplicate images within a split: {within:,}")
-    if contradictory := figures["of several classes"]:
+    if contradictory := details["of several classes"]:
         warnings.append(f"images in more than one class: {contradictory:,}")
-    return figures, warnings
+    return details, warnings

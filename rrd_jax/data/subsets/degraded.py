@@ -96,7 +96,7 @@ def degrade(source: Source, splits: Splits) -> Splits:
         summary += Summary((line,))
         changes.append(f"{source.noise} label_noise {source.label_noise:g}")
     train = Degraded(splits.train, indices, true, noisy)
-    summary += Summary(figures=_figures(source, splits, train))
+    summary += Summary(details=_details(source, splits, train))
     fields = ", ".join([*changes, f"noise_seed {seed}"])
     version = f"{splits.version} with {fields} ({_digest(train)})"
     return dataclasses.replace(splits, version=version, train=train, summary=summary)
@@ -187,11 +187,11 @@ def _digest(train: Degraded) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def _figures(source: Source, splits: Splits, train: Degraded) -> dict[str, Any]:
+def _details(source: Source, splits: Splits, train: Degraded) -> dict[str, Any]:
     """Returns the facts about the degradation for data.json."""
     counts = train.counts(splits.num_classes).tolist()
     fields = ("share", "per_class", "imbalance", "label_noise", "noise", "noise_seed")
-    figures: dict[str, Any] = {
+    details: dict[str, Any] = {
         "degraded": {
             **{field: getattr(source, field) for field in fields},
             "images": len(train),
@@ -201,6 +201,6 @@ def _figures(source: Source, splits: Splits, train: Degraded) -> dict[str, Any]:
         }
     }
     # Image folders report the number of images by class name.
-    if images := splits.summary.figures.get("images"):
-        figures["images"] = images | {"train": dict(zip(splits.class_names, counts, strict=True))}
-    return figures
+    if images := splits.summary.details.get("images"):
+        details["images"] = images | {"train": dict(zip(splits.class_names, counts, strict=True))}
+    return details
