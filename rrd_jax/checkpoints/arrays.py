@@ -13,7 +13,7 @@ def exists(folder: pathlib.Path) -> bool:
 
 
 def save_arrays(folder: pathlib.Path, arrays: Any, meta: dict[str, Any]) -> None:
-    """Writes arrays of any sharding for `load_arrays`.
+    """Writes arrays of any sharding, to be read by `load_arrays`.
 
     Args:
       folder: an empty or missing folder.
@@ -27,10 +27,10 @@ def save_arrays(folder: pathlib.Path, arrays: Any, meta: dict[str, Any]) -> None
 
 
 def load_arrays(folder: pathlib.Path, like: Any) -> Any:
-    """Reads the arrays of `save_arrays`; warns and returns None if they are damaged.
+    """Reads arrays that `save_arrays` wrote; warns and returns None if they are damaged.
 
     Args:
-      folder: the folder of `save_arrays`.
+      folder: the folder that `save_arrays` wrote.
       like: a tree of arrays or shapes with the shardings of the result.
     """
     try:

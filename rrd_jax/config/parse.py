@@ -157,7 +157,7 @@ def implied(values: Values | ConfigDict, explicit: Collection[str]) -> dict[str,
 
 
 def training_of(fields: Mapping[str, Any], custom: CustomObjects | None = None) -> recipe.Training:
-    """Returns how the network of a run was trained, from the config in the run folder.
+    """Returns the training settings of a network, from the config in the run folder.
 
     Args:
       fields: a config as JSON, written by this version or an earlier one.

@@ -73,7 +73,7 @@ def _contradictions(
     if values["eval.knn"] and not values["eval.labelled"]:
         yield (
             "but eval.knn is True, which needs labels; set eval.knn to False, or set eval.labelled"
-            " to labelled images; eval.proof needs no labels"
+            " to labeled images; eval.proof needs no labels"
         )
     for name, plain in (("per_class", 0), ("imbalance", 1.0), ("label_noise", 0.0)):
         value = values[f"data.{name}"]
@@ -109,5 +109,5 @@ def _teacher_contradictions(values: Values, loaded: Collection[str]) -> Iterator
             if value := teacher[f"teacher.{name}"]:
                 yield (
                     f"but {label}.{name} is {kinds.short_repr(value)}, which needs the classes of"
-                    f" labelled data; omit {label}.{name}"
+                    f" labeled data; omit {label}.{name}"
                 )

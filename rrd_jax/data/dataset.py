@@ -47,7 +47,7 @@ class Dataset:
       summary: lines and warnings that are logged before training, and details for data.json.
       reopen: opens the data with another source, as for a teacher with other training images.
       labelled: whether the student learns from labels; if False, labels of the feeds are invalid.
-      labelled_subset: other labelled images for the evaluation of embeddings; None for none.
+      labelled_subset: other labeled images for the evaluation of embeddings; None for none.
     """
 
     version: str

@@ -53,7 +53,7 @@ class Source:
 
     Attributes:
       name: digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012,
-        image_folder, any TFDS data set of labelled images, an import path of random-access sources
+        image_folder, any TFDS data set of labeled images, an import path of random-access sources
         such as my_data:source, or hf:PATH for a Hugging Face data set on disk.
       dir: Folder of prepared data sets; '' for TFDS_DATA_DIR or ~/tensorflow_datasets.
       manual_dir: Folder of images for image_folder, read in place; or the files of

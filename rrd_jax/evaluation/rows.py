@@ -9,7 +9,7 @@ _MAX_ELEMENTS = 2**22
 
 
 def subset(total: int, max_rows: int) -> np.ndarray:
-    """Returns the ascending indices of a fixed random subset of at most `max_rows` of `total` rows."""
+    """Returns the indices of a fixed random subset of at most `max_rows` rows, ascending."""
     if total <= max_rows:
         return np.arange(total)
     return np.sort(np.random.default_rng(0).choice(total, max_rows, replace=False))

@@ -1,1 +1,1 @@
-"""Carries out a job: opens the data, obtains the teacher and trains the runs."""
+"""Jobs: open the data, load or train the teacher, and train the runs."""

@@ -160,7 +160,7 @@ class Alignment:
         )
 
     def _check_labelled_images(self) -> None:
-        """Raises an InputError for too many labelled images; logs values of k that are skipped."""
+        """Raises an InputError for too many labeled images; logs values of k that are skipped."""
         for network in (self._recipe.student, *member_networks(self._teacher.network)):
             outputs = networks.summarize(network, self._dataset.image_shape).outputs
             width = outputs.embedding.shape[-1]
@@ -169,7 +169,7 @@ class Alignment:
         if skipped := [str(k) for k in knn.KS if k > count]:
             console.note(
                 f"[{self._training.label}] k-NN with k = {', '.join(skipped)} skipped: number of"
-                f" labelled images is {count}"
+                f" labeled images is {count}"
             )
 
     def _random_variables(self) -> Any:

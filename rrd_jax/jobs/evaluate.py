@@ -54,7 +54,7 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
         raise errors.InputError(
             "data.use_labels is False, but --mode=eval requires labels; see metrics.jsonl in the"
             " workdir for the metrics of a student without labels, or evaluate a student with a"
-            " classifier on labelled images with --config.data.use_labels=True"
+            " classifier on labeled images with --config.data.use_labels=True"
         )
     training = plan.student.training
     teachers = []

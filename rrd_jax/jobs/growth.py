@@ -14,7 +14,7 @@ from rrd_jax.training.recipe import Part, TeacherChoice
 
 
 def describe(folder: pathlib.Path, part: Part, previous: Mapping[str, Any]) -> None:
-    """Logs whether a run with more epochs equals a run with this number from the first start.
+    """Logs whether an extended run is identical to a run with all epochs from the start.
 
     Args:
       folder: the run folder.

@@ -240,7 +240,7 @@ def with_teacher_classes(job: Job, folder: pathlib.Path, dataset: data.Dataset) 
 
 
 def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
-    """Returns the data set with the labelled images of eval.labelled, if the job has a teacher."""
+    """Returns the data set with the labeled images of eval.labelled, if the job has a teacher."""
     choice = job.student.training.alignment
     if not (choice.labelled and job.teachers):
         return dataset

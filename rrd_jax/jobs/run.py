@@ -134,7 +134,7 @@ def create(
 
 
 def begin(run: Run, start: pretrained.InitialWeights | None = None) -> Position:
-    """Starts the creation of the state before the first step.
+    """Starts the creation of the initial state.
 
     Args:
       run: the run.

@@ -147,9 +147,9 @@ def create_schedule(
     Args:
       name: milestones, cosine, linear, constant, wsd, exponential, or the import path of a
         schedule, step -> rate, or of a factory that returns a schedule. A factory is called with
-        the options, and with those of learning_rate, final_learning_rate, steps, steps_per_epoch,
-        epochs and warmup_steps that are in its signature. Step 0 is the first step after the
-        warm-up, and `steps` does not include the warm-up.
+        the options, and with any of learning_rate, final_learning_rate, steps, steps_per_epoch,
+        epochs and warmup_steps in its signature. Step 0 is the first step after the warm-up, and
+        `steps` does not include the warm-up.
       learning_rate: the rate after the warm-up.
       epochs: length of the run, including the warm-up.
       steps_per_epoch: updates per epoch.

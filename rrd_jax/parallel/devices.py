@@ -90,7 +90,7 @@ def _available_platforms() -> str:
         return " and ".join(sorted({"cpu", jax.default_backend()}))
     except (RuntimeError, AssertionError):
         return "cpu"
-    # A second attempt must fail in the same way.
+    # A second attempt must fail with the same error.
     finally:
         clear_backends()
         jax.config.update("jax_platforms", requested)

@@ -174,15 +174,15 @@ def broadcast_from_main(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def check_agreement(facts: Mapping[str, Any]) -> None:
-    """Raises an InputError in all processes if their facts differ.
+def check_agreement(values: Mapping[str, Any]) -> None:
+    """Raises an InputError in all processes if a value differs between processes.
 
     Args:
-      facts: nested JSON values that must be equal in all processes.
+      values: nested JSON values that must be equal in all processes.
     """
     if jax.process_count() == 1:
         return
-    text = _encoded(facts)
+    text = _encoded(values)
     lengths = multihost_utils.process_allgather(np.int32(len(text)))
     padded = np.pad(text, (0, int(lengths.max()) - len(text)))
     rows = zip(multihost_utils.process_allgather(padded), lengths, strict=True)
@@ -197,9 +197,9 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
                 )
 
 
-def _encoded(facts: Mapping[str, Any]) -> np.ndarray:
-    """Encodes facts as JSON in a uint8 array [n]."""
-    return np.frombuffer(json.dumps(_flatten(facts), sort_keys=True).encode(), np.uint8)
+def _encoded(values: Mapping[str, Any]) -> np.ndarray:
+    """Encodes values as JSON in a uint8 array [n]."""
+    return np.frombuffer(json.dumps(_flatten(values), sort_keys=True).encode(), np.uint8)
 
 
 def code_version() -> dict[str, str]:
@@ -212,10 +212,10 @@ def code_version() -> dict[str, str]:
     return versions | {"the code of rrd_jax": digest.hexdigest()[:12]}
 
 
-def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flattens nested values into a dictionary with names such as config.train.epochs."""
     flat = {}
-    for name, value in facts.items():
+    for name, value in values.items():
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
@@ -234,7 +234,7 @@ class StopRequests:
         self.can_save, self._has_peers, self._signal = False, has_peers, 0
 
     def __call__(self, step: int) -> int:
-        """Returns True or the signal's number to stop after a step; must be called at each step.
+        """Returns True, or the signal's number, to stop after a step; must be called at each step.
 
         All processes get equal results.
         """

@@ -195,7 +195,7 @@ def _argument(folder: str) -> str:
 def _training(about: ModelInfo) -> Iterator[str]:
     training, start = about.training, about.training.get("start") or {}
     origin = training.get("start_from") or {}
-    facts = {
+    entries = {
         "initial weights": origin.get("checkpoint"),
         "digest of the initial weights": origin.get("digest"),
         "initial classifier": origin.get("head"),
@@ -221,7 +221,7 @@ def _training(about: ModelInfo) -> Iterator[str]:
         ),
     }
     lines = [
-        f"- {name}: {_code(value)}" for name, value in facts.items() if value not in (None, "")
+        f"- {name}: {_code(value)}" for name, value in entries.items() if value not in (None, "")
     ]
     for teacher in training.get("teachers") or []:
         parts = [f"{_code(teacher.get('model', ''))} from {_code(teacher.get('checkpoint', ''))}"]

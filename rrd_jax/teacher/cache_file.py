@@ -69,7 +69,7 @@ class CacheFile:
         """Creates the folder, and a file with the size of all rows.
 
         Args:
-          description: facts about the rows for readers of about.json.
+          description: information about the rows for readers of about.json.
 
         Raises:
           OSError: the folder cannot be written, or the disk is too small.

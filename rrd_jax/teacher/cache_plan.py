@@ -25,7 +25,7 @@ class Plan(NamedTuple):
 
 
 def plan(cache: EmbeddingCache, recipe: Recipe, was_cached: bool | None) -> Plan:
-    """Decides whether a run caches embeddings, and in which place.
+    """Decides whether and where a run caches embeddings.
 
     Args:
       cache: the teacher's cache.

@@ -89,8 +89,8 @@ def evaluate_embeddings(
     Args:
       queries: [Q, D], embeddings of test images.
       truth: [Q], labels of the test images.
-      embeddings: [N, D] float32, embeddings of labelled images; overwritten.
-      labels: [N], labels of the labelled images.
+      embeddings: [N, D] float32, embeddings of labeled images; overwritten.
+      labels: [N], labels of the labeled images.
       num_classes: C.
       mesh: the devices.
       ks: numbers of neighbors, at most N.

@@ -1,4 +1,4 @@
-"""Writing of matplotlib figures."""
+"""Writes matplotlib figures."""
 
 import pathlib
 from collections.abc import Callable

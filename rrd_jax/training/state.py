@@ -75,7 +75,7 @@ def create(
     average: bool = False,
     weights: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
-    """Creates the state before the first step.
+    """Creates the initial train state.
 
     Args:
       key: a typed PRNG key, which determines the whole run.

@@ -1,4 +1,4 @@
-"""Explanations in a few lines why a state dict does not fit a network."""
+"""Explains in a few lines why a state dict does not fit a network."""
 
 import re
 from collections.abc import Iterable

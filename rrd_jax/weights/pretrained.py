@@ -274,7 +274,7 @@ def names_to_compare(
 ) -> tuple[str, ...]:
     """Returns the class names of weights for a comparison with those of a data set.
 
-    The result is () if the names are unknown, or if both belong to one data set and either side has
+    The result is () if the names are unknown, or if both belong to one data set and either has
     numbers as names. TFDS numbers classes without names, and `data.class_names` may name them.
     """
     names = class_names(meta, path)

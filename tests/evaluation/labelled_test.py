@@ -216,5 +216,5 @@ def test_a_run_with_labels_can_be_evaluated_on_another_data_set(
     output = "".join(capsys.readouterr()).replace("\n", " ")
     assert "eval.knn (eval.labelled sets the images)" in output
     assert "10 images of 10 classes, 797 test images, from digits/" in output
-    assert "k-NN with k = 20, 100, 200 skipped: number of labelled images is 10" in output
+    assert "k-NN with k = 20, 100, 200 skipped: number of labeled images is 10" in output
     assert {"proof/knn_10", "proof/probe"} <= launch.rows(tmp_path)[-1].keys()

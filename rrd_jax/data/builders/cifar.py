@@ -16,7 +16,7 @@ from rrd_jax.data.images import transforms
 
 
 class Cifar10(archives.ArchivedBuilder, tfds.image_classification.Cifar10, skip_registration=True):
-    """The stock builder, reading the binary archive."""
+    """TFDS's builder of CIFAR-10, which reads the binary archive."""
 
     name = "cifar10"
     ARCHIVES = archives.registered(tfds.image_classification.Cifar10)
@@ -52,7 +52,7 @@ class Cifar10(archives.ArchivedBuilder, tfds.image_classification.Cifar10, skip_
 
 
 class Cifar100(Cifar10, tfds.image_classification.Cifar100, skip_registration=True):
-    """The stock builder, reading the binary archive."""
+    """TFDS's builder of CIFAR-100, which reads the binary archive."""
 
     name = "cifar100"
     ARCHIVES = archives.registered(tfds.image_classification.Cifar100)

@@ -16,9 +16,9 @@ _IMAGENET = tfds.builder_cls("imagenet2012")
 
 
 class Imagenet2012(archives.ArchivedBuilder, _IMAGENET, skip_registration=True):
-    """The stock builder, reading the files inside the tars.
+    """TFDS's builder of ImageNet, which reads the files inside the tars.
 
-    All files are kept byte for byte. The stock builder re-encodes 23 CMYK and PNG files as RGB
+    All files are kept byte for byte. The original builder re-encodes 23 CMYK and PNG files as RGB
     JPEG.
     """
 
@@ -59,7 +59,7 @@ class Imagenet2012(archives.ArchivedBuilder, _IMAGENET, skip_registration=True):
 
 
 def _number(name: str) -> int:
-    """Returns the position of a validation image in the list of labels, from 1."""
+    """Returns the position of a validation image in the list of labels, counted from 1."""
     match = re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})\.JPEG", name)
     if not match or not 1 <= int(match[1]) <= 50_000:
         raise ValueError(f"'{name}' in the archive is not an image of the validation set")

@@ -69,7 +69,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 class FashionMNIST(tfds.image_classification.FashionMNIST, skip_registration=True):
-    """The stock builder, reading idx files on this machine instead of downloads.
+    """TFDS's builder of Fashion-MNIST, which reads idx files on this machine.
 
     `tfds.builder("fashion_mnist")` reads the result.
     """

@@ -20,7 +20,7 @@ _STL10 = tfds.builder_cls("stl10")
 
 
 class STL10(archives.ArchivedBuilder, _STL10, skip_registration=True):
-    """The stock builder, reading the binary archive."""
+    """TFDS's builder of STL-10, which reads the binary archive."""
 
     name = "stl10"
     ARCHIVES = archives.registered(_STL10)

@@ -51,7 +51,7 @@ def open_source(source: Source) -> Splits:
 
     Raises:
       InputError: the module or attribute does not exist, or does not give random access to
-        labelled images.
+        labeled images.
       UserCodeError: the user's code raised an exception.
     """
     holder = imports.load("data set", source.name)

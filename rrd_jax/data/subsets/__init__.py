@@ -1,1 +1,1 @@
-"""Subsets of data sets: shares, long tails, noisy labels, and labelled images for evaluation."""
+"""Subsets of data sets: shares, long tails, noisy labels, and labeled images for evaluation."""

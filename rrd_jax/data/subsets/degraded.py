@@ -188,7 +188,7 @@ def _digest(train: Degraded) -> str:
 
 
 def _details(source: Source, splits: Splits, train: Degraded) -> dict[str, Any]:
-    """Returns the facts about the degradation for data.json."""
+    """Returns the details of the degradation for data.json."""
     counts = train.counts(splits.num_classes).tolist()
     fields = ("share", "per_class", "imbalance", "label_noise", "noise", "noise_seed")
     details: dict[str, Any] = {

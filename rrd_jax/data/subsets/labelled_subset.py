@@ -1,4 +1,4 @@
-"""Opens labelled images, separate from a run's data, for the evaluation of embeddings."""
+"""Opens labeled images, separate from a run's data, for the evaluation of embeddings."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ _SEED = 0
 def open_labelled_subset(
     location: str, per_class: int, source: Source, run_data: Dataset
 ) -> Dataset:
-    """Opens labelled images, preprocessed like a run's test images.
+    """Opens labeled images, preprocessed like a run's test images.
 
     The splits are train and test, or validation without a split test. For the run's own data set,
     the splits are those of the run. In a folder that holds only classes, split test is a tenth of
@@ -57,7 +57,7 @@ def open_labelled_subset(
 
 
 def describe(subset: Dataset) -> str:
-    """Returns a log line about the labelled images."""
+    """Returns a log line about the labeled images."""
     return (
         f"eval.labelled: {len(subset.train):,} images of {subset.num_classes:,} classes,"
         f" {len(subset.test):,} test images, from {subset.version}"

@@ -25,13 +25,13 @@ def init(examples: int) -> DrawState:
     return DrawState(jnp.full(examples, _UNKNOWN, jnp.int32), jnp.int32(0))
 
 
-def add_labels(met: DrawState, index: jax.Array, labels: jax.Array) -> DrawState:
+def add_labels(state: DrawState, index: jax.Array, labels: jax.Array) -> DrawState:
     """Adds the labels [B] of the examples `index` [B], and counts one more draw."""
-    updated = met.labels.at[index].set(labels.astype(jnp.int32))
-    return DrawState(updated, met.draws + 1)
+    updated = state.labels.at[index].set(labels.astype(jnp.int32))
+    return DrawState(updated, state.draws + 1)
 
 
-def draw(key: jax.Array, met: DrawState, labels: jax.Array, count: int) -> jax.Array:
+def draw(key: jax.Array, state: DrawState, labels: jax.Array, count: int) -> jax.Array:
     """Draws examples of other classes, without replacement while there are enough.
 
     Each row is uniform over the ordered choices of `count` examples with another or no recorded
@@ -43,18 +43,18 @@ def draw(key: jax.Array, met: DrawState, labels: jax.Array, count: int) -> jax.A
     permutation of these M (cycle walking); each row starts at a random position.
 
     Args:
-      key: a typed PRNG key; the draw is a function of `key`, `met` and `labels`.
-      met: recorded labels, including those of the rows, and the number of draws.
+      key: a typed PRNG key; the draw is a function of `key`, `state` and `labels`.
+      state: recorded labels, including those of the rows, and the number of draws.
       labels: [B] int32, class of each row.
       count: number of examples per row.
 
     Returns:
       [B, count] int32 in [0, N).
     """
-    size = len(met.labels)
-    walk_key, start_key = jax.random.split(jax.random.fold_in(key, met.draws))
-    by_class = jnp.argsort(met.labels)
-    sorted_labels = met.labels[by_class]
+    size = len(state.labels)
+    walk_key, start_key = jax.random.split(jax.random.fold_in(key, state.draws))
+    by_class = jnp.argsort(state.labels)
+    sorted_labels = state.labels[by_class]
     first, last = (jnp.searchsorted(sorted_labels, labels, side=s) for s in ("left", "right"))
     same_class = (last - first)[:, None]
     rest = jnp.maximum(size - same_class, 1)

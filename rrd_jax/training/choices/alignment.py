@@ -36,7 +36,7 @@ class AlignmentChoice:
       every: Epochs between measurements. The last epoch is always measured.
       knn: Classifies test images at the end by nearest neighbors and by a linear probe, on the
         embeddings of the student, of the teacher, and of a student with random weights.
-      labelled: Other labelled images, on which eval.knn runs at each measurement, also for data
+      labelled: Other labeled images, on which eval.knn runs at each measurement, also for data
         without labels: a folder with a folder per class, or with train and test, or a name as in
         data.name.
       per_class: Number of training images per class from eval.labelled; 0 for all.

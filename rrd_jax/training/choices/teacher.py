@@ -82,7 +82,7 @@ class TeachingChoice:
 
     @property
     def classifier(self) -> str:
-        """The name of what replaces the teacher's classifier; "" for its own classifier."""
+        """The kind of classifier that replaces the teacher's own; "" if none does."""
         return "linear probe" if self.probe else "zero-shot" if self.class_vectors else ""
 
 
