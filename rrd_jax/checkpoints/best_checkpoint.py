@@ -24,7 +24,7 @@ def scores(folder: pathlib.Path) -> dict[int, float]:
     for step in storage.steps(folder):
         try:
             meta, _ = storage.read_json(folder, step)
-            # Checkpoints within an epoch have sums.
+            # Checkpoints within an epoch contain the sums of an unfinished epoch.
             if not meta.get("result") or meta["sums"]:
                 continue
             if (value := score(meta["result"])) is not None:

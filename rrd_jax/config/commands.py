@@ -65,7 +65,7 @@ def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _bare(argument: str, tree: Mapping[str, Any]) -> str:
-    """Returns a message for a flag that has the name of a config field; "" for others."""
+    """Returns a message for a flag that has the name of a config field; "" for other flags."""
     name = argument.lstrip("-").partition("=")[0]
     if not argument.startswith("-") or name in flags.FLAGS:
         return ""

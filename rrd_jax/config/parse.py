@@ -116,7 +116,7 @@ def _comparisons(
                 "config.baseline is True, but there is no teacher to compare with; set"
                 " config.teacher.model, or set config.baseline to False"
             )
-        # Only the student gets label smoothing: smoothing makes worse teachers (arXiv 1906.02629).
+        # Only the student is smoothed: label smoothing makes worse teachers (arXiv 1906.02629).
         smoothing = values["objectives"].get("ce", {}).get("label_smoothing")
         yield "alone", _part(_alone(values, smoothing), "student alone", context)
     if values["from_scratch"]:

@@ -294,7 +294,7 @@ def _default_kernel_gradient(spec, x, kernel, gradient):
 
 
 def _eigen_kernel_gradient(spec, x, kernel, gradient):
-    """Returns the kernel's gradient, by Eigen: XLA hands no negative padding to oneDNN.
+    """Returns the kernel's gradient, by Eigen, because XLA uses oneDNN without negative padding.
 
     oneDNN needs up to four times as long for this gradient, and its sum over all positions of the
     batch is less exact.

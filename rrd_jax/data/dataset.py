@@ -75,7 +75,7 @@ def load(source: Source) -> Dataset:
 
     Raises:
       InputError: the name or split is unknown, the data set is not prepared, or the data are
-        invalid; the message says what to do.
+        invalid; the message names a remedy.
     """
     if not source.name:
         raise errors.InputError(

@@ -159,7 +159,7 @@ def begin(run: Run, start: pretrained.InitialWeights | None = None) -> Position:
         progress_.best = {"epoch": 0}
     position = Position(0, progress_, _about(run, weights.origin if weights else None))
     create_state = _state_creation(run, weights)
-    # All processes must start their programs in the same order, so a thread is not an option.
+    # All processes must start their programs in the same order, so no thread is used.
     if jax.process_count() > 1:
         position.state, position.first_weights = create_state()
     else:

@@ -75,7 +75,7 @@ def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
     fields = weights_loader.read_run_fields(folder) or {}
     sections = fields.get("teacher") or []
     sections = sections if isinstance(sections, list) else [sections]
-    # As in the job, teachers without a network do not count.
+    # As in the job, teachers without a network are ignored.
     sections = [teacher for teacher in sections if teacher.get("model")]
     return [
         Teacher(

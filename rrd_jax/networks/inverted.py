@@ -350,7 +350,7 @@ _V3 = {
 _V3_NORM = {"epsilon": 1e-3, "momentum": 0.99}
 _V4 = {"stem": 32, "activation": functional.relu, "pooled_head": True, "head": 1280}
 
-# Torchvision's networks that compute something else than timm's networks with the same parameters.
+# Torchvision's networks that compute other functions than timm's networks with the same parameters.
 TORCHVISION = {
     "efficientnet_v2_s": partial(Inverted, stem=24, stages=_V2_SMALL, head=1280, epsilon=1e-3),
     "mobilenet_v3_small": partial(Inverted, stages=_V3_SMALL, head=1024, **_V3, **_V3_NORM),

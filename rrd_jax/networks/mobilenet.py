@@ -70,7 +70,7 @@ class _Inverted(layers.Block):
         conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
         *expansion, depthwise, projection = self.names
         y = x
-        # Blocks without expansion have no names for it.
+        # Blocks without expansion have no first pair.
         for names in expansion:
             y = self.activation(conv_norm(y, names, self.hidden, 1))
         y = conv_norm(y, depthwise, self.hidden, 3, self.stride, groups=self.hidden)

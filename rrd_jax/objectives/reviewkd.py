@@ -55,7 +55,7 @@ def _mean_square(difference: jax.Array) -> jax.Array:
 
 
 def reviewkd_fuse(params: dict, student: Maps, teacher: Maps) -> list[jax.Array]:
-    """Applies ReviewKD's attention based fusion, which mixes each level with the later levels.
+    """Applies ReviewKD's attention-based fusion, which mixes each level with the later levels.
 
         x_i = c1(F_i);  below the last level x_i = a x_i + b up(x_{i+1}),  (a, b) = sigmoid(c(both))
         fused_i = c2(x_i resized to the teacher's size)

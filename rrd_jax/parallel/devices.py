@@ -19,12 +19,12 @@ from rrd_jax import errors
 from rrd_jax.terminal import cli, console
 from rrd_jax.training.state import TrainState
 
-# The import of JAX has searched for a TPU. This module starts the devices.
+# JAX has searched for a TPU by now, and the devices have not been started yet.
 cli.quiet_libtpu()
 AXIS = "data"
 _Tree = TypeVar("_Tree")
 _Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
-# Dense bfloat16 TFLOP/s by a part of JAX's device kind; the first match counts. A device is a core
+# Dense bfloat16 TFLOP/s by a part of JAX's device kind; the first match is used. A device is a core
 # for TPU v3 and v2.
 _PEAK = {
     "B200": 2250,

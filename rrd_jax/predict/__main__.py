@@ -353,7 +353,7 @@ def _count(images: int) -> str:
 def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()
-    # The stream is closed.
+    # A closed stream raises a ValueError.
     except ValueError:
         return False
 

@@ -169,7 +169,7 @@ def quiet_libtpu() -> None:
     TPU_SKIP_MDS_QUERY if it finds no TPU.
     """
     if "TPU_SKIP_MDS_QUERY" in os.environ:
-        # Any valid type works.
+        # The value has no effect without a TPU, but must be a valid type.
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_LOG_DIR", "disabled")

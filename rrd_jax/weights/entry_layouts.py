@@ -94,7 +94,7 @@ class Layout:
 
 
 def read(layouts: tuple[Layout, ...], arrays: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Reads the arrays of a file and gives networks in a known layout their native names.
+    """Reads the arrays of a file, and renames entries in known layouts to native names.
 
     Args:
       layouts: the layouts to search for, in this order.

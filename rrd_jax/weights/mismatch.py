@@ -166,7 +166,7 @@ def _reason(name: str, expected: dict[str, Shape], actual: dict[str, Shape]) -> 
 
 
 def _other_classifier(actual: dict[str, Shape]) -> str:
-    """Describes a classifier of transformers that does not read the embedding; "" for others."""
+    """Describes a classifier of transformers that reads more than the embedding, or returns ""."""
     if actual.keys().isdisjoint(foreign_layouts.OTHER_CLASSIFIER) or not any(
         "attn.qkv" in entry for entry in actual
     ):

@@ -33,7 +33,7 @@ class Tree(NamedTuple):
     Attributes:
       files: regular files, sorted by path.
       folders: paths of all folders, sorted.
-      skipped: (path, reason) of each entry that is neither.
+      skipped: (path, reason) of all other entries.
     """
 
     files: list[File]
