@@ -1,4 +1,4 @@
-"""Launch files of `configs/`, and small jobs of `configs/digits.py`, for tests."""
+"""Config files of `configs/`, and small jobs of `configs/digits.py`, for tests."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def get_config(name: str, argument: str = "") -> ConfigDict:
-    """Returns the config of a launch file for a config string."""
+    """Returns the config of a config file for a config string."""
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](argument)
 
 

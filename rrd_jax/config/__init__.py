@@ -1,6 +1,6 @@
 """Configs: all fields with defaults and meanings, methods, and the conversion to a Job.
 
-A launch file in `configs/` takes `defaults`, `imagenet` or `deit`, changes some fields, and calls
+A config file in `configs/` takes `defaults`, `imagenet` or `deit`, changes some fields, and calls
 `finish`.
 """
 

@@ -28,8 +28,8 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
     """Applies the options of a config string to a config, and names the job.
 
     Args:
-      config: the config of a launch file; modified in place.
-      name: name of the launch file.
+      config: the config of a config file; modified in place.
+      name: name of the config file.
       argument: the config string.
       pair: the default networks, "teacher-student".
       default: the default method; a single network is trained with ce.
@@ -48,7 +48,7 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         teacher, config.baseline = "", False
     config.teacher.model, config.student.model = teacher, student
     if chosen_pair:
-        # A launch file sets options for its default pair only.
+        # A config file sets options for its default pair only.
         config.teacher.options, config.student.options = Options(), Options()
         config.student.drop_path = FIELDS["student.drop_path"].default
     config.method, config.objectives = method_name, method(method_name)

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 
 class _AnyConfigDict(type(ConfigDict)):
-    """Metaclass of Options: a launch file may replace Options by any ConfigDict."""
+    """Metaclass of Options: a config file may replace Options by any ConfigDict."""
 
     def __instancecheck__(cls, value: Any) -> bool:
         """Returns True for any ConfigDict; ml_collections checks this before setting a field."""

@@ -134,8 +134,8 @@ def implied(values: Values | ConfigDict, explicit: Collection[str]) -> dict[str,
     """Returns the values that follow from the fields that a user set, by path.
 
     A teacher is fine-tuned if the user set both its checkpoint and its epochs. Epochs alone are
-    not enough, because launch files set them for teachers that are trained from scratch. A preset
-    of rrd implies the memory size of its paper, unless a launch file or a flag sets the size.
+    not enough, because config files set them for teachers that are trained from scratch. A preset
+    of rrd implies the memory size of its paper, unless a config file or a flag sets the size.
 
     Args:
       values: the fields of a config.

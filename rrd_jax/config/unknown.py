@@ -45,7 +45,7 @@ def message(path: str, config: Mapping[str, Any]) -> str:
     if section:
         hint = errors.hint(name, objectives[section])
         return f"unknown field '{path}'; {hint}known: {', '.join(objectives[section])}"
-    # The path may be a section that a launch file added; its own fields are not suggested.
+    # The path may be a section that a config file added; its own fields are not suggested.
     candidates = [field for field in paths(config) if not f"{field}.".startswith(f"{path}.")]
     similar = [f"'{field}'" for field in _similar(path, name, candidates)]
     hint = f"did you mean {' or '.join(similar)}? " if similar else ""

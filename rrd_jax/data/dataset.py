@@ -63,7 +63,7 @@ class Dataset:
 
     @property
     def resize(self) -> int | None:
-        """Short side that test images are scaled to before their central crop.
+        """Shorter side that test images are scaled to before their center crop.
 
         None if smaller images are padded with black and larger images are scaled.
         """

@@ -20,7 +20,7 @@ class Preprocessing:
       channels: 1 for grayscale, 3 for RGB.
       mean: mean per channel in [0, 1] units, which is subtracted.
       std: standard deviation per channel in [0, 1] units, by which the difference is divided.
-      resize: short side that an image is scaled to before its central crop; None if smaller images
+      resize: shorter side that an image is scaled to before its center crop; None if smaller images
         are padded with black and larger images are scaled to image_size.
       interpolation: "bilinear" or "bicubic", the method for scaling images of another size for a
         frozen network. Reading image files always uses area averaging.

@@ -62,7 +62,7 @@ class Source:
       test_split: TFDS split expression of the test images; validation for imagenet2012 and
         tiny_imagenet. In an image folder without a folder test, the split test is val.
       image_size: Height and width; smaller images are padded with black, larger images are scaled.
-      resize: Short side that test images are scaled to before their central crop; for
+      resize: Shorter side that test images are scaled to before their center crop; for
         random_resized only.
       crop_area: Smallest area of a random crop relative to the image, such as 0.2 for MoCo-v2; for
         random_resized and resized_crop only.

@@ -63,7 +63,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
 
 
 def _drop_dilations_of_one(operation: Any) -> None:
-    """Removes dilations of one, the default, because the converter refuses explicit dilations."""
+    """Removes dilations of one, the default, because the converter rejects explicit dilations."""
     for region in operation.regions:
         for block in region.blocks:
             for inner in block.operations:

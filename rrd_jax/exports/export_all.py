@@ -91,7 +91,7 @@ def report(outcomes: Sequence[Outcome]) -> None:
     """Prints a table of several formats, and the reasons for skipped formats.
 
     Raises:
-      InputError: a file was refused, or no format can hold the network.
+      InputError: a format was not written because of an error, or no format fits the network.
       UnavailableError: the libraries of all formats are missing.
     """
     failed = [outcome.error for outcome in outcomes if outcome.error]
@@ -101,12 +101,12 @@ def report(outcomes: Sequence[Outcome]) -> None:
         for error in skipped:
             console.note(f"skipped: {error}")
     bugs = [error for error in failed if not isinstance(error, errors.InputError)]
-    refused = [error for error in failed if error not in skipped]
+    unwritten = [error for error in failed if error not in skipped]
     if bugs or (failed and len(outcomes) == 1):
         raise [*bugs, *failed][0]
-    if refused:
+    if unwritten:
         raise errors.InputError(
-            f"{len(refused)} of {len(outcomes)} formats not written, for the reasons above"
+            f"{len(unwritten)} of {len(outcomes)} formats not written, for the reasons above"
         )
     if len(skipped) < len(outcomes):
         return

@@ -34,14 +34,14 @@ def lower(
         return _export(function, images, platforms)
     except Exception as error:
         if isinstance(batch, int):
-            raise _refusal(exportable, error) from error
+            raise _unfit_error(exportable, error) from error
     # Code such as `x.reshape(len(x), -1)` needs a number. Images do not affect one another, so the
     # network for a single image can be vectorized.
     vectorized = jax.vmap(lambda image: jax.tree.map(lambda y: y[0], function(image[None])))
     try:
         return _export(vectorized, images, platforms)
     except Exception as error:
-        raise _refusal(exportable, error) from error
+        raise _unfit_error(exportable, error) from error
 
 
 def module(exportable: Exportable, options: Options, platform: str) -> tuple[Any, tuple[str, ...]]:
@@ -55,7 +55,7 @@ def module(exportable: Exportable, options: Options, platform: str) -> tuple[Any
         traced = jax.jit(exportable.function(options)).trace(images)
         lowered = traced.lower(lowering_platforms=(platform,))
     except Exception as error:
-        raise _refusal(exportable, error) from error
+        raise _unfit_error(exportable, error) from error
     return lowered.compiler_ir("stablehlo"), _names(lowered.out_tree)
 
 
@@ -78,7 +78,7 @@ def _export(function: Any, images: jax.ShapeDtypeStruct, platforms: Sequence[str
     return jax.export.export(jax.jit(function), platforms=platforms)(images)
 
 
-def _refusal(exportable: Exportable, error: Exception) -> errors.UnfitError:
+def _unfit_error(exportable: Exportable, error: Exception) -> errors.UnfitError:
     return errors.UnfitError(
         f"network '{exportable.about.model}' cannot be written as StableHLO: {reason(error)}; use"
         " --format=safetensors, which stores only the weights"

@@ -39,7 +39,7 @@ def distill(
     """Trains a student with a teacher, or resumes an earlier call with the same workdir.
 
     Args:
-      config: the config of a launch file; or a Job, which can only be combined with workdir, train
+      config: the config of a config file; or a Job, which can only be combined with workdir, train
         and test. None for `rrd_jax.config.defaults()`.
       workdir: the folder for checkpoints and metrics; None for a temporary folder.
       teacher: a result of `rrd_jax.load` or `train_teacher`, or a folder or file of weights; a pair

@@ -55,7 +55,7 @@ def load(
       mean: mean per channel, in [0, 1] units; None for the run's.
       std: standard deviation per channel, in the same units; None for the run's.
       image_size: height and width of the network's input; None for the run's.
-      resize: short side of images before the central crop; None for the run's, or to pad or scale
+      resize: shorter side of images before the center crop; None for the run's, or to pad or scale
         images to image_size.
       class_names: the class names in the order of labels, or a file as for data.class_names; None
         for those of the run.

@@ -295,7 +295,7 @@ class _Missing:
         raise self._error
 
 
-def _refuse(self: _Missing, *arguments: Any) -> NoReturn:
+def _raise_missing(self: _Missing, *arguments: Any) -> NoReturn:
     raise self._error
 
 
@@ -305,4 +305,4 @@ for _operator in (
     *(f"{side}{name}" for side in ("", "r") for name in ("add", "sub", "mul", "matmul")),
     *(f"{side}{name}" for side in ("", "r") for name in ("truediv", "floordiv", "pow", "mod")),
 ):
-    setattr(_Missing, f"__{_operator}__", _refuse)
+    setattr(_Missing, f"__{_operator}__", _raise_missing)

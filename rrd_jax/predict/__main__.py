@@ -6,7 +6,7 @@
     python -m rrd_jax.predict --workdir=runs/digits --neighbours=photo.jpg --picture=near.png folder
 
 Arguments are image files, folders (searched recursively), glob patterns, or - for a list on
-standard input, separated by line ends or zero bytes. Images are preprocessed like the run's test
+standard input, separated by line ends or null bytes. Images are preprocessed like the run's test
 images. With --neighbours, the command prints the images whose embeddings are nearest to those of
 other images. Predictions are written batch by batch in the order of the images. Messages go to
 standard error. The exit code is 0 if all images were read, 1 for an invalid flag, and 2 for invalid
@@ -74,7 +74,7 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 _RESIZE = flags.DEFINE_integer(
     "resize",
     None,
-    "Short side of images before the central crop. Default: the run's, or no crop: images are"
+    "Shorter side of images before the center crop. Default: the run's, or no crop: images are"
     " padded or scaled to --image_size.",
     lower_bound=1,
 )

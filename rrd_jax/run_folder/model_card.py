@@ -165,7 +165,7 @@ def _images(preprocessing: dict[str, Any]) -> str:
     size = f"{preprocessing['image_size']}x{preprocessing['image_size']} pixels"
     fit = f"smaller images centered on black, larger images scaled to {size}"
     if preprocessing["resize"]:
-        fit = f"short side scaled to {preprocessing['resize']} pixels, then center crop"
+        fit = f"shorter side scaled to {preprocessing['resize']} pixels, then center crop"
     return (
         f"{size}, {preprocessing['colour']}; {fit}; interpolation:"
         f" {preprocessing['interpolation']}. Inputs are {preprocessing['values']} with mean"

@@ -96,7 +96,7 @@ def _claim(
         starts = {"first": starts.get("first", start), "latest": start}
         atomic_write.write_json(path, config | {_STARTS: starts})
     except (OSError, ValueError) as error:
-        # A path that contains a null character raises a ValueError.
+        # A path that contains a null byte raises a ValueError.
         if isinstance(error, errors.InputError):
             raise
         raise unusable_error(folder, error) from error

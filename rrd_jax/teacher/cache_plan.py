@@ -42,7 +42,7 @@ def plan(cache: EmbeddingCache, recipe: Recipe, was_cached: bool | None) -> Plan
     if not obstacle:
         place, obstacle = _choose_place(cache, training)
     if obstacle and forced:
-        raise _refusal(obstacle)
+        raise _obstacle_error(obstacle)
     if obstacle:
         return Plan("", f"teacher cache off: {obstacle}")
     pays = forced or training.epochs > augment.views or cache.exists(augment)
@@ -84,7 +84,7 @@ def check(training: Training, objectives: Mapping[str, Objective]) -> None:
     """Raises an InputError if the cache is on but not possible, regardless of memory."""
     obstacle, choice = _obstacle(training, objectives), training.teacher_cache
     if obstacle and choice.use == "on":
-        raise _refusal(obstacle)
+        raise _obstacle_error(obstacle)
     if choice.use != "off" and choice.place in ("host", "file") and training.augment.choose:
         raise errors.InputError(
             f"teacher.cache_place is {choice.place}, but train steps draw the views; set"
@@ -92,7 +92,7 @@ def check(training: Training, objectives: Mapping[str, Objective]) -> None:
         )
 
 
-def _refusal(obstacle: str) -> errors.InputError:
+def _obstacle_error(obstacle: str) -> errors.InputError:
     return errors.InputError(f"teacher.cache is on, but {obstacle}; set teacher.cache=auto")
 
 

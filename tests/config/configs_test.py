@@ -1,4 +1,4 @@
-"""Launch files: complete smoke jobs, published recipes, pairs and methods."""
+"""Config files: complete smoke jobs, published recipes, pairs and methods."""
 
 import runpy
 
@@ -11,7 +11,7 @@ from rrd_jax.config import parse
 from rrd_jax.training import recipe
 from tests import launch
 
-# Teacher and student of each launch file.
+# Teacher and student of each config file.
 _CONFIGS = {
     "digits": "resnet8x4-resnet8",
     "fashion_mnist": "resnet32x4-resnet8",
@@ -109,7 +109,7 @@ def test_a_config_string_selects_pair_and_method():
 
 
 def _benchmark_pairs():
-    """Returns the teacher and student of each row of the table in the launch file's docstring."""
+    """Returns the teacher and student of each row of the table in the config file's docstring."""
     text = runpy.run_path(str(launch.CONFIGS / "cifar100.py"))["__doc__"]
     rows = [line.split()[:2] for line in text.split("\n") if len(line.split()) > 2]
     return [row for row in rows if {*row} <= {*networks.MODELS}]

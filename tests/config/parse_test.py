@@ -138,7 +138,7 @@ def test_drop_path_applies_only_to_networks_that_are_trained():
         ({"preset": "seed"}, ["preset"], 65_536),
         ({"preset": "compress"}, ["preset"], 128_000),
         ({"preset": "sharp_teacher"}, ["preset"], 16_384),
-        # The launch file sets queue_size.
+        # The config file sets queue_size.
         ({"preset": "seed", "queue_size": 512}, ["preset"], 512),
         ({"preset": "seed"}, ["preset", "queue_size"], 16_384),
     ],

@@ -38,7 +38,7 @@ def test_a_model_card_describes_the_network_without_private_data(tmp_path):
     for line in (
         "`resnet8`, 1,234 parameters, 8 classes",
         "| top-1 | 96.50 % |",
-        "32x32 pixels, RGB; short side scaled to 36 pixels, then center crop",
+        "32x32 pixels, RGB; shorter side scaled to 36 pixels, then center crop",
         "mean 0.4, 0.5, 0.6 and std 0.2, 0.2, 0.2",
         "`resnet8x4` from `teacher`, weights `abc`",
         "--workdir=a '--x=gs://bucket/dir/b' d.pth`",

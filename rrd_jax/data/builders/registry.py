@@ -239,6 +239,6 @@ def _how_to_prepare(name: str, builder: tfds.core.DatasetBuilder) -> str:
 def _expanded(path: str) -> str:
     if "\0" in path:
         raise errors.InputError(
-            f"{path!r} is not a valid path because it contains a zero byte; remove the byte"
+            f"{path!r} is not a valid path because it contains a null byte; remove the byte"
         )
     return str(pathlib.Path(path).expanduser()) if path else ""

@@ -107,7 +107,7 @@ class Streamed:
       examples: random access to examples with `image` (encoded or array) and `label`.
       size: height and width of the networks' images.
       channels: 1 or 3; images with other channels are converted.
-      resize: short side before the central crop at test time, with random-resized crops for
+      resize: shorter side before the center crop at test time, with random-resized crops for
         training; None to pad or resize images as Resident does, with augmentation in the step.
       workers: number of decoding processes; 0 for threads of this process.
       threads: number of decoding threads without workers; 0 for two per core.

@@ -89,7 +89,7 @@ def to_grayscale(pixels: np.ndarray) -> np.ndarray:
 
 
 def decode_whole(content: bytes, channels: int) -> np.ndarray:
-    """Calls `decode` after a check that refuses truncated JPEG and PNG files as well."""
+    """Calls `decode` after a check that also rejects truncated JPEG and PNG files."""
     if content.startswith(_TRUNCATABLE):
         check(content)
     return decode(content, channels)

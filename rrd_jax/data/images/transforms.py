@@ -174,7 +174,7 @@ def random_resized_crop(
     """Returns a random crop, scaled to [size, size] and mirrored with probability 1/2.
 
     The crop covers between `area` and all of the image at an aspect ratio from 3/4 to 4/3. As in
-    common ImageNet recipes, ten failed draws are followed by the largest central crop.
+    common ImageNet recipes, ten failed draws are followed by the largest center crop.
     """
     top, left, height, width = _random_part(rng, *image.shape[:2], area)
     part = image[top : top + height, left : left + width]
@@ -187,7 +187,7 @@ def random_resized_crop(
 
 
 def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
-    """Scales the short side to `resize`, and returns the central crop [size, size]."""
+    """Scales the shorter side to `resize`, and returns the center crop [size, size]."""
     height, width = image.shape[:2]
     longest = _MAX_ASPECT * min(height, width)
     # A single row of pixels would need gigabytes when scaled as a whole.
@@ -200,7 +200,7 @@ def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
 
 
 def scale_short(image: np.ndarray, short: int) -> np.ndarray:
-    """Scales the short side to `short`, with area averaging if the image becomes smaller."""
+    """Scales the shorter side to `short`, with area averaging if the image becomes smaller."""
     height, width = image.shape[:2]
     factor = short / min(height, width)
     return _scale(image, round(height * factor), round(width * factor))

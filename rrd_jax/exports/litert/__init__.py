@@ -49,7 +49,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
         try:
             _interpreter(graph, 1)
         except (RuntimeError, ValueError) as error:
-            raise conversion.refusal(exportable, reason(error)) from error
+            raise conversion.unfit_error(exportable, reason(error)) from error
     headers.write_graph(path, graph, headers.header_of(exportable, options, FORMAT.name, outputs))
 
 

@@ -56,7 +56,7 @@ def convert(exportable: Exportable, options: Options) -> tuple[bytes, tuple[str,
                 return _convert_symbolic(exportable, options, outputs), outputs
             return _graph(module), outputs
         except ValueError as error:
-            raise refusal(exportable, reason(error)) from error
+            raise unfit_error(exportable, reason(error)) from error
 
 
 def _convert_symbolic(exportable: Exportable, options: Options, outputs: Sequence[str]) -> bytes:
@@ -73,7 +73,7 @@ def _convert_symbolic(exportable: Exportable, options: Options, outputs: Sequenc
     raise AssertionError(batches)
 
 
-def refusal(exportable: Exportable, why: str) -> errors.UnfitError:
+def unfit_error(exportable: Exportable, why: str) -> errors.UnfitError:
     """Returns the error for a network that LiteRT cannot run."""
     return errors.UnfitError(
         f"network '{exportable.about.model}' cannot be written as TFLite: {why}; use"
