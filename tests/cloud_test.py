@@ -1,4 +1,4 @@
-"""Config files of cloud/: linters, and the handling of preempted machines.
+"""Launch files of cloud/: linters, and the handling of preempted machines.
 
 `tpu_vm.sh` runs with a fake gcloud program. xpk and SkyPilot check their files if installed.
 """

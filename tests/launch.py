@@ -19,7 +19,7 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def get_config(name: str, argument: str = "") -> ConfigDict:
-    """Returns the config of a config file for a config string."""
+    """Returns the config that a config file builds for a config string."""
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](argument)
 
 

@@ -57,7 +57,7 @@ def _options(**fields):
         ({"objectives.rrd.queue_size": 10**12}, "objectives.rrd.queue_size is 1000000000000"),
         (
             {"objectives.rrd.queue_size": 2 * 10**9},
-            "objectives.rrd.queue_size 2000000000 x dim 128 x|= 2.05 TB, but there are|GB",
+            "objectives.rrd.queue_size 2000000000 x dim 128 x|= 2.05 TB, but the run has only|GB",
         ),
         ({"objectives.rrd.momentum": 1.0}, "objectives.rrd.momentum is 1.0|[0, 1)"),
         ({"data.image_size": 32767}, "data.image_size 32767 x width 32767 x channels 1 x 4"),
