@@ -23,7 +23,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-distill: $(VENV)/ready  ## Train a teacher, a student alone and a distilled student on digits: 3 minutes on a CPU
+distill: $(VENV)/ready  ## Train a teacher, a student alone and a distilled student on digits: 2 to 4 minutes
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
 
 # The second command fine-tunes the first one's student with ten labels per class, and trains the
