@@ -62,13 +62,13 @@ class UnreadError(Exception):
 
 
 @contextlib.contextmanager
-def user_code(doing: str, subject: str) -> Iterator[None]:
+def user_code(action: str, subject: str) -> Iterator[None]:
     """Reports exceptions of a user's code that runs inside the `with` block.
 
     KeyboardInterrupt and subclasses of InputError pass through unchanged.
 
     Args:
-      doing: the action, such as "calling".
+      action: the action, such as "calling".
       subject: the user's object, such as "network 'my_nets:Small'".
 
     Raises:
@@ -83,7 +83,7 @@ def user_code(doing: str, subject: str) -> Iterator[None]:
         raise InputError(f"{subject}: {error}") from error
     except (Exception, SystemExit) as error:
         text = user_traceback(error)
-        raise UserCodeError(f"{doing} {subject} failed:\n{text}") from error
+        raise UserCodeError(f"{action} {subject} failed:\n{text}") from error
 
 
 def user_traceback(error: BaseException) -> str:

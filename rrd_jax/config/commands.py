@@ -43,8 +43,8 @@ def explain(argv: Sequence[str]) -> str:
         # `parse` reports this error later.
         return ""
     problems = (_problem(flag, text, config, tree) for flag, text in _overrides(argv))
-    bare = (_bare(argument, tree) for argument in argv[1:])
-    return next(filter(None, itertools.chain(problems, bare)), "")
+    bare_flags = (_missing_prefix(argument, tree) for argument in argv[1:])
+    return next(filter(None, itertools.chain(problems, bare_flags)), "")
 
 
 def _file(argv: Sequence[str]) -> str | None:
@@ -64,7 +64,7 @@ def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield flag, text if equals else separate_text
 
 
-def _bare(argument: str, tree: Mapping[str, Any]) -> str:
+def _missing_prefix(argument: str, tree: Mapping[str, Any]) -> str:
     """Returns a message for a flag that has the name of a config field; "" for other flags."""
     name = argument.lstrip("-").partition("=")[0]
     if not argument.startswith("-") or name in flags.FLAGS:

@@ -48,7 +48,7 @@ def validate(config: ConfigDict, custom_objectives: Collection[str] = ()) -> Val
     for path, field, value in iterate_fields(values):
         _raise_if(field.kind.problem(path, value))
     for name, options in values["objectives"].items():
-        _raise_if(_objective_fault(name, options, custom_objectives))
+        _raise_if(_objective_problem(name, options, custom_objectives))
     return values
 
 
@@ -151,7 +151,7 @@ def _section_fields(
         yield f"{prefix}{name}", field, holder[name]
 
 
-def _objective_fault(name: Any, options: Any, custom: Collection[str]) -> str:
+def _objective_problem(name: Any, options: Any, custom: Collection[str]) -> str:
     if not isinstance(options, Mapping):
         return (
             f"objectives.{name} is {kinds.short_repr(options)}, but must be a dict of fields, such"

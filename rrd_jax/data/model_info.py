@@ -103,12 +103,12 @@ class ModelInfo:
         }
 
 
-def from_json(content: Any, where: str) -> ModelInfo:
+def from_json(content: Any, location: str) -> ModelInfo:
     """Returns the metadata from the result of `ModelInfo.to_json`.
 
     Args:
       content: JSON value.
-      where: description of the file, for messages.
+      location: description of the file, for messages.
 
     Raises:
       InputError: the content is invalid.
@@ -129,7 +129,7 @@ def from_json(content: Any, where: str) -> ModelInfo:
         return info
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise errors.InputError(
-            f"the metadata of the network in {where} is damaged ({error})"
+            f"the metadata of the network in {location} is damaged ({error})"
         ) from error
 
 

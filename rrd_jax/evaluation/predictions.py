@@ -37,8 +37,10 @@ def make_apply(
     classify = objectives[name].predict if name else None
 
     def apply(variables, images):
-        bare = {name: value for name, value in variables.items() if name != "classifier"}
-        outputs = network.apply(bare, images, train=False)
+        network_variables = {
+            name: value for name, value in variables.items() if name != "classifier"
+        }
+        outputs = network.apply(network_variables, images, train=False)
         if not classify:
             return outputs
         state = ObjectiveState(**variables["classifier"])
@@ -169,8 +171,10 @@ def compile_embed(
     """
 
     def embed(variables, images, labels):
-        bare = {name: value for name, value in variables.items() if name != "classifier"}
-        outputs = network.apply(bare, normalize(images), train=False)
+        network_variables = {
+            name: value for name, value in variables.items() if name != "classifier"
+        }
+        outputs = network.apply(network_variables, normalize(images), train=False)
         if not hasattr(outputs, "members"):
             return outputs.embedding.astype(jnp.float32), labels
         units = [

@@ -70,12 +70,12 @@ def to_json(header: Header) -> str:
     )
 
 
-def from_json(text: str, where: str) -> Header:
+def from_json(text: str, location: str) -> Header:
     """Parses the text of `to_json`; raises an InputError for any other text."""
     try:
         content = json.loads(text)
         image = content["input"]
-        about = model_info.from_json(content["about"], where)
+        about = model_info.from_json(content["about"], location)
         if about.preprocessing is None or image["layout"] not in ("NHWC", "NCHW"):
             raise ValueError("the preprocessing or the layout of images is missing")
         return Header(
@@ -85,7 +85,7 @@ def from_json(text: str, where: str) -> Header:
         raise
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise errors.InputError(
-            f"the header in {where} is damaged ({error}); export or copy it again"
+            f"the header in {location} is damaged ({error}); export or copy it again"
         ) from error
 
 

@@ -45,9 +45,9 @@ class Exportable:
     @functools.cached_property
     def folded(self) -> dict[str, Any]:
         """The variables, with the batch norms of rrd_jax's layers folded into convolutions."""
-        bare = {name: self.variables[name] for name in ("params", "batch_stats")}
+        network_variables = {name: self.variables[name] for name in ("params", "batch_stats")}
         shape = self.about.preprocessing.image_shape
-        return {**self.variables, **fold.fold(self.network, bare, shape)}
+        return {**self.variables, **fold.fold(self.network, network_variables, shape)}
 
     def apply(self, variables: dict[str, Any], images: jax.Array) -> dict[str, jax.Array]:
         """Computes `Outputs` from normalized images [B, H, W, channels]."""

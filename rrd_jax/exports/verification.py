@@ -88,12 +88,12 @@ class Trial:
     def _compare_classes(
         self, expected: Outputs, actual: Outputs, *, is_rounded: bool
     ) -> Comparison:
-        agrees = _same_top1(expected["logits"], actual["logits"])
+        same_top1 = _same_top1(expected["logits"], actual["logits"])
         result = Comparison(
-            images=len(agrees),
+            images=len(same_top1),
             description=self.images.description,
             difference=_difference(expected["logits"], actual["logits"]),
-            agreement=100.0 * float(np.mean(agrees)),
+            agreement=100.0 * float(np.mean(same_top1)),
             top1=self._top1(actual),
             network_top1=self._top1(expected),
         )
@@ -106,7 +106,7 @@ class Trial:
                 )
             return result
         difference = max(result.difference, _embedding_difference(expected, actual))
-        if difference > TOLERANCE or not agrees.all():
+        if difference > TOLERANCE or not same_top1.all():
             raise errors.InputError(
                 f"the file's outputs differ from the network's: largest relative error"
                 f" {difference:.1e} (at most {TOLERANCE:.0e} is allowed), same top-1 for"

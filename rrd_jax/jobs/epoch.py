@@ -135,14 +135,14 @@ def _update_best(run: Run, position: Position, test: dict[str, float]) -> None:
 
 
 def _warn_about_collapse(
-    run: Run, position: Position, tested: predictions.SplitPredictions
+    run: Run, position: Position, test_predictions: predictions.SplitPredictions
 ) -> None:
     """Warns once about a student with nearly constant test predictions.
 
     A single epoch does not cause a warning unless it is the last epoch, because running statistics
     are inaccurate at the beginning.
     """
-    warning = sanity.prediction_warning(tested)
+    warning = sanity.prediction_warning(test_predictions)
     position.collapsed = position.collapsed + 1 if warning else 0
     epoch, epochs = position.progress.epoch, run.training.epochs
     if position.collapsed == 2 or (position.collapsed == 1 and epoch == epochs):

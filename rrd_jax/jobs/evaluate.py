@@ -103,13 +103,13 @@ def _row(
     network: FrozenNetwork,
     teacher: FrozenNetwork | None = None,
 ) -> dict[str, Any]:
-    tested = network.predictions
+    test_predictions = network.predictions
     return {
         "run": run,
         "network": model,
-        "images": len(tested["label"]),
+        "images": len(test_predictions["label"]),
         "agreement": None,
-        **predictions.compute_metrics(tested, teacher.reference if teacher else None),
+        **predictions.compute_metrics(test_predictions, teacher.reference if teacher else None),
         "parameters": networks.count_parameters(network.variables["params"]),
         "checkpoint": checkpoint,
     }

@@ -294,12 +294,12 @@ def _end_epoch(run: Run, position: Position, session: _Session) -> None:
     """Evaluates the student, logs the metrics of the epoch and saves a checkpoint."""
     clock, measurements = session.speed.clock, session.speed.measurements(run, position.step)
     try:
-        tested = student_evaluation.evaluate(
+        evaluated = student_evaluation.evaluate(
             session.evaluation, run, position, session.stops.between_steps
         )
     except predictions.StoppedError:
         _stop_early(run, position, session)
-    row = epoch.end(run, position, tested, measurements)
+    row = epoch.end(run, position, evaluated, measurements)
     session.metrics.row(row, run.training.epochs)
     clock.mark(position.step)
     runs.save(run, position, clock.total(), row)

@@ -85,7 +85,7 @@ def build(
     create = functools.partial(_create_state, recipe, optimizer, image_shape, teacher)
     abstract = _abstract_state(create, recipe, mesh, image_shape, teacher)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    teach = _teach(recipe, image_shape, teacher, teacher_is_cached)
+    teach = _make_teach(recipe, image_shape, teacher, teacher_is_cached)
     task = _task(recipe, optimizer, image_shape, steps_per_epoch, teach, unroll=on_cpu)
     train_step = functools.partial(step.train_step, task)
     if resident:
@@ -185,7 +185,7 @@ def _abstract_state(create, recipe, mesh, image_shape, teacher):
     )
 
 
-def _teach(recipe, image_shape, teacher, teacher_is_cached):
+def _make_teach(recipe, image_shape, teacher, teacher_is_cached):
     if not teacher:
         return None
     if not teacher_is_cached:

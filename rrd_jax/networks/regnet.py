@@ -109,8 +109,8 @@ class RegNetY(nn.Module):
 
     def stages(self) -> list[tuple[int, int]]:
         """Returns the width and number of blocks of each stage."""
-        rising = np.arange(self.depth, dtype=np.float32) * self.slope + self.first
-        steps = np.round(np.log(rising / self.first) / np.log(self.factor))
+        linear_widths = np.arange(self.depth, dtype=np.float32) * self.slope + self.first
+        steps = np.round(np.log(linear_widths / self.first) / np.log(self.factor))
         widths = np.round(self.first * self.factor**steps / 8) * 8
         counts = sorted(Counter(widths.astype(int).tolist()).items())
         return [(self._round_to_groups(width), count) for width, count in counts]

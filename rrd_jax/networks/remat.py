@@ -65,28 +65,28 @@ def _save_blocks(
 _APPLY = {"none": None, "convolutions": _save_convolutions, "all": _save_blocks}
 
 
-def remat(network: nn.Module, how: str) -> Network:
+def remat(network: nn.Module, mode: str) -> Network:
     """Returns a network with the same results, whose gradients need less memory and more time.
 
     Args:
       network: a network of `networks.create`.
-      how: "convolutions" saves the results of convolutions and of a transformer's linear layers and
-        the statistics of batch norms, and recomputes all other activations, such as attention
+      mode: "convolutions" saves the results of convolutions and of a transformer's linear layers,
+        and the statistics of batch norms, and recomputes all other activations, such as attention
         weights; transformers and ConvNeXt are recomputed block by block, so the inputs of blocks
         are saved too. "all" saves the inputs of blocks and the statistics inside blocks only.
         "none" returns the network itself.
 
     Raises:
-      InputError: `how` is unknown, "all" for a network without blocks, or not "none" for a custom
+      InputError: `mode` is unknown, "all" for a network without blocks, or not "none" for a custom
         network.
     """
-    apply = errors.lookup("train.remat", how, _APPLY)
+    apply = errors.lookup("train.remat", mode, _APPLY)
     if apply and isinstance(network, CustomNetwork):
         raise errors.InputError(
-            f"train.remat is '{how}', but network '{network.name}' is a custom network; set it to"
+            f"train.remat is '{mode}', but network '{network.name}' is a custom network; set it to"
             " none, and use nn.remat or jax.checkpoint inside the network"
         )
-    if how == "all" and isinstance(network, vgg.VGG | mobilenet.MobileNetV1):
+    if mode == "all" and isinstance(network, vgg.VGG | mobilenet.MobileNetV1):
         raise errors.InputError(
             f"train.remat is 'all', but {type(network).__name__} has no blocks; set it to"
             " convolutions"

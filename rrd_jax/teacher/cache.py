@@ -40,13 +40,13 @@ class Space(NamedTuple):
       size: bytes of all embeddings; for "device", bytes on each device.
       needed: bytes that are not allocated yet.
       free: free bytes, approximately.
-      where: the place, for messages.
+      location: the place, for messages.
     """
 
     size: float
     needed: float
     free: float
-    where: str
+    location: str
 
 
 class _Member(NamedTuple):

@@ -45,8 +45,8 @@ def plan(cache: EmbeddingCache, recipe: Recipe, was_cached: bool | None) -> Plan
         raise _obstacle_error(obstacle)
     if obstacle:
         return Plan("", f"teacher cache off: {obstacle}")
-    pays = forced or training.epochs > augment.views or cache.exists(augment)
-    if not (parallel.broadcast_from_main(pays) if was_cached is None else was_cached):
+    is_worthwhile = forced or training.epochs > augment.views or cache.exists(augment)
+    if not (parallel.broadcast_from_main(is_worthwhile) if was_cached is None else was_cached):
         return Plan(
             "",
             f"teacher cache off: caching all {augment.views} views of an image pays off only with"
@@ -56,7 +56,7 @@ def plan(cache: EmbeddingCache, recipe: Recipe, was_cached: bool | None) -> Plan
     return Plan(
         place,
         f"teacher cache on: embeddings of {augment.views} views per image,"
-        f" {space.size / 1e9:.2f} GB {space.where}",
+        f" {space.size / 1e9:.2f} GB {space.location}",
     )
 
 
@@ -72,11 +72,12 @@ def _choose_place(cache: EmbeddingCache, training: Training) -> tuple[str, str]:
     places = ["device"] if augment.choose else list(shares)
     space = cache.space(augment)
     for place in places if choice.place == "auto" else [choice.place]:
-        needed, free, where = space[place].needed, space[place].free, space[place].where
+        needed, free, location = space[place].needed, space[place].free, space[place].location
         if parallel.broadcast_from_main(needed <= free * shares[place]):
             return place, ""
     return "", (
-        f"embeddings of all views need {needed / 1e9:.2f} GB, with {free / 1e9:.2f} GB free {where}"
+        f"embeddings of all views need {needed / 1e9:.2f} GB, with {free / 1e9:.2f} GB free"
+        f" {location}"
     )
 
 

@@ -8,14 +8,14 @@ _MAX_CLASSES = 4096
 _STANDARD_ERRORS = 4
 
 
-def find_problem(tested: dict[str, np.ndarray], num_classes: int) -> str:
+def find_problem(predictions: dict[str, np.ndarray], num_classes: int) -> str:
     """Returns the reason why predictions are implausible; "" if they are plausible.
 
     Args:
-      tested: `prediction`, `label` and `loss` [N] of a test split, see `predictions.collect`.
+      predictions: `prediction`, `label` and `loss` [N] of a test split, see `predictions.collect`.
       num_classes: C.
     """
-    prediction, label = tested["prediction"], tested["label"]
+    prediction, label = predictions["prediction"], predictions["label"]
     if num_classes < 2 or not len(label):
         return ""
     top1, chance = float(np.mean(prediction == label)), 1 / num_classes

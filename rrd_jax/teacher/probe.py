@@ -171,12 +171,12 @@ def check_memory(
     """
     size = 4 * examples * width
     host, device = parallel.host_bytes(), parallel.free_device_bytes(mesh)
-    where, free = ("the host", host) if size > host / 2 else ("each device", device)
+    location, free = ("the host", host) if size > host / 2 else ("each device", device)
     needed = size if size > host / 2 else size / mesh.size
     if needed > free / 2:
         raise errors.InputError(
-            f"{field} needs {needed / 1e9:.2f} GB on {where} for {examples:,} embeddings of {width}"
-            f" float32 values, more than half of its {free / 1e9:.2f} GB of memory; use more"
+            f"{field} needs {needed / 1e9:.2f} GB on {location} for {examples:,} embeddings of"
+            f" {width} float32 values, more than half of its {free / 1e9:.2f} GB of memory; use more"
             " devices, or fewer images with data.share"
         )
 

@@ -27,9 +27,9 @@ def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     labels = labels[:, None]
     logit = jnp.take_along_axis(logits, labels, axis=-1)
-    behind = jnp.arange(logits.shape[-1])[None] > labels
-    beaten = (logits < logit) | ((logits == logit) & behind)
-    return logits.shape[-1] - 1 - jnp.sum(beaten, axis=-1)
+    is_later = jnp.arange(logits.shape[-1])[None] > labels
+    ranks_after = (logits < logit) | ((logits == logit) & is_later)
+    return logits.shape[-1] - 1 - jnp.sum(ranks_after, axis=-1)
 
 
 def percent_equal(a: np.ndarray, b: np.ndarray) -> float:

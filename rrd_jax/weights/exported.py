@@ -56,12 +56,12 @@ def read(file: pathlib.Path) -> WeightsInfo | None:
     Raises:
       InputError: the description is damaged.
     """
-    text, where = _text(file)
+    text, location = _text(file)
     if text is None:
         return None
     try:
         content = json.loads(text)
-        about = abouts.from_json(content["about"], where)
+        about = abouts.from_json(content["about"], location)
         names, digest = content["names"], content["digest"]
         if names not in ("ours", "torch", "torchvision", "timm") or not isinstance(digest, str):
             raise ValueError(f"unknown names {names!r}")
@@ -72,8 +72,8 @@ def read(file: pathlib.Path) -> WeightsInfo | None:
         raise
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise errors.InputError(
-            f"the description of the weights in {where} is damaged ({error!r}); export or copy it"
-            " again"
+            f"the description of the weights in {location} is damaged ({error!r}); export or copy"
+            " it again"
         ) from error
 
 

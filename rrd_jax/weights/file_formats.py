@@ -198,9 +198,9 @@ def _read_torch(path: pathlib.Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     # Damaged files raise pickle, zip and tensor errors of many types.
     except Exception as error:
-        if barred := re.search(r"GLOBAL (\S+)|got <class '(\S+)'>", str(error)):
+        if rejected := re.search(r"GLOBAL (\S+)|got <class '(\S+)'>", str(error)):
             raise errors.InputError(
-                f"{path} holds more than tensors ({barred[1] or barred[2]}), and loading other"
+                f"{path} holds more than tensors ({rejected[1] or rejected[2]}), and loading other"
                 " objects can execute code; save the weights alone with"
                 " torch.save(network.state_dict(), FILE)"
             ) from error

@@ -164,7 +164,7 @@ def _from_torch(path: pathlib.Path, model: str, *, headless: bool) -> dict[str, 
     """Reads an exported file with PyTorch's names, which fits its network unless it is damaged."""
     content = file_formats.read(path)
     try:
-        return from_torch(model, content, where=str(path), headless=headless)
+        return from_torch(model, content, location=str(path), headless=headless)
     except errors.InputError as error:
         reason, *_ = str(error).removeprefix(f"{path} ").split("\n")
         raise errors.InputError(
@@ -189,7 +189,7 @@ def _load_file(
             f" {errors.name_list(networks.MODELS)}"
         )
     content = file_formats.read(path)
-    variables = from_torch(model, content, where=str(path), key=which, headless=headless)
+    variables = from_torch(model, content, location=str(path), key=which, headless=headless)
     _warn_about_activation(path, model, content)
     num_classes, channels = sizes(model, variables)
     meta = {"model": model, "num_classes": num_classes, "image_shape": [None, None, channels]}

@@ -49,18 +49,18 @@ def read(plan: Recipe, dataset: data.Dataset) -> InitialWeights | None:
     if not start:
         return None
     if start.variables is not None:
-        where, meta, variables = f"'{training.network.model}'", start.meta, start.variables
+        location, meta, variables = f"'{training.network.model}'", start.meta, start.variables
     else:
-        where = start.checkpoint
-        variables, meta = files.load(pathlib.Path(where), training.network.model, headless=True)
-    prepared = adapt(where, variables, meta, plan, dataset)
+        location = start.checkpoint
+        variables, meta = files.load(pathlib.Path(location), training.network.model, headless=True)
+    prepared = adapt(location, variables, meta, plan, dataset)
     for line in prepared.lines:
         console.say(line)
     return prepared
 
 
 def adapt(
-    where: str,
+    location: str,
     variables: Mapping[str, Any],
     meta: Mapping[str, Any],
     plan: Recipe,
@@ -69,7 +69,7 @@ def adapt(
     """Adapts weights to a run's network and data: classifier, image channels and image size.
 
     Args:
-      where: source of the weights, for messages.
+      location: source of the weights, for messages.
       variables: {"params", "batch_stats"} for any classes, channels and image size.
       meta: metadata of the weights from `weights.files.load`; may be empty.
       plan: recipe of the run.
@@ -80,7 +80,7 @@ def adapt(
     """
     training, network, shape = plan.training, plan.student, dataset.image_shape
     choice = training.network
-    _check_network(where, meta, choice)
+    _check_network(location, meta, choice)
     if not dataset.num_classes:
         variables = _without_head(variables, meta, choice, network, shape)
     variables = networks.fit_positions(variables, network, shape)
@@ -90,7 +90,7 @@ def adapt(
     digest = checkpoints.digest({name: variables.get(name) for name in ("params", "batch_stats")})
     is_new, reason = False, ""
     if axes or dataset.num_classes:
-        is_new, reason = _is_new(where, meta, training, dataset, _num_classes(arrays, axes))
+        is_new, reason = _is_new(location, meta, training, dataset, _num_classes(arrays, axes))
     changes = [f"new classifier for {dataset.num_classes} classes ({reason})"] if is_new else []
     if is_new and not axes:
         raise errors.InputError(
@@ -100,16 +100,16 @@ def adapt(
     weights = {name: value for name, value in arrays.items() if not (is_new and name in axes)}
     changes += _fit_channels(weights, expected, meta, shape)
     image_size = _image_size(meta)
-    _check_sizes(where, weights, expected, network, image_size, shape)
+    _check_sizes(location, weights, expected, network, image_size, shape)
     new_arrays = {name: np.zeros(expected[name], np.float32) for name in axes if is_new}
     complete = _like(networks.summarize(network, shape).variables, new_arrays | weights)
-    networks.check_weights(where, complete, network, shape)
+    networks.check_weights(location, complete, network, shape)
     changes += _image_size_changes(image_size, shape)
-    origin = {"checkpoint": pathlib.Path(where).name, "digest": digest}
+    origin = {"checkpoint": pathlib.Path(location).name, "digest": digest}
     return InitialWeights(
         weights,
         origin | {"head": "new" if is_new else "kept"},
-        (f"[{training.label}] starts from {'; '.join([where, *changes])}",),
+        (f"[{training.label}] starts from {'; '.join([location, *changes])}",),
     )
 
 
@@ -134,11 +134,11 @@ def drop_params(variables: Mapping[str, Any], names: Collection[str]) -> dict[st
     return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
 
 
-def _check_network(where: str, meta: Mapping[str, Any], choice: NetworkChoice) -> None:
+def _check_network(location: str, meta: Mapping[str, Any], choice: NetworkChoice) -> None:
     model = meta.get("model", choice.model)
     if model != choice.model:
         raise errors.InputError(
-            f"the weights in {where} are of {model}, but config needs {choice.model}; choose"
+            f"the weights in {location} are of {model}, but config needs {choice.model}; choose"
             f" weights of {choice.model}, or set model to {model}"
         )
 
@@ -162,7 +162,7 @@ def _num_classes(arrays: Mapping[str, Any], axes: Mapping[str, int]) -> int | No
 
 
 def _is_new(
-    where: str,
+    location: str,
     meta: Mapping[str, Any],
     training: Training,
     dataset: data.Dataset,
@@ -181,12 +181,12 @@ def _is_new(
     elif num_classes != dataset.num_classes:
         reason = f"the number of classes of the weights is {num_classes:,}"
     else:
-        names = names_to_compare(meta, pathlib.Path(where), dataset)
+        names = names_to_compare(meta, pathlib.Path(location), dataset)
         differ = names and dataset.class_names and names != tuple(dataset.class_names)
         return bool(differ and head == "auto"), "class names or their order differ"
     if head == "keep":
         raise errors.InputError(
-            f"{field} is keep, but the classifier in {where} cannot be kept for"
+            f"{field} is keep, but the classifier in {location} cannot be kept for"
             f" {dataset.num_classes:,} classes: {reason}; set it to auto or new"
         )
     return True, reason
@@ -224,7 +224,7 @@ def _fit_channels(
 
 
 def _check_sizes(
-    where: str,
+    location: str,
     weights: Mapping[str, Any],
     expected: Mapping[str, Any],
     network: networks.Network,
@@ -246,7 +246,7 @@ def _check_sizes(
     for name in differing:
         if shapes.get(name) != expected[name]:
             raise errors.InputError(
-                f"{name} has shape {tuple(weights[name].shape)} in {where}, but {expected[name]}"
+                f"{name} has shape {tuple(weights[name].shape)} in {location}, but {expected[name]}"
                 f" for {size}x{size} images; its shape depends on the image size; set"
                 " data.image_size to the image size of the weights"
             )

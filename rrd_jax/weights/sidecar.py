@@ -48,7 +48,7 @@ def read(file: pathlib.Path, model: str = "") -> Sidecar:
         computes another function, or its classes or preprocessing are invalid.
     """
     content = _json(file.with_name("config.json"))
-    where = str(file.with_name("config.json"))
+    location = str(file.with_name("config.json"))
     try:
         if isinstance(content.get("architecture"), str):
             return _read_timm(file, content, model)
@@ -59,7 +59,7 @@ def read(file: pathlib.Path, model: str = "") -> Sidecar:
         raise errors.InputError(str(error)) from None
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise errors.InputError(
-            f"{where} is damaged ({type(error).__name__}: {error}); download or remove it"
+            f"{location} is damaged ({type(error).__name__}: {error}); download or remove it"
         ) from error
 
 

@@ -24,7 +24,7 @@ def from_torch(
     name: str,
     state_dict: Any,
     *,
-    where: str = "the state dict",
+    location: str = "the state dict",
     key: str = "",
     headless: bool = False,
 ) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def from_torch(
       name: a key of `networks.MODELS` or `networks.ALIASES`.
       state_dict: arrays or tensors by entry name, or nested dicts of them; their shapes determine
         the numbers of classes and of image channels.
-      where: source of the state dict, for messages.
+      location: source of the state dict, for messages.
       key: prefix of the entries to convert, such as "state_dict_ema"; "" to detect the prefix.
       headless: whether the classifier may be missing; if so, the variables have no classifier.
 
@@ -50,10 +50,10 @@ def from_torch(
     """
     template = entry_templates.template(name)
     try:
-        entries = _entries(name, state_dict, where, key, headless=headless)
+        entries = _entries(name, state_dict, location, key, headless=headless)
         arrays = _values(name, entries)
     except entry_search.MisfitError as error:
-        raise errors.InputError(f"{where} {error}") from None
+        raise errors.InputError(f"{location} {error}") from None
     flat = {
         path: np.ascontiguousarray(entry_templates.from_torch_layout(path[-1], arrays[entry], rank))
         for entry, (path, _, rank) in template.items()
@@ -62,7 +62,7 @@ def from_torch(
     return {"batch_stats": {}, **traverse_util.unflatten_dict(flat)}
 
 
-def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -> dict[str, Any]:
+def _entries(name: str, content: Any, location: str, key: str, *, headless: bool) -> dict[str, Any]:
     """Returns the entries of a network in the content of a file."""
     flat = entry_search.flatten(content)
     if key:
@@ -74,12 +74,12 @@ def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -
         choice, is_reduced = choice.without(foreign_layouts.OTHER_CLASSIFIER)
         if is_reduced and choice.matches_backbone(name):
             console.note(
-                f"{where}: classifier not loaded, because it reads more than the embedding"
+                f"{location}: classifier not loaded, because it reads more than the embedding"
             )
     if not choice.matches(name) and not (headless and choice.matches_backbone(name)):
         raise entry_search.MisfitError(mismatch.describe(name, choice.shapes, flat))
     if note:
-        console.note(f"{where}: {note}")
+        console.note(f"{location}: {note}")
     return choice.entries
 
 

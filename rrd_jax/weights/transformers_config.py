@@ -223,14 +223,14 @@ KINDS = {
 _EPSILONS = {mobilenet.MobileNetV2: 1e-5}
 
 
-def names(content: Config, where: str) -> list[str]:
+def names(content: Config, location: str) -> list[str]:
     """Returns the names of the networks that a config describes.
 
     A network with the image size of the config comes first.
 
     Args:
       content: content of a config.json with a model_type.
-      where: path of the config, for messages.
+      location: path of the config, for messages.
 
     Raises:
       InputError: no network in rrd_jax is equivalent.
@@ -243,7 +243,7 @@ def names(content: Config, where: str) -> list[str]:
             else ""
         )
         raise errors.InputError(
-            f"{where}: model_type '{model_type}' is not supported{text}; supported:"
+            f"{location}: model_type '{model_type}' is not supported{text}; supported:"
             f" {', '.join(KINDS)}"
         )
     kind = KINDS[model_type]
@@ -252,7 +252,7 @@ def names(content: Config, where: str) -> list[str]:
     for name, value in kind.fixed.items():
         if config.get(name, value) != value:
             raise errors.InputError(
-                f"{where} describes {kind.description} with {name}={config[name]}, which is not"
+                f"{location} describes {kind.description} with {name}={config[name]}, which is not"
                 f" supported: supported networks have {name}={value}"
             )
     expected = kind.sizes(config)
@@ -273,10 +273,10 @@ def names(content: Config, where: str) -> list[str]:
         differing = {n: v for n, v in same_kind.get(nearest, {}).items() if expected[n] != v}
         hint = f"; the closest is {nearest} with {_format_sizes(differing)}" if nearest else ""
         raise errors.InputError(
-            f"{where} describes {kind.description} with {_format_sizes(expected)}, which no network"
-            f" of rrd_jax has{hint}"
+            f"{location} describes {kind.description} with {_format_sizes(expected)}, which no"
+            f" network of rrd_jax has{hint}"
         )
-    _check_epsilon(where, kind, config, fitting[0])
+    _check_epsilon(location, kind, config, fitting[0])
     image_size = config.get("image_size")
     return sorted(fitting, key=lambda name: networks.image_size(name) != image_size)
 
@@ -294,7 +294,7 @@ def _format_sizes(sizes: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={text}" for name, text in texts.items())
 
 
-def _check_epsilon(where: str, kind: Kind, config: Config, name: str) -> None:
+def _check_epsilon(location: str, kind: Kind, config: Config, name: str) -> None:
     """Raises an InputError if the epsilon of norms is too large; a smaller one hardly matters."""
     if not kind.epsilon:
         return
@@ -303,6 +303,6 @@ def _check_epsilon(where: str, kind: Kind, config: Config, name: str) -> None:
     epsilon = config[kind.epsilon]
     if epsilon > supported:
         raise errors.InputError(
-            f"{where} describes {kind.description} with {kind.epsilon}={epsilon}, which is not"
+            f"{location} describes {kind.description} with {kind.epsilon}={epsilon}, which is not"
             f" supported: supported networks have {supported}"
         )

@@ -92,28 +92,28 @@ def to_model(graph: Graph, header: headers.Header) -> Any:
     return model
 
 
-def header_of(properties: dict[str, str], content: bytes, where: str) -> headers.Header:
+def header_of(properties: dict[str, str], content: bytes, location: str) -> headers.Header:
     """Returns the header of a file, and verifies the file's digest.
 
     Args:
       properties: the file's metadata.
       content: the bytes of the file.
-      where: the file's name in error messages.
+      location: the file's name in error messages.
 
     Raises:
       InputError: the header is missing, or the file is damaged.
     """
     if not {_HEADER, _DIGEST} <= properties.keys():
         raise errors.InputError(
-            f"{where} has no rrd_jax header: it was not written by rrd_jax.export; export the"
+            f"{location} has no rrd_jax header: it was not written by rrd_jax.export; export the"
             " network again"
         )
     if properties[_DIGEST] != _digest(_graph_of(content), properties[_HEADER]):
         raise errors.InputError(
-            f"{where} does not match its digest: it is damaged, or another program has changed it;"
-            " export it again"
+            f"{location} does not match its digest: it is damaged, or another program has"
+            " changed it; export it again"
         )
-    return headers.from_json(properties[_HEADER], where)
+    return headers.from_json(properties[_HEADER], location)
 
 
 def _digest(network: bytes, header: str) -> str:
@@ -177,19 +177,19 @@ def _names(graph: Graph) -> dict[int, str]:
     names |= {id(tensor): name for name, tensor in graph.outputs.items()}
     counts = Counter()
     for node in graph.nodes:
-        bare = "/".join(filter(None, (node.scope, node.op)))
-        names[id(node)] = f"{bare}_{counts[bare]}" if counts[bare] else bare
-        counts[bare] += 1
+        name = "/".join(filter(None, (node.scope, node.op)))
+        names[id(node)] = f"{name}_{counts[name]}" if counts[name] else name
+        counts[name] += 1
         _name_tensors(node, names)
     return names
 
 
 def _name_tensors(node: Node, names: dict[int, str]) -> None:
-    bare = names[id(node)]
+    name = names[id(node)]
     for i, tensor in enumerate(node.outputs):
-        names.setdefault(id(tensor), f"{bare}:{i}")
+        names.setdefault(id(tensor), f"{name}:{i}")
     roles = _ROLES.get(node.op, ())
     for i, tensor in enumerate(node.inputs):
         if tensor is not None and tensor.value is not None:
             role = roles[i] if i < len(roles) else f"constant{i}"
-            names.setdefault(id(tensor), f"{bare}.{role}")
+            names.setdefault(id(tensor), f"{name}.{role}")
