@@ -72,7 +72,7 @@ class ModelInfo:
       options: options of a network by import path.
       class_names: names in the order of labels; () if unknown.
       preprocessing: preprocessing of the images; None if unknown.
-      classifier: the objective whose head classifies instead of the network; "" for none.
+      classifier: the objective that replaces the network's classifier; "" for none.
       training: origin of the weights as JSON: data set, objectives, epochs, teachers, command and
         package versions.
       metrics: metrics of the checkpoint as JSON, such as top1 and agreement in percent.

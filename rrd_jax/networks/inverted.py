@@ -1,6 +1,6 @@
 """Networks of inverted residuals: EfficientNet, MobileNetV3 and MobileNetV4.
 
-Names and modules are those of timm. Networks that compute something else in torchvision are
+Names and modules are those of timm. Networks that compute another function in torchvision are
 included under torchvision's names.
 
 EfficientNet: arXiv 1905.11946, EfficientNetV2: 2104.00298, MobileNetV3: 1905.02244, MobileNetV4:

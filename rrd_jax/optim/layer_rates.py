@@ -188,7 +188,7 @@ def first_uses(apply: Callable[[Any, Any], Any], params: Any, images: Any) -> li
     """Returns the time at which each parameter is first combined with image data, in tree order.
 
     Times are numbers of preceding operations; infinity for an unused parameter. Casts and reshapes
-    of parameters do not count, because a network may cast all parameters at its start.
+    of parameters are not counted, because a network may cast all parameters at its start.
     """
     jaxpr = jax.make_jaxpr(apply)(params, images).jaxpr
     count = len(jax.tree.leaves(params))

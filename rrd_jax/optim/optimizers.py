@@ -44,7 +44,7 @@ def sgd(
     Args:
       schedule: learning rate by step.
       momentum: momentum, in [0, 1).
-      weight_decay: factor of the parameters that are added to their gradient, at least 0.
+      weight_decay: factor by which parameters are added to their gradient, at least 0.
       clip_norm: largest global norm of the gradient, before weight decay is added, as in PyTorch's
         clip_grad_norm_; 0 for no clipping.
       nesterov: whether to use Nesterov momentum.

@@ -176,8 +176,8 @@ def check_memory(
     if needed > free / 2:
         raise errors.InputError(
             f"{field} needs {needed / 1e9:.2f} GB on {location} for {examples:,} embeddings of"
-            f" {width} float32 values, more than half of its {free / 1e9:.2f} GB of memory; use more"
-            " devices, or fewer images with data.share"
+            f" {width} float32 values, more than half of its {free / 1e9:.2f} GB of memory; use"
+            " more devices, or fewer images with data.share"
         )
 
 

@@ -61,7 +61,7 @@ def load(
     Args:
       path: the workdir of a run, a folder written by `rrd_jax.convert`, an exported file or folder
         of weights, a PyTorch file, or hf:FOLDER for a transformers folder. RUN@best, RUN@last and
-        RUN@STEP select another checkpoint than the newest, FILE@KEY selects the weights under a
+        RUN@STEP select a checkpoint other than the newest, FILE@KEY selects the weights under a
         key.
       model: name of the network; "" for the network that the path names, see `network_of`.
       raw: whether to load the raw weights of a run that averages its weights.

@@ -85,7 +85,7 @@ def read(path: pathlib.Path) -> Any:
       path: a file of `torch.jit.save` whose checksums were verified.
 
     Raises:
-      InputError: the file is damaged or contains other objects than modules and tensors.
+      InputError: the file is damaged or contains objects other than modules and tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -82,7 +82,7 @@ def _taps(
 ) -> int:
     """Returns the number of pairs of an output position and a tap that read a pixel, on one axis.
 
-    Pairs that read the zeros between the pixels of a dilated image do not count.
+    Pairs that read the zeros between the pixels of a dilated image are not counted.
     """
     if lhs_dilation == 1:
         return output_size * window

@@ -160,7 +160,7 @@ def _check_remains(name: str, builder: tfds.core.DatasetBuilder) -> None:
 def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:
     """Writes a data set as ArrayRecord files.
 
-    If the function is interrupted, it leaves no data set that looks prepared.
+    An interrupted call leaves no data set that appears to be prepared.
 
     Args:
       name: name of the data set.

@@ -17,8 +17,8 @@ def open_source(source: Source) -> Splits:
     """Opens a data set of DATASETS or of TFDS.
 
     Raises:
-      InputError: the name or split is unknown, or the data set is not prepared; the message says
-        what to do.
+      InputError: the name or split is unknown, or the data set is not prepared; the message names
+        a remedy.
     """
     if source.options:
         raise errors.InputError(

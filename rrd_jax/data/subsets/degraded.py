@@ -55,7 +55,7 @@ def degrade(source: Source, splits: Splits) -> Splits:
     """Returns splits with the training split degraded by the fields of a source.
 
     A share of the images is drawn first, then the long tail; or a number of images per class.
-    Label noise applies to the remaining images. Mock examples are all used.
+    Label noise applies to the remaining images. All mock examples are used.
 
     Raises:
       InputError: there are too few images for the long tail, or a label is out of range.

@@ -112,7 +112,7 @@ def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0
 
     Args:
       bank: the bank.
-      index: [B] int32 in [0, N). If an example occurs more than once, its last row counts.
+      index: [B] int32 in [0, N). If an example occurs more than once, its last row is used.
       rows: [B, D].
       momentum: in [0, 1).
 

@@ -25,7 +25,7 @@ class OptimizerChoice:
         epochs 150, 180 and 210 of 240.
       decay: Factor of the learning rate at each milestone.
       momentum: Momentum of sgd. Set that of other optimizers in optimizer.options.
-      weight_decay: Factor of the parameters that is added to their gradient; decoupled for
+      weight_decay: Factor by which parameters are added to their gradient; decoupled for
         optimizers with decoupled weight decay (adamw, lamb, lion, muon).
       clip_norm: Maximum global norm of the gradients; 0 for no clipping.
       name: sgd (as in PyTorch); adam, adamw, lamb, lion, rmsprop, muon or any other factory of
