@@ -126,7 +126,7 @@ def _run() -> None:
     model = (_MODEL.value or "").strip()
     for flag in (_INPUT, _OUTPUT):
         if not flag.value.strip():
-            raise errors.InputError(f"--{flag.name} is empty")
+            raise errors.InputError(f"--{flag.name} is empty; set it to a path")
     run(model, pathlib.Path(_INPUT.value), pathlib.Path(_OUTPUT.value))
 
 

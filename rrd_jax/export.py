@@ -238,7 +238,7 @@ def _request() -> Request:
 
     for name in ("workdir", "output"):
         if FLAGS[name].value is not None and not FLAGS[name].value.strip():
-            raise errors.InputError(f"--{name} is empty")
+            raise errors.InputError(f"--{name} is empty; set it to a path")
     options = {name: FLAGS[name].value for name in _LOAD_FLAGS}
     options |= {name: _numbers(name) for name in ("mean", "std")}
     options["raw"] = FLAGS.weights == "raw"

@@ -75,7 +75,7 @@ def _module(kind: str, path: str, name: str) -> types.ModuleType:
         if isinstance(cause, ModuleNotFoundError) and f"{name}.".startswith(f"{cause.name}."):
             raise errors.InputError(
                 f"{kind} '{path}': there is no module '{cause.name}' in {os.getcwd()}, on"
-                " PYTHONPATH or among the installed packages"
+                " PYTHONPATH or among the installed packages; correct the path, or set PYTHONPATH"
             ) from cause
         raise
 

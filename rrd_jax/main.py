@@ -45,7 +45,7 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval"],
-    "train: runs the complete job. eval: evaluates the student in --workdir and its teacher on the"
+    "train: run the complete job. eval: evaluate the student in --workdir and its teacher on the"
     " test split; --workdir=RUN@best, RUN@last or RUN@STEP selects a checkpoint other than the"
     " newest.",
 )
@@ -59,10 +59,10 @@ _PROFILE = flags.DEFINE_integer(
 _PRINT_CONFIG = flags.DEFINE_bool(
     "print_config",
     False,
-    "Prints every field of --config with its value, default and meaning, and exits.",
+    "Print every field of --config with its value, default and meaning, and exit.",
 )
 _VERSION = flags.DEFINE_bool(
-    "version", False, "Prints versions and devices for a bug report, and exits."
+    "version", False, "Print versions and devices for a bug report, and exit."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, reachable from all processes of a run."

@@ -119,7 +119,7 @@ def check(exportable: Exportable, path: pathlib.Path) -> None:
     if shapes != expected_shapes or record != header or not weights:
         raise errors.InputError(
             f"{path} does not match the network: its shapes are {shapes}, not {expected_shapes}, or"
-            " its header differs"
+            " its header differs; export it again"
         )
 
 

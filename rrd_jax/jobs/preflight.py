@@ -168,8 +168,8 @@ def _check_embeddings(choice: AlignmentChoice, dataset: data.Dataset, *outputs: 
     """Raises an InputError if embeddings of held-out images are missing or too few to compare."""
     if choice.on and len(dataset.test) < 3:
         raise errors.InputError(
-            f"eval.proof compares images of the test split, which has {len(dataset.test)};"
-            " relations need at least 3 images"
+            f"eval.proof needs at least 3 test images, but the test split has {len(dataset.test)};"
+            " set eval.proof to False, or data.test_split to a larger split"
         )
     for i, output in enumerate(outputs):
         if isinstance(output.embedding, tuple):

@@ -52,7 +52,10 @@ def evaluate(
     loaded = trained.network if trained else network
     loaded = loaded if isinstance(loaded, Loaded | Predictor) else load(loaded)
     if not loaded.num_classes:
-        raise errors.InputError(f"'{loaded.name}' has no classifier, which the accuracy needs")
+        raise errors.InputError(
+            f"'{loaded.name}' has no classifier, so it has no accuracy; pass a network with a"
+            " classifier"
+        )
     if test is not None:
         source = source or Source(image_size=_size(loaded))
         dataset = data.from_sources(test, test, source, num_classes=loaded.num_classes)

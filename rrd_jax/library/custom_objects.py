@@ -67,7 +67,7 @@ class CustomObjectsBuilder:
         if isinstance(network, Loaded):
             if isinstance(network.network, wrappers.Wrapper):
                 raise errors.InputError(
-                    f"the student '{network.name}' was loaded with a head, which cannot be trained:"
+                    f"the student '{network.name}' was loaded with a head, which cannot be trained;"
                     " load it without head="
                 )
             self._start_from(network)

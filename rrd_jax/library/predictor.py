@@ -147,7 +147,7 @@ class Predictor:
         with contextlib.closing(self.batches(images, batch_size)) as batches:
             embeddings = self._joined([_checked(part) for part in batches]).embeddings
         if embeddings is None:
-            raise errors.InputError(f"'{self.name}' has no embedding")
+            raise errors.InputError(f"'{self.name}' has no embedding; use a network with one")
         return embeddings
 
     def batches(self, images: Any, batch_size: int = 64) -> Iterator[Predictions]:
@@ -188,8 +188,8 @@ class Predictor:
         if not finite.all():
             raise errors.InputError(
                 f"the logits of '{self.name}' for image"
-                f" {errors.printable(files[int(np.argmin(finite))])} are not finite: its weights"
-                " are damaged, or too large"
+                f" {errors.printable(files[int(np.argmin(finite))])} are not finite; check its"
+                " weights, which are damaged or too large"
             )
         embedding = outputs.get("embedding")
         return Predictions(logits, embedding, tuple(files), self._names, tuple(unread))

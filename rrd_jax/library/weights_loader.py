@@ -102,7 +102,7 @@ def load(
     if num_classes not in (None, about.num_classes):
         raise errors.InputError(
             f"num_classes is {num_classes!r}, but the weights in {folder} are for"
-            f" {about.num_classes} classes"
+            f" {about.num_classes} classes; omit num_classes"
         )
     if class_names is None:
         return network
@@ -200,7 +200,8 @@ def _names(class_names: Any, num_classes: int) -> tuple[str, ...]:
     names = tuple(map(str, class_names))
     if len(names) != num_classes:
         raise errors.InputError(
-            f"class_names has {len(names)} names, but the network has {num_classes} classes"
+            f"class_names has {len(names)} names, but the network has {num_classes} classes; pass"
+            " one name per class"
         )
     return names
 

@@ -143,6 +143,7 @@ def _matches(piece: str, name: str, field: str) -> bool:
         expression = re.compile(piece)
     except (re.error, OverflowError, RecursionError) as error:
         raise errors.InputError(
-            f"{field} contains '{piece}', which is not a valid regular expression ({error})"
+            f"{field} contains '{piece}', which is not a valid regular expression ({error});"
+            " correct the expression"
         ) from error
     return any(expression.fullmatch("/".join(words[:i])) for i in range(1, len(words) + 1))

@@ -322,10 +322,14 @@ def _check_usable(description: str, optimizer: optax.GradientTransformation) -> 
         before, updates, after = map(forms, jax.eval_shape(update, params))
     if updates != forms(params):
         raise errors.InputError(
-            f"{description} returns updates of other shapes or types than the parameters"
+            f"{description} returns updates of other shapes or types than the parameters; return an"
+            " update of the same shape and type for each parameter"
         )
     if before != after:
-        raise errors.InputError(f"{description} changes the shapes or types of its own state")
+        raise errors.InputError(
+            f"{description} changes the shapes or types of its own state; keep the structure that"
+            " init returns"
+        )
 
 
 def all_but(

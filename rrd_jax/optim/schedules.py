@@ -240,7 +240,9 @@ def _custom(
 ):
     """Returns a custom schedule: the function itself, or the schedule that it returns."""
     if not callable(function):
-        raise errors.InputError(f"{subject} is not a function")
+        raise errors.InputError(
+            f"{subject} is not a function; name a function step -> rate, or a factory of one"
+        )
     schedule = function
     if not {"step", "count"} & imports.parameters(function).keys():
         schedule = imports.call(subject, function, options, arguments, prefix=_PREFIX)

@@ -101,7 +101,7 @@ def search(
             raise errors.InputError(f"{errors.printable(file)} cannot be used: {reason}")
     if any(part.embeddings is None for part in query_parts):
         raise errors.InputError(
-            f"'{predictor.name}' has no embedding, so --neighbours cannot be used"
+            f"'{predictor.name}' has no embedding, which --neighbours needs; use a network with one"
         )
     searches = [_NearestImages(part, count) for part in query_parts]
     with contextlib.closing(predictor.batches(files, batch_size)) as parts:

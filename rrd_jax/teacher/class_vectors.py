@@ -42,7 +42,9 @@ def read(path: pathlib.Path, dataset: data.Dataset | ModelInfo) -> np.ndarray:
     count = dataset.num_classes
     source = f"teacher.class_vectors in {path}"
     if names and len(names) != len(rows):
-        raise errors.InputError(f"{source} has {len(rows)} vectors, but {len(names)} names")
+        raise errors.InputError(
+            f"{source} has {len(rows)} vectors, but {len(names)} names; store one name per vector"
+        )
     class_match = class_matching.match(names, len(rows), dataset.class_names, count)
     if class_match.order is not None:
         rows = rows[list(class_match.order)]
@@ -55,7 +57,9 @@ def read(path: pathlib.Path, dataset: data.Dataset | ModelInfo) -> np.ndarray:
     lengths = np.linalg.norm(rows, axis=1)
     if not np.isfinite(lengths).all() or not lengths.all():
         bad = int(np.argmax(~np.isfinite(lengths) | (lengths == 0)))
-        raise errors.InputError(f"{source} has a vector that is zero or not finite, of class {bad}")
+        raise errors.InputError(
+            f"{source} has a vector that is zero or not finite, of class {bad}; replace it"
+        )
     return rows
 
 

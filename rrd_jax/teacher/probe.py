@@ -216,7 +216,9 @@ def fit(
       mesh: the devices, over which the images are sharded.
     """
     if not np.isfinite(embeddings).all():
-        raise errors.InputError("teacher.probe: the teacher's embeddings are not finite")
+        raise errors.InputError(
+            "teacher.probe: the teacher's embeddings are not finite; check the teacher's weights"
+        )
     mean = embeddings.mean(0, dtype=np.float64)
     deviation = np.sqrt(embeddings.var(0, dtype=np.float64))
     deviation = np.where(deviation > 1e-6 * deviation.max(initial=0), deviation, 1.0)

@@ -95,7 +95,7 @@ def read(path: pathlib.Path) -> Any:
     # Unpickling can raise any type of error.
     except Exception as error:
         raise errors.InputError(
-            f"{path} is a TorchScript file that cannot be read ({error}): save its weights alone"
+            f"{path} is a TorchScript file that cannot be read ({error}); save its weights alone"
             " with torch.save(torch.jit.load(FILE, 'cpu').state_dict(), FILE)"
         ) from error
 

@@ -53,7 +53,7 @@ def check_unsupported(folder: pathlib.Path) -> None:
         return
     if (folder / "adapter_config.json").is_file():
         raise errors.InputError(
-            f"{folder} is a LoRA adapter, which needs the weights of its base model: merge them"
+            f"{folder} is a LoRA adapter, which needs the weights of its base model; merge them"
             " with merge_and_unload() of peft and save the result"
         )
     if (folder / "model_index.json").is_file():

@@ -152,5 +152,6 @@ class UserExamples(splits.Examples):
         if not 0 <= label < self.num_classes:
             raise errors.InputError(
                 f"example {i} of {self.rows.description} has label {label}, but there are"
-                f" {self.num_classes} classes, from 0 to {self.num_classes - 1}"
+                f" {self.num_classes} classes, from 0 to {self.num_classes - 1}; correct the label"
+                " or the number of classes"
             )

@@ -128,7 +128,7 @@ def _draw_tail(source: Source, splits: Splits, labels: np.ndarray) -> np.ndarray
         name = _name(splits, int(np.argmin(sizes)))
         raise errors.InputError(
             f"data.imbalance is {source.imbalance:g}, but there are no training images of {name};"
-            " a long tail needs images of every class"
+            " add images of every class, or set data.imbalance to 1"
         )
     counts = stratified.tail_counts(sizes, source.imbalance)
     if not counts.all():
