@@ -261,7 +261,7 @@ def test_large_sources_must_provide_the_number_of_classes():
         ("flat", r"the image is a ndarray of shape \(192,\) and type uint8; expected"),
         ("garbage", "an image of 8 bytes cannot be decoded"),
         ("Beyond", "example 5 of .* has label 5, but there are 4 classes, from 0 to 3"),
-        ("Random", "example 0 of .* changes between two reads: .* use data.augment"),
+        ("Random", "example 0 of .* changes between two reads; .* use data.augment"),
         ("Ten", "num_classes is 'ten', but must be a whole number"),
         ("huge", "has label 1000000039, but labels must be class ind.* num_classes"),
         ("Untested", "has no split 'test': no attribute of that name"),

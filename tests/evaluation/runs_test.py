@@ -157,7 +157,7 @@ def test_a_collapsed_student_is_warned_about(evaluated_run, setting, tiny_teache
 def test_too_few_images_for_alignment_metrics_are_refused_before_training(tiny_teacher, tmp_path):
     config = _config(tiny_teacher, **{"eval.proof": True, "data.mock_examples": 2})
     config.train.batch_size = 2
-    with pytest.raises(errors.InputError, match="eval.proof compares images"):
+    with pytest.raises(errors.InputError, match="eval.proof needs at least 3 test images"):
         launch.run(config, tmp_path)
     with pytest.raises(errors.InputError, match=r"eval.proof_images.*3"):
         parse(_config(tiny_teacher, **{"eval.proof_images": 2}))
