@@ -132,7 +132,7 @@ def number(learning_rate):
         ("wsd", {"options": {"decay_shape": "sharp"}}, "known: linear, cosine"),
         ("exponential", {"options": {"decay_rate": -1.0}}, "schedule_options.decay_rate is -1"),
         ("exponential", {"options": {"decay_rate": "x"}}, "must be of type float"),
-        ("exponential", {"options": {"decay_rate": 1e3}}, "exponential.* must return a rate from 0 to 1e.06"),
+        ("exponential", {"options": {"decay_rate": 1e3}}, "return a rate from 0 to 1e.06"),
         ("exponential", {"options": {"every_epochs": 1e30}}, "every_epochs is 1e.30"),
         ("nowhere:x", {}, "no module 'nowhere'"),
         (f"{__name__}:square", {"options": {"powr": 1}}, "'power'"),
