@@ -154,8 +154,9 @@ def name_list(names: Iterable[str], near: str = "") -> str:
 def hint(name: str, candidates: Iterable[str]) -> str:
     """Returns "did you mean 'NAME'? " with the closest candidate; "" if no candidate is close."""
     by_lower = {candidate.lower(): candidate for candidate in map(str, candidates)}
+    lower = str(name).lower()
     # "SGD" and "optax.adam" are close to "sgd" and "adam".
-    for word in (str(name).lower(), str(name).lower().rpartition(".")[2]):
+    for word in dict.fromkeys((lower, lower.rpartition(".")[2])):
         if close := difflib.get_close_matches(word, by_lower, n=1):
             return f"did you mean '{by_lower[close[0]]}'? "
     return ""

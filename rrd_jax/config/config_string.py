@@ -159,13 +159,16 @@ def image_side(config: ConfigDict, smallest: int) -> int:
     models = [config.student.model, *(teacher.model for _, teacher in teachers(config))]
     if max(map(networks.image_size, models)) == 32:
         return smallest
-    patch = math.lcm(*map(networks.patch, models))
-    return max(32 // patch, 1) * patch
+    return _patch_multiple(32, models)
 
 
 def _smoke_side(config: ConfigDict) -> int:
     """Returns the image size of a smoke test, a multiple of the networks' patch size."""
     models = [*config.teacher.model.split("+"), config.student.model]
+    return _patch_multiple(min(config.data.image_size, 32), models)
+
+
+def _patch_multiple(side: int, models: list[str]) -> int:
+    """Rounds down to a multiple of all networks' patch sizes, at least one such multiple."""
     patch = math.lcm(*map(networks.patch, models))
-    side = min(config.data.image_size, 32)
     return max(side // patch, 1) * patch

@@ -346,10 +346,6 @@ def _memory_errors(predictor: "Predictor", count: int) -> Iterator[None]:
         raise errors.InputError(f"{problem} ({reason}); {remedy}") from error
 
 
-def _count(images: int) -> str:
-    return f"{images:,} {'image' if images == 1 else 'images'}"
-
-
 def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()
@@ -404,16 +400,18 @@ class _Tally:
 
     def finish(self, output: Any) -> None:
         """Prints a summary; raises an InputError if images could not be read."""
+        from rrd_jax.data.folder.layout import image_count
+
         console.clear()
         if output is not None:
-            console.say(f"{_count(self._done - self._unread)}: {output}")
+            console.say(f"{image_count(self._done - self._unread)}: {output}")
         if _LABELS.value:
             share = 100 * self._correct / max(1, self._labeled)
-            console.say(f"top-1 {share:.2f} % of {_count(self._labeled)} with a label")
+            console.say(f"top-1 {share:.2f} % of {image_count(self._labeled)} with a label")
         if self._unread:
             subject = "nothing is" if self._unread == self._done else "the other images are"
             raise errors.InputError(
-                f"{self._unread:,} of {_count(self._total)} cannot be read; repair or omit the"
+                f"{self._unread:,} of {image_count(self._total)} cannot be read; repair or omit the"
                 f" files listed above; {subject} predicted"
             )
 

@@ -1,6 +1,5 @@
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from rrd_jax import errors, objectives
@@ -30,13 +29,7 @@ def _check_fitnet(file):
         pair = golden_maps.outputs([student]), golden_maps.outputs([teacher])
         return objective.loss(ObjectiveState(params), *pair, batches.NO_BATCH)[0]
 
-    value, (params_gradient, student_gradient) = golden_maps.jit_value_and_grad(loss)(
-        params, student
-    )
-    golden_maps.check_close(value, file["out/loss"])
-    gradients = golden_maps.torch_gradients(params_gradient, layers, names)
-    gradients["in/f_s"] = np.transpose(student_gradient, (0, 3, 1, 2))
-    golden_maps.check_gradients(file, gradients)
+    golden_maps.check_adapter_loss(file, loss, params, layers, names, student)
     golden_maps.check_close(
         jax.jit(adapters.apply, static_argnums=0)(layers, params, student),
         golden.to_nhwc(file["out/reg_out"]),

@@ -57,13 +57,7 @@ def test_ft_with_translator_and_paraphraser_equals_the_golden_file():
         trained = state._replace(params=params)
         return objective.loss(trained, golden_maps.outputs([x]), teacher, batches.NO_BATCH)[0]
 
-    value, (params_gradient, student_gradient) = golden_maps.jit_value_and_grad(loss)(
-        params, student
-    )
-    golden_maps.check_close(value, file["out/loss"])
-    gradients = golden_maps.torch_gradients(params_gradient, layers, names)
-    gradients["in/f_s"] = np.transpose(student_gradient, (0, 3, 1, 2))
-    golden_maps.check_gradients(file, gradients)
+    golden_maps.check_adapter_loss(file, loss, params, layers, names, student)
     golden_maps.check_running_statistics(file, layers, params, names, student)
     factor, _ = jax.jit(ft.paraphrase)(frozen, teacher.maps[-1])
     golden_maps.check_close(factor, golden.to_nhwc(file["out/factor_t"]))

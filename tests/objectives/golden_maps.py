@@ -162,6 +162,29 @@ def check_golden_loss(name, file):
     check_gradients(file, torch_map_gradients(gradients))
 
 
+def check_adapter_loss(file, loss, params, layers, names, student):
+    """Asserts that a loss and its gradients for an adapter and a map equal a file.
+
+    Args:
+      file: the arrays of a golden file; it must list gradients for all parameters and in/f_s.
+      loss: (params, map) -> [B].
+      params: the parameters of the adapter.
+      layers: the layers of the adapter.
+      names: the result of `layer_names`.
+      student: the student's map, [B, H, W, C].
+    """
+    value, (params_gradient, student_gradient) = jit_value_and_grad(loss)(params, student)
+    check_close(value, file["out/loss"])
+    gradients = torch_gradients(params_gradient, layers, names)
+    gradients["in/f_s"] = np.transpose(student_gradient, (0, 3, 1, 2))
+    check_gradients(file, gradients)
+
+
+def read_head(file):
+    """Returns the teacher's classifier."""
+    return {"kernel": jnp.asarray(file["param/cls_t.weight"].T), "bias": file["param/cls_t.bias"]}
+
+
 def normal(seed, *shapes):
     """Returns arrays of standard normal values."""
     rng = np.random.default_rng(seed)

@@ -25,11 +25,6 @@ def test_the_loss_and_gradients_equal_the_golden_file_for_its_directions():
     golden_maps.check_gradients(file, golden_maps.torch_map_gradients(gradients))
 
 
-def _maps(seed, *shapes):
-    rng = np.random.default_rng(seed)
-    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
-
-
 def _reference64(student, teacher, rank):
     def svd(x, count):
         x = np.asarray(x, np.float64).reshape(len(x), -1, x.shape[-1])
@@ -59,16 +54,16 @@ def _reference64(student, teacher, rank):
 @pytest.mark.parametrize("rank", [1, 2])
 def test_the_loss_equals_float64_for_high_and_wide_maps(rank):
     shapes = [(3, 5, 4, 7), (3, 3, 2, 16), (3, 2, 4, 6)]
-    student, teacher = _maps(1, *shapes), _maps(2, *shapes)
+    student, teacher = golden_maps.normal(1, *shapes), golden_maps.normal(2, *shapes)
     actual = jax.jit(kdsvd.kdsvd_loss, static_argnames="rank")(student, teacher, rank=rank)
     np.testing.assert_allclose(actual, _reference64(student, teacher, rank), rtol=1e-4)
 
 
 def test_the_gradient_equals_finite_differences():
     shapes = [(1, 3, 3, 4), (1, 2, 2, 9)]
-    student, teacher = _maps(5, *shapes), _maps(6, *shapes)
+    student, teacher = golden_maps.normal(5, *shapes), golden_maps.normal(6, *shapes)
     gradient = jax.jit(jax.grad(lambda s: jnp.sum(kdsvd.kdsvd_loss(s, teacher))))(student)
-    along = _maps(7, *shapes)
+    along = golden_maps.normal(7, *shapes)
     actual = sum(jnp.sum(a * g) for a, g in zip(along, gradient, strict=True))
     step = 1e-5
     ends = [
@@ -83,7 +78,7 @@ def test_equal_directions_and_no_directions_give_finite_gradients():
     # One map has one direction and two equal singular values of zero; the other has no direction.
     same = jnp.ones((2, 4, 4, 3))
     zero = jnp.zeros((2, 2, 2, 8))
-    _, other = _maps(0, same.shape, zero.shape)
+    _, other = golden_maps.normal(0, same.shape, zero.shape)
     loss = jax.jit(jax.value_and_grad(lambda s, t: jnp.sum(kdsvd.kdsvd_loss(s, t))))
     for student in ([same, other], [same, zero], [jnp.eye(4)[None, None].repeat(2, 0)] * 2):
         teacher = [0.5 + x for x in student]
@@ -93,7 +88,7 @@ def test_equal_directions_and_no_directions_give_finite_gradients():
 
 
 def test_maps_that_do_not_fit_are_refused():
-    a, b, c = _maps(0, (2, 4, 4, 3), (2, 2, 2, 8), (2, 2, 2, 7))
+    a, b, c = golden_maps.normal(0, (2, 4, 4, 3), (2, 2, 2, 8), (2, 2, 2, 7))
     with pytest.raises(errors.InputError, match=r"\[3, 8\] of the student and \[3, 7\]"):
         kdsvd.kdsvd_loss([a, b], [a, c])
     with pytest.raises(errors.InputError, match="rank is 4"):

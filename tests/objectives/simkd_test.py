@@ -12,17 +12,13 @@ from tests import golden
 from tests.objectives import batches, golden_maps
 
 
-def _head(file):
-    return {"kernel": jnp.asarray(file["param/cls_t.weight"].T), "bias": file["param/cls_t.bias"]}
-
-
 def test_simkd_and_its_running_statistics_equal_the_golden_file():
     file = golden.load("imagenet_simkd")
     layers = (adapters.Layer(5), adapters.Layer(5, (3, 3), padding=1), adapters.Layer(10))
     names = golden_maps.sequential_names(layers, "simkd.transfer")
     params = golden_maps.read_params(file, layers, names)
     student_map, teacher_map = golden_maps.nhwc(file["in/f_s"]), golden_maps.nhwc(file["in/f_t"])
-    teacher = golden_maps.outputs([teacher_map], head=_head(file))
+    teacher = golden_maps.outputs([teacher_map], head=golden_maps.read_head(file))
     teacher = teacher._replace(preactivations=())
     objective = objectives.create("simkd")
     initial = jax.jit(objective.init)(
@@ -37,13 +33,7 @@ def test_simkd_and_its_running_statistics_equal_the_golden_file():
         trained = state._replace(params=params)
         return objective.loss(trained, golden_maps.outputs([x]), teacher, batches.NO_BATCH)[0]
 
-    value, (params_gradient, student_gradient) = golden_maps.jit_value_and_grad(loss)(
-        params, student_map
-    )
-    golden_maps.check_close(value, file["out/loss"])
-    gradients = golden_maps.torch_gradients(params_gradient, layers, names)
-    gradients["in/f_s"] = np.transpose(student_gradient, (0, 3, 1, 2))
-    golden_maps.check_gradients(file, gradients)
+    golden_maps.check_adapter_loss(file, loss, params, layers, names, student_map)
 
     step = jax.jit(objective.loss)
     _, memory = step(state, golden_maps.outputs([student_map]), teacher, batches.NO_BATCH)
@@ -53,7 +43,7 @@ def test_simkd_and_its_running_statistics_equal_the_golden_file():
     pooled = pooling.pool(student_map, 4, 4)
     transferred = jax.jit(adapters.apply, static_argnums=0)(layers, params, pooled)
     golden_maps.check_close(transferred, golden.to_nhwc(file["out/trans_feat_s"]))
-    actual = functional.linear(jnp.mean(transferred, axis=(1, 2)), **_head(file))
+    actual = functional.linear(jnp.mean(transferred, axis=(1, 2)), **golden_maps.read_head(file))
     golden_maps.check_close(actual, file["out/pred_feat_s"])
 
 

@@ -9,17 +9,13 @@ from tests import golden
 from tests.objectives import batches, golden_maps
 
 
-def _head(file):
-    return {"kernel": jnp.asarray(file["param/cls_t.weight"].T), "bias": file["param/cls_t.bias"]}
-
-
 def test_srrl_equals_the_golden_file():
     file = golden.load("imagenet_srrl")
     layers = (adapters.Layer(20),)
     names = golden_maps.sequential_names(layers, "srrl.transfer")
     params = golden_maps.read_params(file, layers, names)
     teacher = golden_maps.outputs(
-        embedding=file["in/f_t"], logits=file["in/logit_t"], head=_head(file)
+        embedding=file["in/f_t"], logits=file["in/logit_t"], head=golden_maps.read_head(file)
     )
     objective = objectives.create("srrl")
 
@@ -39,7 +35,9 @@ def test_srrl_equals_the_golden_file():
     golden_maps.check_gradients(listed, gradients)
     actual = jax.jit(adapters.apply_rows, static_argnums=0)(layers, params, embedding)
     golden_maps.check_close(actual, file["out/trans_feat_s"])
-    golden_maps.check_close(functional.linear(actual, **_head(file)), file["out/pred_feat_s"])
+    golden_maps.check_close(
+        functional.linear(actual, **golden_maps.read_head(file)), file["out/pred_feat_s"]
+    )
     golden_maps.check_running_statistics(file, layers, params, names, embedding[:, None, None])
 
 
