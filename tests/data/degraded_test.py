@@ -160,7 +160,10 @@ def test_impossible_long_tails_are_refused_and_longer_tails_cause_a_warning():
         ),
         ({"per_class": 5, "imbalance": 2.0}, "data.share 1 and data.imbalance 2"),
         ({"imbalance": 30.0}, "20 training images of class 0 no images of class 3 remain; set"),
-        ({"imbalance": 2.0, "train_split": "train[:3]"}, "no training images of class 3; a long"),
+        (
+            {"imbalance": 2.0, "train_split": "train[:3]"},
+            "no training images of class 3; add images",
+        ),
     ):
         with pytest.raises(errors.InputError, match=message) as caught:
             _arrays(**fields)
