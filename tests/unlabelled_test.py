@@ -52,7 +52,7 @@ def test_a_student_without_labels_has_no_classifier_and_is_selected_by_its_held_
 @pytest.mark.long
 def test_a_student_without_labels_resumes_and_can_be_fine_tuned(tiny_teacher, tmp_path, capsys):
     launch.check_resume(_config(tiny_teacher), tmp_path)
-    overrides = {"student.checkpoint": str(tmp_path / "whole"), "train.epochs": 1}
+    overrides = {"student.checkpoint": str(tmp_path / "uninterrupted"), "train.epochs": 1}
     launch.run(launch.digits("smoke,tiny,ce", **overrides), tmp_path / "tuned")
     assert "starts from" in capsys.readouterr().out
     assert rrd_jax.load(tmp_path / "tuned").num_classes == 10
