@@ -26,6 +26,7 @@ import contextlib
 import json
 import os
 import pathlib
+from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -127,7 +128,8 @@ def _job() -> None:
     from rrd_jax.comparison import final_summary
     from rrd_jax.config import parse
     from rrd_jax.jobs import evaluate, job
-    from rrd_jax.run_folder import startup_time
+    from rrd_jax.run_folder import startup_time, workdir
+    from rrd_jax.weights import files
 
     startup_time.begin()
     startup_time.phase("imports")
@@ -139,13 +141,15 @@ def _job() -> None:
     parallel.check_jaxlib()
     config = CONFIG.value
     folder = _folder()
-    _check_agreement(config, folder)
+    recorded = workdir.recorded_fields(files.split(folder)[0])
+    _check_agreement(config, folder, recorded)
     with contextlib.ExitStack() as stack:
         # Only the first process prints.
         if not parallel.is_main():
             null_device = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(null_device))
-        plan = parse(config, explicit=config_flags.get_override_values(flags.FLAGS["config"]))
+        explicit = config_flags.get_override_values(flags.FLAGS["config"])
+        plan = parse(config, explicit=explicit, recorded=recorded)
         startup_time.phase("checks")
         if _MODE.value == "eval":
             evaluate.run(plan, folder)
@@ -155,8 +159,8 @@ def _job() -> None:
                 final_summary.print_summary(plan, folder, results)
 
 
-def _check_agreement(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Raises an InputError in all processes if their code, configs or flags differ."""
+def _check_agreement(config: ConfigDict, folder: pathlib.Path, recorded: Any) -> None:
+    """Raises an InputError in all processes if their code, configs, flags or workdirs differ."""
     from rrd_jax import parallel
 
     if parallel.process_share() == (0, 1):
@@ -166,6 +170,7 @@ def _check_agreement(config: ConfigDict, folder: pathlib.Path) -> None:
             **parallel.code_version(),
             "config": json.loads(config.to_json_best_effort()),
             "--workdir": str(folder.absolute()),
+            "config.json of the workdir": recorded,
             "--mode": _MODE.value,
         }
     )

@@ -130,7 +130,6 @@ def _shrink(config: ConfigDict) -> None:
     config.data.mock_examples = 24
     config.data.train_split = config.data.train_split.split("[")[0]
     config.data.image_size = _smoke_side(config)
-    config.data.resize = 36
     config.train.epochs = 2
     config.train.batch_size = config.train.eval_batch_size = 8
     config.optimizer.warmup_epochs = min(config.optimizer.warmup_epochs, 0.5)

@@ -15,7 +15,7 @@ from rrd_jax.config.options import Options
 from rrd_jax.data.augment.pipeline import Changes
 from rrd_jax.data.source import Source
 from rrd_jax.settings import Field, field
-from rrd_jax.settings.kinds import Choice, Flag, Mapped, Optional, Text
+from rrd_jax.settings.kinds import Auto, Choice, Flag, Mapped, Optional, Text
 from rrd_jax.training import choices
 from rrd_jax.training.recipe import Training
 
@@ -83,6 +83,18 @@ def defaults() -> ConfigDict:
     return config_of(FIELDS)
 
 
+def legacy_defaults() -> ConfigDict:
+    """Returns all fields at the values that a workdir without these fields was trained with."""
+    return config_of(
+        {
+            path: dataclasses.replace(declared, default=declared.legacy)
+            if isinstance(declared.kind, Auto)
+            else declared
+            for path, declared in FIELDS.items()
+        }
+    )
+
+
 def config_of(fields: Mapping[str, Field]) -> ConfigDict:
     """Returns a config with these fields at their defaults; `fields` maps paths to declarations."""
     config = ConfigDict()
@@ -96,6 +108,10 @@ def config_of(fields: Mapping[str, Field]) -> ConfigDict:
             holder[declared.name] = ConfigDict() if declared.path == "objectives" else Options()
         elif isinstance(kind, Optional):
             holder[declared.name] = config_dict.placeholder(kind.type)
+        elif isinstance(kind, Auto):
+            # A reference of this type accepts both "auto" and values of the other kind.
+            reference = config_dict.FieldReference(declared.default, field_type=kind.type)
+            holder[declared.name] = reference
         else:
             holder[declared.name] = declared.default
     return config

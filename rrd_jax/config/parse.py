@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks, objectives, optim, parallel
-from rrd_jax.config import methods, naming, sizes, unlabelled, unused, validation
-from rrd_jax.config.fields import FIELDS, defaults
+from rrd_jax.config import automatic, methods, naming, sizes, unlabelled, unused, validation
+from rrd_jax.config.fields import FIELDS, legacy_defaults
 from rrd_jax.data.augment.pipeline import Changes
 from rrd_jax.data.source import Source
 from rrd_jax.objectives.rrd import MEMORIES
@@ -64,6 +64,7 @@ def parse(
     platform: str | None = None,
     custom: CustomObjects | None = None,
     explicit: Collection[str] | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> recipe.Job:
     """Returns the job that a config describes, and prints a note on unused fields.
 
@@ -73,6 +74,8 @@ def parse(
       custom: Python objects, under the names that the config uses.
       explicit: paths of the fields that the user set; None for all fields that differ from their
         default.
+      recorded: the config that the workdir records, see `workdir.recorded_fields`; its values
+        replace "auto". None for a new workdir.
 
     Raises:
       InputError: a value is out of range, a name is unknown, the sizes exceed the machine's memory,
@@ -81,6 +84,8 @@ def parse(
     custom = custom or CustomObjects()
     context = _Context(platform or jax.default_backend(), custom)
     values = validation.validate(config, custom.objectives)
+    changed = unused.changed(values) if explicit is None else explicit
+    automatic.resolve(values, recorded)
     naming.resolve(values, custom.networks)
     validation.check_conflicts(values)
     for path, value in implied(values, explicit or ()).items():
@@ -92,7 +97,7 @@ def parse(
     teachers = tuple(_teacher(view, i, context) for i, view in enumerate(views))
     label = f"distilled, {values['method']}" if teachers else "student"
     student = _part(values, label, context, weights, cache)
-    unused.note(values, explicit)
+    unused.note(values, changed)
     comparisons = dict(_comparisons(values, student, context, weights, cache))
     changeable = tuple(field.path for field in FIELDS.values() if field.changeable)
     return recipe.Job(student, comparisons, teachers, changeable, _default_fields(values))
@@ -171,11 +176,20 @@ def training_of(fields: Mapping[str, Any], custom: CustomObjects | None = None) 
     return _training(values, build(Source, values), values["method"], context)
 
 
-def source_of(fields: ConfigDict | Mapping[str, Any]) -> Source:
-    """Returns the data source of a config, or of the config in a run folder."""
-    return build(
-        Source, validation.read(fields) if isinstance(fields, ConfigDict) else _restored(fields)
-    )
+def source_of(
+    fields: ConfigDict | Mapping[str, Any], recorded: Mapping[str, Any] | None = None
+) -> Source:
+    """Returns the data source of a config, or of the config in a run folder.
+
+    Args:
+      fields: a config for a start, or the config in a run folder.
+      recorded: for a start, as for `parse`.
+    """
+    if not isinstance(fields, ConfigDict):
+        return build(Source, _restored(fields))
+    values = validation.read(fields)
+    automatic.resolve(values, recorded)
+    return build(Source, values)
 
 
 def teaching_of(fields: Mapping[str, Any], number: int) -> TeachingChoice:
@@ -196,8 +210,8 @@ def unused_fields(fields: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _restored(fields: Mapping[str, Any]) -> Values:
-    """Returns the values of a config's JSON; missing fields get their defaults."""
-    tree = validation.read(defaults()).tree
+    """Returns the values of a config's JSON; missing fields get the values of earlier versions."""
+    tree = validation.read(legacy_defaults()).tree
     teachers = fields.get("teacher")
     if isinstance(teachers, list):
         sections = [_merged(tree["teacher"], teacher) for teacher in teachers]
@@ -214,8 +228,8 @@ def _merged(tree: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any
 
 
 def _default_fields(values: Values) -> dict[str, Any]:
-    """Returns the default of every field as JSON, for fields missing from an older workdir."""
-    config = defaults()
+    """Returns the value of every field as JSON, for fields missing from an older workdir."""
+    config = legacy_defaults()
     custom = {
         name: methods.fields(objectives.record(name, options["factory"]), options["factory"])
         for name, options in values["objectives"].items()

@@ -20,15 +20,13 @@ _MEMORIES_BY_OPTION = {
 }
 
 
-def note(values: Values, explicit: Collection[str] | None = None) -> None:
+def note(values: Values, changed: Collection[str]) -> None:
     """Prints one note that lists the unused fields, and warns if the splits overlap.
 
     Args:
       values: checked values.
-      explicit: paths of the fields that the user set; None for all fields that differ from their
-        default.
+      changed: paths of the fields that the user set, or the result of `changed`.
     """
-    changed = set(_changed(values) if explicit is None else explicit)
     unused = [
         f"{path} ({reason})"
         for path, reason in iterate_unused(values)
@@ -50,6 +48,11 @@ def note(values: Values, explicit: Collection[str] | None = None) -> None:
             f" {kinds.short_repr(train)}: the test metrics include training images; use disjoint"
             " splits, such as train[:90%] and train[90%:]"
         )
+
+
+def changed(values: Values) -> list[str]:
+    """Returns the paths of the fields that differ from their default."""
+    return list(_changed(values))
 
 
 def _changed(values: Values) -> Iterator[str]:

@@ -62,8 +62,8 @@ class Source:
       test_split: TFDS split expression of the test images; validation for imagenet2012 and
         tiny_imagenet. In an image folder without a folder test, the split test is val.
       image_size: Height and width; smaller images are padded with black, larger images are scaled.
-      resize: Shorter side that test images are scaled to before their center crop; for
-        random_resized only.
+      resize: Shorter side that test images are scaled to before their center crop of
+        data.image_size; for random_resized only. auto: data.image_size x 256/224, rounded down.
       crop_area: Smallest area of a random crop relative to the image, such as 0.2 for MoCo-v2; for
         random_resized and resized_crop only.
       views: Number of fixed views per image for any augmentation, which makes a teacher's outputs
@@ -115,7 +115,14 @@ class Source:
     train_split: str = field("data.train_split", "train", kinds.Text())
     test_split: str = field("data.test_split", "test", kinds.Text())
     image_size: int = field("data.image_size", 32, kinds.PIXELS)
-    resize: int = field("data.resize", 256, kinds.PIXELS, unused=_IF_CUT_ON_HOST)
+    resize: int = field(
+        "data.resize",
+        kinds.AUTO,
+        kinds.Auto(kinds.PIXELS),
+        unused=_IF_CUT_ON_HOST,
+        legacy=256,
+        choose=lambda values: scaled_side(values["data.image_size"]),
+    )
     crop_area: float = field(
         "data.crop_area",
         0.08,
@@ -167,6 +174,8 @@ class Source:
         pairs = sorted((key, _hashable(value)) for key, value in dict(self.options).items())
         object.__setattr__(self, "options", tuple(pairs))
         settings.check(self)
+        if kinds.is_auto(self.resize):
+            object.__setattr__(self, "resize", scaled_side(self.image_size))
         if self.crops_on_host and self.resize < self.image_size:
             raise errors.InputError(
                 f"data.resize is {self.resize}, less than data.image_size {self.image_size}, the"
@@ -209,6 +218,11 @@ class Source:
     def crops_on_host(self) -> bool:
         """True if the host crops images during decoding."""
         return self.augment in HOST_AUGMENTATIONS
+
+
+def scaled_side(image_size: int) -> int:
+    """Returns the usual shorter side before a center crop: image_size x 256/224, rounded down."""
+    return image_size * 256 // 224
 
 
 def _hashable(value: Any) -> Any:

@@ -57,12 +57,8 @@ def as_trained(teacher: TeacherChoice, path: pathlib.Path) -> TeacherChoice:
     if not finished(path, epochs):
         return teacher
     console.note(f"the teacher in {path} is finished and keeps train.epochs={epochs}")
-    fields = teacher.part.fields
-    part = dataclasses.replace(
-        teacher.part,
-        training=dataclasses.replace(teacher.part.training, epochs=epochs),
-        fields=fields | {"train": fields["train"] | {"epochs": epochs}},
-    )
+    part = teacher.part.with_fields({"train.epochs": epochs})
+    part = dataclasses.replace(part, training=dataclasses.replace(part.training, epochs=epochs))
     return dataclasses.replace(teacher, part=part)
 
 

@@ -24,9 +24,17 @@ def open_dataset(
 
 
 def open_and_describe(
-    config: ConfigDict, fields: Mapping[str, Any], train: Any, test: Any, num_classes: int | None
+    config: ConfigDict,
+    fields: Mapping[str, Any],
+    train: Any,
+    test: Any,
+    num_classes: int | None,
+    recorded: Mapping[str, Any] | None,
 ) -> data.Dataset:
-    """Returns the data set of the images, and sets their size, mean and std in the config."""
+    """Returns the data set of the images, and sets their size, mean and std in the config.
+
+    `recorded` is the config that the workdir records, as for `config.parse`.
+    """
     if test is None and config.data.test_split == "test":
         raise errors.InputError(
             "there are no test images; pass test=, or split the training images with"
@@ -36,7 +44,8 @@ def open_and_describe(
     is_array = getattr(images, "ndim", 0) == 4
     if is_array and "data.image_size" not in fields:
         config.data.image_size = max(images.shape[1:3])
-    dataset = data.from_sources(train, test, configs.source_of(config), num_classes=num_classes)
+    source = configs.source_of(config, recorded)
+    dataset = data.from_sources(train, test, source, num_classes=num_classes)
     if "data.mean" not in fields and "data.std" not in fields:
         config.data.mean, config.data.std = _moments(dataset.train)
     return dataset

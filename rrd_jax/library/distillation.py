@@ -16,6 +16,7 @@ from rrd_jax.library import array_datasets, custom_objects, field_overrides
 from rrd_jax.library.loaded_network import Trained
 from rrd_jax.library.quiet import quietly
 from rrd_jax.library.weights_loader import load
+from rrd_jax.run_folder import workdir as run_folder
 from rrd_jax.training import recipe
 
 
@@ -93,7 +94,7 @@ def distill(
         return _run(config, recipe.CustomObjects(), dataset, workdir)
     objects = _Objects(teacher, student, objectives, optimizer)
     plan, custom, dataset = _plan(
-        _copied(config), objects, numbers, fields, train, test, num_classes
+        _copied(config), objects, numbers, fields, train, test, num_classes, _recorded(workdir)
     )
     return _run(plan, custom, dataset, workdir)
 
@@ -141,8 +142,9 @@ def train_teacher(
     numbers = _numbers(*map(options.get, ("epochs", "batch_size", "learning_rate")))
     objects = _Objects(None, network, {"ce": 1.0}, options.get("optimizer"))
     fields = options.get("fields") or {}
+    classes = options.get("num_classes")
     plan, custom, dataset = _plan(
-        base, objects, numbers, fields, train, test, options.get("num_classes")
+        base, objects, numbers, fields, train, test, classes, _recorded(workdir)
     )
     # Messages call this run a teacher.
     training = dataclasses.replace(plan.student.training, label="teacher")
@@ -181,6 +183,12 @@ class _Objects(NamedTuple):
     student: Any
     objectives: Mapping[str, Any] | None
     optimizer: Any
+
+
+def _recorded(workdir: Any) -> dict[str, Any] | None:
+    """Returns the config that a workdir records; None for a new workdir or an invalid path."""
+    is_path = isinstance(workdir, str | os.PathLike) and bool(workdir)
+    return run_folder.recorded_fields(pathlib.Path(workdir)) if is_path else None
 
 
 def _run(
@@ -224,6 +232,7 @@ def _plan(
     train: Any,
     test: Any,
     num_classes: int | None,
+    recorded: Mapping[str, Any] | None,
 ) -> tuple[recipe.Job, recipe.CustomObjects, data.Dataset | None]:
     """Returns the job of a config with Python objects, the objects and the data set."""
     _check_duplicates(objects, numbers, fields)
@@ -234,7 +243,9 @@ def _plan(
         early = {path: value for path, value in fields.items() if not is_late[path]}
         field_overrides.set_fields(config, {**numbers, **early})
         if train is not None:
-            dataset = array_datasets.open_and_describe(config, fields, train, test, num_classes)
+            dataset = array_datasets.open_and_describe(
+                config, fields, train, test, num_classes, recorded
+            )
         builder = custom_objects.CustomObjectsBuilder(
             config, num_classes or (dataset and dataset.num_classes) or 0
         )
@@ -245,4 +256,5 @@ def _plan(
         builder.optimizer(objects.optimizer, [*numbers, *fields])
         field_overrides.set_fields(config, configs.implied(config, fields))
         config.name = config.name or config.method
-    return configs.parse(config, custom=builder.custom), builder.custom, dataset
+    plan = configs.parse(config, custom=builder.custom, recorded=recorded)
+    return plan, builder.custom, dataset

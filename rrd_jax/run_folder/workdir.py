@@ -69,6 +69,24 @@ def read_fields(folder: pathlib.Path) -> dict[str, Any] | None:
         return None
 
 
+def recorded_fields(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the config whose values a start in a workdir keeps for fields that are "auto".
+
+    Args:
+      folder: the workdir of a job.
+
+    Returns:
+      The config of the previous start; None unless a run of the job, such as its teacher's in a
+      subfolder, has a checkpoint.
+
+    Raises:
+      InputError: config.json is damaged.
+    """
+    path = folder / "config.json"
+    steps = (step for home in ("", "*/") for step in folder.glob(f"{home}checkpoints/[0-9]*"))
+    return _read_config(path)[0] if path.is_file() and any(steps) else None
+
+
 def _claim(
     folder: pathlib.Path,
     config: dict[str, Any],

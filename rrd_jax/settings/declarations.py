@@ -30,6 +30,8 @@ class Field:
       unused: rules for when the field is unused; the first reason is reported.
       overrides: for a field of a teacher, the field that it replaces when the teacher is trained,
         unless its value is None or ""; "" for no field.
+      legacy: see `field`.
+      choose: see `field`.
     """
 
     path: str
@@ -39,6 +41,8 @@ class Field:
     changeable: bool = False
     unused: tuple[Rule, ...] = ()
     overrides: str = ""
+    legacy: Any = None
+    choose: Callable[[Values], Any] | None = None
 
     @property
     def section(self) -> str:
@@ -59,13 +63,33 @@ def field(
     changeable: bool = False,
     unused: Rule | Sequence[Rule] = (),
     overrides: str = "",
+    legacy: Any = None,
+    choose: Callable[[Values], Any] | None = None,
 ) -> Any:
     """Declares a config field: a `dataclasses.field` that carries a `Field`.
 
     The meaning is read from the attribute's entry in the dataclass's docstring.
+
+    A field of the kind `Auto` has the default "auto". When a job starts, `config.parse` replaces
+    "auto" by the value that the config.json of the workdir records; by `legacy`, if the workdir was
+    written before the field existed; and in a new workdir by `choose(values)`. If the value depends
+    on the data set, `choose` is None, and `training.recipe.Part.with_fields` records the value once
+    the data set is open. config.json never contains "auto" for such a field, so that a resumed run,
+    prediction and export use the values of the first start.
+
+    Args:
+      path: see `Field`, as for the other arguments that are not listed below.
+      default: the default.
+      kind: the allowed values.
+      changeable: whether a resumed run may change the field.
+      unused: rules for when the field is unused.
+      overrides: the field that a teacher's field replaces.
+      legacy: the value in workdirs written before the field existed; for `Auto` only.
+      choose: returns the value in new workdirs from the other values of the config; None if the
+        value depends on the data set; for `Auto` only.
     """
     rules = (unused,) if callable(unused) else tuple(unused)
-    declared = Field(path, default, kind, "", changeable, rules, overrides)
+    declared = Field(path, default, kind, "", changeable, rules, overrides, legacy, choose)
     if isinstance(kind, Mapped):
         return dataclasses.field(default_factory=dict, metadata={_KEY: declared})
     return dataclasses.field(default=default, metadata={_KEY: declared})

@@ -13,6 +13,8 @@ from typing import Any
 
 from rrd_jax import errors, imports
 
+# The value of a field that is chosen at the start of a run.
+AUTO = "auto"
 # The largest int32.
 LARGEST = 2**31 - 1
 # The square of this temperature times the rounding error of a divergence is 0.001.
@@ -33,6 +35,11 @@ def short_repr(value: Any) -> str:
     except ValueError:
         # Python does not convert integers of more than 4300 digits to text.
         return "an integer of more than 4300 digits"
+
+
+def is_auto(value: Any) -> bool:
+    """Returns True for the text "auto"."""
+    return isinstance(value, str) and value == AUTO
 
 
 class Kind:
@@ -252,6 +259,43 @@ class Optional(Kind):
 
     def __str__(self) -> str:
         return f"{self.kind}, or None"
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto(Kind):
+    """A value of another kind, or "auto" for a value that is chosen at the start of a run.
+
+    The default of such a field is "auto"; see `settings.field` for how the value is chosen.
+    """
+
+    kind: Kind
+
+    @property
+    def type(self) -> type:
+        """`str` for text; otherwise `object`, for which the command line reads a literal."""
+        return str if self.kind.type is str else object
+
+    def accepts(self, value: Any) -> bool:
+        """Implements `Kind.accepts`."""
+        return is_auto(value) or self.kind.accepts(value)
+
+    def reads(self, text: str) -> bool:
+        """Implements `Kind.reads`."""
+        return is_auto(text) or self.kind.reads(text)
+
+    def value(self, raw: Any) -> Any:
+        """Implements `Kind.value`; numbers become Python numbers."""
+        value = raw if is_auto(raw) else self.kind.value(raw)
+        is_number = self.kind.type in (int, float) and not is_auto(raw)
+        return self.kind.type(value) if is_number else value
+
+    def problem(self, path: str, value: Any) -> str:
+        """Implements `Kind.problem`."""
+        problem = "" if is_auto(value) else self.kind.problem(path, value)
+        return problem and f"{problem}, or {AUTO}"
+
+    def __str__(self) -> str:
+        return f"{self.kind}, or {AUTO}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -193,6 +193,25 @@ class Part:
     source: source.Source
     fields: dict[str, Any]
 
+    def with_fields(self, values: Mapping[str, Any]) -> "Part":
+        """Returns the run with other values in `fields`, which config.json records.
+
+        For fields that were "auto" until the data set was open; see `settings.field`.
+
+        Args:
+          values: JSON values by path, such as {"objectives.rrd.queue_size": 512}.
+        """
+        fields = self.fields
+        for path, value in values.items():
+            fields = _with_value(fields, path.split("."), value)
+        return dataclasses.replace(self, fields=fields)
+
+
+def _with_value(tree: dict[str, Any], names: list[str], value: Any) -> dict[str, Any]:
+    """Returns a copy of nested dicts with one value replaced."""
+    first, *rest = names
+    return tree | {first: _with_value(tree[first], rest, value) if rest else value}
+
 
 @dataclasses.dataclass(frozen=True)
 class TeacherChoice:
