@@ -30,7 +30,7 @@ distill: $(VENV)/ready  ## Train a teacher, a student alone and a distilled stud
 # same network from random weights for comparison.
 unlabelled: $(VENV)/ready  ## Distill without labels on digits, then fine-tune with ten labels per class
 	$(RUN) rrd_jax.main --config=configs/unlabelled.py:digits --workdir=$(UNLABELLED)/student
-	$(RUN) rrd_jax.main --config=configs/digits.py:resnet8 --config.data.train_split=train \
+	$(RUN) rrd_jax.main --config=configs/digits.py:resnet8,ce --config.data.train_split=train \
 	  --config.data.per_class=10 --config.train.epochs=40 --config.train.batch_size=25 \
 	  --config.student.checkpoint=$(UNLABELLED)/student --config.student.backbone_rate=0.1 \
 	  --config.from_scratch --workdir=$(UNLABELLED)/tuned

@@ -56,8 +56,8 @@ def _comparison(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> st
     # The label of a trained teacher with a probe has two parts. The last result is used.
     by_label = {result.label.split(",")[0]: result for result in results[:-1]}
     labels = [teacher.teaching.label for teacher in job.teachers]
-    is_compared = len(labels) == 1 and labels[0] in by_label
-    top1 = f" (teacher {by_label[labels[0]].top1:.2f})" if is_compared else ""
+    teacher = by_label.get(labels[0]) if len(labels) == 1 else None
+    top1 = f" (teacher {teacher.top1:.2f})" if teacher and teacher.top1 is not None else ""
     parts = [] if student.top1 is None else [f"top-1 {student.top1:.2f}" + top1]
     parts += [] if student.loss is None else [f"held-out loss {student.loss:.4f}"]
     parts += [] if student.agreement is None else [f"agreement {student.agreement:.2f}"]

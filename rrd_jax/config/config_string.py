@@ -3,6 +3,7 @@
     configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    a teacher, a student and a method
     configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teacher is a list
     configs/cifar100.py:resnet32x4                     one network, trained alone, as a teacher
+    configs/cifar100.py:resnet8x4,ce                   one network, trained alone, as a student
     configs/cifar100.py:smoke                          the complete job on random images, in seconds
     configs/vit_to_resnet.py:folder                    your images, in one folder per class
     configs/unlabelled.py:moco                         MoCo-v2's augmentation; dino: DINO's
@@ -51,6 +52,7 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         # A config file sets options for its default pair only.
         config.teacher.options, config.student.options = Options(), Options()
         config.student.drop_path = FIELDS["student.drop_path"].default
+    config.label = "teacher" if chosen_pair and not chosen_method and not teacher else ""
     config.method, config.objectives = method_name, method(method_name)
     job_name = "-".join(filter(None, [name, teacher, student, method_name]))
     config.name = job_name.replace(":", ".")

@@ -20,6 +20,10 @@ from rrd_jax.training import choices
 from rrd_jax.training.recipe import Training
 
 
+def _with_teacher(values: settings.Values) -> str:
+    return "the run has a teacher" if values.with_models() else ""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFields:
     """The fields of a run that are declared in no other package.
@@ -31,6 +35,8 @@ class RunFields:
       compilation_cache: Folder in which compiled programs are cached between starts; '' for
         JAX_COMPILATION_CACHE_DIR or ~/.cache/rrd_jax, with one subfolder per kind of processor; off
         to disable the cache.
+      label: Name of a run without a teacher in log lines and tables; '' for student. The config
+        string of a single network without a method sets teacher.
       method: Name of the method in tables.
       objectives: name: {weight, warmup, options}; `python -m rrd_jax.objectives` lists the
         objectives. A custom objective may have any name and needs the field `factory`, its import
@@ -44,6 +50,7 @@ class RunFields:
     name: str = field("name", "", Text(), changeable=True)
     dtype: str = field("dtype", "auto", Choice(choices.DTYPES))
     compilation_cache: str = field("compilation_cache", "", Text(), changeable=True)
+    label: str = field("label", "", Text(), changeable=True, unused=_with_teacher)
     method: str = field("method", "", Text())
     objectives: Mapping[str, Any] = field("objectives", {}, Mapped())
     baseline: bool = field("baseline", False, Flag())

@@ -95,7 +95,7 @@ def parse(
     views = values.with_models()
     cache, weights = _cache(views), _weights(views)
     teachers = tuple(_teacher(view, i, context) for i, view in enumerate(views))
-    label = f"distilled, {values['method']}" if teachers else "student"
+    label = f"distilled, {values['method']}" if teachers else values["label"] or "student"
     student = _part(values, label, context, weights, cache)
     unused.note(values, changed)
     comparisons = dict(_comparisons(values, student, context, weights, cache))
@@ -459,7 +459,9 @@ def _alone(values: Values, smoothing: float | None = None) -> Values:
     alone = dataclasses.replace(
         values, teachers=values.teachers[:1], labels=("teacher",), current=0
     ).copy()
-    alone.root.update(objectives={"ce": ce}, method="ce", baseline=False, from_scratch=False)
+    alone.root.update(
+        objectives={"ce": ce}, method="ce", label="", baseline=False, from_scratch=False
+    )
     alone.teachers[0].update(
         {
             f.name: f.default

@@ -88,7 +88,8 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
             training.network, folder, setting.dataset, setting.mesh, training, terms
         )
         student = dataclasses.replace(student, description="the student")
-        rows.append(_row("student", training.network.model, str(folder), student, teacher))
+        label = "student" if plan.teachers else training.label
+        rows.append(_row(label, training.network.model, str(folder), student, teacher))
     if not plan.student.source.mock_examples:
         for network in (*teachers, *([student] if has_student else [])):
             network.examine()

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import pathlib
-import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -13,13 +12,13 @@ import jax.numpy as jnp
 from rrd_jax import checkpoints, data, errors, networks, parallel
 from rrd_jax.data.source import Source
 from rrd_jax.data.subsets import labelled_subset
-from rrd_jax.evaluation import alignment, predictions
-from rrd_jax.jobs import growth, loop, preflight
+from rrd_jax.evaluation import alignment
+from rrd_jax.jobs import growth, job_results, loop, preflight
 from rrd_jax.jobs.progress import Result
-from rrd_jax.run_folder import atomic_write, metrics_writer, startup_time, workdir
+from rrd_jax.run_folder import atomic_write, startup_time, workdir
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
-from rrd_jax.terminal import console, tables
+from rrd_jax.terminal import console
 from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job, Part, TeacherChoice
 from rrd_jax.weights import files, pretrained
@@ -62,9 +61,9 @@ def run(
     with claim(folder, job, job.student):
         describe(setting.dataset, folder)
         startup_time.phase("checks")
-        results, teacher = [], None
+        trained, teacher = [], None
         if job.teachers:
-            results, teacher = load_teacher(job, folder, setting, starts)
+            trained, teacher = load_teacher(job, folder, setting, starts)
             preflight.check_teacher(recipes[""], setting.dataset, teacher.network)
             startup_time.phase("teacher")
         compared = {}
@@ -75,23 +74,24 @@ def run(
                 compared[name] = loop.fit(
                     recipes[name], home, setting.dataset, setting.mesh, teacher, start=start
                 )
-        results += compared.values()
         start = starts.get(folder)
-        results.append(
-            loop.fit(
-                recipes[""],
-                folder,
-                setting.dataset,
-                setting.mesh,
-                teacher,
-                start=start,
-                profile=profile,
-            )
+        student = loop.fit(
+            recipes[""],
+            folder,
+            setting.dataset,
+            setting.mesh,
+            teacher,
+            start=start,
+            profile=profile,
         )
+        results = [*compared.values(), student]
+        if teacher:
+            paths = teacher_paths(job, folder)
+            results[:0] = job_results.of_teachers(job, folder, teacher, paths, trained)
         if parallel.is_main():
             rows = [result.to_json() for result in results]
-            atomic_write.write_json(folder / "results.json", rows)
-    console.print_table(*table(results, compared.get("scratch")), before="\n")
+            atomic_write.write_json(folder / job_results.FILE, rows)
+    console.print_table(*job_results.table(results, compared.get("scratch")), before="\n")
     if metrics := {result.label: result.proof for result in results if result.proof}:
         console.print_table(*alignment.table(metrics), before="\n")
     return results
@@ -128,7 +128,7 @@ def _read_starts(
     """Reads the initial weights of runs without checkpoints, by run folder."""
     plans = {folder / name: plan for name, plan in recipes.items()}
     for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
-        if _is_trained_here(teacher) and teacher.part.training.start:
+        if teacher.is_trained_here and teacher.part.training.start:
             training = teacher.part.training
             plans[path] = recipe.create(training, dataset.num_classes, len(dataset.train))
     return {
@@ -261,7 +261,7 @@ def _classes_of(
     if teacher.variables is not None:
         logits = networks.summarize(teacher.network.create(0), dataset.image_shape).outputs.logits
         return (0 if isinstance(logits, tuple) else logits.shape[-1]), ()
-    if _is_trained_here(teacher):
+    if teacher.is_trained_here:
         reopen, source = dataset.reopen or data.load, teacher.part.source
         labelled = parallel.main_first(lambda: reopen(source))
         return labelled.num_classes, labelled.class_names
@@ -333,7 +333,7 @@ def load_teacher(
     results: list[Result] = []
     loaded: dict[int, FrozenNetwork] = {}
     # Existing checkpoints are loaded first, because training can take hours before an error.
-    order = sorted(enumerate(job.teachers), key=lambda pair: _is_trained_here(pair[1]))
+    order = sorted(enumerate(job.teachers), key=lambda pair: pair[1].is_trained_here)
     for i, teacher in order:
         teacher, path = growth.as_trained(teacher, paths[i]), paths[i]
         if teacher.variables is not None:
@@ -347,7 +347,7 @@ def load_teacher(
                 teacher.teaching,
             )
             continue
-        if _is_trained_here(teacher):
+        if teacher.is_trained_here:
             shares_data = teacher.part.source == job.student.source
             with claim(path, job, teacher.part):
                 teacher_setting = (
@@ -360,29 +360,9 @@ def load_teacher(
         )
     for i, teacher in enumerate(job.teachers):
         loaded[i] = frozen.with_probe(loaded[i], teacher.teaching, folder)
-        if teacher.teaching.classifier:
-            results.append(_classifier_result(teacher, paths[i], loaded[i]))
     teachers = [loaded[i] for i in range(len(order))]
     combined = frozen.combine(teachers, training.teacher_weights)
     return results, dataclasses.replace(combined, is_examined=not job.student.source.mock_examples)
-
-
-def _classifier_result(
-    teacher: TeacherChoice, path: pathlib.Path, network: FrozenNetwork
-) -> Result:
-    """Returns the accuracy of a teacher with a linear probe or a zero-shot classifier."""
-    start, top1 = time.monotonic(), predictions.compute_metrics(network.predictions)["top1"]
-    return Result(
-        label=f"{teacher.teaching.label}, {teacher.teaching.classifier}",
-        model=teacher.network.model,
-        top1=top1,
-        best_top1=top1,
-        best_epoch=0,
-        agreement=None,
-        parameters=networks.count_parameters(network.variables["params"]),
-        seconds=time.monotonic() - start,
-        checkpoint=str(path) if teacher.variables is None else "",
-    )
 
 
 def _prepare_teacher(part: Part, setting: Setting) -> Setting:
@@ -396,65 +376,3 @@ def _prepare_teacher(part: Part, setting: Setting) -> Setting:
             f"[{part.training.label}] training images: {len(dataset.train):,} of {dataset.version}"
         )
     return teacher_setting
-
-
-def _is_trained_here(teacher: TeacherChoice) -> bool:
-    return teacher.variables is None and not teacher.checkpoint
-
-
-def table(results: list[Result], scratch: Result | None = None) -> tables.Table:
-    """Returns the header and the rows of a job's results.
-
-    Args:
-      results: results of the runs, the student's last.
-      scratch: result of the student from random weights; None if this run is not part of the job.
-    """
-    gains = _gains(results[-1], scratch)
-    unlabelled = any(result.top1 is None for result in results)
-    header = (
-        "run",
-        "network",
-        "test top-1, last epoch",
-        "best (epoch)",
-        *(("over random weights",) if gains else ()),
-        *(("held-out loss, last epoch", "best (epoch)") if unlabelled else ()),
-        "agreement with teacher",
-        "parameters",
-        "wall time",
-        "checkpoints",
-    )
-    rows = [
-        (
-            result.label,
-            result.model,
-            *_last_and_best(result.top1, result.best_top1, result.best_epoch, 2),
-            *((gains.get(result.label, "-"),) if gains else ()),
-            *(
-                _last_and_best(result.loss, result.best_loss, result.best_epoch, 4)
-                if unlabelled
-                else ()
-            ),
-            "-" if result.agreement is None else f"{result.agreement:.2f}",
-            f"{result.parameters:,}",
-            metrics_writer.duration(result.seconds),
-            result.checkpoint,
-        )
-        for result in results
-    ]
-    return header, rows
-
-
-def _gains(student: Result, scratch: Result | None) -> dict[str, str]:
-    """Returns the student's gain in top-1 over random initial weights, by label; {} if unknown."""
-    if scratch is None or student.top1 is None or scratch.top1 is None:
-        return {}
-    return {student.label: f"{student.top1 - scratch.top1:+.2f}"}
-
-
-def _last_and_best(
-    last: float | None, best: float | None, epoch: int, digits: int
-) -> tuple[str, str]:
-    """Formats a metric of the last and of the best epoch; "-" if the metric is missing."""
-    if last is None or best is None:
-        return "-", "-"
-    return f"{last:.{digits}f}", f"{best:.{digits}f} ({epoch})"

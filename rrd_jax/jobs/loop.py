@@ -230,7 +230,9 @@ def _make_steps(run: Run, position: Position, session: _Session, trace: tracing.
     calls = dispatches(run.recipe, run.dataset, run.mesh, run.program.length, position.step, rows)
     with contextlib.closing(calls):
         for count, batch in speed.timed(calls):
+            start = time.monotonic()
             if steps.prepare(position.step, count, teacher, batch):
+                speed.clock.exclude(time.monotonic() - start)
                 speed.clock.mark(position.step)
             logged = steps(position, count, teacher, batch)
             if startup_time.is_timing():
@@ -281,7 +283,8 @@ def _after_call(
 def _show_progress(run: Run, position: Position, session: _Session) -> None:
     step, clock = position.step, session.speed.clock
     session.metrics.progress(
-        step / run.steps_per_epoch,
+        step,
+        run.steps_per_epoch,
         run.training.epochs,
         epoch.learning_rate(run, position),
         clock.rate(step) * run.training.batch_size,
@@ -300,7 +303,8 @@ def _end_epoch(run: Run, position: Position, session: _Session) -> None:
     except predictions.StoppedError:
         _stop_early(run, position, session)
     row = epoch.end(run, position, evaluated, measurements)
-    session.metrics.row(row, run.training.epochs)
+    left = clock.left(position.step, run.training.epochs * run.steps_per_epoch)
+    session.metrics.row(row, run.training.epochs, left)
     clock.mark(position.step)
     runs.save(run, position, clock.total(), row)
 

@@ -45,8 +45,11 @@ class Steps:
             return False
         if self._prepared is not None:
             console.progress(label, ["recompiling the train step with oneDNN"])
+        memory = self._memory(program.train(step, count), teacher, batch)
+        # The two programs of a run need almost the same memory.
+        if self._prepared is None:
+            console.say(f"[{label}] {memory}")
         self._prepared = program.is_late(step)
-        console.say(f"[{label}] {self._memory(program.train(step, count), teacher, batch)}")
         startup_time.phase("compiling")
         return True
 

@@ -1,6 +1,5 @@
 """Trains a student or a teacher from a config and Python objects."""
 
-import dataclasses
 import os
 import pathlib
 import tempfile
@@ -138,7 +137,7 @@ def train_teacher(
     base = _copied(config)
     with base.unlocked(), base.ignore_type():
         base.teacher = configs.defaults().teacher
-        base.baseline, base.method = False, "ce"
+        base.baseline, base.method, base.label = False, "ce", "teacher"
     numbers = _numbers(*map(options.get, ("epochs", "batch_size", "learning_rate")))
     objects = _Objects(None, network, {"ce": 1.0}, options.get("optimizer"))
     fields = options.get("fields") or {}
@@ -146,9 +145,6 @@ def train_teacher(
     plan, custom, dataset = _plan(
         base, objects, numbers, fields, train, test, classes, _recorded(workdir)
     )
-    # Messages call this run a teacher.
-    training = dataclasses.replace(plan.student.training, label="teacher")
-    plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, training=training))
     return _run(plan, custom, dataset, workdir)
 
 

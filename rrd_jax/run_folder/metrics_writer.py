@@ -14,9 +14,6 @@ from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import console
 
-# Seconds between progress lines in a log file, which cannot overwrite its last line.
-_QUIET_SECONDS = 600.0
-
 
 class MetricsWriter:
     """A context manager that writes the metrics of a run to its workdir and to the console.
@@ -33,7 +30,6 @@ class MetricsWriter:
     def __init__(self, workdir: pathlib.Path, label: str, step: int = 0, *, writes: bool = True):
         self._label = label
         self._path, self._board = workdir / "metrics.jsonl", None
-        self._last_line = time.monotonic()
         if not writes:
             return
         rows = _read_rows(self._path)
@@ -81,19 +77,19 @@ class MetricsWriter:
 
     def progress(
         self,
-        epoch: float,
+        step: int,
+        steps_per_epoch: int,
         epochs: int,
         learning_rate: float,
         rate: float,
         left: float,
         losses: dict[str, float],
     ) -> None:
-        """Shows epoch, time left, loss terms, throughput and learning rate.
-
-        In a log file, such a line is printed every ten minutes within an epoch.
+        """Shows epoch, step, time left, loss terms, throughput and learning rate.
 
         Args:
-          epoch: number of epochs so far, including fractions.
+          step: number of updates so far.
+          steps_per_epoch: number of updates in each epoch.
           epochs: number of epochs of the run.
           learning_rate: learning rate of the last step.
           rate: images per second.
@@ -102,20 +98,24 @@ class MetricsWriter:
         """
         names = {name.removeprefix("loss/"): value for name, value in losses.items()}
         parts = [
-            f"epoch {epoch:.2f}/{epochs}",
+            f"epoch {step / steps_per_epoch:.2f}/{epochs}",
+            f"step {step:,}/{epochs * steps_per_epoch:,}",
             f"{duration(left)} left",
             *(f"{name} {value:.4g}" for name, value in names.items() if name == "loss"),
             f"{rate:,.0f} images/s",
             *_rate(learning_rate),
             *(f"{name} {value:.4g}" for name, value in names.items() if name != "loss"),
         ]
-        if console.overwrites():
-            console.progress(self._label, parts)
-        elif time.monotonic() - self._last_line >= _QUIET_SECONDS:
-            self._print(parts)
+        console.progress(self._label, parts)
 
-    def row(self, row: dict[str, Any], epochs: int) -> None:
-        """Writes the metrics of a finished epoch."""
+    def row(self, row: dict[str, Any], epochs: int, left: float = 0.0) -> None:
+        """Writes the metrics of a finished epoch.
+
+        Args:
+          row: the metrics.
+          epochs: number of epochs of the run.
+          left: seconds until the end of the run, for the console; 0 at the end.
+        """
         if self._board:
             self._store(row)
         evaluation = _test_parts(row) if "test/top1" in row else _held_out_parts(row)
@@ -131,12 +131,9 @@ class MetricsWriter:
             f"| {row['images_per_second']:,.0f} images/s",
             f"{row['step_milliseconds']:.3g} ms/step",
             _throughput(row),
+            *([f"{duration(left)} left"] if left else []),
         ]
-        self._print(parts)
-
-    def _print(self, parts: Sequence[str]) -> None:
         console.print_row(self._label, parts)
-        self._last_line = time.monotonic()
 
     def _store(self, row: dict[str, Any]) -> None:
         with self._path.open("a") as file:
@@ -253,6 +250,11 @@ class Clock:
         """Restarts the measurement of `rate` and `wait_share`."""
         self._mark, self._waited = (time.monotonic(), step), 0.0
 
+    def exclude(self, seconds: float) -> None:
+        """Omits time that later steps do not take, such as compilation, from `left`."""
+        since, first = self._first
+        self._first = since + seconds, first
+
     def add_wait(self, seconds: float) -> None:
         """Records time in which steps waited for images."""
         self._waited += seconds
@@ -267,8 +269,13 @@ class Clock:
         return (step - first) / max(time.monotonic() - since, 1e-9)
 
     def left(self, step: int, total: int) -> float:
-        """Returns the seconds until step `total`, at the mean speed of this start."""
+        """Returns the seconds until step `total` at the mean speed of this start.
+
+        Returns 0 if this start has made no step.
+        """
         since, first = self._first
+        if step == first:
+            return 0.0
         return (time.monotonic() - since) / (step - first) * (total - step)
 
     def total(self) -> float:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,6 +82,11 @@ class FrozenNetwork:
         )
 
     @property
+    def has_predicted(self) -> bool:
+        """True if `predictions` are already computed."""
+        return "predictions" in vars(self)
+
+    @property
     def reference(self) -> dict[str, np.ndarray] | None:
         """The predictions for comparisons with a student's; None if the classes differ."""
         return self.predictions if self.compares else None
@@ -129,7 +134,7 @@ class FrozenNetwork:
         if not (self.is_examined and self.compares and self.dataset.labelled):
             return ""
         if isinstance(self.network, ensemble.Ensemble):
-            return " ".join(member.examine() for member in self._members())
+            return " ".join(member.examine() for member in self.members)
         if not np.isfinite(self.predictions["loss"]).all():
             raise errors.InputError(
                 f"the logits of {self.description} are not finite for images of the test split;"
@@ -140,16 +145,21 @@ class FrozenNetwork:
             console.warn(f"implausible predictions of {self.description}: {problem}")
         return problem
 
-    def _members(self) -> Iterator["FrozenNetwork"]:
-        """Yields the members of an Ensemble."""
+    @functools.cached_property
+    def members(self) -> tuple["FrozenNetwork", ...]:
+        """The members of an Ensemble, or only this network."""
+        if not isinstance(self.network, ensemble.Ensemble):
+            return (self,)
         pairs = ensemble.members(self.network, self.variables)
-        for i, (network, variables) in enumerate(pairs, start=1):
-            yield dataclasses.replace(
+        return tuple(
+            dataclasses.replace(
                 self,
                 network=network,
                 variables=variables,
                 description=f"teacher {i} of {len(pairs)}",
             )
+            for i, (network, variables) in enumerate(pairs, start=1)
+        )
 
     @functools.cached_property
     def cache(self) -> EmbeddingCache:

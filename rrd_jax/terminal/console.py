@@ -1,8 +1,8 @@
 """Console output: lines, warnings, tables and a progress line.
 
 On a terminal, all output fits the current width, and the next output replaces the progress line. In
-a log file, tables are Markdown and the progress line is omitted. Terminals show colors unless
-NO_COLOR is set or TERM is dumb.
+a log file, tables are Markdown, and progress is a line of its own, after a minute without output.
+Terminals show colors unless NO_COLOR is set or TERM is dumb.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import select
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
@@ -21,8 +22,12 @@ from rrd_jax.terminal import tables
 if TYPE_CHECKING:
     from rich.console import Console
 
+# Seconds without output after which a log file, which cannot overwrite a line, shows progress.
+_QUIET_SECONDS = 60.0
 # Width of the progress line that is on the screen, in columns.
 _progress_cells = 0
+# Time of the last line; None before the first line.
+_last_line: float | None = None
 
 
 def say(text: str) -> None:
@@ -32,8 +37,10 @@ def say(text: str) -> None:
       UnreadError: the reader of standard output has closed the pipe.
       DiskError: the file of standard output cannot be written.
     """
+    global _last_line
     if is_terminal():
         text = "\n".join(_wrapped(line, width()) for line in text.split("\n"))
+    _last_line = time.monotonic()
     _write(f"{_clearing()}{text}\n")
 
 
@@ -58,14 +65,19 @@ def error(text: str) -> None:
 
 
 def progress(label: str, parts: Sequence[str]) -> None:
-    """Replaces the progress line; does nothing if standard output is not a terminal.
+    """Replaces the progress line of a terminal; a log file gets a line at most once a minute.
 
     Args:
       label: name of the work in progress.
       parts: texts, the most important first; texts at the end are omitted if they do not fit.
     """
-    global _progress_cells
+    global _progress_cells, _last_line
     if not overwrites():
+        now = time.monotonic()
+        # The first call starts the first minute.
+        _last_line = now if _last_line is None else _last_line
+        if now - _last_line >= _QUIET_SECONDS:
+            print_row(label, parts)
         return
     # Some terminals wrap a line that fills the last column.
     line = fit_line(label, parts, width() - 1)
@@ -91,13 +103,14 @@ def print_row(label: str, parts: Sequence[str]) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], before: str = "") -> None:
-    """Prints a table, as Markdown if standard output is not a terminal.
+    """Prints a table without its empty columns, as Markdown if the output is not a terminal.
 
     Args:
       header: column names.
       rows: the cells of each row.
       before: text to print before the table.
     """
+    header, rows = tables.without_empty_columns(header, rows)
     text = tables.fitted(header, rows, width()) if is_terminal() else tables.markdown(header, rows)
     say(before + text)
 

@@ -5,6 +5,22 @@ from collections.abc import Sequence
 
 # A header, and rows of cells.
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+# Texts of cells without a value.
+EMPTY = ("", "-", "\N{EN DASH}")
+
+
+def without_empty_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Returns a table without the columns in which each cell is empty or a dash.
+
+    The first column names the rows and remains. A table without rows keeps its header.
+    """
+    columns = list(zip(*rows, strict=True))
+    kept = [
+        i
+        for i in range(len(header))
+        if not i or not columns or any(str(cell).strip() not in EMPTY for cell in columns[i])
+    ]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

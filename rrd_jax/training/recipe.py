@@ -233,6 +233,11 @@ class TeacherChoice:
     follows: bool = False
     teaching: TeachingChoice = dataclasses.field(default_factory=TeachingChoice)
 
+    @property
+    def is_trained_here(self) -> bool:
+        """True if the job trains the teacher before the student."""
+        return self.variables is None and not self.checkpoint
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:

@@ -96,7 +96,7 @@ def test_a_student_is_evaluated_without_a_teacher(run, tmp_path):
     meta = {name: meta[name] for name in ("model", "num_classes", "image_shape")}
     checkpoints.save_network(tmp_path, variables, meta)
     (row,) = _evaluate(tmp_path, _config("smoke,tiny"))
-    assert (row["run"], row["top1"], row["agreement"]) == ("student", results[1].top1, None)
+    assert (row["run"], row["top1"], row["agreement"]) == ("teacher", results[1].top1, None)
     with pytest.raises(errors.InputError, match="holds a converted network, not a run"):
         launch.run(_config("smoke,tiny"), tmp_path)
     assert checkpoints.load_student(tmp_path)[1] == meta

@@ -1,11 +1,13 @@
 """Metrics of a run: file, TensorBoard, console, progress line and clock."""
 
 import json
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rrd_jax.run_folder import metrics_writer
+from rrd_jax.terminal import console
 from tests.screen import Screen
 
 
@@ -78,7 +80,8 @@ def test_a_damaged_line_is_dropped_with_a_warning(line, tmp_path, capsys):
 
 
 def _write_progress(writer):
-    writer.progress(1.5, 5, 0.0125, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
+    losses = {"loss": 2.0, "loss/ce": 1.25}
+    writer.progress(15, 10, 5, 0.0125, rate=1234.5, left=65, losses=losses)
 
 
 def test_the_progress_line_has_epoch_remaining_time_speed_and_terms(tmp_path, monkeypatch):
@@ -86,7 +89,8 @@ def test_the_progress_line_has_epoch_remaining_time_speed_and_terms(tmp_path, mo
     with metrics_writer.MetricsWriter(tmp_path, "student") as writer:
         _write_progress(writer)
         assert screen.lines() == [
-            "[student] epoch 1.50/5  1:05 left  loss 2  1,234 images/s  lr 0.0125  ce 1.25"
+            "[student] epoch 1.50/5  step 15/50  1:05 left  loss 2  1,234 images/s  lr 0.0125"
+            "  ce 1.25"
         ]
     assert screen.lines() == []
 
@@ -113,11 +117,16 @@ def test_a_log_file_has_one_line_per_epoch_and_occasional_progress_lines(
     with metrics_writer.MetricsWriter(tmp_path, "student") as writer:
         for _ in range(3):
             _write_progress(writer)
-        writer.row(_row(1), 5)
-        assert capsys.readouterr().out.count("\n") == 1
-        monkeypatch.setattr(metrics_writer, "_QUIET_SECONDS", 0.0)
-        _write_progress(writer)
-        assert "epoch 1.50/5" in capsys.readouterr().out
+        writer.row(_row(1), 5, left=65)
+        assert capsys.readouterr().out.endswith("  1:05 left\n")
+        now = time.monotonic()
+        for seconds in range(0, 200, 20):
+            monkeypatch.setattr(console.time, "monotonic", lambda now=now + seconds: now)
+            _write_progress(writer)
+        lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    parts = lines[0].removeprefix("[student] ").split("  ")
+    assert {"epoch 1.50/5", "step 15/50", "1,234 images/s", "1:05 left"} <= set(parts)
 
 
 @pytest.mark.parametrize(
@@ -151,3 +160,7 @@ def test_the_clock_adds_earlier_starts_and_measures_the_rate_since_its_mark(monk
     assert clock.rate(7) == 0
     now[0] = 4.0
     assert (clock.total(), clock.rate(13), clock.left(13, 15)) == (104.0, 3.0, 1.0)
+    clock.exclude(2.0)
+    assert clock.left(13, 15) == 0.5
+    clock.begin(13)
+    assert clock.left(13, 15) == 0

@@ -37,8 +37,8 @@ def test_environment_variables_disable_colors(monkeypatch, name, value):
 
 
 def test_a_log_file_contains_only_plain_lines(capsys):
-    console.progress("run", ["epoch 1/2"])
     console.warn("low accuracy")
+    console.progress("run", ["epoch 1/2"])
     console.note("teacher cached")
     console.print_row("run", ["a" * 100, "b" * 100])
     console.print_table(["a", "b"], [["x" * 100, "1"]])

@@ -39,3 +39,11 @@ def test_the_width_decides_between_markdown_wrapped_cells_and_a_line_per_cell():
         "  test top-1, last epoch: 93.10",
         "  checkpoints: runs/a",
     ]
+
+
+@pytest.mark.parametrize("empty", ["", "-", "–"])
+def test_empty_columns_are_omitted_except_the_first(empty):
+    header, rows = ["run", "top-1", "loss", "size"], [["-", empty, "1", "-"], ["-", "-", "-", "7"]]
+    short = tables.without_empty_columns(header, rows)
+    assert short == (["run", "loss", "size"], [["-", "1", "-"], ["-", "-", "7"]])
+    assert tables.without_empty_columns(header, []) == (header, [])
