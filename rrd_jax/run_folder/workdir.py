@@ -237,9 +237,12 @@ class _Rules:
 
     def allow(self, field: str, old: Any, new: Any) -> bool:
         """Returns True if a field may change from one value to another."""
-        name = _bare(field)
         numbers = all(isinstance(value, int | float) for value in (old, new))
-        return name in self._free or (name in self._growing and numbers and new > old)
+        return self.is_free(field) or (_bare(field) in self._growing and numbers and new > old)
+
+    def is_free(self, field: str) -> bool:
+        """Returns True if a field may change to any value."""
+        return _bare(field) in self._free
 
 
 def _bare(field: str) -> str:
@@ -263,6 +266,9 @@ def _check_same(
         if old_value == new_value:
             if field not in old:
                 additions.append(f"{field} {new_text}")
+        elif field not in old and rules.is_free(field):
+            # A field without effect on results, which the earlier version did not have.
+            continue
         elif rules.allow(field, old_value, new_value):
             changes.append(f"{field} {old_text} -> {new_text}")
         else:
