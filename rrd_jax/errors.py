@@ -25,6 +25,10 @@ class InputError(ValueError):
     """An invalid config, file or shape. The message is one line that ends with a remedy."""
 
 
+class FieldError(InputError):
+    """An invalid flag or config field, for which commands have a separate exit code."""
+
+
 class UserCodeError(InputError):
     """An exception in a user's code. The message contains the traceback of that code."""
 
@@ -59,6 +63,20 @@ class PreemptedError(RuntimeError):
 
 class UnreadError(Exception):
     """A closed output pipe, as after `| head -1`. The program exits without a message."""
+
+
+@contextlib.contextmanager
+def field_errors() -> Iterator[None]:
+    """Converts each InputError to a FieldError; subclasses of InputError pass through unchanged.
+
+    The context surrounds code that only reads flags or config fields, without data or weights.
+    """
+    try:
+        yield
+    except InputError as error:
+        if type(error) is not InputError:
+            raise
+        raise FieldError(str(error)) from error
 
 
 @contextlib.contextmanager

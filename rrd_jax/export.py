@@ -17,9 +17,15 @@ embeddings are compared. Class names and preprocessing are stored in the file or
 WORKDIR/gains.json and in WORKDIR/gains.png.
 
 Exit codes: 0 for success, 1 for an invalid flag, 2 for other invalid input or a file that was not
-written, 69 for a missing library, 70 for an error in this program, 74 for a full disk, 130 after
-Ctrl-C.
+written, 69 for a missing library, 70 for an error in this program, 74 for a full disk, 75 after
+SIGTERM or SIGHUP, 130 after Ctrl-C.
 """
+
+from rrd_jax.terminal import interrupts
+
+if __name__ == "__main__":
+    # A signal during the imports ends the program with its exit code.
+    interrupts.install()
 
 import pathlib
 import shlex
@@ -301,7 +307,7 @@ def main(argv: list[str]) -> None:
     del argv
     if FLAGS.workdir is None:
         cli.stop(1, "--workdir is missing; name the workdir of a run")
-    cli.guard(_job, stopped="stopped; no partial file remains")
+    cli.guard(_job, stopped="stopped; no partial file remains", polls=True)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@
 Run the same command again to resume a job. Exit codes:
 
     0 if the job is complete
-    1 for an invalid flag or config field
+    1 for an invalid flag or value of a config field
     2 for other invalid input
     3 if a loss is not finite
     69 if the platform or a device is unavailable
     70 for an internal error
     74 for a full disk
-    75 after SIGTERM (the state is saved) or the loss of a device or process; run the command again
+    75 after SIGTERM or SIGHUP (the state is saved after the first step) or the loss of a device or
+       process; run the command again
     130 after Ctrl-C (the state is saved)
     141 if the reader of the output has closed the pipe
 
@@ -21,6 +22,12 @@ On several hosts, start the same command on each host, with a workdir on a share
 TPU, Slurm, Open MPI and Kubernetes, the processes find each other; on other systems, set
 --coordinator, --processes and --process_id.
 """
+
+from rrd_jax.terminal import interrupts
+
+if __name__ == "__main__":
+    # A signal during the imports ends the program with its exit code.
+    interrupts.install()
 
 import contextlib
 import json
@@ -99,7 +106,9 @@ def main(argv: list[str]) -> None:
         return cli.guard(_print_version, stopped="stopped")
     if WORKDIR.value == "":
         cli.stop(1, "--workdir is empty; omit the flag to use runs/<config.name>")
-    cli.guard(_print_config if _PRINT_CONFIG.value else _job, folder=_folder)
+    if _PRINT_CONFIG.value:
+        return cli.guard(_print_config)
+    cli.guard(_job, folder=_folder, polls=True)
 
 
 def _print_version() -> None:
@@ -131,6 +140,7 @@ def _job() -> None:
     from rrd_jax.run_folder import startup_time, workdir
     from rrd_jax.weights import files
 
+    interrupts.check()
     startup_time.begin()
     startup_time.phase("imports")
     # `parse` reports an invalid value later.
@@ -151,6 +161,7 @@ def _job() -> None:
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
         plan = parse(config, explicit=explicit, recorded=recorded)
         startup_time.phase("checks")
+        interrupts.check()
         if _MODE.value == "eval":
             evaluate.run(plan, folder)
         else:

@@ -15,6 +15,12 @@ The exit code is 0 if all runs have finished and 2 if some have failed; other ex
 same as for rrd_jax.main.
 """
 
+from rrd_jax.terminal import interrupts
+
+if __name__ == "__main__":
+    # A signal during the imports ends the program with its exit code.
+    interrupts.install()
+
 import dataclasses
 import os
 import pathlib
@@ -108,9 +114,12 @@ def main(argv: list[str]) -> None:
             f"--methods={','.join(_METHODS.value)} has an empty name; for example --methods=ce,rrd",
         )
     stopped = "stopped; finished runs are kept; run the same command again to resume"
-    cli.guard(_run_worker if _WORKER.value else _run_study, stopped=stopped)
+    if _WORKER.value:
+        return cli.guard(_run_worker, stopped=stopped, polls=True)
+    cli.guard(_run_study, stopped=stopped)
 
 
+@errors.field_errors()
 def _make_plan(platform: str | None) -> "Plan":
     from experiments.study import design, plan, validation
 
@@ -149,9 +158,8 @@ def _run_study() -> None:
 
     # The workers use the accelerators.
     jax.config.update("jax_platforms", "cpu")
-    from experiments.study import local, progress, work
+    from experiments.study import progress, work
 
-    local.end_at_sigterm()
     full_plan = _make_plan("cpu")
     plan = full_plan.only(_ONLY.value)
     if _DRY_RUN.value:
@@ -254,7 +262,7 @@ def _launch_slurm(plan: "Plan", remaining: list[str], launch: str) -> int:
 def _parse_sbatch(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign or not name:
-        raise errors.InputError(
+        raise errors.FieldError(
             f"--sbatch={text} is not NAME=VALUE; for example --sbatch=account=lab"
         )
     return name.replace("-", "_"), value

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from rrd_jax import errors
-from rrd_jax.terminal import console
+from rrd_jax.terminal import console, interrupts
 
 # A line in a worker's log. The runs count the deaths of a worker after this line.
 READY = "the worker is ready"
@@ -26,14 +26,12 @@ _SAVE_TIMEOUT = 600
 _MAX_EARLY_DEATHS = 3
 # Environment variables of workers.
 _CORES, _PARENT = "RRD_JAX_CORES", "RRD_JAX_PARENT"
-# Contains SIGTERM after the signal was received.
-_received: list[int] = []
 # Exit codes of workers that are restarted: a lost device, or a signal reported by a shell.
 _RESTART_CODES = (75, 134, 135, 136, 137, 139)
 # Starts of lines that other programs write after a worker's error.
 _FOREIGN_LINES = ("Traceback", "submitit", "srun:", "slurmstepd:")
 # Exit codes with a separate error type; other codes raise an InputError.
-_ERROR_TYPES = {74: errors.DiskError, 69: errors.UnavailableError}
+_ERROR_TYPES = {1: errors.FieldError, 74: errors.DiskError, 69: errors.UnavailableError}
 
 
 @dataclasses.dataclass
@@ -96,7 +94,6 @@ def prepare_worker() -> None:
     Raises:
       PreemptedError: the process that started the worker has ended already.
     """
-    end_at_sigterm()
     if cores := os.environ.get(_CORES):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if sys.platform == "linux":
@@ -108,15 +105,14 @@ def prepare_worker() -> None:
 
 
 def check_stop() -> None:
-    """Raises a PreemptedError if this worker must stop.
-
-    The check is necessary because a library may have caught the first PreemptedError.
+    """Raises the exception of a signal, or a PreemptedError for a worker without its parent.
 
     Raises:
-      PreemptedError: SIGTERM was received, or the process that started this worker has ended.
+      KeyboardInterrupt: Ctrl-C was pressed.
+      PreemptedError: another signal was received, or the process that started this worker has
+        ended.
     """
-    if _received:
-        _terminate(signal.SIGTERM, None)
+    interrupts.check()
     parent = os.environ.get(_PARENT)
     if parent and int(parent) != os.getppid():
         raise errors.PreemptedError("the process that started this worker has ended")
@@ -137,8 +133,7 @@ def run(
     Raises:
       InputError: a worker failed; the message contains the worker's last error.
       KeyboardInterrupt: Ctrl-C was pressed; the workers have saved their state.
-      PreemptedError: SIGTERM was received, after `end_at_sigterm`; the workers have saved their
-        state.
+      PreemptedError: another signal was received; the workers have saved their state.
     """
     workers: list[Worker] = []
     try:
@@ -146,6 +141,7 @@ def run(
             workers.append(_start(command, share, log))
         while workers:
             time.sleep(_POLL)
+            interrupts.check()
             update()
             workers = [running for worker in workers for running in _poll_worker(worker)]
         update()
@@ -153,11 +149,6 @@ def run(
         handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _stop(workers)
         signal.signal(signal.SIGTERM, handler)
-
-
-def end_at_sigterm() -> None:
-    """Installs a SIGTERM handler that raises a PreemptedError."""
-    signal.signal(signal.SIGTERM, _terminate)
 
 
 def was_killed(code: int) -> bool:
@@ -218,14 +209,6 @@ def _text(log: pathlib.Path, offset: int) -> str:
         return log.read_bytes()[offset:].decode(errors="replace")
     except OSError:
         return ""
-
-
-def _terminate(number: int, frame: object) -> None:
-    del frame
-    _received.append(number)
-    raise errors.PreemptedError(
-        "stopped by SIGTERM; finished runs are kept; run the same command again to resume"
-    )
 
 
 def _stop(workers: Sequence[Worker]) -> None:

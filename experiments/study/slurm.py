@@ -17,6 +17,7 @@ from typing import Any
 from experiments.study import local
 from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
+from rrd_jax.terminal import interrupts
 
 # Maximum number of tasks in an array: Slurm's default MaxArraySize.
 _MAX_ARRAY_SIZE = 1000
@@ -219,6 +220,7 @@ def wait(jobs: Sequence[Any], update: Callable[[], None]) -> list[str]:
     while (queued := _queued()) is None or names & queued:
         update()
         time.sleep(_POLL)
+        interrupts.check()
     return [problem for job in jobs if (problem := _problem(job))]
 
 

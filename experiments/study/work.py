@@ -105,6 +105,7 @@ class Worker:
             try:
                 return action()
             except errors.InUseError:
+                local.check_stop()
                 time.sleep(_POLL)
 
     def _attempt(self, run: Run) -> None:

@@ -58,6 +58,7 @@ class _Context(NamedTuple):
     section: str = "student"
 
 
+@errors.field_errors()
 def parse(
     config: ConfigDict,
     *,
@@ -78,7 +79,7 @@ def parse(
         replace "auto". None for a new workdir.
 
     Raises:
-      InputError: a value is out of range, a name is unknown, the sizes exceed the machine's memory,
+      FieldError: a value is out of range, a name is unknown, the sizes exceed the machine's memory,
         or fields contradict each other.
     """
     custom = custom or CustomObjects()

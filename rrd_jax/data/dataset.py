@@ -78,7 +78,7 @@ def load(source: Source) -> Dataset:
         invalid; the message names a remedy.
     """
     if not source.name:
-        raise errors.InputError(
+        raise errors.FieldError(
             "no data set: data.name is empty; name a data set, or pass train= and test= in Python"
         )
     module = importlib.import_module(f"rrd_jax.data.{_MODULES[source.kind]}")

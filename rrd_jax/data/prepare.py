@@ -7,11 +7,17 @@ without a builder in this package are prepared by TFDS with TensorFlow, and down
 are in FOLDER. A folder of images needs no preparation: --name=image_folder checks the images in
 FOLDER and lists all files that cannot be read. With --resize=256, the images of ImageNet or of a
 folder are stored with a shorter side of 256 pixels, which makes reading faster. The exit code is 0
-on success, 1 for an invalid flag, 2 for invalid input, 74 for a full disk, and 130 after Ctrl-C.
+on success, 1 for an invalid flag, 2 for invalid input, 74 for a full disk, 75 after SIGTERM or
+SIGHUP, and 130 after Ctrl-C.
 """
 
+from rrd_jax.terminal import interrupts
+
+if __name__ == "__main__":
+    # A signal during the imports ends the program with its exit code.
+    interrupts.install()
+
 import pathlib
-import signal
 import sys
 from typing import Any
 
@@ -58,8 +64,6 @@ def main(argv: list[str]) -> None:
             1,
             f"--name is missing; known: {', '.join(registry.DATASETS)} and every data set of TFDS",
         )
-    # An exit on SIGTERM removes partially written files, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     cli.guard(
         lambda: _prepare(
             _NAME.value,

@@ -15,6 +15,7 @@ from rrd_jax import networks, parallel
 from rrd_jax.cpu import compiling
 from rrd_jax.evaluation import knn
 from rrd_jax.objectives import Objective, ObjectiveState, classifier
+from rrd_jax.terminal import interrupts
 from rrd_jax.training import metrics
 
 SplitPredictions = dict[str, np.ndarray]
@@ -149,6 +150,7 @@ def collect(
             parts.append(predict(variables, batch["image"], batch["label"]))
             if stop():
                 raise StoppedError
+            interrupts.check()
     names = ("prediction", "rank", "loss", "label")
     parts = jax.device_get(parts)
     return {name: np.concatenate([p[name] for p in parts])[: len(split)] for name in names}
@@ -219,6 +221,7 @@ def collect_embeddings(
             rows[done : done + count], labels[done : done + count] = (p[:count] for p in part)
             done += count
             after(done / len(split))
+            interrupts.check()
     return rows, labels
 
 

@@ -9,7 +9,7 @@ from rrd_jax.evaluation import predictions
 from rrd_jax.jobs import job
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
-from rrd_jax.terminal import console, tables
+from rrd_jax.terminal import console, interrupts, tables
 from rrd_jax.training.recipe import Job
 from rrd_jax.weights import files
 
@@ -59,6 +59,7 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     training = plan.student.training
     teachers = []
     for choice, path in choices:
+        interrupts.check()
         teacher = frozen.load(
             choice.network,
             path,

@@ -17,6 +17,7 @@ from rrd_jax.cpu import compiling
 from rrd_jax.evaluation.predictions import StoppedError
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import step_outputs
+from rrd_jax.terminal import interrupts
 from rrd_jax.training.recipe import Recipe
 from rrd_jax.training.state import TrainState
 
@@ -114,6 +115,7 @@ def collect(
             parts.append(losses.compute(student, states, teacher, images))
             if stop():
                 raise StoppedError
+            interrupts.check()
     parts = jax.device_get(parts)
     return {name: float(np.mean([p[name] for p in parts], dtype=np.float64)) for name in parts[0]}
 

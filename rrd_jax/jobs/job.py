@@ -18,7 +18,7 @@ from rrd_jax.jobs.progress import Result
 from rrd_jax.run_folder import atomic_write, startup_time, workdir
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
-from rrd_jax.terminal import console
+from rrd_jax.terminal import console, interrupts
 from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job, Part, TeacherChoice
 from rrd_jax.weights import files, pretrained
@@ -49,10 +49,11 @@ def run(
     Raises:
       InputError: a data set, checkpoint or workdir is missing, damaged, or belongs to another job.
       DivergedError: a loss is not finite.
-      PreemptedError: the process received SIGTERM; the state is saved.
+      PreemptedError: the process received SIGTERM or SIGHUP; the state is saved.
     """
     _check_is_run(folder)
     setting = open_data(job, folder, dataset)
+    interrupts.check()
     startup_time.phase("data")
     recipes = preflight.check(job, setting.dataset, teacher_paths(job, folder))
     _warn_about_bfloat16(job)
@@ -60,6 +61,7 @@ def run(
     # The workdir is checked now, because training a teacher can take hours.
     with claim(folder, job, job.student):
         describe(setting.dataset, folder)
+        interrupts.check()
         startup_time.phase("checks")
         trained, teacher = [], None
         if job.teachers:
@@ -206,14 +208,14 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
     if training.batch_size > (count := len(dataset.train)):
         # This batch size results in four to eight steps per epoch.
         suggestion = 2 ** max(count.bit_length() - 3, 0)
-        raise errors.InputError(
+        raise errors.FieldError(
             f"train.batch_size {training.batch_size} is larger than the training split"
             f" '{source.train_split}' of {count} images{_degradation(source, dataset)}; set"
             f" --config.train.batch_size={suggestion}, or batch_size={suggestion} in Python"
         )
     channels = dataset.image_shape[-1]
     if not len(training.mean) == len(training.std) == channels:
-        raise errors.InputError(
+        raise errors.FieldError(
             f"data.mean has {len(training.mean)} values and data.std {len(training.std)}, but"
             f" images of '{source.name}' have {channels} channels; set one value per channel"
         )
@@ -335,6 +337,7 @@ def load_teacher(
     # Existing checkpoints are loaded first, because training can take hours before an error.
     order = sorted(enumerate(job.teachers), key=lambda pair: pair[1].is_trained_here)
     for i, teacher in order:
+        interrupts.check()
         teacher, path = growth.as_trained(teacher, paths[i]), paths[i]
         if teacher.variables is not None:
             loaded[i] = frozen.from_variables(
@@ -359,6 +362,7 @@ def load_teacher(
             teacher.network, path, dataset, mesh, training, teaching=teacher.teaching
         )
     for i, teacher in enumerate(job.teachers):
+        interrupts.check()
         loaded[i] = frozen.with_probe(loaded[i], teacher.teaching, folder)
     teachers = [loaded[i] for i in range(len(order))]
     combined = frozen.combine(teachers, training.teacher_weights)

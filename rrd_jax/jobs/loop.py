@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from rrd_jax import checkpoints, data, errors, parallel
+from rrd_jax import checkpoints, data, parallel
 from rrd_jax.data import sanity
 from rrd_jax.data.augment.views import Views
 from rrd_jax.data.feeds import feed
@@ -26,7 +26,7 @@ from rrd_jax.objectives.batch import Batch
 from rrd_jax.run_folder import startup_time, tracing
 from rrd_jax.run_folder.metrics_writer import Clock, MetricsWriter, speeds
 from rrd_jax.teacher.frozen import FrozenNetwork
-from rrd_jax.terminal import console
+from rrd_jax.terminal import console, interrupts
 from rrd_jax.training import stage
 from rrd_jax.training.recipe import Recipe, Training
 from rrd_jax.training.step import Split
@@ -61,7 +61,7 @@ def fit(
       DivergedError: a loss is not finite.
       InputError: a checkpoint can be neither read nor written.
       KeyboardInterrupt: Ctrl-C was pressed; the state is saved.
-      PreemptedError: the process received SIGTERM; the state is saved.
+      PreemptedError: the process received SIGTERM or SIGHUP; the state is saved.
     """
     if result := finished(folder, recipe.training.epochs, dataset.version):
         if profile:
@@ -69,6 +69,7 @@ def fit(
         return result
     with (
         parallel.stop_requests() as request,
+        contextlib.ExitStack() as stack,
         checkpoints.Checkpoints(folder / "checkpoints") as manager,
     ):
         run = runs.create(recipe, folder, dataset, mesh, teacher, manager)
@@ -77,7 +78,7 @@ def fit(
         position = runs.resume(run) or _begin(run, start)
         startup_time.phase("state")
         trace = tracing.Trace(folder.absolute() / "profile", profile)
-        _train(run, position, _Stops(request, position), trace)
+        _train(run, position, _Stops(request, position, stack), trace)
         return Result(**position.progress.result)
 
 
@@ -103,20 +104,26 @@ def _begin(run: Run, start: pretrained.InitialWeights | None) -> Position:
 
 
 class _Stops:
-    """Requests to stop a run by SIGTERM or Ctrl-C.
+    """Requests to stop a run by a signal.
 
     Args:
       request: stop requests from `parallel.stop_requests`.
       position: the position of the run.
+      stack: receives the context `interrupts.postponed` after the first step.
     """
 
-    def __init__(self, request: parallel.StopRequests, position: Position):
-        self._request, self._position, self._signal = request, position, 0
+    def __init__(
+        self, request: parallel.StopRequests, position: Position, stack: contextlib.ExitStack
+    ):
+        self._request, self._position, self._stack = request, position, stack
+        self._signal, self._can_save = 0, False
 
     def after_step(self) -> bool:
         """Returns True if the run has to stop after a step; from now on the run can be saved."""
         self._signal = self._request(self._position.step)
-        self._request.can_save = True
+        if parallel.process_share() == (0, 1) and not self._can_save:
+            self._can_save = True
+            self._stack.enter_context(interrupts.postponed())
         return bool(self._signal)
 
     def between_steps(self) -> bool:
@@ -127,11 +134,12 @@ class _Stops:
 
     def error(self, folder: pathlib.Path) -> BaseException:
         """Creates the exception that ends the run in `folder` after its state is saved."""
-        by_hand = self._signal == signal.SIGINT
-        kind = KeyboardInterrupt if by_hand else errors.PreemptedError
-        return kind(
-            f"stopped by {'Ctrl-C' if by_hand else 'SIGTERM'}; step {self._position.step} is saved"
-            f" in {folder / 'checkpoints'}; run the same command again to resume"
+        # JAX's agreement of several processes on a step, which SIGTERM starts, names no signal.
+        number = signal.SIGTERM if self._signal is True else self._signal
+        return interrupts.error(
+            number,
+            f"; step {self._position.step} is saved in {folder / 'checkpoints'}; run the same"
+            " command again to resume",
         )
 
 
@@ -234,6 +242,7 @@ def _make_steps(run: Run, position: Position, session: _Session, trace: tracing.
             if steps.prepare(position.step, count, teacher, batch):
                 speed.clock.exclude(time.monotonic() - start)
                 speed.clock.mark(position.step)
+            interrupts.check()
             logged = steps(position, count, teacher, batch)
             if startup_time.is_timing():
                 speed.note_first_step(run.training.label, logged)

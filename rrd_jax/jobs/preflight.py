@@ -144,7 +144,7 @@ def _check_custom(
 
 
 def _check_memory(needs: dict[str, Any], memory: int) -> None:
-    """Raises an InputError for arrays that exceed the memory of all hosts and devices.
+    """Raises a FieldError for arrays that exceed the memory of all hosts and devices.
 
     Args:
       needs: shapes of arrays, by the first words of the error message about them.
@@ -157,7 +157,7 @@ def _check_memory(needs: dict[str, Any], memory: int) -> None:
         largest = max(leaves, key=lambda leaf: leaf.size)
         axes = " x ".join(map(str, largest.shape))
         size = largest.size * largest.dtype.itemsize / 1e9
-        raise errors.InputError(
+        raise errors.FieldError(
             f"{subject} more than the {memory / 1e9:.3g} GB of memory: the largest array is {axes}"
             f" x {largest.dtype.itemsize} bytes = {size:.3g} GB; reduce this array or the"
             " batch size"
@@ -181,11 +181,11 @@ def _check_embeddings(choice: AlignmentChoice, dataset: data.Dataset, *outputs: 
 
 
 def _check_steps(job: Job, examples: int) -> None:
-    """Raises an InputError if the number of steps exceeds 32 bits."""
+    """Raises a FieldError if the number of steps exceeds 32 bits."""
     for part in (job.student, *(teacher.part for teacher in job.teachers)):
         epochs, steps = part.training.epochs, examples // part.training.batch_size
         if epochs * steps >= 2**31:
-            raise errors.InputError(
+            raise errors.FieldError(
                 f"train.epochs {epochs} x {steps} steps = {epochs * steps}, but the number of steps"
                 " must be less than 2**31; reduce train.epochs"
             )

@@ -17,6 +17,7 @@ from rrd_jax.data.images import example_forms, reader
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions
 from rrd_jax.library.quiet import quietly
+from rrd_jax.terminal import interrupts
 
 
 class Guess(NamedTuple):
@@ -163,6 +164,7 @@ class Predictor:
         rows, files, unread = [], [], []
         with contextlib.closing(read):
             for number, (image, result) in enumerate(read):
+                interrupts.check()
                 file = os.fspath(image) if _is_path(image) else str(number)
                 if isinstance(result, errors.InputError):
                     unread.append(Unread(file, str(result)))

@@ -130,11 +130,11 @@ def with_mesh(mesh: Mesh, function: Callable[_Arguments, _Result]) -> Callable[_
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
-    """Raises an InputError if the parts of a batch cannot be split evenly over the mesh."""
+    """Raises a FieldError if the parts of a batch cannot be split evenly over the mesh."""
     if batch_size % (mesh.size * accumulate):
         parts = f"{mesh.size} devices"
         parts += f" times train.accumulate={accumulate}" if accumulate > 1 else ""
-        raise errors.InputError(
+        raise errors.FieldError(
             f"train.batch_size={batch_size} is not a multiple of the {parts}; set it to a"
             f" multiple of {mesh.size * accumulate}"
         )

@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from rrd_jax import errors
+from rrd_jax.terminal import interrupts
 
 _Result = TypeVar("_Result")
 # Seconds for the other processes to start.
@@ -61,7 +62,7 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
     # JAX detects no other processes.
     except ValueError as error:
         if processes or process_id:
-            raise errors.InputError(
+            raise errors.FieldError(
                 f"--processes={processes} --process_id={process_id} needs the address of process 0;"
                 " add --coordinator=HOST:PORT"
             ) from error
@@ -96,7 +97,7 @@ def _find_coordinator(address: str, processes: int, process_id: int) -> None:
     """Waits until process 0 answers; returns immediately in process 0."""
     host_and_port = _parse(address)
     if process_id >= processes:
-        raise errors.InputError(
+        raise errors.FieldError(
             f"--process_id={process_id} is too large for --processes={processes}; with"
             f" --coordinator, set --process_id from 0 to {processes - 1}"
         )
@@ -109,7 +110,7 @@ def _parse(address: str) -> tuple[str, int]:
     """Splits HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise errors.InputError(
+        raise errors.FieldError(
             f"invalid --coordinator={address}; set HOST:PORT, for example 10.0.0.2:1234"
         )
     return host.strip("[]"), int(port)
@@ -224,14 +225,14 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class StopRequests:
-    """Requests by SIGTERM and Ctrl-C to stop a run between two steps.
+    """Requests by a signal to stop a run between two steps.
 
-    Attributes:
-      can_save: True once a step can be saved; until then, Ctrl-C interrupts the process.
+    Args:
+      has_peers: whether the run has several processes.
     """
 
     def __init__(self, has_peers: bool):
-        self.can_save, self._has_peers, self._signal = False, has_peers, 0
+        self._has_peers = has_peers
 
     def __call__(self, step: int) -> int:
         """Returns True, or the signal's number, to stop after a step; must be called at each step.
@@ -240,44 +241,24 @@ class StopRequests:
         """
         # With several processes, JAX handles SIGTERM, and the processes agree on a step.
         if self._has_peers:
+            interrupts.check()
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._signal
-
-    def handle(self, number: int, frame: object) -> None:
-        """Handles a signal; a second Ctrl-C interrupts the process."""
-        del frame
-        if number == signal.SIGINT and (not self.can_save or self._signal == number):
-            raise KeyboardInterrupt
-        self._signal = number
-
-    def raise_pending(self) -> None:
-        """Raises the exception for a signal that arrived too late to stop the run."""
-        if self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._signal:
-            raise errors.PreemptedError("stopped by SIGTERM; run the same command again to resume")
+        return interrupts.received()
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Returns a context in which SIGTERM and Ctrl-C request a stop instead of ending the process.
+    """Returns a context in which signals request a stop instead of ending the process.
 
-    With several processes, which must stop together, Ctrl-C interrupts immediately.
+    With several processes, which must stop together, Ctrl-C interrupts immediately, and JAX handles
+    SIGTERM.
 
     Raises:
       KeyboardInterrupt: Ctrl-C arrived too late to stop the run.
-      PreemptedError: SIGTERM arrived too late to stop the run.
+      PreemptedError: another signal arrived too late to stop the run.
     """
-    requests = StopRequests(jax.process_count() > 1)
-    is_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = [signal.SIGTERM, signal.SIGINT] if is_main_thread and jax.process_count() == 1 else []
-    # `nohup` and `&` ignore SIGINT.
-    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
-        numbers = numbers[:1]
-    before = {number: signal.signal(number, requests.handle) for number in numbers}
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    requests.raise_pending()
+    has_peers = jax.process_count() > 1
+    mode = interrupts.Mode.RAISE if has_peers else interrupts.Mode.RECORD
+    signals = [n for n in interrupts.SIGNALS if not (has_peers and n == signal.SIGTERM)]
+    with interrupts.handled(mode, signals):
+        yield StopRequests(has_peers)

@@ -13,6 +13,12 @@ standard error. The exit code is 0 if all images were read, 1 for an invalid fla
 input or unreadable images. Unreadable images are listed and skipped.
 """
 
+from rrd_jax.terminal import interrupts
+
+if __name__ == "__main__":
+    # A signal during the imports ends the program with its exit code.
+    interrupts.install()
+
 import contextlib
 import functools
 import pathlib
@@ -122,7 +128,7 @@ def main(argv: list[str]) -> None:
         )
     if len(argv) < 2:
         cli.stop(1, "no images given; name files or folders, or - to read names from stdin")
-    cli.guard(functools.partial(_run, argv[1:]), stopped="stopped")
+    cli.guard(functools.partial(_run, argv[1:]), stopped="stopped", polls=True)
 
 
 def _run(names: list[str]) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pathlib
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import IO, Any
 from rrd_jax import __version__, checkpoints, errors, parallel
 from rrd_jax.run_folder import atomic_write, provenance
 from rrd_jax.run_folder.config_fields import flatten
-from rrd_jax.terminal import console, runtime_errors
+from rrd_jax.terminal import console, interrupts, runtime_errors
 
 # Error numbers of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
@@ -213,9 +214,10 @@ def _wait_for(path: pathlib.Path, stop: Callable[[], bool], locks: contextlib.Ex
                 console.progress("teacher", ["waiting for another run that computes the cache"])
                 time.sleep(_POLL)
             if may_stop and stop():
-                raise errors.PreemptedError(
-                    "stopped by SIGTERM while waiting for another run to compute the teacher cache;"
-                    " run the same command again to continue"
+                raise interrupts.error(
+                    interrupts.received() or signal.SIGTERM,
+                    " while waiting for another run to compute the teacher cache; run the same"
+                    " command again to continue",
                 )
 
 

@@ -14,7 +14,6 @@ flag, and 2 for a folder without runs.
 import contextlib
 import functools
 import os
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 
 from rrd_jax import errors
-from rrd_jax.terminal import cli, console
+from rrd_jax.terminal import cli, console, interrupts
 
 if TYPE_CHECKING:
     from rrd_jax.runs.status import Run
@@ -152,15 +151,16 @@ def _table(runs: list["Run"], names: list[str], width: int | None) -> str:
 
 
 def _watch(folder: str) -> None:
-    """Updates the table until Ctrl-C, and then restores the previous content of the screen."""
+    """Updates the table until Ctrl-C, and then restores the previous content of the screen.
+
+    The exception of another signal passes through Live, which also restores the screen.
+    """
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     # This first call reports invalid flags before the screen is replaced.
     runs, names = _read(folder)
-    # On SIGTERM, the exception passes through Live, which restores the screen.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     screen = Console()
     with (
         contextlib.suppress(KeyboardInterrupt),
@@ -176,6 +176,7 @@ def _watch(folder: str) -> None:
             live.update(text, refresh=True)
             time.sleep(_WATCH.value)
             runs, names = _read(folder)
+    interrupts.clear()
 
 
 def _diff(names: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Computation of a teacher's outputs for all views of the training images."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -8,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from rrd_jax import errors, networks, parallel
+from rrd_jax import networks, parallel
 from rrd_jax.cpu import compiling
 from rrd_jax.data.augment.pipeline import Augment
 from rrd_jax.data.feeds import feed
 from rrd_jax.teacher import step_outputs
-from rrd_jax.terminal import console
+from rrd_jax.terminal import console, interrupts
 
 # Pixels per device and call; a CPU is slower if they do not fit into its caches.
 _PIXELS = {"cpu": 2**18, "others": 2**21}
@@ -70,9 +71,10 @@ def fill(
         console.progress("teacher", [f"caching all views: {i * count / len(padded):.0%}"])
         if stop():
             _store(waiting, store)
-            raise errors.PreemptedError(
-                "stopped by SIGTERM while caching the teacher's embeddings; run the same command"
-                " again to continue"
+            # In a run with several processes, JAX handles SIGTERM.
+            raise interrupts.error(
+                interrupts.received() or signal.SIGTERM,
+                " while caching the teacher's embeddings; run the same command again to continue",
             )
     _store(waiting, store)
 

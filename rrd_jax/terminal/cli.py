@@ -5,13 +5,13 @@ A command prints an error as a message and ends with one of these exit codes:
 | code | reason                                                                                    |
 |------|-------------------------------------------------------------------------------------------|
 | 0    | the command finished, or --help was passed                                                |
-| 1    | invalid flag or config field, or a config file that cannot be run                         |
+| 1    | invalid flag or value of a config field, or a config file that cannot be run              |
 | 2    | other invalid input: data, weights, the workdir of another run                            |
 | 3    | the loss is not finite                                                                    |
 | 69   | a platform, device or library is not available                                            |
 | 70   | unexpected error; the message names the file with the traceback                           |
 | 74   | a disk, or the file of standard output, is full or cannot be written                      |
-| 75   | interrupted by SIGTERM or a lost device or process; run the same command again to resume  |
+| 75   | stopped by SIGTERM, SIGHUP or a lost device or process; run the same command again        |
 | 130  | Ctrl-C: a run first saves its state; a second Ctrl-C ends it immediately                  |
 | 141  | the reader of standard output closed the pipe, as after `| head -1`                       |
 
@@ -36,13 +36,14 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from rrd_jax import errors
-from rrd_jax.terminal import config_errors, console, crashes, runtime_errors
+from rrd_jax.terminal import config_errors, console, crashes, interrupts, runtime_errors
 
 # The first class that matches an error determines the exit code. Of sysexits.h, 74 is EX_IOERR, 69
 # is EX_UNAVAILABLE, and 75 is EX_TEMPFAIL.
 _CODES: dict[type[Exception], int] = {
     errors.DiskError: 74,
     errors.UnavailableError: 69,
+    errors.FieldError: 1,
     errors.InputError: 2,
     OSError: 2,
     errors.DivergedError: 3,
@@ -111,6 +112,8 @@ def guard(
     job: Callable[[], object],
     stopped: str = "stopped; run the same command again to resume from the last checkpoint",
     folder: Callable[[], pathlib.Path] | None = None,
+    *,
+    polls: bool = False,
 ) -> None:
     """Runs a job; an exception ends the program with a message and an exit code.
 
@@ -118,10 +121,17 @@ def guard(
       job: the function to run.
       stopped: the message for Ctrl-C; a KeyboardInterrupt with a message replaces it.
       folder: returns the workdir, where the traceback of an unexpected error is written.
+      polls: whether the job calls `interrupts.check` between its parts. Otherwise, a signal raises
+        an exception at once.
     """
     _prepare_process()
+    mode = interrupts.Mode.RECORD if polls else interrupts.Mode.RAISE
     try:
-        with _second_interrupt_ends(), runtime_errors.translated():
+        with (
+            interrupts.handled(mode),
+            _second_interrupt_ends(),
+            runtime_errors.translated(),
+        ):
             try:
                 job()
             except (OSError, errors.DiskError):

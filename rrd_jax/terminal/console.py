@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from rrd_jax import errors
-from rrd_jax.terminal import tables
+from rrd_jax.terminal import interrupts, tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,11 +67,18 @@ def error(text: str) -> None:
 def progress(label: str, parts: Sequence[str]) -> None:
     """Replaces the progress line of a terminal; a log file gets a line at most once a minute.
 
+    All work that shows its progress can be interrupted: a signal that was received ends the work.
+
     Args:
       label: name of the work in progress.
       parts: texts, the most important first; texts at the end are omitted if they do not fit.
+
+    Raises:
+      KeyboardInterrupt: see `interrupts.check`.
+      PreemptedError: see `interrupts.check`.
     """
     global _progress_cells, _last_line
+    interrupts.check()
     if not overwrites():
         now = time.monotonic()
         # The first call starts the first minute.

@@ -337,7 +337,7 @@ def test_errors_of_stock_tfds_sets_name_tensorflow_or_the_failure(run, tmp_path,
     ("flags", "code", "message"),
     [
         ((), 1, "--name is missing; known: digits, fashion_mnist, cifar10"),
-        (("--name=cifar1000",), 2, "unknown data set 'cifar1000'; did you mean 'cifar100'?"),
+        (("--name=cifar1000",), 1, "unknown data set 'cifar1000'; did you mean 'cifar100'?"),
         (("--name=emnist/x",), 2, "'emnist/x' cannot be opened"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from rrd_jax import errors, parallel
 from rrd_jax.parallel import processes
+from rrd_jax.terminal import interrupts
 
 
 def test_a_coordinator_that_does_not_answer_is_reported(monkeypatch):
@@ -28,7 +29,7 @@ def test_a_single_slurm_task_does_not_start_distributed_jax(monkeypatch):
     assert not jax.distributed.is_initialized()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_requests_a_stop_and_is_passed_to_the_run(number):
     before = signal.getsignal(number)
     # The run continues after the request.
@@ -38,24 +39,11 @@ def test_a_signal_requests_a_stop_and_is_passed_to_the_run(number):
 
 
 def _request_stop(number):
-    with parallel.stop_requests() as stop:
+    with parallel.stop_requests() as stop, interrupts.postponed():
         assert not stop(1)
-        stop.can_save = True
         signal.raise_signal(number)
+        interrupts.check()
         assert stop(2) == stop(3) == number
-
-
-def test_ctrl_c_interrupts_before_there_is_a_state_to_save():
-    with parallel.stop_requests(), pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_a_second_ctrl_c_interrupts():
-    stop = parallel.StopRequests(has_peers=False)
-    stop.can_save = True
-    stop.handle(signal.SIGINT, None)
-    with pytest.raises(KeyboardInterrupt):
-        stop.handle(signal.SIGINT, None)
 
 
 def test_ctrl_c_is_ignored_if_the_process_ignores_it():

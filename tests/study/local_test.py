@@ -11,6 +11,7 @@ import pytest
 
 from experiments.study import local
 from rrd_jax import errors
+from rrd_jax.terminal import interrupts
 
 _ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -142,22 +143,25 @@ def test_a_worker_with_an_error_ends_the_other_workers(tmp_path, code, kind):
 _PARENT = """
     import pathlib, sys
     from experiments.study import local
+    from rrd_jax.terminal import cli
 
-    local.end_at_sigterm()
     worker = '''
     import pathlib, time
     from experiments.study import local
     from rrd_jax import errors
-    local.prepare_worker()
-    try:
-        pathlib.Path("{folder}/ready").touch()
-        time.sleep(100)
-    except errors.PreemptedError:
-        pathlib.Path("{folder}/saved").touch()
+    from rrd_jax.terminal import cli
+    def work():
+        local.prepare_worker()
+        try:
+            pathlib.Path("{folder}/ready").touch()
+            time.sleep(100)
+        except errors.PreemptedError:
+            pathlib.Path("{folder}/saved").touch()
+    cli.guard(work)
     '''
     import textwrap
     command = [sys.executable, "-c", textwrap.dedent(worker)]
-    local.run([command], [pathlib.Path("{folder}/log")], lambda: None)
+    cli.guard(lambda: local.run([command], [pathlib.Path("{folder}/log")], lambda: None))
     """
 
 
@@ -194,15 +198,14 @@ def test_a_worker_whose_command_has_ended_does_not_start(tmp_path):
     assert "PreemptedError: the process that started this worker has ended" in process.stderr
 
 
-def test_a_sigterm_that_a_library_caught_stops_the_worker_before_the_next_run(monkeypatch):
-    monkeypatch.setattr(local, "_received", [])
-    handler = signal.getsignal(signal.SIGTERM)
+def test_a_sigterm_that_a_library_caught_stops_the_worker_before_the_next_run():
     local.check_stop()
-    local.end_at_sigterm()
-    try:
-        with contextlib.suppress(Exception):
-            os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(errors.PreemptedError, match="stopped by SIGTERM"):
-            local.check_stop()
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with pytest.raises(errors.PreemptedError, match="stopped by SIGTERM"):
+        _swallow_sigterm()
+
+
+@interrupts.handled(interrupts.Mode.RAISE)
+def _swallow_sigterm():
+    with contextlib.suppress(Exception):
+        os.kill(os.getpid(), signal.SIGTERM)
+    local.check_stop()

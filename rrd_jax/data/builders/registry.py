@@ -60,7 +60,7 @@ def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.Datas
     except tfds.core.DatasetNotFoundError:
         tfds_names = tfds.list_builders(with_community_datasets=False)
         hint = errors.hint(name.lower(), [*DATASETS, "image_folder", *tfds_names])
-        raise errors.InputError(
+        raise errors.FieldError(
             f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)}, image_folder and all"
             " TFDS data sets of labeled images"
         ) from None
