@@ -28,7 +28,7 @@ def _config(teacher="", method="rrd", **fields):
 def test_a_student_without_labels_has_no_classifier_and_is_selected_by_its_held_out_loss(
     tiny_teacher, tmp_path, capsys
 ):
-    (result,) = launch.run(_config(tiny_teacher), tmp_path / "a")
+    *_, result = launch.run(_config(tiny_teacher), tmp_path / "a")
     output = capsys.readouterr().out
     assert "cross-entropy (ce) omitted" in output
     assert "held-out loss" in output
@@ -75,7 +75,7 @@ def test_labels_do_not_change_the_student(tiny_teacher, tmp_path):
 
 
 def test_kd_needs_no_labels(tiny_teacher, tmp_path):
-    (result,) = launch.run(_config(tiny_teacher, "kd"), tmp_path)
+    *_, result = launch.run(_config(tiny_teacher, "kd"), tmp_path)
     assert result.top1 is None
     assert 0 <= result.agreement <= 100
     assert result.loss > 0
@@ -193,7 +193,7 @@ def _folder_config(root, file):
 
 def test_a_folder_of_images_and_a_backbone_are_enough_for_a_student(photographs, tmp_path, capsys):
     root, file = photographs
-    (result,) = launch.run(_folder_config(root, file), tmp_path / "run")
+    *_, result = launch.run(_folder_config(root, file), tmp_path / "run")
     output = capsys.readouterr().out
     assert "broken.png" in output
     assert "held-out loss" in output

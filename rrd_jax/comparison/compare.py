@@ -93,7 +93,7 @@ def run(
         networks.append(_measure_ensemble(networks[1:], teachers, images))
         latencies += _ensemble_latencies(latencies, [member.role for member in teachers])
     about = {
-        "dataset": str(student.about.training.get("dataset", "")),
+        "dataset": student.about.dataset_name,
         "machine": f"{_processor()}, {len(latency.cores())} cores",
     }
     report = Report(str(path), about, networks, latencies, left_out)

@@ -48,6 +48,7 @@ class Dataset:
       reopen: opens the data with another source, as for a teacher with other training images.
       labelled: whether the student learns from labels; if False, labels of the feeds are invalid.
       labelled_subset: other labeled images for the evaluation of embeddings; None for none.
+      display_name: name for people: the version, or for a folder its name.
     """
 
     version: str
@@ -60,6 +61,7 @@ class Dataset:
     reopen: Callable[[Source], "Dataset"] | None = None
     labelled: bool = True
     labelled_subset: "Dataset | None" = None
+    display_name: str = ""
 
     @property
     def resize(self) -> int | None:
@@ -149,6 +151,7 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
         summary=_summarize(source, splits),
         reopen=reopen,
         labelled=source.use_labels,
+        display_name=splits.display_name or splits.version,
     )
 
 

@@ -87,6 +87,11 @@ class ModelInfo:
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def dataset_name(self) -> str:
+        """The name of the data set for people; "" if unknown."""
+        return str(self.training.get("dataset_name") or self.training.get("dataset") or "")
+
     def class_name(self, label: int) -> str:
         """Returns the name of a class, or the label as text if classes have no names."""
         return self.class_names[label] if self.class_names else str(label)

@@ -84,6 +84,7 @@ class Splits:
       class_names: names in the order of labels; () if unknown.
       summary: summary of the data by their source.
       shared: number of examples that are in both splits.
+      display_name: name for people, such as the name of a folder; "" for the version.
     """
 
     version: str
@@ -94,6 +95,7 @@ class Splits:
     class_names: tuple[str, ...] = ()
     summary: Summary = dataclasses.field(default_factory=Summary)
     shared: int = 0
+    display_name: str = ""
 
     def without_labels(self) -> "Splits":
         """Returns the splits without labels and classes."""

@@ -377,6 +377,7 @@ def _prepare_teacher(part: Part, setting: Setting) -> Setting:
     dataset = teacher_setting.dataset
     if dataset.version != setting.dataset.version and parallel.is_main():
         console.say(
-            f"[{part.training.label}] training images: {len(dataset.train):,} of {dataset.version}"
+            f"[{part.training.label}] training images: {len(dataset.train):,} of"
+            f" {dataset.display_name}"
         )
     return teacher_setting

@@ -33,6 +33,7 @@ def describe_run(
         training={
             "run": training.label,
             "dataset": dataset.version,
+            "dataset_name": dataset.display_name,
             "images": len(dataset.train),
             "parameters": parameters,
             "objectives": {name: float(term.weight) for name, term in terms.items()},

@@ -84,9 +84,9 @@ def render(name: str, about: ModelInfo, *, parameters: int = 0, timm: bool = Fal
     """
     about = public(about)
     # The name of a data set can contain the path of its folder.
-    if "dataset" in about.training:
-        dataset = without_folders(str(about.training["dataset"]))
-        about = dataclasses.replace(about, training={**about.training, "dataset": dataset})
+    if name := about.dataset_name:
+        names = {"dataset_name": without_folders(name)}
+        about = dataclasses.replace(about, training={**about.training, **names})
     sections = [
         *_network(about, parameters),
         *_usage(name, about, timm),
@@ -99,7 +99,7 @@ def render(name: str, about: ModelInfo, *, parameters: int = 0, timm: bool = Fal
 
 def _front_matter(about: ModelInfo, timm: bool) -> Iterator[str]:
     """Yields the lines of the YAML front matter."""
-    dataset = str(about.training.get("dataset", ""))
+    dataset = about.dataset_name
     task = "image-classification" if about.num_classes else "image-feature-extraction"
     tags = [task, *(["timm"] if timm else []), "rrd_jax", "jax"]
     if about.training.get("teachers"):
@@ -123,8 +123,11 @@ def _front_matter(about: ModelInfo, timm: bool) -> Iterator[str]:
 
 
 def _slug(dataset: str) -> str:
-    """Returns a data set's name in the form of model hubs, such as digits for digits/2.0.0."""
-    first = re.split(r"[/ :]", dataset.strip().removeprefix("hf:"))[0]
+    """Returns a data set's name in the form of model hubs, such as digits for digits/2.0.0.
+
+    Changes of the training images and digests are omitted.
+    """
+    first = re.split(r"[/:]| with | (?=[0-9a-f]+$)", dataset.strip().removeprefix("hf:"))[0]
     return re.sub(r"[^\w.-]+", "-", first, flags=re.ASCII).strip("-.")
 
 
@@ -199,7 +202,7 @@ def _training(about: ModelInfo) -> Iterator[str]:
         "initial weights": origin.get("checkpoint"),
         "digest of the initial weights": origin.get("digest"),
         "initial classifier": origin.get("head"),
-        "data": training.get("dataset"),
+        "data": about.dataset_name,
         "training images": training.get("images"),
         "epochs": training.get("epochs"),
         "loss": " + ".join(

@@ -194,9 +194,13 @@ def warn_about_other_data(
     """Warns about a network trained on another data set; degradation of data is ignored."""
     trained_on = meta.get("dataset")
     if trained_on and not data.have_same_origin(trained_on, dataset.version):
+        stored = (meta.get("about") or {}).get("training", {}).get("dataset_name", trained_on)
+        names = f"{stored}, but the data set is {dataset.display_name}"
+        if stored == dataset.display_name:
+            names = f"{trained_on}, but the data set is {dataset.version}"
         console.warn(
-            f"the network in {path} was trained on {trained_on}, but the data set is"
-            f" {dataset.version}; make sure that both have identical classes in the same order"
+            f"the network in {path} was trained on {names}; make sure that both have identical"
+            " classes in the same order"
         )
 
 

@@ -15,14 +15,12 @@ def without_empty_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) 
     The first column names the rows and remains. A table without rows keeps its header.
     """
     columns = list(zip(*rows, strict=True))
-    columns_with_values = [
+    indices = [
         i
         for i in range(len(header))
         if not i or not columns or any(str(cell).strip() not in EMPTY for cell in columns[i])
     ]
-    return [header[i] for i in columns_with_values], [
-        [row[i] for i in columns_with_values] for row in rows
-    ]
+    return [header[i] for i in indices], [[row[i] for i in indices] for row in rows]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

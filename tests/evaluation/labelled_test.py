@@ -66,7 +66,7 @@ def test_each_evaluation_has_metrics_of_student_random_weights_and_teacher(evalu
     for row in launch.rows(evaluated_run[0]):
         names = {name.removeprefix("proof/") for name in row if name.startswith("proof/")}
         assert names == classified
-    (result,) = json.loads((evaluated_run[0] / "results.json").read_text())
+    *_, result = json.loads((evaluated_run[0] / "results.json").read_text())
     header, cells = alignment.table({result["label"]: result["proof"]})
     assert header == ("embeddings of", "20-NN top-1", "probe top-1")
     assert [cell[0] for cell in cells] == ["random weights", "distilled, rrd", "teacher"]

@@ -197,7 +197,7 @@ def test_a_run_on_an_image_folder_resumes_only_with_unchanged_images(tmp_path, d
     with pytest.raises(errors.InputError, match=message):
         launch.run(config, tmp_path / "run")
     new.unlink()
-    (result,) = launch.run(config, tmp_path / "run")
+    *_, result = launch.run(config, tmp_path / "run")
     assert result.model == "tiny"
 
 

@@ -105,7 +105,7 @@ def _check(workdirs, folder, number):
     shutil.copytree(source, folder)
     damages = _damage_files(folder, chance)
     try:
-        (result,), message = launch.run(_config(), folder), None
+        (*_, result), message = launch.run(_config(), folder), None
     except errors.InputError as error:
         result, message = None, str(error)
     except BaseException as error:

@@ -67,7 +67,7 @@ def test_a_run_starts_from_weights_and_resumes_without_them(tmp_path, capsys):
     config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"))
     config.optimizer.learning_rate = 1e-12
     launch.run(config, tmp_path / "uninterrupted")
-    assert f"[student] starts from {tmp_path / 'weights'}\n" in capsys.readouterr().out
+    assert f"[teacher] starts from {tmp_path / 'weights'}\n" in capsys.readouterr().out
     trained, meta = checkpoints.load_student(tmp_path / "uninterrupted")
     for name, leaf in _weights(variables["params"]).items():
         np.testing.assert_allclose(_weights(trained["params"])[name], leaf, atol=1e-9, rtol=0)
@@ -286,7 +286,7 @@ def test_relations_do_not_need_common_classes(tmp_path, capsys):
     fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "train.epochs": 1}
     for cache in ("off", "on"):
         config = launch.digits("smoke,tiny-tiny,rrd", **fields, **{"teacher.cache": cache})
-        (result,) = launch.run(config, tmp_path / cache)
+        *_, result = launch.run(config, tmp_path / cache)
         assert result.agreement is None
     assert "agreement is not measured" in capsys.readouterr().out
     losses = [launch.rows(tmp_path / cache)[-1]["train/loss/rrd"] for cache in ("off", "on")]

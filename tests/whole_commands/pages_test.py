@@ -1,9 +1,12 @@
 """Lines and tables of whole commands: names of runs, columns, time left."""
 
+import json
 import pathlib
 import re
 
 import pytest
+
+from tests.data import folders
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +52,18 @@ def test_the_table_has_the_row_of_a_teacher_from_a_checkpoint(teacher, commands,
         best = float(_table(teacher[0])["teacher"]["best (epoch)"].split()[0])
         assert float(row["test top-1, last epoch"]) == best
         assert pathlib.Path(row["checkpoints"]) == pathlib.Path(f"{folder}@best")
+
+
+def test_a_folder_is_called_by_its_name(commands, tmp_path):
+    root = tmp_path / "my photos"
+    folders.fill(root, number=20)
+    config = "--config=configs/image_folder.py:resnet8"
+    size = ("--config.data.image_size=8", "--config.train.batch_size=4", "--config.train.epochs=1")
+    flags = (config, f"--config.data.manual_dir={root}", *size, f"--workdir={tmp_path / 'run'}")
+    outcome = commands.run(*flags)
+    assert outcome.code == 0, outcome.err
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "- data: `my photos`" in card
+    assert "image_folder/" not in card + outcome.out
+    stored = json.loads((tmp_path / "run" / "model.json").read_text())["training"]
+    assert stored["dataset"].startswith("image_folder/")

@@ -58,7 +58,16 @@ def open_source(source: Source) -> Splits:
         train, test = (
             _random_images(source.mock_examples, len(plan.classes) or 1, seed) for seed in range(2)
         )
-    return Splits(version, len(plan.classes), 3, train, test, plan.classes, summary)
+    return Splits(
+        version,
+        num_classes=len(plan.classes),
+        channels=3,
+        train=train,
+        test=test,
+        class_names=plan.classes,
+        summary=summary,
+        display_name=errors.printable(os.path.basename(os.path.abspath(folder.root))),
+    )
 
 
 def open_splits(

@@ -99,7 +99,10 @@ def degrade(source: Source, splits: Splits) -> Splits:
     summary += Summary(details=_details(source, splits, train))
     fields = ", ".join([*changes, f"noise_seed {seed}"])
     version = f"{splits.version} with {fields} ({_digest(train)})"
-    return dataclasses.replace(splits, version=version, train=train, summary=summary)
+    name = splits.display_name and f"{splits.display_name} with {fields}"
+    return dataclasses.replace(
+        splits, version=version, train=train, summary=summary, display_name=name
+    )
 
 
 def origin(version: str) -> str:

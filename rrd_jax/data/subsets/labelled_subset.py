@@ -60,7 +60,7 @@ def describe(subset: Dataset) -> str:
     """Returns a log line about the labeled images."""
     return (
         f"eval.labelled: {len(subset.train):,} images of {subset.num_classes:,} classes,"
-        f" {len(subset.test):,} test images, from {subset.version}"
+        f" {len(subset.test):,} test images, from {subset.display_name}"
     )
 
 
