@@ -120,13 +120,14 @@ class Worker:
             self._check_start(run)
             # The study's folder may have been moved since the run started.
             moves = ("student.checkpoint",) if run.follows else ()
-            with runtime_errors.translated(), _claim(folder, run.job, self._part(run), moves):
+            claim = _claim(folder, run.job, self._part(run), moves)
+            with runtime_errors.translated(), claim as confirm:
                 # Another worker may have finished the run in the meantime.
                 if self._is_settled(run):
                     return
                 teachers = [self._plan.folder / path for path in run.teachers]
                 with attempts.count_attempt(folder, self._launch, teachers):
-                    self._execute_locked(run)
+                    self._execute_locked(run, confirm)
                 attempts.delete_failure(folder)
         except _NOT_FAILED:
             raise
@@ -151,8 +152,13 @@ class Worker:
             )
         raise errors.InUseError(f"{folder} is not finished")
 
-    def _execute_locked(self, run: Run) -> None:
-        """Trains the missing teachers of a run, trains the run, and computes its measures."""
+    def _execute_locked(self, run: Run, confirm: Callable) -> None:
+        """Trains the missing teachers of a run, trains the run, and computes its measures.
+
+        Args:
+          run: the run, whose folder is locked.
+          confirm: stores the config of the run, see `job.claim`.
+        """
         folder, student = self._folder(run.name), self._part(run)
         try:
             dataset = self._dataset(student)
@@ -171,6 +177,7 @@ class Worker:
                 if teacher:
                     plan = recipe.create(student.training, dataset.num_classes, len(dataset.train))
                     preflight.check_teacher(plan, dataset, teacher.network)
+                confirm(teacher)
                 _train(student, folder, setting, teacher)
                 self._trained += 1
             self._measure(run, dataset)
@@ -212,10 +219,11 @@ class Worker:
         if reason := self._failure(folder):
             raise errors.InputError(f"the teacher of the run failed: {reason}")
         try:
-            with runtime_errors.translated(), _claim(folder, owner.job, part):
+            with runtime_errors.translated(), _claim(folder, owner.job, part) as confirm:
                 if is_finished(folder, part.training.epochs):
                     return
                 dataset = self._data and self._data[0] == repr(part.source) and self._data[1]
+                confirm(None)
                 with attempts.count_attempt(folder, self._launch):
                     _train(part, folder, job.prepare(part, dataset or None))
                 attempts.delete_failure(folder)
@@ -313,7 +321,7 @@ def _train(
 
 def _claim(
     folder: pathlib.Path, study_job: Job, part: Part, free: tuple[str, ...] = ()
-) -> contextlib.AbstractContextManager[None]:
+) -> contextlib.AbstractContextManager[Callable[[FrozenNetwork | None], None]]:
     """Locks a folder; fields without effect may differ from those of the previous start.
 
     Args:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from rrd_jax import checkpoints, data, errors, networks, parallel
 from rrd_jax.data.source import Source
 from rrd_jax.data.subsets import labelled_subset
 from rrd_jax.evaluation import alignment
-from rrd_jax.jobs import growth, job_results, loop, preflight
+from rrd_jax.jobs import growth, job_results, loop, preflight, same_teacher
 from rrd_jax.jobs.progress import Result
 from rrd_jax.run_folder import atomic_write, startup_time, workdir
 from rrd_jax.teacher import frozen
@@ -52,6 +52,7 @@ def run(
       PreemptedError: the process received SIGTERM or SIGHUP; the state is saved.
     """
     _check_is_run(folder)
+    same_teacher.check_paths(job, folder, teacher_paths(job, folder))
     setting = open_data(job, folder, dataset)
     interrupts.check()
     startup_time.phase("data")
@@ -59,7 +60,7 @@ def run(
     _warn_about_bfloat16(job)
     starts = _read_starts(job, folder, setting.dataset, recipes)
     # The workdir is checked now, because training a teacher can take hours.
-    with claim(folder, job, job.student):
+    with claim(folder, job, job.student) as confirm:
         describe(setting.dataset, folder)
         interrupts.check()
         startup_time.phase("checks")
@@ -67,11 +68,15 @@ def run(
         if job.teachers:
             trained, teacher = load_teacher(job, folder, setting, starts)
             preflight.check_teacher(recipes[""], setting.dataset, teacher.network)
+            homes = [folder / name for name in recipes]
+            same_teacher.check_weights(homes, teacher)
             startup_time.phase("teacher")
+        confirm(teacher)
         compared = {}
         for name, part in job.comparisons.items():
             home = folder / name
-            with claim(home, job, part):
+            with claim(home, job, part) as confirm:
+                confirm(teacher)
                 start = starts.get(home)
                 compared[name] = loop.fit(
                     recipes[name], home, setting.dataset, setting.mesh, teacher, start=start
@@ -141,18 +146,31 @@ def _read_starts(
 
 
 @contextlib.contextmanager
-def claim(folder: pathlib.Path, job: Job, part: Part) -> Iterator[None]:
-    """Locks a folder for a run of a job, and logs changed fields; see `workdir.claim`."""
+def claim(
+    folder: pathlib.Path, job: Job, part: Part
+) -> Iterator[Callable[[FrozenNetwork | None], None]]:
+    """Locks a folder for a run of a job, and logs changed fields; see `workdir.claim`.
+
+    Yields:
+      A function that stores the config of the run. Its argument is the teacher, None for a run
+      without a teacher; it raises an InputError if the run has learnt from another teacher.
+    """
     with workdir.claim(
         folder,
         part.fields,
         free=job.free_fields,
         growing=("train.epochs",),
         defaults=job.default_fields,
-    ) as previous:
-        if previous:
-            growth.describe(folder, part, previous)
-        yield
+    ) as claimed:
+        if claimed.previous:
+            growth.describe(folder, part, claimed.previous)
+
+        def confirm(teacher: FrozenNetwork | None) -> None:
+            if teacher:
+                same_teacher.check_weights([folder], teacher)
+            claimed.confirm()
+
+        yield confirm
 
 
 def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
@@ -352,7 +370,8 @@ def load_teacher(
             continue
         if teacher.is_trained_here:
             shares_data = teacher.part.source == job.student.source
-            with claim(path, job, teacher.part):
+            with claim(path, job, teacher.part) as confirm:
+                confirm(None)
                 teacher_setting = (
                     setting if shares_data else _prepare_teacher(teacher.part, setting)
                 )

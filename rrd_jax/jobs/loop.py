@@ -23,7 +23,7 @@ from rrd_jax.jobs.run import Position, Run
 from rrd_jax.jobs.steps import Steps
 from rrd_jax.jobs.student_evaluation import Evaluation
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.run_folder import startup_time, tracing
+from rrd_jax.run_folder import jax_settings, startup_time, tracing
 from rrd_jax.run_folder.metrics_writer import Clock, MetricsWriter, speeds
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console, interrupts
@@ -36,6 +36,7 @@ from rrd_jax.weights import pretrained
 _MAX_WAIT = 0.05
 
 
+@jax_settings.pinned_prng()
 def fit(
     recipe: Recipe,
     folder: pathlib.Path,

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from rrd_jax import __version__
+from rrd_jax.run_folder import jax_settings
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -24,7 +25,8 @@ def describe() -> dict[str, Any]:
 
     Returns:
       `command`; `version` of rrd_jax and `commit` of its checkout, None for an installed package;
-      `date`, UTC; `host`, `devices`, `processes`; `python` and `libraries`, versions by name.
+      `date`, UTC; `host`, `devices`, `processes`; `python` and `libraries`, versions by name;
+      `settings`, see `jax_settings.describe`.
     """
     return {
         "command": _command(),
@@ -36,6 +38,7 @@ def describe() -> dict[str, Any]:
         "processes": jax.process_count(),
         "python": platform.python_version(),
         "libraries": _libraries(),
+        "settings": jax_settings.describe(),
     }
 
 

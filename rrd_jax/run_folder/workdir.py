@@ -10,10 +10,10 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from rrd_jax import __version__, checkpoints, errors, parallel
-from rrd_jax.run_folder import atomic_write, provenance
+from rrd_jax.run_folder import atomic_write, jax_settings, provenance
 from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.terminal import console, interrupts, runtime_errors
 
@@ -25,6 +25,20 @@ _POLL = 0.2
 _STARTS = "starts"
 
 
+class Claim(NamedTuple):
+    """A locked workdir.
+
+    Attributes:
+      previous: the config of the previous start; None for the first start, and in all processes
+        except the first.
+      confirm: stores the config of a resumed run in the workdir. Until then config.json describes
+        the previous start, so that a start that is refused changes nothing.
+    """
+
+    previous: dict[str, Any] | None
+    confirm: Callable[[], None]
+
+
 @contextlib.contextmanager
 def claim(
     folder: pathlib.Path,
@@ -33,8 +47,8 @@ def claim(
     free: Collection[str],
     growing: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
-) -> Iterator[dict[str, Any] | None]:
-    """Locks a workdir for one run, and stores the config of the run in the workdir.
+) -> Iterator[Claim]:
+    """Locks a workdir for one run, and stores the config of a new run in the workdir.
 
     Args:
       folder: the workdir; created if missing.
@@ -42,10 +56,6 @@ def claim(
       free: fields that may differ from those of the run's first start, such as "data.workers".
       growing: fields that may increase between starts, such as "train.epochs".
       defaults: nested like config, the values of fields that did not exist at the first start.
-
-    Yields:
-      The config of the previous start; None for the first start, and in all processes except the
-      first.
 
     Raises:
       DiskError: the workdir cannot be written.
@@ -57,7 +67,7 @@ def claim(
             lambda: (
                 _claim(folder, config, free, growing, defaults or {}, locks)
                 if parallel.is_main()
-                else None
+                else Claim(None, lambda: None)
             )
         )
 
@@ -95,9 +105,14 @@ def _claim(
     growing: Collection[str],
     defaults: Mapping[str, Any],
     locks: contextlib.ExitStack,
-) -> dict[str, Any] | None:
+) -> Claim:
     path = folder / "config.json"
-    previous, starts = None, {}
+    previous, starts, start = None, {}, provenance.describe()
+
+    def store() -> None:
+        first = starts.get("first", start)
+        atomic_write.write_json(path, config | {_STARTS: {"first": first, "latest": start}})
+
     try:
         meta = checkpoints.read_meta(folder / "checkpoints")
         if meta and "epoch" not in meta:
@@ -111,15 +126,17 @@ def _claim(
             previous, starts = _read_config(path)
             rules = _Rules(free, growing, flatten(defaults))
             _check_same(folder, previous, config, rules, starts)
-        start = provenance.describe()
-        starts = {"first": starts.get("first", start), "latest": start}
-        atomic_write.write_json(path, config | {_STARTS: starts})
+            latest = starts.get("latest")
+            settings = latest.get("settings") if isinstance(latest, dict) else None
+            jax_settings.check(folder, settings or {}, start["settings"])
+        else:
+            store()
     except (OSError, ValueError) as error:
         # A path that contains a null byte raises a ValueError.
         if isinstance(error, errors.InputError):
             raise
         raise unusable_error(folder, error) from error
-    return previous
+    return Claim(previous, store if previous is not None else lambda: None)
 
 
 def _check_outside(folder: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -44,7 +45,9 @@ class FrozenNetwork:
       terms: the objectives of a student's training, if one of them replaces its classifier.
       description: how messages refer to this network.
       is_examined: whether `examine` checks the predictions; False for random images.
-      origins: model, checkpoint and digest of the weights of each member, as JSON.
+      origins: model, checkpoint and `weights_digest` of each member, as JSON.
+      earlier_digests: the digest of each member that checkpoints of version 0.2.0 record, of the
+        weights after they were adapted to the data.
       compares: whether the logits belong to the classes of the data; False without logits.
     """
 
@@ -58,6 +61,7 @@ class FrozenNetwork:
     description: str = "the teacher"
     is_examined: bool = True
     origins: tuple[Mapping[str, str], ...] = ()
+    earlier_digests: tuple[str, ...] = ()
     compares: bool = True
 
     @functools.cached_property
@@ -216,10 +220,12 @@ def load(
     folder = home / "views" if home.is_dir() else home.with_name(f"{home.name}.views")
     spec = assembly.TeacherSpec(choice, teaching or TeachingChoice(), path, dataset, training)
     if terms is None:
-        return _on_devices(spec, assembly.assemble(spec, variables, meta), folder, mesh)
+        assembled = assembly.assemble(spec, variables, meta)
+        return _on_devices(spec, assembled, variables, folder, mesh)
     class_matching.check_fits(path, meta, choice.model, dataset)
     class_matching.warn_about_other_data(path, meta, dataset)
-    student = _on_devices(spec, assembly.assemble_student(spec, variables), folder, mesh)
+    assembled = assembly.assemble_student(spec, variables)
+    student = _on_devices(spec, assembled, variables, folder, mesh)
     return dataclasses.replace(student, terms=terms if classifier else None)
 
 
@@ -247,21 +253,39 @@ def from_variables(
       InputError: the weights do not fit the network.
     """
     spec = assembly.TeacherSpec(choice, teaching or TeachingChoice(), None, dataset, training)
-    return _on_devices(spec, assembly.assemble(spec, variables, {}), folder, mesh)
+    return _on_devices(spec, assembly.assemble(spec, variables, {}), variables, folder, mesh)
+
+
+def weights_digest(variables: Any, class_vectors: np.ndarray | None = None) -> str:
+    """Returns the digest that identifies a teacher's weights.
+
+    The digest is that of the arrays as loaded: a network has the same digest in every file format,
+    and on every device, although resampled position embeddings differ between devices by rounding.
+
+    Args:
+      variables: weights as loaded, before they are adapted to the data.
+      class_vectors: class vectors [C, D] of a zero-shot teacher; None for other teachers.
+    """
+    if class_vectors is None:
+        return checkpoints.digest(variables)
+    return checkpoints.digest((variables, class_vectors))
 
 
 def _on_devices(
     spec: assembly.TeacherSpec,
     assembled: assembly.Assembled,
+    loaded: Any,
     folder: pathlib.Path,
     mesh: jax.sharding.Mesh,
 ) -> FrozenNetwork:
-    """Puts an assembled network on the devices."""
+    """Puts an assembled network, made of the weights `loaded`, on the devices."""
     variables = parallel.put(parallel.replicated(mesh), assembled.variables)
     origin = {"model": spec.choice.model, "checkpoint": spec.location}
-    origin["digest"] = checkpoints.digest(variables)
+    origin["digest"] = weights_digest(loaded, spec.class_vectors())
     if spec.teaching.classifier:
         origin["classifier"] = spec.teaching.classifier
+    pairs = itertools.zip_longest(jax.tree.leaves(loaded), jax.tree.leaves(assembled.variables))
+    is_adapted = any(before is not after for before, after in pairs)
     return FrozenNetwork(
         assembled.network,
         variables,
@@ -270,6 +294,7 @@ def _on_devices(
         mesh,
         spec.training,
         origins=(origin,),
+        earlier_digests=(checkpoints.digest(variables) if is_adapted else origin["digest"],),
         compares=assembled.compares,
     )
 
@@ -321,5 +346,6 @@ def combine(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> Froz
         variables=ensemble.stack_variables([teacher.variables for teacher in teachers]),
         folders=tuple(folder for teacher in teachers for folder in teacher.folders),
         origins=tuple(origin for teacher in teachers for origin in teacher.origins),
+        earlier_digests=tuple(digest for teacher in teachers for digest in teacher.earlier_digests),
         compares=all(teacher.compares for teacher in teachers),
     )
