@@ -49,6 +49,7 @@ class Dataset:
       labelled: whether the student learns from labels; if False, labels of the feeds are invalid.
       labelled_subset: other labeled images for the evaluation of embeddings; None for none.
       display_name: name for people: the version, or for a folder its name.
+      code: the import path or the Python objects of a custom source; () for other data.
     """
 
     version: str
@@ -62,6 +63,7 @@ class Dataset:
     labelled: bool = True
     labelled_subset: "Dataset | None" = None
     display_name: str = ""
+    code: tuple[Any, ...] = ()
 
     @property
     def resize(self) -> int | None:
@@ -84,7 +86,8 @@ def load(source: Source) -> Dataset:
             "no data set: data.name is empty; name a data set, or pass train= and test= in Python"
         )
     module = importlib.import_module(f"rrd_jax.data.{_MODULES[source.kind]}")
-    return _dataset(source, module.open_source(source), load)
+    dataset = _dataset(source, module.open_source(source), load)
+    return dataclasses.replace(dataset, code=(source.name,))
 
 
 def from_sources(
@@ -123,7 +126,7 @@ def from_sources(
     def reopen(other: Source) -> Dataset:
         return from_sources(train, test, other, num_classes=opened.num_classes)
 
-    return _dataset(source, opened, reopen)
+    return dataclasses.replace(_dataset(source, opened, reopen), code=(train, test))
 
 
 def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]) -> Dataset:

@@ -13,6 +13,7 @@ from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.jobs import progress, run_info
 from rrd_jax.jobs.program import Program, build
 from rrd_jax.jobs.progress import Progress, Result
+from rrd_jax.run_folder import source_code
 from rrd_jax.teacher import cache_plan
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
@@ -193,7 +194,11 @@ def resume(run: Run) -> Position | None:
     progress_ = progress.read(meta, run.folder)
     progress_.recalls = run.teacher_is_cached
     progress.check_data(run.folder, progress_.dataset, run.dataset.version)
-    about = _about(run, progress_.about.get("training", {}).get("start_from"))
+    recorded = progress_.about.get("training", {})
+    about = _about(run, recorded.get("start_from"))
+    source_code.warn_about_changes(
+        f"the last checkpoint in {run.folder}", recorded.get("code"), about.training["code"]
+    )
     return Position(int(state.step), progress_, about, _state=state)
 
 

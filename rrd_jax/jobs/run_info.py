@@ -7,10 +7,10 @@ from typing import Any
 from rrd_jax import data, errors, parallel
 from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
 from rrd_jax.data.source import HOST_AUGMENTATIONS
-from rrd_jax.run_folder import atomic_write, model_card, provenance
+from rrd_jax.run_folder import atomic_write, model_card, provenance, source_code
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
-from rrd_jax.training.recipe import Recipe
+from rrd_jax.training.recipe import Recipe, Training
 from rrd_jax.weights import pretrained
 
 _FILE = "model.json"
@@ -41,8 +41,28 @@ def describe_run(
             "seed": training.seed,
             "average": training.ema > 0,
             "teachers": [dict(origin) for origin in teacher.origins] if teacher else [],
+            "code": code(training, dataset, teacher),
             "start": provenance.describe(),
         },
+    )
+
+
+def code(
+    training: Training, dataset: data.Dataset, teacher: FrozenNetwork | None = None
+) -> dict[str, str]:
+    """Returns the digests of the user's code that a run executes, see `source_code.digests`."""
+    network, optimizer = training.network, training.optimizer
+    objectives = (choice.objective or choice.factory for choice in training.objectives)
+    teachers = (teacher.network, *(o["model"] for o in teacher.origins)) if teacher else ()
+    return source_code.digests(
+        [
+            network.network or network.model,
+            *objectives,
+            optimizer.transform or optimizer.name,
+            optimizer.schedule_name,
+            *dataset.code,
+            *teachers,
+        ]
     )
 
 

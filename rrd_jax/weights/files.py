@@ -2,10 +2,12 @@
 
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from rrd_jax import checkpoints, errors, imports, networks
 from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
+from rrd_jax.run_folder import source_code
 from rrd_jax.terminal import console
 from rrd_jax.weights import (
     entry_search,
@@ -84,12 +86,28 @@ def load(
         _check_folder(path)
         variables, meta = checkpoints.load_student(path, which, raw=raw)
         networks.check_values(str(path), variables)
+        _warn_about_code(path, meta)
         return variables, meta
     description = exported.read(path)
     if description and not which:
-        return _load_exported(path, description, model)
+        variables, meta = _load_exported(path, description, model)
+        _warn_about_code(path, meta)
+        return variables, meta
     model = model or (description.about.model if description else "")
     return _load_file(path, which, model, headless=headless)
+
+
+def _warn_about_code(path: pathlib.Path, meta: Mapping[str, Any]) -> None:
+    """Warns about a custom network whose code has changed since its training."""
+    recorded = meta.get("about", {}).get("training", {}).get("code")
+    if recorded and imports.is_path(meta["model"]):
+        try:
+            imports.load("network", meta["model"])
+        except errors.InputError:
+            # The caller may use another object as the network.
+            return
+        current = source_code.digests([meta["model"]])
+        source_code.warn_about_changes(f"the weights in {path} were trained", recorded, current)
 
 
 def preprocessing_of(path: pathlib.Path, model: str = "") -> Preprocessing | None:

@@ -18,8 +18,9 @@ _CONFIG = {"seed": 0, "train": {"epochs": 2}, "teacher": [{"model": "tiny"}]}
 
 
 def _claim(folder, config=_CONFIG, **options):
-    with workdir.claim(folder, config, free=["train.workers"], **options) as before:
-        return before
+    with workdir.claim(folder, config, free=["train.workers"], **options) as claimed:
+        claimed.confirm()
+        return claimed.previous
 
 
 @pytest.fixture
