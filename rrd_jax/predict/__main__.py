@@ -3,7 +3,7 @@
     python -m rrd_jax.predict --workdir=runs/digits photo.jpg folder 'more/*.png'
     python -m rrd_jax.predict --workdir=runs/digits@best --format=csv --output=out.csv folder
     find . -name '*.jpg' -print0 | python -m rrd_jax.predict --workdir=student.onnx -
-    python -m rrd_jax.predict --workdir=runs/digits --neighbours=photo.jpg --picture=near.png folder
+    python -m rrd_jax.predict --workdir=runs/digits --neighbours=a.jpg,b.jpg --picture=n.png folder
 
 Arguments are image files, folders (searched recursively), glob patterns, or - for a list on
 standard input, separated by line ends or null bytes. Images are preprocessed like the run's test
@@ -106,8 +106,8 @@ _LABELS = flags.DEFINE_bool(
 _NEIGHBOURS = flags.DEFINE_string(
     "neighbours",
     None,
-    "A file, a folder or a pattern. For each of these query images, find the --top nearest of the"
-    " other images by the cosine similarity of the embeddings.",
+    "Files, folders or patterns, separated by commas. For each of these query images, find the"
+    " --top nearest of the other images by the cosine similarity of the embeddings.",
 )
 _PICTURE = flags.DEFINE_string(
     "picture",
@@ -173,12 +173,13 @@ def _prepare() -> None:
 
 def _search(paths: list[str], stdout: TextIO) -> None:
     """Finds the nearest images of the --neighbours queries, and writes them."""
+    from rrd_jax.data.folder import file_listing
     from rrd_jax.predict import neighbour_figure, neighbours, writing
 
     picture_path = pathlib.Path(_PICTURE.value) if _PICTURE.value is not None else None
     if picture_path is not None:
         neighbour_figure.check(picture_path)
-    queries = _paths([_NEIGHBOURS.value])
+    queries = _paths(file_listing.split_names(_NEIGHBOURS.value))
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
     with writing.open_stream(_FORMAT.value, output, stdout) as put:
         _prepare()

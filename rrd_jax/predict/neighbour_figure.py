@@ -12,6 +12,8 @@ from rrd_jax.predict.neighbours import QueryResult
 from rrd_jax.terminal import drawing
 
 _MAX_QUERIES = 12
+# Maximum number of characters below an image.
+_MAX_NAME = 20
 
 
 def check(path: pathlib.Path) -> None:
@@ -63,19 +65,42 @@ def _figure(results: Mapping[str, Sequence[QueryResult]], preprocessing: Preproc
         for label, result in zip(results, same_query, strict=True)
     ]
     columns = 1 + max(len(result.neighbours) for _, result in rows)
-    figure = Figure(figsize=(1.15 * columns + 0.8, 1.3 * len(rows)), dpi=100, layout="constrained")
+    shown = {file for _, result in rows for file in (result.query, *_files(result))}
+    names = short_names(sorted(shown))
+    figure = Figure(figsize=(1.15 * columns + 0.8, 1.45 * len(rows)), dpi=100, layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, (label, result) in zip(grid, rows, strict=True):
         for axis in axes:
             axis.axis("off")
-        _draw_image(axes[0], result.query, f"{label}:", preprocessing)
-        for axis, neighbour in zip(axes[1:], result.neighbours, strict=False):
-            _draw_image(axis, neighbour.file, f"{neighbour.cosine:.3f}", preprocessing)
+        titles = [f"{label}:", *(f"{neighbour.cosine:.3f}" for neighbour in result.neighbours)]
+        files = (result.query, *_files(result))
+        for axis, file, title in zip(axes, files, titles, strict=False):
+            _draw_image(axis, file, names[file], title, preprocessing)
     return figure
 
 
-def _draw_image(axis: Any, file: str, title: str, preprocessing: Preprocessing) -> None:
+def _files(result: QueryResult) -> list[str]:
+    return [neighbour.file for neighbour in result.neighbours]
+
+
+def short_names(files: Sequence[str]) -> dict[str, str]:
+    """Returns a name for each file: as many parts of the path as distinguish all, cut if long."""
+    parts = [os.path.normpath(file).split(os.sep) for file in files]
+    longest = max(map(len, parts), default=1)
+    counts = range(1, longest + 1)
+    ends = ([os.sep.join(path[-count:]) for path in parts] for count in counts)
+    names = next((e for e in ends if len(set(e)) == len(files)), list(files))
+    return dict(zip(files, map(_cut, map(errors.printable, names)), strict=True))
+
+
+def _cut(name: str) -> str:
+    half = _MAX_NAME // 2 - 1
+    return name if len(name) <= _MAX_NAME else f"{name[:half]}...{name[-half:]}"
+
+
+def _draw_image(axis: Any, file: str, name: str, title: str, preprocessing: Preprocessing) -> None:
     axis.set_title(title, fontsize=8)
+    axis.text(0.5, -0.03, name, transform=axis.transAxes, ha="center", va="top", fontsize=6)
     image = reader.read(file, preprocessing)
     axis.imshow(
         image if preprocessing.channels == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255

@@ -17,6 +17,7 @@ import pytest
 from rrd_jax import config as configs
 from rrd_jax import library
 from rrd_jax.jobs import job
+from rrd_jax.predict import neighbour_figure
 from rrd_jax.teacher import frozen
 from tests import launch
 from tests.conftest import use_one_device
@@ -335,3 +336,16 @@ def test_neighbours_of_few_images_are_printed_as_lines_and_as_a_table(predict):
     )
     assert table[0] == ["file", "neighbour_1", "cosine_1", "neighbour_2", "cosine_2"]
     assert table[1][0] == query
+    queries = [query, "test/a,b/1.jpeg"]
+    several = predict(*folder, f"--neighbours={','.join(queries)}", "--top=1")
+    assert [line.split(": ")[0] for line in several.out.splitlines()] == queries
+
+
+def test_names_below_images_are_short_and_distinct():
+    files = ["a/x/1.png", "b/x/1.png", f"b/{'y' * 40}.png", "$z$.png"]
+    names = neighbour_figure.short_names(files)
+    assert names["a/x/1.png"] == "a/x/1.png"
+    assert names["$z$.png"] == "$z$.png"
+    assert len(set(names.values())) == 4
+    assert max(map(len, names.values())) <= 21
+    assert neighbour_figure.short_names(["a/1.png", "a/2.png"])["a/2.png"] == "2.png"

@@ -40,6 +40,24 @@ def parse_names(content: bytes) -> list[str]:
     return [os.fsdecode(part) for part in parts if part]
 
 
+def split_names(text: str) -> list[str]:
+    """Splits a list of files, folders and patterns at its commas.
+
+    Existing names may contain commas: the longest existing name is taken first.
+    """
+    parts, names = text.split(","), []
+    while parts:
+        candidates = (",".join(parts[:count]) for count in range(len(parts), 1, -1))
+        name = next(filter(_exists, candidates), parts[0])
+        parts = parts[name.count(",") + 1 :]
+        names.append(name)
+    return list(filter(None, names))
+
+
+def _exists(name: str) -> bool:
+    return os.path.lexists(name) or (glob.has_magic(name) and bool(glob.glob(name, recursive=True)))
+
+
 def _expanded(name: str) -> list[str]:
     if not glob.has_magic(name) or os.path.lexists(name):
         return [name]
