@@ -53,6 +53,8 @@ def valid(kind: kinds.Kind) -> st.SearchStrategy[Any]:
             return small | st.sampled_from((kind.minimum, kind.maximum))
         case kinds.Real():
             return _reals(kind)
+        case kinds.ShareOrCount():
+            return st.floats(0, 0.99) | st.integers(0, 9) | st.just(0.5)
         case kinds.Flag():
             return st.booleans()
         case kinds.Choice():

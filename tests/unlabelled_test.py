@@ -25,7 +25,7 @@ def _config(teacher="", method="rrd", **fields):
     return launch.digits(f"smoke,tiny-tiny,{method}", **{**defaults, **fields})
 
 
-def test_a_student_without_labels_has_no_classifier_and_is_selected_by_its_held_out_loss(
+def test_a_student_without_labels_has_no_classifier_and_is_selected_by_its_neighbors(
     tiny_teacher, tmp_path, capsys
 ):
     *_, result = launch.run(_config(tiny_teacher), tmp_path / "a")
@@ -37,7 +37,11 @@ def test_a_student_without_labels_has_no_classifier_and_is_selected_by_its_held_
     rows = launch.rows(tmp_path / "a")
     assert [row["test/loss"] for row in rows] == [row["test/loss/rrd"] for row in rows]
     assert result.loss == rows[-1]["test/loss"]
-    assert result.best_loss == min(row["test/loss"] for row in rows)
+    scores = [row["proof/neighbours_10"] for row in rows]
+    assert result.best_by == "proof/neighbours_10"
+    assert result.score == scores[-1]
+    assert result.best_score == max(scores)
+    assert result.best_epoch == 1 + scores.index(max(scores))
     assert not any("top1" in name for row in rows for name in row)
     card = (tmp_path / "a" / "README.md").read_text()
     assert "Image embeddings: `tiny`" in card

@@ -1,13 +1,14 @@
 """Checkpoints of runs and networks, with digests that detect damaged files."""
 
 from rrd_jax.checkpoints.arrays import exists, load_arrays, save_arrays
-from rrd_jax.checkpoints.best_checkpoint import score
+from rrd_jax.checkpoints.best_checkpoint import best, score, scores
 from rrd_jax.checkpoints.digests import digest, host_digest
 from rrd_jax.checkpoints.manager import Checkpoints, read_meta
 from rrd_jax.checkpoints.network_checkpoint import load_objective, load_student, save_network
 
 __all__ = [
     "Checkpoints",
+    "best",
     "digest",
     "exists",
     "host_digest",
@@ -18,4 +19,5 @@ __all__ = [
     "save_arrays",
     "save_network",
     "score",
+    "scores",
 ]

@@ -1,21 +1,16 @@
-"""The best checkpoint of a run: highest test top-1, or lowest held-out loss without labels."""
+"""The best checkpoint of a run, by the criterion of `rrd_jax.training.criterion`."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrd_jax.checkpoints import storage
+from rrd_jax.training import criterion
 
 
 def score(result: Mapping[str, Any]) -> float | None:
-    """Returns the score of an epoch's result.
-
-    The score is the test top-1 accuracy or, without labels, the negative held-out loss; None if the
-    result has neither.
-    """
-    if result["top1"] is not None:
-        return result["top1"]
-    return None if result.get("loss") is None else -result["loss"]
+    """Returns the value of the criterion in an epoch's result; None if it was not measured."""
+    return criterion.of_result(result)[1]
 
 
 def scores(folder: pathlib.Path) -> dict[int, float]:
@@ -35,17 +30,24 @@ def scores(folder: pathlib.Path) -> dict[int, float]:
     return by_step
 
 
-def highest(result: Mapping[str, Any]) -> float:
-    """Returns the best score of a run so far, given the result of its latest epoch."""
-    top1 = result["best_top1"]
-    return -result["best_loss"] if top1 is None else top1
+def highest(result: Mapping[str, Any]) -> float | None:
+    """Returns the best score of a run, given the result of its latest epoch; None if unknown."""
+    return criterion.of_result(result)[2]
 
 
 def describe(score: float, result: Mapping[str, Any]) -> str:
     """Describes a score, given the result of any epoch of the run."""
-    if result["top1"] is None:
-        return f"held-out loss {-score:.4f}"
-    return f"test top-1 {score:.2f} %"
+    return f"{criterion.describe(criterion.of_result(result)[0])} {score:.2f} %"
+
+
+def caveat(result: Mapping[str, Any]) -> str:
+    """Returns a clause about a best checkpoint that the test images chose; "" for others."""
+    if criterion.of_result(result)[0] != "test/top1":
+        return ""
+    return (
+        ", which is optimistic, because the same test images chose the checkpoint; data.val_split"
+        " holds out training images for the choice"
+    )
 
 
 def best(scored: dict[int, float]) -> int | None:

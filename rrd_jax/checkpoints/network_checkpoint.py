@@ -13,6 +13,7 @@ from rrd_jax.checkpoints import best_checkpoint, digests, storage
 from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.terminal import console
+from rrd_jax.training import criterion
 from rrd_jax.training.state import TrainState
 
 
@@ -130,8 +131,19 @@ def _load_step(
         ) from error
     if which == "best":
         score = best_checkpoint.describe(best_checkpoint.scores(folder)[step], meta["result"])
-        console.note(f"the best checkpoint in {folder} is step {step}, {score}")
+        caveat = best_checkpoint.caveat(meta["result"])
+        console.note(f"the best checkpoint in {folder} is step {step}, {score}{caveat}")
+        meta = _with_choice(meta)
     return content, meta
+
+
+def _with_choice(meta: dict[str, Any]) -> dict[str, Any]:
+    """Returns a checkpoint's JSON, with the criterion of the best checkpoint in its description."""
+    if not meta.get("about"):
+        return meta
+    training = meta["about"].get("training") or {}
+    training = {**training, "chosen_by": criterion.of_result(meta["result"])[0]}
+    return {**meta, "about": {**meta["about"], "training": training}}
 
 
 def _best_step(folder: pathlib.Path) -> int:
@@ -139,13 +151,14 @@ def _best_step(folder: pathlib.Path) -> int:
     step = best_checkpoint.best(scored)
     if step is None:
         raise errors.InputError(
-            f"{folder} has no best checkpoint, because it contains a converted network, or a run"
-            " before the end of its first epoch; omit @best"
+            f"{folder} has no best checkpoint, because it contains a converted network, a run"
+            " before the end of its first epoch, or a run without a metric that compares epochs;"
+            " omit @best"
         )
     meta, _ = storage.read_json(folder, max(scored))
     result = meta["result"]
     highest = best_checkpoint.highest(result)
-    if scored[step] < highest:
+    if highest is not None and scored[step] < highest:
         raise errors.InputError(
             f"the best checkpoint in {folder}, epoch {result['best_epoch']} with"
             f" {best_checkpoint.describe(highest, result)}, is missing; pass @{step} for the best"

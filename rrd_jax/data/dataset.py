@@ -43,6 +43,8 @@ class Dataset:
       image_shape: (H, W, channels) of the networks' images.
       train: the training split.
       test: the test split.
+      validation: training images that are held out for the choice of the best checkpoint; None for
+        none.
       class_names: names of the data set or of a file, in the order of labels; () if unknown.
       summary: lines and warnings that are logged before training, and details for data.json.
       reopen: opens the data with another source, as for a teacher with other training images.
@@ -64,6 +66,11 @@ class Dataset:
     labelled_subset: "Dataset | None" = None
     display_name: str = ""
     code: tuple[Any, ...] = ()
+    validation: feed.Resident | feed.Streamed | None = None
+
+    def on_validation(self) -> "Dataset":
+        """Returns the data set with the validation images as its test split."""
+        return dataclasses.replace(self, test=self.validation, validation=None)
 
     @property
     def resize(self) -> int | None:
@@ -143,7 +150,10 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
         )
         splits = dataclasses.replace(splits, class_names=class_names)
     splits = degraded.degrade(source, splits)
-    train, test = _feeds(source, [splits.train, splits.test], splits.channels)
+    parts = [splits.train, splits.test]
+    if splits.validation is not None:
+        parts.append(splits.validation)
+    train, test, *validation = _feeds(source, parts, splits.channels)
     return Dataset(
         version=splits.version,
         num_classes=splits.num_classes,
@@ -155,6 +165,7 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
         reopen=reopen,
         labelled=source.use_labels,
         display_name=splits.display_name or splits.version,
+        validation=validation[0] if validation else None,
     )
 
 
@@ -165,6 +176,8 @@ def _summarize(source: Source, splits: Splits) -> Summary:
         "classes": list(splits.class_names) or splits.num_classes,
         "images": {"train": len(splits.train), "test": len(splits.test)},
     }
+    if splits.validation is not None:
+        details["images"]["val"] = len(splits.validation)
     warnings, images = [], len(splits.test)
     if splits.shared:
         warnings.append(
@@ -185,7 +198,7 @@ def _summarize(source: Source, splits: Splits) -> Summary:
 def _feeds(
     source: Source, splits: list[Sequence[dict[str, Any]]], channels: int
 ) -> list[feed.Resident] | list[feed.Streamed]:
-    """Returns feeds of the training and the test split, resident or streamed."""
+    """Returns feeds of the training split and of the other splits, resident or streamed."""
     size = source.image_size
     too_large = sum(map(len, splits)) * size**2 * channels > _RESIDENT_BYTES
     streams = source.crops_on_host or source.feed == "streamed"
@@ -207,7 +220,7 @@ def _feeds(
         decode_crop_only=_decodes_crops_only(source),
         cache_options=CacheOptions(source.keep, source.keep_share),
     )
-    return [train, test]
+    return [train, test, *(dataclasses.replace(test, examples=part) for part in splits[2:])]
 
 
 def _decodes_crops_only(source: Source) -> bool:

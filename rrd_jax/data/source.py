@@ -40,7 +40,8 @@ def _without_choice(values: settings.Values) -> str:
         or any(_field_values("per_class", values))
         or any((ratio or 1) > 1 for ratio in _field_values("imbalance", values))
     )
-    if is_thinned or not _without_noise(values):
+    is_validated = values["data.val_split"] and not values["data.mock_examples"]
+    if is_thinned or is_validated or not _without_noise(values):
         return ""
     return "there is no label noise, and no images are left out"
 
@@ -61,6 +62,10 @@ class Source:
       train_split: TFDS split expression of the training images, such as train[:90%].
       test_split: TFDS split expression of the test images; validation for imagenet2012 and
         tiny_imagenet. In an image folder without a folder test, the split test is val.
+      val_split: Share or number of the training images that are held out for validation, such as
+        0.1 or 500, stratified by class and drawn with data.noise_seed before data.share and label
+        noise. The best checkpoint is then chosen by the validation images, and test images are only
+        reported. 0 for none: the best checkpoint is chosen by the test images.
       image_size: Height and width; smaller images are padded with black, larger images are scaled.
       resize: Shorter side that test images are scaled to before their center crop of
         data.image_size; for random_resized only. auto: data.image_size x 256/224, rounded down.
@@ -97,8 +102,8 @@ class Source:
       label_noise: Share of wrong training labels, exact in each class.
       noise: Type of label noise. symmetric: any other class, uniformly; asymmetric: the next class,
         also called pair flip.
-      noise_seed: Seed of the images selected by data.share, data.per_class and data.imbalance, and
-        of label noise; independent of seed.
+      noise_seed: Seed of the images selected by data.val_split, data.share, data.per_class and
+        data.imbalance, and of label noise; independent of seed.
       use_labels: False to ignore labels, so that the student learns only from the teacher.
         Objectives that need labels are omitted or rejected, and image_folder reads images at any
         depth.
@@ -114,6 +119,7 @@ class Source:
     manual_dir: str = field("data.manual_dir", "", kinds.Text(), changeable=True)
     train_split: str = field("data.train_split", "train", kinds.Text())
     test_split: str = field("data.test_split", "test", kinds.Text())
+    val_split: float = field("data.val_split", 0.0, kinds.ShareOrCount(), unused=_IF_REAL)
     image_size: int = field("data.image_size", 32, kinds.PIXELS)
     resize: int = field(
         "data.resize",
@@ -206,8 +212,8 @@ class Source:
 
     @property
     def is_degraded(self) -> bool:
-        """True if training images are left out or labels are noisy on purpose."""
-        return self.is_thinned or self.label_noise > 0
+        """True if training images are held out or left out, or labels are noisy, on purpose."""
+        return self.val_split > 0 or self.is_thinned or self.label_noise > 0
 
     @property
     def is_thinned(self) -> bool:

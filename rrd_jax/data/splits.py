@@ -1,4 +1,4 @@
-"""The two splits of an opened data set, and their summary."""
+"""The splits of an opened data set, and their summary."""
 
 import dataclasses
 import operator
@@ -73,7 +73,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Two splits and their common properties.
+    """The splits of a data set and their common properties.
 
     Attributes:
       version: name of the data set, with a version number or a digest.
@@ -85,6 +85,7 @@ class Splits:
       summary: summary of the data by their source.
       shared: number of examples that are in both splits.
       display_name: name for people, such as the name of a folder; "" for the version.
+      validation: examples that are held out from the training examples; None for none.
     """
 
     version: str
@@ -96,6 +97,7 @@ class Splits:
     summary: Summary = dataclasses.field(default_factory=Summary)
     shared: int = 0
     display_name: str = ""
+    validation: Sequence[dict[str, Any]] | None = None
 
     def without_labels(self) -> "Splits":
         """Returns the splits without labels and classes."""

@@ -41,6 +41,8 @@ class Alignment:
     ):
         self._recipe, self._dataset, self._mesh, self._teacher = recipe, dataset, mesh, teacher
         self._training, self._choice = recipe.training, recipe.training.alignment
+        # Without labels, the alignment chooses the best checkpoint.
+        self._compares_embeddings = self._choice.on or not dataset.labelled
         self._split = held_out(dataset, self._choice.images)
         self._embed = predictions.compile_embed(
             recipe.student, self._training.normalize, mesh, fast_cpu=self._training.fast_cpu
@@ -55,6 +57,10 @@ class Alignment:
             for name, objective in recipe.objectives.items()
             if objective.floor
         }
+
+    def is_due(self, epoch: int) -> bool:
+        """Returns True if metrics are measured after an epoch."""
+        return epoch == self._training.epochs or epoch % self._choice.every == 0
 
     def measure(
         self,
@@ -72,12 +78,12 @@ class Alignment:
           stop: polled after each batch; True stops.
 
         Returns:
-          With eval.proof: the metrics of `alignment.compare`, teacher_effective_rank and
-          teacher_deviation, and for each objective with a floor, such as rrd, loss/rrd and
-          floor/rrd in nats. With eval.labelled, or after the last epoch with eval.knn: the metrics
-          of `embedding_accuracy.evaluate` for the student, the teacher (teacher_probe, ...) and a
-          student with random weights (random_knn_20, ...). After the last epoch: the metrics of
-          `alignment.compare` for the random student.
+          With eval.proof, or without labels: the metrics of `alignment.compare`,
+          teacher_effective_rank and teacher_deviation, and for each objective with a floor, such as
+          rrd, loss/rrd and floor/rrd in nats. With eval.labelled, or after the last epoch with
+          eval.knn: the metrics of `embedding_accuracy.evaluate` for the student, the teacher
+          (teacher_probe, ...) and a student with random weights (random_knn_20, ...). After the
+          last epoch: the metrics of `alignment.compare` for the random student.
 
         Raises:
           StoppedError: `stop` returned True.
@@ -88,9 +94,8 @@ class Alignment:
             if stop():
                 raise predictions.StoppedError
 
-        last = epoch == self._training.epochs
-        is_due = last or epoch % self._choice.every == 0
-        compares = self._choice.on and is_due
+        last, is_due = epoch == self._training.epochs, self.is_due(epoch)
+        compares = self._compares_embeddings and is_due
         classifies = self._choice.classifies and (is_due if self._choice.labelled else last)
         if not (compares or classifies):
             return {}
@@ -112,12 +117,35 @@ class Alignment:
             metrics |= _prefixed("random", alignment.compare(embeddings, reference))
         return metrics
 
-    def _embeddings(self, variables: Any, after: Callable[[float], None]) -> np.ndarray:
-        """Returns the embeddings [N, D] of the held-out images."""
-        size = self._training.eval_batch_size
+    def _embeddings(
+        self, variables: Any, after: Callable[[float], None], split: Any = None
+    ) -> np.ndarray:
+        """Returns the embeddings [N, D] of a split; None for the held-out images."""
+        size, split = self._training.eval_batch_size, self._split if split is None else split
         return predictions.collect_embeddings(
-            self._embed, variables, self._split, size, self._mesh, after
+            self._embed, variables, split, size, self._mesh, after
         )[0]
+
+    def compare_validation(
+        self, variables: Any, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
+        """Returns the metrics of `alignment.compare` for the validation images.
+
+        Raises:
+          StoppedError: `stop` returned True.
+        """
+        teacher = self._teacher.on_validation
+        split = held_out(teacher.dataset, self._choice.images)
+
+        def after(share: float) -> None:
+            del share
+            if stop():
+                raise predictions.StoppedError
+
+        embeddings = self._embeddings(variables, after, split)
+        if not np.isfinite(embeddings).all():
+            return {}
+        return alignment.compare(embeddings, teacher.held_out)
 
     def _losses(
         self, embeddings: np.ndarray, objectives: Mapping[str, ObjectiveState]

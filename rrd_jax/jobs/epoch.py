@@ -1,6 +1,7 @@
 """Epochs of a run: sums of losses, metrics at the end of the epoch, and warnings about both."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,21 +10,37 @@ from rrd_jax import checkpoints, errors
 from rrd_jax.data import sanity
 from rrd_jax.evaluation import predictions
 from rrd_jax.jobs.run import Position, Run
+from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
+from rrd_jax.training import criterion
+
+
+class SplitResults(NamedTuple):
+    """Results of the evaluation on a split.
+
+    Attributes:
+      predictions: predictions for the split; None if the student has no classes.
+      losses: losses on the images of the split; empty for a student with labels.
+    """
+
+    predictions: predictions.SplitPredictions | None
+    losses: dict[str, float]
 
 
 class EvaluationResults(NamedTuple):
     """Results of the evaluation at the end of an epoch.
 
     Attributes:
-      predictions: predictions for the test split; None if the student has no classes.
-      losses: losses on held-out images; empty for a student with labels.
-      alignment: alignment metrics of student and teacher, by name.
+      test: results on the test images.
+      alignment: alignment metrics of student and teacher on test images, by name.
+      validation: results on the validation images; None without validation images.
+      validation_alignment: alignment metrics on validation images; empty with labels.
     """
 
-    predictions: predictions.SplitPredictions | None
-    losses: dict[str, float]
+    test: SplitResults
     alignment: dict[str, float]
+    validation: SplitResults | None
+    validation_alignment: dict[str, float]
 
 
 def add(run: Run, position: Position, logged: dict[str, np.ndarray], first: int) -> None:
@@ -71,22 +88,27 @@ def end(
       speeds: speed of the epoch, as entries of the row.
 
     Raises:
-      DivergedError: the test loss is not finite.
-      InputError: a test label is out of range.
+      DivergedError: the test or validation loss is not finite.
+      InputError: a label is out of range.
     """
     labelled, progress = run.dataset.labelled, position.progress
-    if labelled:
-        sanity.check_labels(results.predictions["label"], run.dataset.num_classes, "test")
-    test = {f"test/{name}": value for name, value in _test_metrics(run, position, results).items()}
+    teacher = run.teacher
+    test = _split_metrics(run, position, results.test, teacher, "test")
+    validation = {}
+    if results.validation:
+        teacher = teacher and teacher.on_validation
+        validation = _split_metrics(run, position, results.validation, teacher, "val")
+        validation |= _prefixed("val", results.validation_alignment)
+    proof = _prefixed("proof", results.alignment)
     means = {name: value / run.steps_per_epoch for name, value in progress.sums.items()}
     progress.sums, progress.epoch = {}, position.step // run.steps_per_epoch
     if labelled:
         means["top1"] *= 100
-        _warn_about_collapse(run, position, results.predictions)
+        _warn_about_collapse(run, position, results.test.predictions)
     if progress.epoch == 1:
         _warn_about_zero_losses(run, means)
         _warn_about_unchanged_weights(run, position)
-    _update_best(run, position, test)
+    _update_best(run, position, test | validation | proof)
     rate = learning_rate(run, position)
     return {
         "epoch": progress.epoch,
@@ -94,15 +116,37 @@ def end(
         **({} if math.isnan(rate) else {"learning_rate": rate}),
         **{f"train/{name}": value for name, value in means.items()},
         **test,
-        **{f"proof/{name}": value for name, value in results.alignment.items()},
-        **{f"best/{name}": value for name, value in progress.best.items()},
+        **validation,
+        **proof,
+        **_prefixed("best", progress.best),
         **speeds,
     }
 
 
-def _test_metrics(run: Run, position: Position, results: EvaluationResults) -> dict[str, float]:
-    """Returns metrics of the test split; raises a DivergedError if the loss is not finite."""
-    reference = run.teacher.reference if run.teacher else None
+def _prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+
+def _split_metrics(
+    run: Run, position: Position, results: SplitResults, teacher: FrozenNetwork | None, name: str
+) -> dict[str, float]:
+    """Returns metrics of a split, with the split's name as prefix.
+
+    Raises:
+      DivergedError: the loss is not finite.
+      InputError: a label is out of range.
+    """
+    metrics = _metrics(run, position, results, teacher and teacher.reference, name)
+    return _prefixed(name, metrics)
+
+
+def _metrics(
+    run: Run,
+    position: Position,
+    results: SplitResults,
+    reference: predictions.SplitPredictions | None,
+    name: str,
+) -> dict[str, float]:
     advice = "check optimizer.learning_rate, and train.ema if it is set"
     if not run.dataset.labelled:
         if not math.isfinite(results.losses.get("loss", 0.0)):
@@ -112,26 +156,28 @@ def _test_metrics(run: Run, position: Position, results: EvaluationResults) -> d
         if results.predictions and reference:
             agreement = predictions.agreement(results.predictions, reference)
         return agreement | results.losses
+    sanity.check_labels(results.predictions["label"], run.dataset.num_classes, name)
     metrics = predictions.compute_metrics(results.predictions, reference)
     if not math.isfinite(metrics["loss"]):
         losses = results.predictions["loss"]
         bad = np.flatnonzero(~np.isfinite(losses))
         reason = (
-            f"the test loss of {len(bad)} of {len(losses)} images is not finite after step"
+            f"the {name} loss of {len(bad)} of {len(losses)} images is not finite after step"
             f" {position.step}, starting with example {bad[0]}"
         )
         raise _diverged(run, reason, advice)
     return metrics
 
 
-def _update_best(run: Run, position: Position, test: dict[str, float]) -> None:
-    """Updates the best metric so far: the highest top-1, or without labels the lowest loss."""
-    progress = position.progress
-    if run.dataset.labelled:
-        if test["test/top1"] > progress.best["top1"]:
-            progress.best = {"top1": test["test/top1"], "epoch": progress.epoch}
-    elif "test/loss" in test and test["test/loss"] < progress.best.get("loss", math.inf):
-        progress.best = {"loss": test["test/loss"], "epoch": progress.epoch}
+def _update_best(run: Run, position: Position, metrics: Mapping[str, float]) -> None:
+    """Updates the best epoch so far, unless the criterion was not measured in this epoch."""
+    progress, key = position.progress, criterion.key(run.criterion)
+    if metrics.get(run.criterion, -math.inf) <= progress.best.get(key, -1.0):
+        return
+    reported = "top1" if run.dataset.labelled else "loss"
+    progress.best = {"epoch": progress.epoch, key: metrics[run.criterion]}
+    if f"test/{reported}" in metrics:
+        progress.best[reported] = metrics[f"test/{reported}"]
 
 
 def _warn_about_collapse(

@@ -222,6 +222,7 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
         # The first process prepares the data set if necessary.
         dataset = parallel.main_first(lambda: data.load(source))
     facts = {"version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
+    facts["val"] = len(dataset.validation or ())
     parallel.check_agreement({f"data set '{source.name}'": facts})
     if training.batch_size > (count := len(dataset.train)):
         # This batch size results in four to eight steps per epoch.
@@ -294,9 +295,10 @@ def _degradation(source: Source, dataset: data.Dataset) -> str:
     counts = dataset.summary.details.get("degraded", {"images": 0, "of": 0})
     if counts["images"] == counts["of"]:
         return ""
-    if source.per_class:
-        return f" (data.per_class {source.per_class})"
-    return f" (data.share {source.share:g}, data.imbalance {source.imbalance:g})"
+    values = {name: getattr(source, name) for name in ("val_split", "per_class")}
+    values |= {"share": source.share < 1, "imbalance": source.imbalance > 1}
+    fields = [f"data.{name} {getattr(source, name):g}" for name, value in values.items() if value]
+    return f" ({', '.join(fields)})"
 
 
 def train(

@@ -9,6 +9,7 @@ from rrd_jax.jobs.progress import Result
 from rrd_jax.run_folder import metrics_writer
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import tables
+from rrd_jax.training import criterion
 from rrd_jax.training.recipe import Job
 
 FILE = "results.json"
@@ -85,13 +86,20 @@ def table(results: list[Result], scratch: Result | None = None) -> tables.Table:
     """
     gains = _gains(results[-1], scratch)
     unlabelled = any(result.top1 is None for result in results)
+    validated = any((result.val or {}).get("top1") is not None for result in results)
+    # The criterion without labels, which all unlabeled runs of a job share.
+    by = next((result.best_by for result in results if result.top1 is None and result.best_by), "")
     header = (
         "run",
         "network",
+        *(("validation top-1, last epoch",) if validated else ()),
         "test top-1, last epoch",
-        "best (epoch)",
+        "test top-1, best by validation images (epoch)"
+        if validated
+        else "best by test images (epoch)",
         *(("over random weights",) if gains else ()),
-        *(("held-out loss, last epoch", "best (epoch)") if unlabelled else ()),
+        *(("held-out loss, last epoch",) if unlabelled else ()),
+        *((f"{criterion.describe(by)}, last epoch", "best (epoch)") if by else ()),
         "agreement with teacher",
         "parameters",
         "wall time",
@@ -101,13 +109,11 @@ def table(results: list[Result], scratch: Result | None = None) -> tables.Table:
         (
             result.label,
             result.model,
-            *_last_and_best(result.top1, result.best_top1, result.best_epoch, 2),
+            *((_format((result.val or {}).get("top1")),) if validated else ()),
+            *_last_and_best(result.top1, result.best_top1, result.best_epoch),
             *((gains.get(result.label, "-"),) if gains else ()),
-            *(
-                _last_and_best(result.loss, result.best_loss, result.best_epoch, 4)
-                if unlabelled
-                else ()
-            ),
+            *((_format(result.loss, 4),) if unlabelled else ()),
+            *(_criterion_cells(result) if by else ()),
             "-" if result.agreement is None else f"{result.agreement:.2f}",
             f"{result.parameters:,}",
             metrics_writer.duration(result.seconds) if result.seconds else "-",
@@ -125,11 +131,17 @@ def _gains(student: Result, scratch: Result | None) -> dict[str, str]:
     return {student.label: f"{student.top1 - scratch.top1:+.2f}"}
 
 
-def _last_and_best(
-    last: float | None, best: float | None, epoch: int, digits: int
-) -> tuple[str, str]:
+def _criterion_cells(result: Result) -> tuple[str, str]:
+    """Formats the criterion of a run without labels."""
+    if result.top1 is not None:
+        return "-", "-"
+    return _last_and_best(result.score, result.best_score, result.best_epoch)
+
+
+def _last_and_best(last: float | None, best: float | None, epoch: int) -> tuple[str, str]:
     """Formats a metric of the last and of the best epoch; "-" for a missing value."""
-    return (
-        "-" if last is None else f"{last:.{digits}f}",
-        "-" if best is None else f"{best:.{digits}f} ({epoch})",
-    )
+    return _format(last), "-" if best is None else f"{best:.2f} ({epoch})"
+
+
+def _format(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

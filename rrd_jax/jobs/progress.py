@@ -11,20 +11,27 @@ from rrd_jax import checkpoints, errors
 class Result(NamedTuple):
     """The result of a finished run; accuracies are percentages of the test split.
 
+    The best epoch is the one that `criterion` chooses; see `rrd_jax.training.criterion`.
+
     Attributes:
       label: the name of the run on the console.
       model: the name of the network.
       top1: test top-1 after the last epoch; None without labels.
-      best_top1: the highest test top-1; None without labels.
-      best_epoch: the epoch of `best_top1`, or without labels of `best_loss`.
+      best_top1: test top-1 of the best epoch; None without labels.
+      best_epoch: the best epoch; 0 for none.
       agreement: agreement with the teacher after the last epoch, in percent; None without a
         teacher.
       parameters: number of parameters.
       seconds: wall time over all starts.
       checkpoint: folder of the checkpoints.
       loss: the held-out loss after the last epoch of a run without labels; None if undefined.
-      best_loss: the lowest held-out loss of a run without labels; None if undefined.
+      best_loss: the held-out loss of the best epoch without labels; None if undefined.
       proof: the last metrics of `alignment_during_training`; None if not measured.
+      best_by: the criterion, such as "test/top1" or "val/top1"; None for runs without a criterion,
+        and in results of version 0.2.0.
+      score: the criterion after the last epoch; None if it was not measured.
+      best_score: the criterion of the best epoch; None if it was not measured.
+      val: metrics of the validation images after the last epoch; None without validation images.
     """
 
     label: str
@@ -39,12 +46,19 @@ class Result(NamedTuple):
     loss: float | None = None
     best_loss: float | None = None
     proof: dict[str, float] | None = None
+    best_by: str | None = None
+    score: float | None = None
+    best_score: float | None = None
+    val: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON, without empty optional fields."""
-        optional = ("loss", "best_loss", "proof")
         fields = self._asdict()
-        return {k: v for k, v in fields.items() if k not in optional or v not in (None, {})}
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in self._field_defaults or value not in (None, {})
+        }
 
 
 @dataclasses.dataclass
@@ -61,7 +75,8 @@ class Progress:
       seconds: wall time so far.
       sums: sum of each logged scalar over the current epoch's steps.
       recalls: True if the steps read a teacher cache.
-      best: best test top-1 and its epoch, or without labels the lowest held-out loss and its epoch.
+      best: the best epoch, its value of the criterion under `criterion.key`, and its test top-1 or,
+        without labels, its held-out loss.
       result: the Result after `epoch`, as a dict.
       about: the network's ModelInfo, as JSON.
     """

@@ -10,13 +10,14 @@ import jax
 
 from rrd_jax import checkpoints, data, networks, parallel
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.jobs import progress, run_info
+from rrd_jax.jobs import progress, run_info, selection
 from rrd_jax.jobs.program import Program, build
 from rrd_jax.jobs.progress import Progress, Result
 from rrd_jax.run_folder import source_code
 from rrd_jax.teacher import cache_plan
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
+from rrd_jax.training import criterion
 from rrd_jax.training.recipe import Recipe, Training
 from rrd_jax.training.state import TrainState
 from rrd_jax.weights import pretrained
@@ -41,6 +42,7 @@ class Run:
       cache: the decision about the teacher cache.
       program: the compiled functions.
       parameters: number of parameters, including a classifier that replaces the student's.
+      criterion: the criterion that chooses the best checkpoint; "" for none.
     """
 
     recipe: Recipe
@@ -53,6 +55,7 @@ class Run:
     cache: cache_plan.Plan
     program: Program
     parameters: int
+    criterion: str
 
     @property
     def training(self) -> Training:
@@ -131,7 +134,19 @@ def create(
     parameters = networks.count_parameters(program.abstract.params["student"])
     if name := program.abstract.classifier:
         parameters += networks.count_parameters(program.abstract.params["objectives"][name])
-    return Run(recipe, folder, dataset, mesh, manager, teacher, network, plan, program, parameters)
+    return Run(
+        recipe,
+        folder,
+        dataset,
+        mesh,
+        manager,
+        teacher,
+        network,
+        plan,
+        program,
+        parameters,
+        selection.choose(recipe, dataset, teacher),
+    )
 
 
 def begin(run: Run, start: pretrained.InitialWeights | None = None) -> Position:
@@ -199,6 +214,9 @@ def resume(run: Run) -> Position | None:
     source_code.warn_about_changes(
         f"the last checkpoint in {run.folder}", recorded.get("code"), about.training["code"]
     )
+    progress_.best = selection.resumed_best(
+        run.criterion, progress_.best, run.checkpoints.folder, run.steps_per_epoch
+    )
     return Position(int(state.step), progress_, about, _state=state)
 
 
@@ -223,10 +241,10 @@ def save(run: Run, position: Position, seconds: float, row: dict[str, Any] | Non
     progress_.seconds = seconds
     metrics = progress_.about.get("metrics", {})
     if row:
-        names = {"epoch": "epoch", "step": "step"} | {
-            name: name.removeprefix("test/") for name in row if name.startswith("test/")
-        }
-        metrics = {short: row[name] for name, short in names.items()}
+        metrics = {name: row[name] for name in ("epoch", "step")} | _part(row, "test")
+        metrics |= {f"val_{name}": value for name, value in _part(row, "val").items()}
+        if run.criterion.startswith("proof/") and run.criterion in row:
+            metrics[criterion.key(run.criterion)] = row[run.criterion]
         progress_.result = _result(run, progress_, row).to_json()
     progress_.about = dataclasses.replace(position.about, metrics=metrics).to_json()
     score = checkpoints.score(progress_.result) if row else None
@@ -247,9 +265,15 @@ def _result(run: Run, progress_: Progress, row: dict[str, Any]) -> Result:
         checkpoint=str(run.folder / "checkpoints"),
         loss=None if run.dataset.labelled else row.get("test/loss"),
         best_loss=progress_.best.get("loss"),
-        proof={
-            name.removeprefix("proof/"): value
-            for name, value in row.items()
-            if name.startswith("proof/")
-        },
+        proof=_part(row, "proof"),
+        best_by=run.criterion or None,
+        score=row.get(run.criterion),
+        best_score=progress_.best.get(criterion.key(run.criterion)),
+        val=_part(row, "val"),
     )
+
+
+def _part(row: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Returns the metrics with a prefix, by the rest of their names."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): row[name] for name in row if name.startswith(start)}

@@ -1,12 +1,13 @@
-"""Evaluation of a student during its training: test split, held-out losses and alignment."""
+"""Evaluation of a student during its training: predictions, held-out losses and alignment."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from rrd_jax.evaluation import predictions
-from rrd_jax.jobs import held_out
+from rrd_jax.jobs import held_out, selection
 from rrd_jax.jobs.alignment_during_training import Alignment
-from rrd_jax.jobs.epoch import EvaluationResults
+from rrd_jax.jobs.epoch import EvaluationResults, SplitResults
 from rrd_jax.jobs.run import Position, Run
 from rrd_jax.terminal import console
 
@@ -38,9 +39,14 @@ def create(run: Run) -> Evaluation:
             fast_cpu=training.fast_cpu,
         )
     losses = None if run.dataset.labelled else _held_out_losses(run)
-    if run.teacher and training.alignment:
+    chooses = not run.dataset.labelled and run.criterion and _is_aligned(run)
+    if run.teacher and (training.alignment or chooses):
         alignment = Alignment(run.recipe, run.dataset, run.mesh, run.teacher)
     return Evaluation(predict, losses, alignment)
+
+
+def _is_aligned(run: Run) -> bool:
+    return selection.is_aligned(run.recipe, run.dataset, run.teacher)
 
 
 def _held_out_losses(run: Run) -> held_out.Losses:
@@ -64,7 +70,7 @@ def _held_out_losses(run: Run) -> held_out.Losses:
 def evaluate(
     evaluation: Evaluation, run: Run, position: Position, stop: Callable[[], bool]
 ) -> EvaluationResults:
-    """Evaluates the student at the end of an epoch.
+    """Evaluates the student at the end of an epoch on the test images and the validation images.
 
     Args:
       evaluation: the compiled evaluation of the run.
@@ -75,17 +81,31 @@ def evaluate(
     Raises:
       StoppedError: `stop` returned True.
     """
-    training, state, test = run.training, position.state, run.dataset.test
-    predicted, losses, alignment = None, {}, {}
+    student, epoch = position.state.student, position.step // run.steps_per_epoch
+    alignment, measured = {}, evaluation.alignment
+    validation, validation_alignment = None, {}
+    test = _evaluate_split(evaluation, run, position, run.dataset.test, stop)
+    if measured:
+        objectives = {name: position.state.objective(name) for name in run.recipe.terms}
+        alignment = measured.measure(student, epoch, objectives, stop)
+    if run.dataset.validation is not None:
+        validation = _evaluate_split(evaluation, run, position, run.dataset.validation, stop)
+        if measured and not run.dataset.labelled and measured.is_due(epoch):
+            validation_alignment = measured.compare_validation(student, stop)
+    return EvaluationResults(test, alignment, validation, validation_alignment)
+
+
+def _evaluate_split(
+    evaluation: Evaluation, run: Run, position: Position, split: Any, stop: Callable[[], bool]
+) -> SplitResults:
+    """Returns the student's predictions and held-out losses for a split."""
+    training, state = run.training, position.state
+    predicted, losses = None, {}
     if evaluation.predict:
         predicted = predictions.collect(
-            evaluation.predict, state.student, test, training.eval_batch_size, run.mesh, stop=stop
+            evaluation.predict, state.student, split, training.eval_batch_size, run.mesh, stop=stop
         )
     if evaluation.losses:
         teacher = run.teacher.folded if run.teacher_network else None
-        losses = held_out.collect(evaluation.losses, state, teacher, test, run.mesh, stop)
-    if evaluation.alignment:
-        epoch = position.step // run.steps_per_epoch
-        objectives = {name: state.objective(name) for name in run.recipe.terms}
-        alignment = evaluation.alignment.measure(state.student, epoch, objectives, stop)
-    return EvaluationResults(predicted, losses, alignment)
+        losses = held_out.collect(evaluation.losses, state, teacher, split, run.mesh, stop)
+    return SplitResults(predicted, losses)

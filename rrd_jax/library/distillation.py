@@ -34,6 +34,7 @@ def distill(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     num_classes: int | None = None,
+    val_split: float | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Trains a student with a teacher, or resumes an earlier call with the same workdir.
@@ -61,6 +62,8 @@ def distill(
       batch_size: images per step.
       learning_rate: the peak learning rate.
       num_classes: C; None to read it from the data.
+      val_split: the share or number of the training images that choose the best checkpoint, such as
+        0.1 or 500 (data.val_split). None for the config's; by default the test images choose it.
       fields: other config fields by path, such as {"data.augment": "none"}.
 
     Raises:
@@ -81,7 +84,7 @@ def distill(
       (2, 4)
     """
     parallel.check_platform()
-    numbers = _numbers(epochs, batch_size, learning_rate)
+    numbers = _numbers(epochs, batch_size, learning_rate, val_split)
     fields = fields or {}
     if isinstance(config, recipe.Job):
         others = (teacher, student, objectives, optimizer)
@@ -115,8 +118,8 @@ def train_teacher(
       test: test images, as for `distill`.
       workdir: the folder for checkpoints and metrics, as for `distill`.
       config: the config, as for `distill`.
-      **options: optimizer, epochs, batch_size, learning_rate, num_classes and fields, as for
-        `distill`.
+      **options: optimizer, epochs, batch_size, learning_rate, num_classes, val_split and fields, as
+        for `distill`.
 
     Raises:
       InputError: an argument is missing or invalid, or arguments contradict each other.
@@ -130,15 +133,16 @@ def train_teacher(
       >>> teacher.network.name, teacher.network.num_classes
       ('resnet8', 4)
     """
-    names = ("epochs", "batch_size", "learning_rate", "optimizer", "fields", "num_classes")
+    numeric = ("epochs", "batch_size", "learning_rate", "val_split")
     for name in options:
-        errors.lookup("argument of train_teacher", name, dict.fromkeys(names))
+        names = dict.fromkeys((*numeric, "optimizer", "fields", "num_classes"))
+        errors.lookup("argument of train_teacher", name, names)
     parallel.check_platform()
     base = _copied(config)
     with base.unlocked(), base.ignore_type():
         base.teacher = configs.defaults().teacher
         base.baseline, base.method, base.label = False, "ce", "teacher"
-    numbers = _numbers(*map(options.get, ("epochs", "batch_size", "learning_rate")))
+    numbers = _numbers(*map(options.get, numeric))
     objects = _Objects(None, network, {"ce": 1.0}, options.get("optimizer"))
     fields = options.get("fields") or {}
     classes = options.get("num_classes")
@@ -161,13 +165,17 @@ def _copied(config: Any) -> ConfigDict:
 
 
 def _numbers(
-    epochs: int | None, batch_size: int | None, learning_rate: float | None
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    val_split: float | None,
 ) -> dict[str, Any]:
     """Returns the arguments that are not None, by the path of their field."""
     values = {
         "train.epochs": epochs,
         "train.batch_size": batch_size,
         "optimizer.learning_rate": learning_rate,
+        "data.val_split": val_split,
     }
     return {path: value for path, value in values.items() if value is not None}
 

@@ -145,9 +145,11 @@ class MetricsWriter:
 
 
 def _test_parts(row: dict[str, Any]) -> list[str]:
+    validation = [f"val top-1 {row['val/top1']:6.2f}"] if "val/top1" in row else []
     return [
+        *validation,
         f"test top-1 {row['test/top1']:6.2f}",
-        f"best {row['best/top1']:.2f} ({row['best/epoch']})",
+        f"best{' by val' if validation else ''} {row['best/top1']:.2f} ({row['best/epoch']})",
         *_agreement(row),
         f"loss {row['test/loss']:.4f}",
         *_alignment(row),
@@ -156,11 +158,10 @@ def _test_parts(row: dict[str, Any]) -> list[str]:
 
 
 def _held_out_parts(row: dict[str, Any]) -> list[str]:
-    if "test/loss" not in row:
-        return [*_agreement(row), *_alignment(row), "| train"]
+    losses = [f"held-out loss {row['test/loss']:.4f}"] if "test/loss" in row else []
     return [
-        f"held-out loss {row['test/loss']:.4f}",
-        f"best {row['best/loss']:.4f} ({row['best/epoch']})",
+        *losses,
+        f"best epoch {row['best/epoch']}",
         *_agreement(row),
         *_alignment(row),
         "| train",

@@ -10,6 +10,7 @@ from typing import Any
 from rrd_jax import errors
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.run_folder import atomic_write
+from rrd_jax.training import criterion
 
 _FILE = "README.md"
 _MARK = (
@@ -20,6 +21,12 @@ _OLD_MARK = (
     "<!-- Written by rrd_jax, again and again. Delete this line to keep what you change. -->"
 )
 _MAX_CLASSES = 1000
+_METRICS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "agreement": "agreement with the teacher",
+    "neighbours_10": "nearest neighbors shared with the teacher",
+}
 # The folders before the last part of a path. URLs are not paths of this machine.
 _FOLDERS = re.compile(r"(?<![\w./])(~[\w.-]*/|/(?=[^/\s]+/))(?:[^/\s,;:'\"=]+/)*")
 
@@ -148,19 +155,33 @@ def _network(about: ModelInfo, parameters: int) -> Iterator[str]:
         yield f"- option {_code(name)}: {_code(value)}"
     if about.classifier:
         yield f"\nThe classifier was trained by {_code(about.classifier)}; the network's is unused."
-    metrics = about.metrics
-    percentages = {
-        "top-1": metrics.get("top1"),
-        "top-5": metrics.get("top5"),
-        "agreement with the teacher": metrics.get("agreement"),
-    }
-    rows = [f"| {k} | {v:.2f} % |" for k, v in percentages.items() if isinstance(v, int | float)]
-    if rows:
-        after = f", after epoch {metrics['epoch']}" if "epoch" in metrics else ""
-        yield f"\nResults on the test images{after}:\n\n| metric | value |\n|---|---|"
-        yield from rows
+    yield from _results(about)
     if about.preprocessing:
         yield f"\n## Images\n\n{_images(about.preprocessing.to_json())}"
+
+
+def _results(about: ModelInfo) -> Iterator[str]:
+    """Yields a table of the metrics on test and validation images, and the choice of the epoch."""
+    metrics, chosen = about.metrics, about.training.get("chosen_by")
+    parts = [("", "")]
+    if any(str(name).startswith("val_") for name in metrics):
+        parts = [("val_", "validation "), ("", "test ")]
+    percentages = {
+        f"{word}{label}": metrics.get(f"{prefix}{name}")
+        for prefix, word in parts
+        for name, label in _METRICS.items()
+    }
+    rows = [f"| {k} | {v:.2f} % |" for k, v in percentages.items() if isinstance(v, int | float)]
+    if not rows:
+        return
+    after = f", after epoch {metrics['epoch']}" if "epoch" in metrics else ""
+    images = "validation and test images" if len(parts) > 1 else "test images"
+    yield f"\nResults on the {images}{after}:\n\n| metric | value |\n|---|---|"
+    yield from rows
+    if chosen:
+        text = f"The epoch was chosen by its {criterion.describe(chosen)}"
+        optimistic = ", so the test metrics are optimistic" if chosen == "test/top1" else ""
+        yield f"\n{text}{optimistic}."
 
 
 def _images(preprocessing: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from rrd_jax import errors
 from rrd_jax.run_folder import config_fields
 from rrd_jax.runs import folders
 from rrd_jax.runs.folders import Folder
+from rrd_jax.training import criterion
 
 STATES = ("running", "done", "died", "damaged")
 # Number of bytes at the end of metrics.jsonl that are searched for the last row.
@@ -22,6 +23,12 @@ _TAIL = 1 << 16
 _SILENT = 600.0
 _METRICS = {"top1": "test/top1", "best": "best/top1", "best_epoch": "best/epoch"}
 _RESULTS = {"top1": "top1", "best": "best_top1", "best_epoch": "best_epoch"}
+# Criteria of the best epoch; a row contains the best value of the criterion of its run.
+_CRITERIA = tuple(
+    criterion.create(metric, validated=validated)
+    for validated in (True, False)
+    for metric in ("top1", "neighbours_10", "neighbours_1", "agreement")
+)
 
 
 class Run(NamedTuple):
@@ -102,12 +109,18 @@ def _read(folder: Folder) -> Run | None:
         "epoch": epoch,
         "epochs": epochs,
         **{column: _number(metrics.get(name)) for column, name in names.items()},
+        "best_by": _best_by(row) or result.get("best_by"),
         **_state(folder, row, epoch if saved is None else saved, epoch, epochs, damages),
         "size": None,
         "started": config.get("starts.first.date"),
         "path": folder.path,
     }
     return Run(columns, row, config)
+
+
+def _best_by(row: dict[str, Any]) -> str | None:
+    """Returns the criterion that chose the best epoch, such as "test/top1"; None if unknown."""
+    return next((name for name in _CRITERIA if f"best/{criterion.key(name)}" in row), None)
 
 
 def _state(

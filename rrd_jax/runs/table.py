@@ -122,7 +122,8 @@ def _cell(run: Run, name: str) -> str:
     if name == "top1":
         return f"{value:.2f}"
     if name == "best":
-        return f"{value:.2f} ({format_value(run.columns['best_epoch'])})"
+        by = ", val" if (run.columns["best_by"] or "").startswith("val/") else ""
+        return f"{value:.2f} ({format_value(run.columns['best_epoch'])}{by})"
     if name in ("age", "left"):
         unit = next((unit for unit, length in _UNITS.items() if value >= 2 * length), "s")
         return f"{value / _UNITS.get(unit, 1):.0f} {unit}"

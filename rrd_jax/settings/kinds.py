@@ -17,6 +17,8 @@ from rrd_jax import errors, imports
 AUTO = "auto"
 # The largest int32.
 LARGEST = 2**31 - 1
+# The largest whole number of a field that can also be a share.
+_LARGEST_COUNT = 10**8
 # The square of this temperature times the rounding error of a divergence is 0.001.
 _HIGHEST_TEMPERATURE = 100.0
 # The smallest differences from 0, and from 1 downwards, that float32 can represent.
@@ -143,6 +145,22 @@ class Real(Kind):
         )
         limits = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
         return " ".join(["a number", *limits])
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareOrCount(Kind):
+    """A share in (0, 1), or a whole number from 1; 0 for none."""
+
+    type = parser = float
+
+    def accepts(self, value: Any) -> bool:
+        """Implements `Kind.accepts`."""
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            return False
+        return 0 <= value < 1 or (1 <= value <= _LARGEST_COUNT and value == int(value))
+
+    def __str__(self) -> str:
+        return f"a share from 0 to below 1, or a whole number from 1 to {_LARGEST_COUNT}"
 
 
 @dataclasses.dataclass(frozen=True)

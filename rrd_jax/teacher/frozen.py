@@ -110,6 +110,11 @@ class FrozenNetwork:
         return alignment.reference(embeddings)
 
     @functools.cached_property
+    def on_validation(self) -> "FrozenNetwork":
+        """The same network with the validation images as its test split."""
+        return dataclasses.replace(self, dataset=self.dataset.on_validation())
+
+    @functools.cached_property
     def labelled(self) -> dict[str, float]:
         """Accuracies of classifiers on the embeddings, see `embedding_accuracy.evaluate`."""
         dataset = self.dataset.labelled_subset or self.dataset

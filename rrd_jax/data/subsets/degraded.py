@@ -1,4 +1,4 @@
-"""Degrades training data on purpose: fewer images, a long tail, wrong labels.
+"""Divides and degrades training data: held-out images, fewer images, a long tail, wrong labels.
 
 The result depends only on the labels and a seed, so it is equal in all processes and resumed runs.
 """
@@ -52,31 +52,40 @@ class Degraded(Examples):
 
 
 def degrade(source: Source, splits: Splits) -> Splits:
-    """Returns splits with the training split degraded by the fields of a source.
+    """Returns splits with the training split divided and degraded by the fields of a source.
 
-    A share of the images is drawn first, then the long tail; or a number of images per class.
-    Label noise applies to the remaining images. All mock examples are used.
+    Validation images are held out first. Of the other images, a share is drawn, then the long tail;
+    or a number of images per class. Label noise applies to the remaining images. All mock examples
+    are used.
 
     Raises:
-      InputError: there are too few images for the long tail, or a label is out of range.
+      InputError: there are too few images for validation or for the long tail, or a label is out of
+        range.
     """
     if source.mock_examples:
-        source = dataclasses.replace(source, share=1.0, per_class=0, imbalance=1.0)
+        source = dataclasses.replace(source, val_split=0.0, share=1.0, per_class=0, imbalance=1.0)
     if not source.is_degraded:
         return splits
     labels = labels_of(splits.train)
     if source.use_labels:
         sanity.check_labels(labels, splits.num_classes, "training")
     indices, seed = np.arange(len(labels)), source.noise_seed
-    summary, changes = splits.summary, []
+    summary, changes, validation = splits.summary, [], None
+    if source.val_split:
+        held = _draw_validation(source, splits, labels)
+        indices = np.setdiff1d(indices, held)
+        validation = Degraded(splits.train, held, labels[held], labels[held])
+        summary += _describe_validation(source, labels[indices], labels[held])
+        changes.append(f"val_split {_number(source.val_split)}")
+    available = len(indices)
     if source.share < 1:
-        indices = stratified.draw_share(labels, source.share, seed)
-        summary += Summary((_describe_share(labels[indices], len(labels), "share"),))
+        indices = indices[stratified.draw_share(labels[indices], source.share, seed)]
+        summary += Summary((_describe_share(labels[indices], available, "share"),))
         changes.append(f"share {source.share:g}")
     if source.per_class:
         counts = np.full(splits.num_classes, source.per_class)
-        indices = stratified.draw_per_class(labels, counts, seed)
-        line = _describe_share(labels[indices], len(labels), "per_class")
+        indices = indices[stratified.draw_per_class(labels[indices], counts, seed)]
+        line = _describe_share(labels[indices], available, "per_class")
         summary += Summary((line,), _warn_of_small_classes(source, splits, labels[indices]))
         changes.append(f"per_class {source.per_class}")
     if source.imbalance > 1:
@@ -96,12 +105,17 @@ def degrade(source: Source, splits: Splits) -> Splits:
         summary += Summary((line,))
         changes.append(f"{source.noise} label_noise {source.label_noise:g}")
     train = Degraded(splits.train, indices, true, noisy)
-    summary += Summary(details=_details(source, splits, train))
+    summary += Summary(details=_details(source, splits, train, validation))
     fields = ", ".join([*changes, f"noise_seed {seed}"])
     version = f"{splits.version} with {fields} ({_digest(train)})"
     name = splits.display_name and f"{splits.display_name} with {fields}"
     return dataclasses.replace(
-        splits, version=version, train=train, summary=summary, display_name=name
+        splits,
+        version=version,
+        train=train,
+        validation=validation,
+        summary=summary,
+        display_name=name,
     )
 
 
@@ -123,6 +137,48 @@ def labels_of(examples: Sequence[dict[str, Any]]) -> np.ndarray:
             console.say(f"labels: reading all {len(examples):,} training examples once")
         labels = [examples[i]["label"] for i in range(len(examples))]
     return np.asarray(labels, int)
+
+
+def _draw_validation(source: Source, splits: Splits, labels: np.ndarray) -> np.ndarray:
+    """Returns the indices of the validation images, ascending.
+
+    Raises:
+      InputError: no image, or all images of a class, would be held out.
+    """
+    wanted, total = source.val_split, len(labels)
+    count = round(wanted * total) if wanted < 1 else int(wanted)
+    subject = (
+        f"data.val_split is {_number(wanted)}, {count:,} of the {total:,} images of split"
+        f" '{source.train_split}'"
+    )
+    if not 0 < count < total:
+        raise errors.InputError(
+            f"{subject}; set it to a share such as 0.1 or to fewer images, so that both parts have"
+            " images"
+        )
+    held = stratified.draw_validation(labels, count, source.noise_seed)
+    remaining = np.bincount(np.delete(labels, held), minlength=labels.max() + 1)
+    if (lost := np.flatnonzero((remaining == 0) & (np.bincount(labels) > 0))).size:
+        classes = "1 class" if lost.size == 1 else f"{lost.size:,} classes"
+        raise errors.InputError(
+            f"{subject}, which leaves {classes} without training images, such as"
+            f" {_name(splits, int(lost[0]))}; set it to a smaller value"
+        )
+    return held
+
+
+def _number(value: float) -> str:
+    """Formats a share or a count."""
+    return f"{value:g}" if value < 1 else str(int(value))
+
+
+def _describe_validation(source: Source, remaining: np.ndarray, held: np.ndarray) -> Summary:
+    line = (
+        f"val_split: {len(held):,} of {len(held) + len(remaining):,} training images are held out"
+        f" for validation{_spread(held)} (data.noise_seed {source.noise_seed}); {len(remaining):,}"
+        " remain for training"
+    )
+    return Summary((line,))
 
 
 def _draw_tail(source: Source, splits: Splits, labels: np.ndarray) -> np.ndarray:
@@ -149,11 +205,15 @@ def _name(splits: Splits, label: int) -> str:
 
 
 def _describe_share(selected: np.ndarray, total: int, field: str) -> str:
+    return f"{field}: {len(selected):,} of {total:,} training images are used{_spread(selected)}"
+
+
+def _spread(selected: np.ndarray) -> str:
+    """Returns a clause with the number of images per class; "" for one class."""
     sizes = np.bincount(selected)
     low, high = sizes[sizes > 0].min(), sizes.max()
     spread = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    line = f"{field}: {len(selected):,} of {total:,} training images are used"
-    return line if len(sizes) == 1 else f"{line}, {spread} per class"
+    return "" if len(sizes) == 1 else f", {spread} per class"
 
 
 def _warn_of_small_classes(source: Source, splits: Splits, selected: np.ndarray) -> tuple[str, ...]:
@@ -190,20 +250,33 @@ def _digest(train: Degraded) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def _details(source: Source, splits: Splits, train: Degraded) -> dict[str, Any]:
-    """Returns the details of the degradation for data.json."""
-    counts = train.counts(splits.num_classes).tolist()
+def _details(
+    source: Source, splits: Splits, train: Degraded, validation: Degraded | None
+) -> dict[str, Any]:
+    """Returns the details of the division and degradation for data.json."""
     fields = ("share", "per_class", "imbalance", "label_noise", "noise", "noise_seed")
+    if validation is not None:
+        fields = ("val_split", *fields)
     details: dict[str, Any] = {
         "degraded": {
             **{field: getattr(source, field) for field in fields},
             "images": len(train),
             "of": len(splits.train),
-            "images of each class": counts,
+            "images of each class": train.counts(splits.num_classes).tolist(),
             "wrong labels": int((train.labels != train.true_labels).sum()),
         }
     }
     # Image folders report the number of images by class name.
     if images := splits.summary.details.get("images"):
-        details["images"] = images | {"train": dict(zip(splits.class_names, counts, strict=True))}
+        parts = {"train": train} | ({} if validation is None else {"val": validation})
+        details["images"] = images | {
+            name: _counts_by_name(part, splits) for name, part in parts.items()
+        }
     return details
+
+
+def _counts_by_name(part: Degraded, splits: Splits) -> dict[str, int] | int:
+    """Returns the number of images by class name, or of all images without labels."""
+    if not splits.class_names:
+        return len(part)
+    return dict(zip(splits.class_names, part.counts(splits.num_classes).tolist(), strict=True))

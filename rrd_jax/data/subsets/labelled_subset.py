@@ -69,6 +69,7 @@ def _source(location: str, source: Source) -> Source:
     full_source = dataclasses.replace(
         source,
         mock_examples=0,
+        val_split=0.0,
         per_class=0,
         share=1.0,
         imbalance=1.0,

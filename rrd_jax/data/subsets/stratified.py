@@ -2,8 +2,8 @@
 
 import numpy as np
 
-# Identifiers that make the random numbers of the three functions independent for one seed.
-_SHARE, _COUNTS, _NOISE = range(3)
+# Identifiers that make the random numbers of the functions independent for one seed.
+_SHARE, _COUNTS, _NOISE, _VALIDATION = range(4)
 
 
 def draw_share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -23,6 +23,20 @@ def draw_share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     # The first example of each class comes first.
     order = order[np.argsort(ranks[order] > 0, kind="stable")]
     return np.sort(order[: max(round(fraction * len(labels)), np.count_nonzero(sizes))])
+
+
+def draw_validation(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Returns the indices of `count` examples, ascending, in the proportions of the classes.
+
+    For one seed, fewer examples are a subset of more. Small classes may have no example.
+
+    Args:
+      labels: [N], class ids.
+      count: number of examples, 0 <= count <= N.
+      seed: seed of the selection.
+    """
+    rng = np.random.default_rng((seed, _VALIDATION))
+    return np.sort(_in_proportion(labels, _ranks(labels, rng), rng)[:count])
 
 
 def draw_per_class(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ def _without_teacher(values: settings.Values) -> str:
 
 
 def _without_metrics(values: settings.Values) -> str:
-    is_used = values["eval.proof"] or values["eval.labelled"]
+    is_used = values["eval.proof"] or values["eval.labelled"] or not values["data.use_labels"]
     return "" if is_used else "eval.proof is False"
 
 
@@ -31,7 +31,8 @@ class AlignmentChoice:
     """The comparison of a student with its teacher on held-out images during training.
 
     Attributes:
-      on: Compares the student's embeddings of held-out images with the teacher's, without labels.
+      on: Compares the student's embeddings of held-out images with the teacher's. Always done
+        without labels, where the comparison chooses the best checkpoint.
       images: Maximum number of held-out images for eval.proof.
       every: Epochs between measurements. The last epoch is always measured.
       knn: Classifies test images at the end by nearest neighbors and by a linear probe, on the
@@ -43,7 +44,7 @@ class AlignmentChoice:
     """
 
     on: bool = _field("proof", False, kinds.Flag())
-    images: int = _field("proof_images", 2000, kinds.Integer(3), unless("eval.proof"))
+    images: int = _field("proof_images", 2000, kinds.Integer(3), _without_metrics)
     every: int = _field("every", 1, kinds.COUNT, _without_metrics)
     knn: bool = _field("knn", False, kinds.Flag(), _with_labelled_images)
     labelled: str = _field("labelled", "", kinds.Text())
