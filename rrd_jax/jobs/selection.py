@@ -25,8 +25,8 @@ def choose(recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None)
         return criterion.create("top1", validated=validated)
     if teacher and is_aligned(recipe, dataset, teacher):
         split = dataset.validation if validated else dataset.test
-        many = min(len(split), recipe.training.alignment.images) >= _MIN_IMAGES
-        return criterion.create(f"neighbours_{10 if many else 1}", validated=validated)
+        has_many = min(len(split), recipe.training.alignment.images) >= _MIN_IMAGES
+        return criterion.create(f"neighbours_{10 if has_many else 1}", validated=validated)
     if teacher and teacher.compares and dataset.num_classes:
         return criterion.create("agreement", validated=validated)
     return ""

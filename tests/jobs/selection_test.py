@@ -68,14 +68,14 @@ def test_the_validation_images_depend_on_the_data_and_their_seed_only(feed):
         return data.from_sources(images, _TEST, source)
 
     first, again = load(val_split=0.25), load(val_split=16, share=0.5, label_noise=0.5)
-    held = first.validation.examples.indices
-    np.testing.assert_array_equal(held, again.validation.examples.indices)
-    np.testing.assert_array_equal(again.validation.examples.labels, _TRAIN[1][held])
-    assert not set(held) & set(first.train.examples.indices)
-    assert not set(held) & set(again.train.examples.indices)
-    assert np.bincount(_TRAIN[1][held]).tolist() == [4, 4, 4, 4]
-    assert set(load(val_split=8).validation.examples.indices) < set(held)
-    assert set(load(val_split=16, noise_seed=1).validation.examples.indices) != set(held)
+    chosen = first.validation.examples.indices
+    np.testing.assert_array_equal(chosen, again.validation.examples.indices)
+    np.testing.assert_array_equal(again.validation.examples.labels, _TRAIN[1][chosen])
+    assert not set(chosen) & set(first.train.examples.indices)
+    assert not set(chosen) & set(again.train.examples.indices)
+    assert np.bincount(_TRAIN[1][chosen]).tolist() == [4, 4, 4, 4]
+    assert set(load(val_split=8).validation.examples.indices) < set(chosen)
+    assert set(load(val_split=16, noise_seed=1).validation.examples.indices) != set(chosen)
     unlabelled = load(val_split=16, use_labels=False)
     assert (len(unlabelled.train), len(unlabelled.validation)) == (48, 16)
 
@@ -106,7 +106,7 @@ def test_a_run_with_validation_images_resumes_bit_identically(tmp_path):
 def test_validation_images_choose_the_epoch_without_labels(tiny_teacher, tmp_path):
     fields = {"data.mock_examples": 0, "data.train_split": "train[:64]", "data.val_split": 0.5}
     fields |= {"data.test_split": "test[:32]", "train.batch_size": 16}
-    (result,) = launch.run(_unlabelled(tiny_teacher, **fields), tmp_path)
+    (*_, result) = launch.run(_unlabelled(tiny_teacher, **fields), tmp_path)
     rows = launch.rows(tmp_path)
     scores = [row["val/neighbours_10"] for row in rows]
     assert result.best_by == "val/neighbours_10"
@@ -124,13 +124,13 @@ def test_an_unlabeled_run_of_version_0_2_0_continues_with_the_best_remaining_che
     scored = checkpoints.scores(folder)
     assert list(scored) == storage.steps(folder)
     assert rrd_jax.load(f"{tmp_path}@best").num_classes == 0
-    (result,) = launch.run(_unlabelled(tiny_teacher, **{"train.epochs": 3}), tmp_path)
+    (*_, result) = launch.run(_unlabelled(tiny_teacher, **{"train.epochs": 3}), tmp_path)
     last = launch.rows(tmp_path)[-1]["proof/neighbours_10"]
     assert result.best_score == max(last, *scored.values())
 
 
 def _as_version_0_2_0(path):
-    """Rewrites the JSON of a checkpoint: version 0.2.0 chose by the held-out loss."""
+    """Rewrites the JSON of a checkpoint: version 0.2.0 chose by the chosen-out loss."""
     content = json.loads(path.read_text())
     meta = content["meta"]
     for name in ("best_by", "score", "best_score"):

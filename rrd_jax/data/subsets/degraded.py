@@ -72,10 +72,10 @@ def degrade(source: Source, splits: Splits) -> Splits:
     indices, seed = np.arange(len(labels)), source.noise_seed
     summary, changes, validation = splits.summary, [], None
     if source.val_split:
-        held = _draw_validation(source, splits, labels)
-        indices = np.setdiff1d(indices, held)
-        validation = Degraded(splits.train, held, labels[held], labels[held])
-        summary += _describe_validation(source, labels[indices], labels[held])
+        chosen = _draw_validation(source, splits, labels)
+        indices = np.setdiff1d(indices, chosen)
+        validation = Degraded(splits.train, chosen, labels[chosen], labels[chosen])
+        summary += _describe_validation(source, labels[indices], labels[chosen])
         changes.append(f"val_split {_number(source.val_split)}")
     available = len(indices)
     if source.share < 1:
@@ -145,10 +145,10 @@ def _draw_validation(source: Source, splits: Splits, labels: np.ndarray) -> np.n
     Raises:
       InputError: no image, or all images of a class, would be held out.
     """
-    wanted, total = source.val_split, len(labels)
-    count = round(wanted * total) if wanted < 1 else int(wanted)
+    value, total = source.val_split, len(labels)
+    count = round(value * total) if value < 1 else int(value)
     subject = (
-        f"data.val_split is {_number(wanted)}, {count:,} of the {total:,} images of split"
+        f"data.val_split is {_number(value)}, {count:,} of the {total:,} images of split"
         f" '{source.train_split}'"
     )
     if not 0 < count < total:
@@ -156,15 +156,15 @@ def _draw_validation(source: Source, splits: Splits, labels: np.ndarray) -> np.n
             f"{subject}; set it to a share such as 0.1 or to fewer images, so that both parts have"
             " images"
         )
-    held = stratified.draw_validation(labels, count, source.noise_seed)
-    remaining = np.bincount(np.delete(labels, held), minlength=labels.max() + 1)
+    chosen = stratified.draw_validation(labels, count, source.noise_seed)
+    remaining = np.bincount(np.delete(labels, chosen), minlength=labels.max() + 1)
     if (lost := np.flatnonzero((remaining == 0) & (np.bincount(labels) > 0))).size:
         classes = "1 class" if lost.size == 1 else f"{lost.size:,} classes"
         raise errors.InputError(
             f"{subject}, which leaves {classes} without training images, such as"
             f" {_name(splits, int(lost[0]))}; set it to a smaller value"
         )
-    return held
+    return chosen
 
 
 def _number(value: float) -> str:
@@ -172,11 +172,12 @@ def _number(value: float) -> str:
     return f"{value:g}" if value < 1 else str(int(value))
 
 
-def _describe_validation(source: Source, remaining: np.ndarray, held: np.ndarray) -> Summary:
+def _describe_validation(source: Source, remaining: np.ndarray, chosen: np.ndarray) -> Summary:
+    total = len(chosen) + len(remaining)
     line = (
-        f"val_split: {len(held):,} of {len(held) + len(remaining):,} training images are held out"
-        f" for validation{_spread(held)} (data.noise_seed {source.noise_seed}); {len(remaining):,}"
-        " remain for training"
+        f"val_split: {len(chosen):,} of {total:,} training images are held out for validation"
+        f"{_spread(chosen)} (data.noise_seed {source.noise_seed}); {len(remaining):,} remain for"
+        " training"
     )
     return Summary((line,))
 
