@@ -51,10 +51,10 @@ def valid(kind: kinds.Kind) -> st.SearchStrategy[Any]:
         case kinds.Integer():
             small = st.integers(kind.minimum, min(kind.maximum, max(kind.minimum, 0) + 9))
             return small | st.sampled_from((kind.minimum, kind.maximum))
-        case kinds.Real():
-            return _reals(kind)
         case kinds.ShareOrCount():
             return st.floats(0, 0.99) | st.integers(0, 9) | st.just(0.5)
+        case kinds.Real():
+            return _reals(kind)
         case kinds.Flag():
             return st.booleans()
         case kinds.Choice():

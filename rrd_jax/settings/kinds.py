@@ -148,10 +148,8 @@ class Real(Kind):
 
 
 @dataclasses.dataclass(frozen=True)
-class ShareOrCount(Kind):
+class ShareOrCount(Real):
     """A share in (0, 1), or a whole number from 1; 0 for none."""
-
-    type = parser = float
 
     def accepts(self, value: Any) -> bool:
         """Implements `Kind.accepts`."""
