@@ -29,7 +29,7 @@ from absl import app, flags
 from experiments.benchmark import machine
 from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
-from rrd_jax.terminal import cli, tables
+from rrd_jax.terminal import cli, path_flags, tables
 
 _TORCH = flags.DEFINE_string("torch_python", "", "Python interpreter with torch and torchvision.")
 _TF = flags.DEFINE_string("tf_python", "", "Python interpreter with tensorflow.")
@@ -42,7 +42,7 @@ _IMAGES = flags.DEFINE_integer("images", 320, "Number of images of each size.", 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
 _BATCHES = flags.DEFINE_integer("batches", 12, "Timed batches.", lower_bound=1)
 _WARM_UP = flags.DEFINE_integer("warm_up", 4, "Batches before the timed batches.", lower_bound=1)
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = path_flags.define_path(
     "workdir", "runs/data-benchmark", "Folder of the images and results."
 )
 

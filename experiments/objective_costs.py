@@ -23,7 +23,7 @@ from experiments.benchmark import machine
 from experiments.benchmark.reader import Reader, ReaderError, first_cores
 from rrd_jax import errors, objectives
 from rrd_jax.run_folder import atomic_write
-from rrd_jax.terminal import cli, tables
+from rrd_jax.terminal import cli, path_flags, tables
 
 _METHODS = flags.DEFINE_list("methods", [], "Objectives to measure; empty for all.")
 _TEACHER = flags.DEFINE_string(
@@ -40,7 +40,7 @@ _SIDE = flags.DEFINE_integer("side", 32, "Height and width of the images.", lowe
 _STEPS = flags.DEFINE_integer("steps", 6, "Steps per turn.", lower_bound=1)
 _TURNS = flags.DEFINE_integer("turns", 5, "Turns per method.", lower_bound=1)
 _CORES = flags.DEFINE_integer("cores", 0, "Number of CPU cores; 0 for all.", lower_bound=0)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/objective-costs", "Folder of results and logs.")
+_WORKDIR = path_flags.define_path("workdir", "runs/objective-costs", "Folder of results and logs.")
 
 _SMALL, _PUBLISHED = ("resnet8x4", "resnet8", 32), ("resnet32x4", "resnet8x4", 64)
 _BASELINE = "ce+kd"

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from rrd_jax import checkpoints, errors, networks
-from rrd_jax.terminal import cli, console
+from rrd_jax.terminal import cli, console, path_flags
 from rrd_jax.weights import exported, files, from_torch, sizes, to_torch
 
 __all__ = ["from_torch", "sizes", "to_torch"]
@@ -28,8 +28,8 @@ _MODEL = flags.DEFINE_string(
     None,
     "The network, a name in rrd_jax.networks.MODELS. Default: the network that config.json names.",
 )
-_INPUT = flags.DEFINE_string("input", None, "The .pth, .pt or .safetensors file, or hf:FOLDER.")
-_OUTPUT = flags.DEFINE_string("output", None, "The folder to write to.")
+_INPUT = path_flags.define_path("input", None, "The .pth, .pt or .safetensors file, or hf:FOLDER.")
+_OUTPUT = path_flags.define_path("output", None, "The folder to write to.")
 
 
 def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:

@@ -2,10 +2,8 @@
 
 import contextlib
 import difflib
-import json
 import operator
 import os
-import pathlib
 import sys
 import traceback
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -140,14 +138,6 @@ def is_user_file(name: str) -> bool:
 def printable(text: str) -> str:
     """Returns text on one line, with control characters escaped, so that it is safe to print."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a JSON file; raises an OSError, or a ValueError if the file is not valid JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("the JSON is nested too deeply") from error
 
 
 def lookup(kind: str, name: str, entries: Mapping[str, Any]) -> Any:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import app, flags
 
-from rrd_jax.terminal import cli
+from rrd_jax.terminal import cli, path_flags
 
 if TYPE_CHECKING:
     from rrd_jax.data.model_info import ModelInfo
@@ -45,14 +45,14 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags, in a function because other commands define flags with the same names."""
-    flags.DEFINE_string(
+    path_flags.define_path(
         "workdir",
         None,
         "A run, RUN@best, RUN@last or RUN@STEP; a folder written by rrd_jax.convert; or, with"
         " --network, a PyTorch file.",
     )
     flags.DEFINE_list("format", None, "One format, several separated by commas, or all.")
-    flags.DEFINE_string(
+    path_flags.define_path(
         "output", None, "The file, or the folder for files. Default: WORKDIR/exports."
     )
     flags.DEFINE_bool("teacher", False, "Export the run's teacher instead of its student.")
@@ -78,7 +78,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "resize", 0, "Shorter side before the center crop. Default: the run's.", lower_bound=0
     )
-    flags.DEFINE_string(
+    path_flags.define_path(
         "class_names", "", "A file with one class name per line, or JSON. Default: the run's."
     )
     flags.DEFINE_enum(
@@ -93,7 +93,7 @@ def define_flags() -> None:
         "embed_preprocessing", False, "Include the normalization; the file then takes uint8 images."
     )
     flags.DEFINE_bool("fold", True, "Fold batch norms into the preceding convolutions.")
-    flags.DEFINE_string(
+    path_flags.define_path(
         "images", "", "A folder of images for the verification. Default: the test split."
     )
     flags.DEFINE_integer(

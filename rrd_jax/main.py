@@ -33,20 +33,23 @@ import contextlib
 import json
 import os
 import pathlib
+import sys
 from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax.terminal import cli
+from rrd_jax import user_paths
+from rrd_jax.terminal import cli, path_flags
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "A file of configs/, optionally with a colon and a config string, see the file's docstring."
     " Set fields with --config.<field>=<value>; --print_config describes all fields.",
+    sys_argv=cli.command_line(sys.argv),
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = path_flags.define_path(
     "workdir", None, "The folder of checkpoints and metrics. Default: runs/<config.name>."
 )
 _MODE = flags.DEFINE_enum(
@@ -143,9 +146,7 @@ def _job() -> None:
     interrupts.check()
     startup_time.begin()
     startup_time.phase("imports")
-    # `parse` reports an invalid value later.
-    cache = CONFIG.value.get("compilation_cache", "")
-    parallel.enable_compilation_cache(cache if isinstance(cache, str) else "")
+    parallel.enable_compilation_cache(_compilation_cache())
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
     parallel.check_platform()
     parallel.check_jaxlib()
@@ -168,6 +169,13 @@ def _job() -> None:
             results = job.run(plan, folder, profile=_PROFILE.value)
             if parallel.is_main():
                 final_summary.print_summary(plan, folder, results)
+
+
+def _compilation_cache() -> str:
+    """Returns the folder of the compilation cache; "" for a value that `parse` reports later."""
+    cache = CONFIG.value.get("compilation_cache", "")
+    is_path = isinstance(cache, str) and not user_paths.problem(cache)
+    return user_paths.expanded(cache) if is_path else ""
 
 
 def _check_agreement(config: ConfigDict, folder: pathlib.Path, recorded: Any) -> None:

@@ -30,6 +30,7 @@ _ORDER = """
     cpu
     settings
     imports terminal
+    user_paths
     errors deferred
 """
 _LEVEL = {

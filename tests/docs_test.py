@@ -133,7 +133,7 @@ def test_a_command_that_tests_do_not_run_has_valid_modules_flags_and_fields(comm
     # Tests do not have the folders of networks that the pages name.
     assert not message or "does not exist" in message
     flag_names = re.findall(
-        r"DEFINE_\w+\(\s*\"(\w+)\"", (_ROOT / "rrd_jax" / "main.py").read_text()
+        r"(?:DEFINE_\w+|define_path)\(\s*\"(\w+)\"", (_ROOT / "rrd_jax" / "main.py").read_text()
     )
     for word in main_flags:
         assert word.removeprefix("--").partition("=")[0] in flag_names, word

@@ -26,7 +26,7 @@ from experiments.benchmark.group import Group
 from experiments.benchmark.rows import LOSS
 from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
-from rrd_jax.terminal import cli
+from rrd_jax.terminal import cli, path_flags
 
 _TORCH = flags.DEFINE_string(
     "torch_python", "", "Interpreter with torch and torchvision; none if empty."
@@ -51,7 +51,7 @@ _CORES = flags.DEFINE_list(
     ["1"],
     "Number of cores on a CPU, shared by all readers; 0 for all. Several make several rows.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/speed-benchmark", "Folder for results and logs.")
+_WORKDIR = path_flags.define_path("workdir", "runs/speed-benchmark", "Folder for results and logs.")
 
 
 def _groups(on_cpu: bool) -> list[Group]:

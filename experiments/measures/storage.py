@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 
 # The version of the values; files of other versions are ignored.
 VERSION = 1
@@ -102,6 +102,6 @@ def newest_digest(folder: pathlib.Path) -> str | None:
     try:
         steps = [int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()]
         newest = folder / "checkpoints" / str(max(steps)) / "meta" / "metadata"
-        return str(errors.read_json(newest)["digests"]["student"])
+        return str(user_paths.read_json(newest)["digests"]["student"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 
 from rrd_jax import errors
-from rrd_jax.terminal import cli, console
+from rrd_jax.terminal import cli, console, path_flags
 
 if TYPE_CHECKING:
     from experiments.page.elements import Page
 
-_STUDY = flags.DEFINE_string("study", None, "The --workdir of experiments.study.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run, instead of --study.")
-_OUTPUT = flags.DEFINE_string("output", None, "The HTML file to write.")
-_FIGURES = flags.DEFINE_string("figures", None, "The folder for figures and tables for papers.")
+_STUDY = path_flags.define_path("study", None, "The --workdir of experiments.study.")
+_WORKDIR = path_flags.define_path("workdir", None, "The workdir of a run, instead of --study.")
+_OUTPUT = path_flags.define_path("output", None, "The HTML file to write.")
+_FIGURES = path_flags.define_path("figures", None, "The folder for figures and tables for papers.")
 _MEASURE = flags.DEFINE_bool(
     "measure", False, "Computes missing measures of a study first; always on for a single run."
 )

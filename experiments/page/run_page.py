@@ -12,7 +12,7 @@ from experiments.page.results import label
 from experiments.page.study_page import source_of
 from experiments.study import records
 from experiments.study.records import RunRecord, is_number
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.run_folder.config_fields import flatten
 
 # Columns of the alignment panels by axis title; small data sets vote with 10 neighbors.
@@ -62,7 +62,7 @@ def read(folder: pathlib.Path) -> Run:
             reason = "is the folder of a study; pass --study"
         raise errors.InputError(f"{folder} {reason}")
     try:
-        content = errors.read_json(folder / "config.json")
+        content = user_paths.read_json(folder / "config.json")
         starts = content.pop("starts", {})
         config = flatten(content)
         epochs = int(config["train.epochs"])
@@ -71,7 +71,7 @@ def read(folder: pathlib.Path) -> Run:
             f"{folder / 'config.json'} is damaged ({error}); restore the file"
         ) from error
     try:
-        model = errors.read_json(folder / "model.json")
+        model = user_paths.read_json(folder / "model.json")
     except (OSError, ValueError):
         model = {}
     model = model if isinstance(model, dict) else {}

@@ -20,7 +20,7 @@ import tempfile
 from absl import app, flags
 from ml_collections import config_flags
 
-from rrd_jax.terminal import cli
+from rrd_jax.terminal import cli, path_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as for rrd_jax.main; set fields by --config.<field>=<value>."
@@ -40,7 +40,7 @@ _ROWS = flags.DEFINE_integer(
 _FORMAT = flags.DEFINE_enum(
     "format", "text", ["text", "json"], "Output format; json has all instructions."
 )
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = path_flags.define_path(
     "workdir", "", "Folder for the trace, profile.md, profile.json and program.txt; none if empty."
 )
 

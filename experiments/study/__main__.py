@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 
 from rrd_jax import errors
-from rrd_jax.terminal import cli, console
+from rrd_jax.terminal import cli, console, path_flags
 
 if TYPE_CHECKING:
     from experiments.study.plan import Plan
@@ -48,7 +48,7 @@ _CONFIG = flags.DEFINE_string(
 _METHODS = flags.DEFINE_list(
     "methods", ["ce", "kd", "rrd", "rrd+kd"], "Methods for --config; the first is the baseline."
 )
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = path_flags.define_path(
     "workdir", None, "The folder of the study; default runs/study-<name>."
 )
 _DRY_RUN = flags.DEFINE_bool(

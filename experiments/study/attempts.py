@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.study import records
-from rrd_jax import checkpoints, errors
+from rrd_jax import checkpoints, errors, user_paths
 from rrd_jax.run_folder import atomic_write
 
 _STARTS = "attempts.json"
@@ -100,7 +100,7 @@ def _newest(folder: pathlib.Path) -> int:
 def _read(path: pathlib.Path) -> dict[str, Any]:
     """Returns the content of a JSON file; {} if it is missing, damaged or not an object."""
     try:
-        content = errors.read_json(path)
+        content = user_paths.read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import itertools
 import pathlib
+import re
 import runpy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -136,6 +137,7 @@ def _set_fields(config: ConfigDict, fields: Mapping[str, Any], cell: Cell) -> No
             if isinstance(value, str):
                 text = value.replace("{teacher}", teacher)
                 text = text.replace("{student}", config.student.model)
+                _check_placeholders(path, text)
             try:
                 section.update_from_flattened_dict({name: text})
             except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -143,6 +145,14 @@ def _set_fields(config: ConfigDict, fields: Mapping[str, Any], cell: Cell) -> No
                 raise errors.InputError(
                     f"cell {cell.label}: field {path} cannot be {text!r}: {reason}"
                 ) from error
+
+
+def _check_placeholders(path: str, text: str) -> None:
+    """Raises an InputError for a placeholder such as {foo}, which nothing replaces."""
+    if unknown := re.search(r"\{\w+\}", text):
+        raise errors.InputError(
+            f"field {path} has the unknown placeholder {unknown[0]}; use {{teacher}} or {{student}}"
+        )
 
 
 def _applicable(config: ConfigDict, overrides: Mapping[str, Any]) -> dict[str, Any]:

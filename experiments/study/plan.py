@@ -26,6 +26,7 @@ from rrd_jax.run_folder import atomic_write, provenance, workdir
 from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Job, Part
+from rrd_jax.weights import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +169,7 @@ def make(
             try:
                 with contextlib.redirect_stdout(io.StringIO()) as notes:
                     job = parse(config, explicit=overrides, platform=platform)
+                _check_weights(job, follows)
             except errors.InputError as error:
                 raise errors.InputError(f"cell {cell.label}: {error}") from error
             lines |= dict.fromkeys(notes.getvalue().splitlines())
@@ -187,6 +189,16 @@ def make(
             if path and not run.job.teachers[i].checkpoint:
                 owners.setdefault(path, (run, i))
     return Plan(study, folder, runs, tuple(planned), owners)
+
+
+def _check_weights(job: Job, follows: str) -> None:
+    """Raises an InputError for weights that do not exist, before any run starts."""
+    paths = [("teacher.checkpoint", teacher.checkpoint) for teacher in job.teachers]
+    if not follows:
+        paths.append(("student.checkpoint", job.student.training.start.checkpoint))
+    for field, path in paths:
+        if path and not files.split(pathlib.Path(path))[0].exists():
+            raise errors.InputError(f"{field} is '{path}', which does not exist; correct the path")
 
 
 def _make_run(

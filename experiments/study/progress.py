@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.study import attempts, records, statistics
 from experiments.study.plan import Plan
-from rrd_jax import errors
+from rrd_jax import user_paths
 from rrd_jax.run_folder import metrics_writer
 from rrd_jax.terminal import console, tables
 
@@ -181,7 +181,7 @@ def print_plan(plan: Plan, jobs: int) -> None:
 def _seconds(folder: pathlib.Path) -> float:
     """Returns the wall time of a finished run over all starts; 0 if it is unknown."""
     try:
-        return float(errors.read_json(folder / "results.json")[-1]["seconds"])
+        return float(user_paths.read_json(folder / "results.json")[-1]["seconds"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return 0.0
 

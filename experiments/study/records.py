@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 
 PLAN = "study.json"
 # The file in a run's folder with the reason of a failure.
@@ -145,7 +145,7 @@ def read(folder: pathlib.Path) -> StudyRecord:
     """
     path = folder / PLAN
     try:
-        plan = errors.read_json(path)
+        plan = user_paths.read_json(path)
         grids = tuple(_grid(folder, grid) for grid in plan["grids"])
         texts = {name: plan[name] for name in ("name", "title", "about")}
         return StudyRecord(folder=folder, provenance=plan["provenance"], grids=grids, **texts)
@@ -181,7 +181,7 @@ def read_rows(folder: pathlib.Path) -> tuple[Mapping[str, Any], ...]:
 def read_error(folder: pathlib.Path) -> str:
     """Returns the reason why a run failed; "" for a run that did not fail."""
     try:
-        return str(errors.read_json(folder / FAILED)["error"])
+        return str(user_paths.read_json(folder / FAILED)["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

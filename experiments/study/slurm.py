@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.study import local
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import interrupts
 
@@ -148,7 +148,7 @@ def submit(
 def _read(path: pathlib.Path) -> dict[str, list[str]]:
     """Returns the stage and name of each task, by the task's number."""
     try:
-        return dict(errors.read_json(path))
+        return dict(user_paths.read_json(path))
     except (OSError, ValueError, TypeError):
         return {}
 

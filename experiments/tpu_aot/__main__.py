@@ -23,7 +23,7 @@ from absl import app, flags
 from experiments.tpu_aot import steps, table
 from experiments.tpu_aot.steps import Step
 from rrd_jax.run_folder import atomic_write
-from rrd_jax.terminal import cli
+from rrd_jax.terminal import cli, path_flags
 
 _CONFIGS = flags.DEFINE_multi_string(
     "config",
@@ -38,7 +38,7 @@ _MEMORY = flags.DEFINE_integer(
     2**20,
     "Rows of the memory in a step of RRD alone with 256 images, on one chip; 0 for no such step.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/tpu-aot", "Folder for programs and results.")
+_WORKDIR = path_flags.define_path("workdir", "runs/tpu-aot", "Folder for programs and results.")
 
 
 def measure(step: Step, folder: pathlib.Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging as absl_logging
 
-from rrd_jax import deferred, errors, networks
+from rrd_jax import deferred, errors, networks, user_paths
 from rrd_jax.checkpoints import digests as digesting
 
 ocp = deferred.Library("orbax.checkpoint")
@@ -96,7 +96,7 @@ def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str
     """Reads the meta and the digests of a step, without the arrays."""
     path = folder / str(step) / "meta" / "metadata"
     try:
-        return digesting.unseal(errors.read_json(path))
+        return digesting.unseal(user_paths.read_json(path))
     except RecursionError as error:
         raise ValueError(f"{path} is damaged") from error
 
@@ -106,7 +106,7 @@ def rename_damaged_metadata(folder: pathlib.Path) -> None:
     for step in steps(folder):
         path = folder / str(step) / "_CHECKPOINT_METADATA"
         try:
-            readable = isinstance(errors.read_json(path), dict)
+            readable = isinstance(user_paths.read_json(path), dict)
         except ValueError:
             readable = False
         except OSError:

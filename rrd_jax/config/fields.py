@@ -15,7 +15,7 @@ from rrd_jax.config.options import Options
 from rrd_jax.data.augment.pipeline import Changes
 from rrd_jax.data.source import Source
 from rrd_jax.settings import Field, field
-from rrd_jax.settings.kinds import Auto, Choice, Flag, Mapped, Optional, Text
+from rrd_jax.settings.kinds import Auto, Choice, Flag, Mapped, Optional, Path, Text
 from rrd_jax.training import choices
 from rrd_jax.training.recipe import Training
 
@@ -49,7 +49,7 @@ class RunFields:
 
     name: str = field("name", "", Text(), changeable=True)
     dtype: str = field("dtype", "auto", Choice(choices.DTYPES))
-    compilation_cache: str = field("compilation_cache", "", Text(), changeable=True)
+    compilation_cache: str = field("compilation_cache", "", Path(), changeable=True)
     label: str = field("label", "", Text(), changeable=True, unused=_with_teacher)
     method: str = field("method", "", Text())
     objectives: Mapping[str, Any] = field("objectives", {}, Mapped())

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 
 
 def read(path: pathlib.Path, num_classes: int, field: str) -> tuple[str, ...]:
@@ -25,8 +25,7 @@ def read(path: pathlib.Path, num_classes: int, field: str) -> tuple[str, ...]:
     """
     subject = f"{field} is '{path}'"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = _names(text)
+        names = _names(user_paths.read_text(path))
     except OSError as error:
         raise errors.InputError(f"{subject}, which cannot be read: {error.strerror}") from error
     except (RecursionError, ValueError) as error:
@@ -43,11 +42,14 @@ def _names(text: str) -> tuple[str, ...]:
     if not text.lstrip().startswith(("{", "[")):
         return tuple(line.strip() for line in text.rstrip().splitlines())
     content = json.loads(text)
+    # The key of Hugging Face's config.json.
+    if isinstance(content, Mapping) and "id2label" in content:
+        content = content["id2label"]
+    if not isinstance(content, Mapping | list):
+        raise ValueError(f"the names are {content!r}, but must be a list or a dict by label")
     if isinstance(content, Mapping):
-        # The key of Hugging Face's config.json.
-        content = content.get("id2label", content)
-        labels = sorted(content, key=int)
-        if [int(label) for label in labels] != list(range(len(labels))):
+        labels = sorted(content, key=lambda label: (len(label), label))
+        if labels != list(map(str, range(len(labels)))):
             raise ValueError(f"the labels are {', '.join(labels[:4])} ..., not 0, 1, 2 ...")
         content = [content[label] for label in labels]
     return tuple(map(_name, content))

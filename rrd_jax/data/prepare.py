@@ -27,18 +27,18 @@ from rrd_jax import data, errors
 from rrd_jax.data import folder
 from rrd_jax.data.builders import registry, resized
 from rrd_jax.data.source import Source
-from rrd_jax.terminal import cli, console
+from rrd_jax.terminal import cli, console, path_flags
 
 _NAME = flags.DEFINE_string(
     "name", None, f"{', '.join(registry.DATASETS)}, or any data set of TFDS."
 )
-_MANUAL_DIR = flags.DEFINE_string(
+_MANUAL_DIR = path_flags.define_path(
     "manual_dir",
     "",
     "Folder of the source files. Default: downloads/manual in --data_dir; for fashion_mnist,"
     " Debian's folder.",
 )
-_DATA_DIR = flags.DEFINE_string(
+_DATA_DIR = path_flags.define_path(
     "data_dir",
     "",
     "Folder of prepared data sets. Default: TFDS_DATA_DIR or ~/tensorflow_datasets.",

@@ -115,8 +115,8 @@ class Source:
     """
 
     name: str = field("data.name", "", kinds.Text())
-    dir: str = field("data.dir", "", kinds.Text(), changeable=True)
-    manual_dir: str = field("data.manual_dir", "", kinds.Text(), changeable=True)
+    dir: str = field("data.dir", "", kinds.Path(), changeable=True)
+    manual_dir: str = field("data.manual_dir", "", kinds.Path(), changeable=True)
     train_split: str = field("data.train_split", "train", kinds.Text())
     test_split: str = field("data.test_split", "test", kinds.Text())
     val_split: float = field("data.val_split", 0.0, kinds.ShareOrCount(), unused=_IF_REAL)
@@ -161,7 +161,7 @@ class Source:
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = field(
         "data.options", {}, kinds.Mapped(), unused=_without_import_path
     )
-    class_names: str = field("data.class_names", "", kinds.Text(), unused=unless("data.use_labels"))
+    class_names: str = field("data.class_names", "", kinds.Path(), unused=unless("data.use_labels"))
     share: float = field("data.share", 1.0, kinds.FACTOR, unused=_IF_REAL)
     per_class: int = field("data.per_class", 0, kinds.Integer(0), unused=_IF_REAL)
     imbalance: float = field("data.imbalance", 1.0, kinds.RATIO, unused=_IF_REAL)

@@ -9,7 +9,7 @@ import json
 import pathlib
 from typing import Any
 
-from rrd_jax import errors, networks
+from rrd_jax import errors, networks, user_paths
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.exports import interface, weight_files
 from rrd_jax.exports.interface import Exportable, Format, Options, Runtime
@@ -109,7 +109,7 @@ def _open(path: pathlib.Path, threads: int) -> Runtime:
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = errors.read_json(path / _CONFIG)
+        content = user_paths.read_json(path / _CONFIG)
         if not isinstance(content, dict):
             raise ValueError("not a JSON object")
         return content
@@ -127,7 +127,7 @@ def _recognizes(path: pathlib.Path) -> bool:
     if weight_files.is_exported(path / exported.HUB_WEIGHTS, safetensors=True):
         return True
     try:
-        return exported.KEY in errors.read_json(path / _CONFIG)
+        return exported.KEY in user_paths.read_json(path / _CONFIG)
     except (OSError, TypeError, ValueError):
         return False
 

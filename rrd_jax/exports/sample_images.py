@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrd_jax import data, errors
+from rrd_jax import data, errors, user_paths
 from rrd_jax.data.folder import file_listing
 from rrd_jax.data.images import reader
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
@@ -53,7 +53,8 @@ def load(about: ModelInfo, source: Source | None, override: Any, max_images: int
     """
     preprocessing = about.preprocessing
     if isinstance(override, str | os.PathLike):
-        return from_folder(pathlib.Path(override), preprocessing, max_images)
+        folder = user_paths.parse(override, "the folder of images")
+        return from_folder(folder, preprocessing, max_images)
     if override is not None:
         return from_arrays(override, preprocessing, max_images)
     try:

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
-from rrd_jax import errors, networks
+from rrd_jax import networks, user_paths
 from rrd_jax.evaluation import predictions
 from rrd_jax.jobs.progress import Result
 from rrd_jax.run_folder import metrics_writer
@@ -71,7 +71,7 @@ def of_teachers(
 def _stored(folder: pathlib.Path) -> dict[str, Result]:
     """Reads the results of an earlier start by label; {} without results of this version."""
     try:
-        results = [Result(**row) for row in errors.read_json(folder / FILE)]
+        results = [Result(**row) for row in user_paths.read_json(folder / FILE)]
     except (OSError, ValueError, TypeError):
         return {}
     return {result.label: result for result in results}

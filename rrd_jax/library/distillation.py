@@ -1,6 +1,5 @@
 """Trains a student or a teacher from a config and Python objects."""
 
-import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rrd_jax import config as configs
-from rrd_jax import data, errors, parallel
+from rrd_jax import data, errors, parallel, user_paths
 from rrd_jax.jobs import job
 from rrd_jax.library import array_datasets, custom_objects, field_overrides
 from rrd_jax.library.loaded_network import Trained
@@ -191,8 +190,12 @@ class _Objects(NamedTuple):
 
 def _recorded(workdir: Any) -> dict[str, Any] | None:
     """Returns the config that a workdir records; None for a new workdir or an invalid path."""
-    is_path = isinstance(workdir, str | os.PathLike) and bool(workdir)
-    return run_folder.recorded_fields(pathlib.Path(workdir)) if is_path else None
+    return run_folder.recorded_fields(_folder(workdir)) if workdir else None
+
+
+def _folder(workdir: Any) -> pathlib.Path:
+    """Returns the path of a workdir, a temporary folder for None."""
+    return user_paths.parse(workdir or tempfile.mkdtemp(prefix="rrd_jax_"), "workdir")
 
 
 def _run(
@@ -202,9 +205,7 @@ def _run(
     workdir: str | pathlib.Path | None,
 ) -> Trained:
     """Runs or resumes a job, and loads its network."""
-    if not isinstance(workdir, str | os.PathLike | None):
-        raise errors.InputError(f"workdir is {workdir!r}, but must be a path")
-    folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="rrd_jax_"))
+    folder = _folder(workdir)
     parallel.check_jaxlib()
     results = job.run(plan, folder, dataset=dataset)
     student = custom.networks.get(plan.student.training.network.model)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import data, errors, exports, parallel
+from rrd_jax import data, errors, exports, parallel, user_paths
 from rrd_jax.cpu import compiling
 from rrd_jax.data.augment import pipeline
 from rrd_jax.data.model_info import ModelInfo
@@ -153,7 +153,7 @@ class Loaded:
           InputError: the format cannot represent the network, or the outputs differ.
           UnavailableError: the library of the format is not installed.
         """
-        path = pathlib.Path(path)
+        path = user_paths.parse(path, "path")
         fmt = exports.get_format(format) if format else exports.format_for_extension(path)
         about = self.about or ModelInfo(self.name, self.num_classes)
         network = exports.make_exportable(self.network, self.variables, about, self.terms)

@@ -4,14 +4,14 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import checkpoints, errors, exports, imports, networks
+from rrd_jax import checkpoints, errors, exports, imports, networks, user_paths
 from rrd_jax import config as configs
 from rrd_jax import objectives as registry
 from rrd_jax.data import class_names_file
@@ -196,7 +196,13 @@ def _preprocessing(
 def _names(class_names: Any, num_classes: int) -> tuple[str, ...]:
     """Returns the class names; raises an InputError if their number is not `num_classes`."""
     if isinstance(class_names, str | os.PathLike):
-        return class_names_file.read(pathlib.Path(class_names), num_classes, "class_names")
+        path = user_paths.parse(class_names, "class_names")
+        return class_names_file.read(path, num_classes, "class_names")
+    if not isinstance(class_names, Iterable):
+        raise errors.InputError(
+            f"class_names is {errors.printable(repr(class_names))}, but must be a list of names or"
+            " the path of a file"
+        )
     names = tuple(map(str, class_names))
     if len(names) != num_classes:
         raise errors.InputError(
@@ -213,7 +219,7 @@ def _as_path(path: Any) -> pathlib.Path:
             f"path is {value}, but must be the workdir of a run, a folder of rrd_jax.convert or"
             " rrd_jax.export, or a PyTorch file"
         )
-    return pathlib.Path(path)
+    return user_paths.parse(path, "path")
 
 
 def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...] | None:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from absl import app, flags
 
 from rrd_jax import errors
-from rrd_jax.terminal import cli, console, runtime_errors
+from rrd_jax.terminal import cli, console, path_flags, runtime_errors
 
 if TYPE_CHECKING:
     from rrd_jax.library import Predictions, Predictor
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # A copy of `writing.FORMATS`: `writing` imports JAX, which would slow down --help.
 _FORMATS = ("text", "csv", "jsonl", "npz", "parquet")
 
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = path_flags.define_path(
     "workdir",
     None,
     "The network: a run, as RUN, RUN@best, RUN@last or RUN@STEP; an output of rrd_jax.export or"
@@ -84,7 +84,7 @@ _RESIZE = flags.DEFINE_integer(
     " padded or scaled to --image_size.",
     lower_bound=1,
 )
-_CLASS_NAMES = flags.DEFINE_string(
+_CLASS_NAMES = path_flags.define_path(
     "class_names",
     None,
     "A file of class names, one per line or in JSON. Default: the run's.",
@@ -92,7 +92,9 @@ _CLASS_NAMES = flags.DEFINE_string(
 _FORMAT = flags.DEFINE_enum(
     "format", "text", _FORMATS, "Format of the predictions; npz and parquet need --output."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "The file to write. Default: standard output.")
+_OUTPUT = path_flags.define_path(
+    "output", None, "The file to write. Default: standard output.", special=True
+)
 _TOP = flags.DEFINE_integer(
     "top", 5, "Number of classes per image; with --neighbours, of images per query.", lower_bound=1
 )
@@ -109,7 +111,7 @@ _NEIGHBOURS = flags.DEFINE_string(
     "Files, folders or patterns, separated by commas. For each of these query images, find the"
     " --top nearest of the other images by the cosine similarity of the embeddings.",
 )
-_PICTURE = flags.DEFINE_string(
+_PICTURE = path_flags.define_path(
     "picture",
     None,
     "With --neighbours, draw a .png, .svg or .pdf file of the first queries and their neighbors,"
@@ -268,8 +270,16 @@ def _paths(names: list[str]) -> list[str]:
 
     paths: list[str] = []
     for name in names:
-        paths += file_listing.parse_names(sys.stdin.buffer.read()) if name == "-" else [name]
+        paths += file_listing.parse_names(_read_list()) if name == "-" else [name]
     return file_listing.files(paths)
+
+
+def _read_list() -> bytes:
+    """Returns the list of names on standard input, at most one byte more than is accepted."""
+    from rrd_jax import user_paths
+
+    with interrupts.immediate():
+        return sys.stdin.buffer.read(user_paths.LARGEST_TEXT + 1)
 
 
 def _predictor() -> "Predictor":

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
-from rrd_jax import __version__, checkpoints, errors, parallel
+from rrd_jax import __version__, checkpoints, errors, parallel, user_paths
 from rrd_jax.run_folder import atomic_write, jax_settings, provenance
 from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.terminal import console, interrupts, runtime_errors
@@ -329,7 +329,7 @@ def _version_clause(starts: dict[str, Any]) -> str:
 def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the config fields that a folder stores, and the provenance of its starts."""
     try:
-        content = errors.read_json(path)
+        content = user_paths.read_json(path)
         if not isinstance(content, dict):
             raise ValueError(f"it contains {_shorten(content)} instead of fields")
     except ValueError as error:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.terminal import cli, console, interrupts
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ _WATCH = flags.DEFINE_flag(
 
 def main(argv: list[str]) -> None:
     """Runs the command: prints a list or a comparison of runs, or updates the list."""
-    names = argv[1:]
+    names = list(map(user_paths.expanded, argv[1:]))
     if not all(names):
         cli.stop(1, "a folder name is empty; name a folder of runs, or . for the current folder")
     if _DIFF.value:

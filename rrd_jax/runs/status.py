@@ -10,7 +10,7 @@ import socket
 import time
 from typing import Any, NamedTuple
 
-from rrd_jax import errors
+from rrd_jax import user_paths
 from rrd_jax.run_folder import config_fields
 from rrd_jax.runs import folders
 from rrd_jax.runs.folders import Folder
@@ -178,7 +178,7 @@ def _last_write(folder: Folder) -> float:
 def _read_config(folder: Folder, damages: list[str]) -> dict[str, Any]:
     """Returns the fields of config.json by path; {} if the file is damaged or not rrd_jax's."""
     try:
-        content = errors.read_json(pathlib.Path(folder.path, "config.json"))
+        content = user_paths.read_json(pathlib.Path(folder.path, "config.json"))
         fields = config_fields.flatten(content) if isinstance(content, dict) else {}
     except OSError as error:
         damages.append(f"config.json cannot be read ({error.strerror})")
@@ -234,7 +234,7 @@ def _read_checkpoint(folder: Folder, damages: list[str]) -> tuple[int | None, di
         # save has no checkpoint.
         return None if "results.json" in folder.files else 0, {}
     try:
-        meta = errors.read_json(checkpoints / str(max(steps)) / "meta" / "metadata")["meta"]
+        meta = user_paths.read_json(checkpoints / str(max(steps)) / "meta" / "metadata")["meta"]
         return int(meta["epoch"]), dict(meta.get("result") or {})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         damages.append(f"checkpoint {max(steps)} cannot be read")

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rrd_jax import errors, imports
+from rrd_jax import errors, imports, user_paths
 
 # The value of a field that is chosen at the start of a run.
 AUTO = "auto"
@@ -184,6 +184,25 @@ class Text(Kind):
     def accepts(self, value: Any) -> bool:
         """Implements `Kind.accepts`."""
         return isinstance(value, str) and value.isprintable() and len(value) < 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Path(Text):
+    """The path of a file or folder on this machine, or a name; ~ stands for the home folder."""
+
+    words = "a path on one line, with printable characters only"
+    form = staticmethod(user_paths.expanded)
+
+    def accepts(self, value: Any) -> bool:
+        """Implements `Kind.accepts`."""
+        return super().accepts(value) and not user_paths.problem(value)
+
+    def problem(self, path: str, value: Any) -> str:
+        """Implements `Kind.problem`."""
+        if not super().accepts(value):
+            return super().problem(path, value)
+        problem = user_paths.problem(value)
+        return f"{path} is {short_repr(value)}, {problem}" if problem else ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,12 +30,12 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.terminal import config_errors, console, crashes, interrupts, runtime_errors
 
 # The first class that matches an error determines the exit code. Of sysexits.h, 74 is EX_IOERR, 69
@@ -50,6 +50,9 @@ _CODES: dict[type[Exception], int] = {
     errors.PreemptedError: 75,
     errors.LostError: 75,
 }
+
+# Flags of files that are read while the command line is parsed.
+_FILE_FLAGS = ("config", "study", "flagfile")
 
 
 def run_main() -> None:
@@ -81,6 +84,7 @@ def parse_flags(
     """
     _prepare_process()
     _print_help(argv)
+    argv = command_line(argv)
     path = _config_path(argv)
     try:
         if arguments:
@@ -237,13 +241,43 @@ def _watch(signals: int) -> None:
             os.write(2, b"\nstopping; press Ctrl-C again to end the program immediately\n")
 
 
+def command_line(argv: Sequence[str]) -> list[str]:
+    """Returns a command line with ~ expanded in the names of files that are read with it.
+
+    A flag file that cannot be read, a URL, and a file whose read may never end, such as a pipe, end
+    the program. A config flag reads flag files when it is defined.
+    """
+    argv = list(argv)
+    for i, flag, text in list(_file_flags(argv)):
+        path, colon, argument = text.partition(":")
+        problem = user_paths.url_problem(text) or user_paths.problem(path)
+        if problem:
+            stop(1, f"{flag}={text}: {problem}")
+        sign = argv[i].partition("=")[1]
+        argv[i] = (f"{flag}=" if sign else "") + user_paths.expanded(path) + colon + argument
+    try:
+        flags.FLAGS.read_flags_from_files(argv)
+    except (flags.Error, OSError, ValueError) as error:
+        stop(1, _one_line(error).removeprefix("ERROR:: "))
+    return argv
+
+
 def _config_path(argv: list[str]) -> str:
     """Returns the file named by --config, or ""."""
-    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
-        name, sign, value = flag.partition("=")
-        if name in ("--config", "-config"):
-            return (value if sign else following).partition(":")[0]
-    return ""
+    files = (text for _, flag, text in _file_flags(argv) if flag.lstrip("-") == "config")
+    return next(files, "").partition(":")[0]
+
+
+def _file_flags(argv: list[str]) -> Iterator[tuple[int, str, str]]:
+    """Yields the position, the flag and the value of each flag in `_FILE_FLAGS`."""
+    for i, word in enumerate(argv):
+        flag, sign, value = word.partition("=")
+        if not flag.startswith("-") or flag.lstrip("-") not in _FILE_FLAGS:
+            continue
+        if sign:
+            yield i, flag, value
+        elif i + 1 < len(argv):
+            yield i + 1, flag, argv[i + 1]
 
 
 def _one_line(error: Exception) -> str:

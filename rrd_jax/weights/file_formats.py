@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.weights import torchscript
 from rrd_jax.weights.entry_values import Stored
 
@@ -74,7 +74,7 @@ def read(path: pathlib.Path) -> Any:
 def _read_shards(index: pathlib.Path) -> dict[str, Any]:
     """Reads the entries of all files that an index names."""
     try:
-        shards = errors.read_json(index)["weight_map"]
+        shards = user_paths.read_json(index)["weight_map"]
         names = sorted(set(shards.values()))
         if any(pathlib.Path(name).name != name for name in names):
             raise ValueError("it names files in other folders")

@@ -1,11 +1,10 @@
 """Loads a network's weights from a run, a converted folder, an exported file or a PyTorch file."""
 
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from rrd_jax import checkpoints, errors, imports, networks
+from rrd_jax import checkpoints, errors, imports, networks, user_paths
 from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
 from rrd_jax.run_folder import source_code
 from rrd_jax.terminal import console
@@ -21,12 +20,9 @@ from rrd_jax.weights import (
     transformers_folder,
 )
 
-# A URL as pathlib prints it. Windows drives have a single letter.
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<rest>.*)", re.IGNORECASE)
-
 
 def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """Splits RUN@best, RUN@last, RUN@STEP or FILE@KEY at the last @.
+    """Splits RUN@best, RUN@last, RUN@STEP or FILE@KEY at the last @, and expands ~.
 
     Args:
       path: the user's path, with or without "hf:"; a path that exists is not split.
@@ -35,24 +31,14 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
       The path, and the part after the last @, "" without one.
 
     Raises:
-      InputError: the path is a URL.
+      FieldError: the path is a URL, a pipe or a device.
     """
-    path = pathlib.Path(str(path).removeprefix(transformers_folder.PREFIX))
-    _check_no_url(path)
+    checked = str(user_paths.parse(str(path), "the path"))
+    path = pathlib.Path(checked.removeprefix(user_paths.PREFIX))
     base, at, which = str(path).rpartition("@")
     if not at or "/" in which or not base or path.exists() or not pathlib.Path(base).exists():
         return path, ""
     return pathlib.Path(base), which
-
-
-def _check_no_url(path: pathlib.Path) -> None:
-    """Raises an InputError for a URL; pathlib removes one of the two slashes after its scheme."""
-    match = _URL.fullmatch(str(path))
-    if match and not path.exists():
-        raise errors.InputError(
-            f"{match['scheme']}://{match['rest']} is a URL, and URLs are not downloaded; download"
-            " the file and pass its path"
-        )
 
 
 def load(
@@ -148,7 +134,7 @@ def network_of(path: pathlib.Path) -> str:
 
 def _check_hub(path: pathlib.Path) -> None:
     """Raises an InputError unless hf:FOLDER is a transformers folder with a supported network."""
-    if str(path).startswith(transformers_folder.PREFIX):
+    if str(path).startswith(user_paths.PREFIX):
         transformers_folder.check(split(path)[0])
 
 

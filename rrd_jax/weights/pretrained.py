@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from rrd_jax import checkpoints, data, errors, networks
+from rrd_jax import checkpoints, data, errors, networks, user_paths
 from rrd_jax.data import model_info
 from rrd_jax.terminal import console
 from rrd_jax.training.choices import NetworkChoice
@@ -297,7 +297,7 @@ def class_names(meta: Mapping[str, Any], path: pathlib.Path) -> tuple[str, ...]:
     home, _ = files.split(path)
     home = home.parent if home.name == "checkpoints" else home
     try:
-        names = errors.read_json(home / "data.json")["classes"]
+        names = user_paths.read_json(home / "data.json")["classes"]
     except (KeyError, OSError, TypeError, ValueError):
         return ()
     names = names if isinstance(names, list) else []

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rrd_jax import errors, networks
+from rrd_jax import errors, networks, user_paths
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.weights import published, transformers_config
 
@@ -65,7 +65,7 @@ def read(file: pathlib.Path, model: str = "") -> Sidecar:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = errors.read_json(path)
+        content = user_paths.read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.weights import transformers_config
 
 PREFIX = "hf:"
@@ -66,7 +66,7 @@ def check_unsupported(folder: pathlib.Path) -> None:
 def read_config(folder: pathlib.Path) -> dict[str, Any] | None:
     """Reads the config.json of a folder; None if it is missing or not a JSON object."""
     try:
-        content = errors.read_json(folder / "config.json")
+        content = user_paths.read_json(folder / "config.json")
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -15,14 +15,16 @@ _NAMES = ("tench", 'a "fish", großer', "鯉")
     "text",
     [
         "\n".join(_NAMES) + "\n\n",
-        "\ufeff" + "\r\n".join(_NAMES),
+        "\r\n".join(_NAMES),
         json.dumps(dict(enumerate(_NAMES))),
         json.dumps({i: [f"n{i}", name] for i, name in enumerate(_NAMES)}),
         json.dumps({"id2label": dict(enumerate(_NAMES)), "model_type": "resnet"}),
+        json.dumps({"id2label": _NAMES}),
     ],
 )
-def test_text_and_json_files_are_read(tmp_path, text):
-    (tmp_path / "names").write_text(text, encoding="utf-8")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_and_json_files_are_read(tmp_path, text, encoding):
+    (tmp_path / "names").write_text(text, encoding=encoding)
     assert class_names_file.read(tmp_path / "names", 3, "data.class_names") == _NAMES
 
 
@@ -33,6 +35,9 @@ def test_text_and_json_files_are_read(tmp_path, text):
         ('{"0": "a", "2": "b", "3": "c"}', "the labels are 0, 2, 3 ..., not 0, 1, 2"),
         ('["a", 3, "c"]', "'3' is not a name"),
         ("[", "no valid class names"),
+        ("5", "has 1 names"),
+        ('{"id2label": null}', "the names are None, but must be a list"),
+        ('{"a": "x", "b": "y", "c": "z"}', "the labels are a, b, c ..., not 0, 1, 2"),
         (None, "cannot be read: No such file"),
     ],
 )

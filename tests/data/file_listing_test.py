@@ -1,11 +1,14 @@
 """Image files that are listed from names on a command line."""
 
 import os
+import re
+import signal
 
 import pytest
 
 from rrd_jax import errors
 from rrd_jax.data.folder import file_listing
+from rrd_jax.terminal import interrupts, long_search
 from tests.data import folders
 
 
@@ -55,3 +58,40 @@ def test_a_list_is_separated_by_zeros_or_line_ends():
     assert file_listing.parse_names(b"a b.jpg\r\n\n\xffc.jpg\n") == ["a b.jpg", "\udcffc.jpg"]
     assert file_listing.parse_names(b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
     assert file_listing.parse_names(b"") == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_of_names_are_decoded(encoding):
+    names = ["a.png", "ä b.png"]
+    assert file_listing.parse_names("\r\n".join(names).encode(encoding)) == names
+    assert file_listing.parse_names("\0".join(names).encode(encoding)) == names
+
+
+def test_a_list_in_utf_16_without_a_mark_is_refused():
+    for encoding in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(errors.InputError, match="convert it to UTF-8"):
+            file_listing.parse_names("a.png\nb.png\n".encode(encoding))
+
+
+def test_names_are_expanded_and_urls_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders.put(tmp_path / "a.jpg")
+    assert file_listing.files(["~/a.jpg"]) == [str(tmp_path / "a.jpg")]
+    with pytest.raises(errors.FieldError, match="a URL .https://host/a.jpg."):
+        file_listing.files(["https://host/a.jpg"])
+
+
+def test_a_long_search_is_reported_and_can_be_interrupted(tmp_path, monkeypatch, capsys):
+    folders.put(tmp_path / "b" / "a.jpg")
+    monkeypatch.setattr(long_search, "_FIRST", 0.0)
+    file_listing.files([str(tmp_path)])
+    assert re.search(r"searching .* files in \d+ folders", capsys.readouterr().out)
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted_search(tmp_path)
+
+
+@interrupts.handled(interrupts.Mode.RECORD)
+def _interrupted_search(folder):
+    signal.raise_signal(signal.SIGINT)
+    file_listing.files([str(folder)])
+    pytest.fail("the search was not interrupted")

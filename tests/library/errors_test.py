@@ -59,7 +59,7 @@ _INVALID = [
     ({"fields": {"data.mean": "abc"}}, "data.mean is 'abc', but must be a tuple of 1 or 3 numb"),
     ({"fields": ["data.mean"]}, "fields is .* but must be a mapping"),
     ({"config": {}}, "config is of type dict, but must be a ConfigDict"),
-    ({"workdir": 3}, "workdir is 3, but must be a path"),
+    ({"workdir": 3}, "workdir is of type int, but must be a path"),
     ({"objectives": ["kd"]}, "objectives is .* but must be a mapping"),
     ({"objectives": {}}, "config.objectives is empty"),
     ({"objectives": {"ce": float("nan")}}, "objectives.ce.weight is nan"),

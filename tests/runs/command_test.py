@@ -248,7 +248,7 @@ def test_sigterm_restores_the_screen(folder):
         read("Ctrl-C to quit")
         process.send_signal(signal.SIGTERM)
         read("\x1b[?1049l")
-        assert process.wait(20) == 143
+        assert process.wait(20) == 75
 
 
 def _write_copies(folder, number):

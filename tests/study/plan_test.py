@@ -1,4 +1,5 @@
 import dataclasses
+import pathlib
 
 import pytest
 
@@ -54,12 +55,14 @@ def test_several_teachers_are_trained_once_and_shared_with_runs_of_one_teacher()
     assert len(planned.teachers()) == 2
 
 
-def test_set_inserts_the_names_of_the_networks():
+def test_set_inserts_the_names_of_the_networks(tmp_path):
+    first, second = (str(tmp_path / f"{name}-resnet8.pth") for name in ("resnet8x4", "resnet14"))
+    for path in (first, second):
+        pathlib.Path(path).touch()
     pairs = design.pairs("resnet8x4-resnet8", "resnet8x4+resnet14-resnet8")
-    fields = ["teacher.checkpoint=weights/{teacher}-{student}.pth"]
+    fields = [f"teacher.checkpoint={tmp_path}/{{teacher}}-{{student}}.pth"]
     planned = _plan(_grid(design.methods("kd"), pairs), fields=fields)
     teachers = [run.teachers for run in planned.runs.values()]
-    first, second = (f"weights/{name}-resnet8.pth" for name in ("resnet8x4", "resnet14"))
     assert teachers == [(first,), (first, second)]
     assert not planned.teachers()
 
@@ -73,6 +76,8 @@ def test_set_inserts_the_names_of_the_networks():
         ("train.epoch=2", r"cell grid/0/seed0: unknown field 'train.epoch'; did you mean"),
         ("train.epochs=two", "cell grid/0/seed0: field train.epochs cannot be 'two'"),
         ("train.epochs=-1", "cell grid/0/seed0: train.epochs is -1, but must be"),
+        ("teacher.checkpoint=w/{foo}.pth", r"has the unknown placeholder \{foo\}; use"),
+        ("teacher.checkpoint=nothing", "teacher.checkpoint is 'nothing', which does not exist"),
     ],
 )
 def test_a_field_that_cannot_be_set_is_refused_with_the_cell(text, message):

@@ -155,7 +155,7 @@ def test_a_run_links_its_teacher_after_the_study_has_moved(tmp_path, training):
 
 
 def test_a_teacher_with_a_checkpoint_is_neither_trained_nor_linked(tmp_path, training):
-    planned = _plan(tmp_path, "kd", fields={"teacher.checkpoint": "somewhere"})
+    planned = _plan(tmp_path, "kd", fields={"teacher.checkpoint": str(tmp_path)})
     work.Worker(planned, "first").work()
     assert training.labels == ["kd, seed 0"]
     (run,) = (tmp_path / "runs").iterdir()

@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.data.builders import (
     archives,
     cifar,
@@ -54,7 +54,12 @@ def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.Datas
       InputError: the name is unknown, or the data set is damaged or was prepared in a format
         without random access.
     """
-    options: dict[str, Any] = {"data_dir": _expanded(data_dir)} if data_dir else {}
+    # TFDS would create a local folder for a URL.
+    default = os.environ.get("TFDS_DATA_DIR", "")
+    options: dict[str, Any] = {}
+    if data_dir or default:
+        name_of_folder = "data.dir" if data_dir else "TFDS_DATA_DIR"
+        options["data_dir"] = str(user_paths.parse(data_dir or default, name_of_folder))
     try:
         builder = DATASETS[name](**options) if name in DATASETS else tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError:
@@ -141,8 +146,8 @@ def _find_damaged(name: str, data_dir: str) -> pathlib.Path | None:
     root = pathlib.Path(_expanded(data_dir) or tfds.core.constants.DATA_DIR)
     for path in root.glob(f"{re.split('[:/]', name)[0]}/**/dataset_info.json"):
         try:
-            info = errors.read_json(path)
-            features = errors.read_json(path.parent / "features.json")
+            info = user_paths.read_json(path)
+            features = user_paths.read_json(path.parent / "features.json")
             if not (info["version"] and isinstance(features, dict)):
                 return path.parent
         except (KeyError, OSError, TypeError, ValueError):
@@ -237,8 +242,4 @@ def _how_to_prepare(name: str, builder: tfds.core.DatasetBuilder) -> str:
 
 
 def _expanded(path: str) -> str:
-    if "\0" in path:
-        raise errors.InputError(
-            f"{path!r} is not a valid path because it contains a null byte; remove the byte"
-        )
-    return str(pathlib.Path(path).expanduser()) if path else ""
+    return str(user_paths.parse(path, "the folder")) if path else ""

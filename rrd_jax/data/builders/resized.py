@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 import tensorflow_datasets as tfds
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.data.builders import ordered
 from rrd_jax.data.images import decoding, jpeg_header, transforms
 
@@ -77,7 +77,7 @@ def write_note(folder: Any, resize: Resize) -> None:
 def read_note(folder: Any) -> Resize | None:
     """Returns the reduced image size of a prepared data set; None for the original size."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return Resize(**errors.read_json(pathlib.Path(folder, _NOTE)))
+        return Resize(**user_paths.read_json(pathlib.Path(folder, _NOTE)))
     return None
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.data.folder import file_tree, folder_summary, inspection, layout, unlabelled_layout
 from rrd_jax.data.folder.file_tree import File, Tree
 from rrd_jax.data.folder.folder_examples import FolderExamples
@@ -201,7 +201,7 @@ def _inspect(
 
 
 def _check_root(manual_dir: str, use_labels: bool = True) -> str:
-    root = os.path.expanduser(manual_dir)
+    root = user_paths.expanded(manual_dir)
     flag = "--config.data.manual_dir=FOLDER (for rrd_jax.data.prepare: --manual_dir=FOLDER)"
     remedy = f"name the folder that holds one folder of images per class with {flag}"
     if not use_labels:
@@ -210,9 +210,6 @@ def _check_root(manual_dir: str, use_labels: bool = True) -> str:
         raise errors.InputError(f"image folder '{manual_dir}' does not exist; {remedy}")
     if not os.path.isdir(root):
         raise errors.InputError(f"image folder '{manual_dir}' is a file; {remedy}")
-    real = os.path.realpath(root)
-    if real == os.path.sep or real.split(os.sep)[1] in ("proc", "sys", "dev"):
-        raise errors.InputError(f"image folder '{manual_dir}' is a system folder; {remedy}")
     return root
 
 

@@ -1,12 +1,15 @@
 """Resolves the image files that a user names as files, folders or unexpanded patterns."""
 
+import codecs
 import glob
 import os
 from collections.abc import Iterable
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.data.folder import file_tree
 from rrd_jax.data.images import image_files
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def files(names: Iterable[str]) -> list[str]:
@@ -32,9 +35,29 @@ def files(names: Iterable[str]) -> list[str]:
 
 
 def parse_names(content: bytes) -> list[str]:
-    """Returns the names in a list, separated by null bytes if it has any, otherwise by lines."""
+    """Returns the names in a list, separated by null bytes if it has any, otherwise by lines.
+
+    Raises:
+      InputError: the list is too long, or in UTF-16 without a byte order mark.
+    """
+    if len(content) > user_paths.LARGEST_TEXT:
+        raise errors.InputError(
+            f"the list of names has more than {user_paths.LARGEST_TEXT >> 20} MiB; name folders"
+        )
+    if content.startswith(_UTF_16):
+        try:
+            content = user_paths.decode(content).encode()
+        except ValueError as error:
+            raise errors.InputError(
+                f"the list of names is not valid UTF-16 ({error}); convert it to UTF-8"
+            ) from error
+    content = content.removeprefix(codecs.BOM_UTF8)
     if b"\0" in content:
         parts = content.split(b"\0")
+        if max(map(len, parts)) == 1 and not all(map(os.path.lexists, filter(None, parts))):
+            raise errors.InputError(
+                "the list of names is in UTF-16 without a byte order mark; convert it to UTF-8"
+            )
     else:
         parts = [line.removesuffix(b"\r") for line in content.split(b"\n")]
     return [os.fsdecode(part) for part in parts if part]
@@ -59,6 +82,9 @@ def _exists(name: str) -> bool:
 
 
 def _expanded(name: str) -> list[str]:
+    if problem := user_paths.url_problem(name):
+        raise errors.FieldError(f"an image is '{file_tree.display_path(name)}', {problem}")
+    name = user_paths.expanded(name)
     if not glob.has_magic(name) or os.path.lexists(name):
         return [name]
     if matches := sorted(glob.glob(name, recursive=True)):

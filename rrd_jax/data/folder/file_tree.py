@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 from rrd_jax import errors
 from rrd_jax.data.images.image_files import reason
+from rrd_jax.terminal.long_search import LongSearch
 
 # Files and folders created by operating systems. Some hold thumbnails of neighboring images.
 _IGNORED_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "Thumbs.db", "desktop.ini"}
+
+_SYSTEM_FOLDERS = ("proc", "sys", "dev")
 
 
 class File(NamedTuple):
@@ -44,9 +47,18 @@ class Tree(NamedTuple):
 def walk(root: str) -> Tree:
     """Lists a folder; links to folders are followed after all real folders.
 
+    A search of more than five seconds is reported, and can be interrupted.
+
     Raises:
-      InputError: a subfolder cannot be read, so an unknown number of images would be missing.
+      InputError: a subfolder cannot be read, so an unknown number of images would be missing; or
+        the folder belongs to the operating system.
     """
+    real = os.path.realpath(root)
+    if real == os.sep or real.split(os.sep)[1] in _SYSTEM_FOLDERS:
+        raise errors.InputError(
+            f"{display_path(root)} is a system folder, which is not searched for images; name the"
+            " folder that holds the images"
+        )
     tree, links = Tree([], [], []), []
     above = os.path.dirname(os.path.realpath(root))
     visited = {_identity(root): "the root"}
@@ -56,13 +68,14 @@ def walk(root: str) -> Tree:
         if above == os.path.dirname(above):
             break
         above = os.path.dirname(above)
-    _visit(root, "", visited, tree, links)
+    search = LongSearch(display_path(root))
+    _visit(root, "", visited, tree, links, search)
     while links:
         links.sort()
         path = links.pop(0)
         target = _visited_as(root, path, visited)
         if target is None:
-            _visit(root, path, visited, tree, links)
+            _visit(root, path, visited, tree, links, search)
         else:
             tree.skipped.append((path, f"a link to {target}, already read or outside the folder"))
     for part in tree:
@@ -88,10 +101,13 @@ def _visited_as(root: str, path: str, visited: dict) -> str | None:
         return "nothing"
 
 
-def _visit(root: str, start: str, visited: dict, tree: Tree, links: list[str]) -> None:
+def _visit(
+    root: str, start: str, visited: dict, tree: Tree, links: list[str], search: LongSearch
+) -> None:
     """Adds a folder and its real subfolders to the tree, and links to folders to `links`."""
     pending = [start]
     while pending:
+        search.report(f"{len(tree.files):,} files in {len(tree.folders):,} folders")
         folder = pending.pop()
         path = os.path.join(root, folder)
         try:

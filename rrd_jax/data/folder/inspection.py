@@ -15,9 +15,10 @@ import numpy as np
 import tqdm
 
 from rrd_jax import errors
-from rrd_jax.data.folder.file_tree import File
+from rrd_jax.data.folder.file_tree import File, display_path
 from rrd_jax.data.images import decoding, image_files
-from rrd_jax.terminal import console
+from rrd_jax.terminal import console, interrupts
+from rrd_jax.terminal.long_search import LongSearch
 
 # Number of files that are submitted to the threads together.
 _CHUNK_SIZE = 1024
@@ -100,9 +101,12 @@ def check_all(
         total=len(files), initial=len(files) - len(new), desc="checking images", unit=" files",
         disable=None, delay=1, leave=False,
     )  # fmt: skip
-    last_save = time.monotonic()
+    last_save, search = time.monotonic(), LongSearch(display_path(root))
     with bar, concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for first in range(0, len(new), _CHUNK_SIZE):
+            if bar.disable:
+                search.report(f"{first:,} of {len(new):,} new files are read")
+            interrupts.check()
             chunk = new[first : first + _CHUNK_SIZE]
             results = pool.map(functools.partial(check_file, root), (files[i] for i in chunk))
             for i, result in zip(chunk, results, strict=True):

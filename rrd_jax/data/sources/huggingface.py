@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rrd_jax import errors, imports
+from rrd_jax import errors, imports, user_paths
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import user_splits
 from rrd_jax.data.sources.random_access import Handle
@@ -95,7 +94,7 @@ def _tables(name: str) -> Mapping[str, Any]:
             f"data set '{name}' needs the package datasets, which cannot be imported ({error}); run"
             " `pip install 'rrd_jax[hf]'`"
         ) from error
-    path = pathlib.Path(os.path.expanduser(name.removeprefix("hf:")))
+    path = pathlib.Path(str(user_paths.parse(name, "data.name")).removeprefix(user_paths.PREFIX))
     if not path.exists():
         raise errors.InputError(
             f"data set '{name}': {path.absolute()} does not exist; write hf:PATH with a folder of"

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.data.dataset import Dataset, load
 from rrd_jax.data.feeds import feed
 from rrd_jax.data.source import Source
@@ -77,7 +77,7 @@ def _source(location: str, source: Source) -> Source:
         use_labels=True,
         max_images=None,
     )
-    folder = os.path.expanduser(location)
+    folder = user_paths.expanded(location)
     if location == source.name and not os.path.isdir(folder):
         return full_source
     splits = {"train_split": "train", "test_split": "test", "options": (), "class_names": ""}

@@ -27,7 +27,7 @@ class StartChoice:
       section: the section of the config in messages.
     """
 
-    checkpoint: str = field("student.checkpoint", "", kinds.Text())
+    checkpoint: str = field("student.checkpoint", "", kinds.Path())
     head: str = field(
         "student.head", "auto", kinds.Choice(HEADS), unused=unless("student.checkpoint")
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from rrd_jax import settings
 from rrd_jax.settings import Rule, field, kinds, unless
-from rrd_jax.settings.kinds import Choice, Flag, Optional, Text
+from rrd_jax.settings.kinds import Choice, Flag, Optional, Path, Text
 from rrd_jax.training.choices.network import DTYPES, HEADS
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -75,7 +75,7 @@ class TeachingChoice:
     interpolation: str = _field("interpolation", "auto", Choice(("auto", *INTERPOLATIONS)))
     probe: bool = _field("probe", False, Flag())
     probe_l2: float = _field("probe_l2", 1.0, kinds.AMOUNT, unless("teacher.probe"))
-    class_vectors: str = _field("class_vectors", "", Text())
+    class_vectors: str = _field("class_vectors", "", Path())
     class_vectors_scale: float = _field(
         "class_vectors_scale", 100.0, kinds.RATE, unless("teacher.class_vectors")
     )
@@ -145,7 +145,7 @@ class TeacherFields:
 
     model: str = field("teacher.model", "", Text(), overrides="student.model")
     options: Mapping[str, Any] = _field("options", {}, kinds.Mapped(), overrides="student.options")
-    checkpoint: str = field("teacher.checkpoint", "", Text(), changeable=True)
+    checkpoint: str = field("teacher.checkpoint", "", Path(), changeable=True)
     fine_tune: bool = _field("fine_tune", False, Flag(), unless("teacher.checkpoint"))
     dtype: str = _field("dtype", "", Choice(("", *DTYPES)))
     weight: float = _field("weight", 1.0, kinds.AMOUNT, _if_single)
