@@ -191,7 +191,6 @@ class Path(Text):
     """The path of a file or folder on this machine, or a name; ~ stands for the home folder."""
 
     words = "a path on one line, with printable characters only"
-    form = staticmethod(user_paths.expanded)
 
     def accepts(self, value: Any) -> bool:
         """Implements `Kind.accepts`."""
@@ -203,6 +202,10 @@ class Path(Text):
             return super().problem(path, value)
         problem = user_paths.problem(value)
         return f"{path} is {short_repr(value)}, {problem}" if problem else ""
+
+    def value(self, raw: Any) -> Any:
+        """Implements `Kind.value`."""
+        return user_paths.expanded(raw)
 
 
 @dataclasses.dataclass(frozen=True)
