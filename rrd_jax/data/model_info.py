@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rrd_jax import errors
+from rrd_jax.data import normalization
 
 _COLOURS = {1: "grey", 3: "RGB"}
 # The text is read back from model.json, so it must not change.
@@ -35,11 +36,7 @@ class Preprocessing:
 
     def __post_init__(self):
         errors.check_counts(image_size=self.image_size)
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.channels:
-                raise errors.InputError(
-                    f"{name} is {values}, but must be {self.channels} numbers, one per channel"
-                )
+        normalization.check(self.mean, self.std, self.channels)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,11 +1,9 @@
 """Loads networks with their weights from runs, PyTorch files and exported files."""
 
 import dataclasses
-import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import jax
@@ -14,7 +12,7 @@ import jax.numpy as jnp
 from rrd_jax import checkpoints, errors, exports, imports, networks, user_paths
 from rrd_jax import config as configs
 from rrd_jax import objectives as registry
-from rrd_jax.data import class_names_file
+from rrd_jax.data import class_names_file, normalization
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.jobs import run_info
 from rrd_jax.library import heads
@@ -226,13 +224,7 @@ def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...] | N
     """Returns one number per channel, or None; raises an InputError for other values."""
     if values is None:
         return None
-    numeric = isinstance(values, list | tuple) and all(isinstance(v, Real) for v in values)
-    lowest = 0 if name == "std" else -math.inf
-    if not numeric or len(values) != channels or not all(lowest < v < math.inf for v in values):
-        raise errors.InputError(
-            f"{name} is {values!r}, but must be {channels} numbers, one per channel of the images"
-            + (", above 0" if name == "std" else "")
-        )
+    normalization.check(**{name: values}, channels=channels)
     return tuple(map(float, values))
 
 

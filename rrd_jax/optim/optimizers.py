@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from optax import contrib
 
 from rrd_jax import errors, imports
+from rrd_jax.optim import usability
 
 _PREFIX = "optimizer.options."
 # Options of Optax's factories, grouped by range. Optax does not check the ranges.
@@ -120,9 +120,26 @@ def create(
         *([] if decays else [optax.add_decayed_weights(weight_decay, mask)]),
         _call(description, factory, options, arguments, schedule),
     )
-    if name != "sgd":
-        _check_usable(description, optimizer)
+    if name != "sgd" or options:
+        usability.check(description, optimizer)
+        try:
+            _check_descends(name, tuple(options.items()))
+        except TypeError:
+            # A value of the options is not hashable.
+            _check_descends.__wrapped__(name, tuple(options.items()))
     return optimizer
+
+
+@functools.lru_cache(32)
+def _check_descends(name: str, options: tuple[tuple[str, Any], ...]) -> None:
+    """Tries an optimizer with a constant rate and without weight decay; see `usability`."""
+    factory, description = _factory(name), f"optimizer '{name}'"
+    rate = optax.constant_schedule(usability.RATE)
+    fixed = dict.fromkeys([key for key in _DECAYS if key in imports.parameters(factory)], 0.0)
+    arguments = {_rate_name(factory): rate, **fixed}
+    optimizer = _call(description, factory, dict(options), arguments, rate)
+    texts = [f"{_PREFIX}{option}={value}" for option, value in options]
+    usability.check_descends(description, optimizer, texts, may_pause=imports.is_path(name))
 
 
 def _check_numbers(**numbers: float) -> None:
@@ -291,7 +308,7 @@ def checked(
         with errors.user_code("calling with the learning rate", description):
             optimizer = optimizer(schedule)
     _check_transformation(description, optimizer)
-    _check_usable(description, optax.with_extra_args_support(optimizer))
+    usability.check(description, optax.with_extra_args_support(optimizer))
     return optimizer
 
 
@@ -302,33 +319,6 @@ def _check_transformation(description: str, transformation: Any) -> None:
         raise errors.InputError(
             f"{description} returns {type(transformation).__name__}, but must return an"
             " optax.GradientTransformation"
-        )
-
-
-def _check_usable(description: str, optimizer: optax.GradientTransformation) -> None:
-    """Raises an InputError for an optimizer that a train step cannot use."""
-    shapes = {"kernel": (3, 3, 4, 4), "bias": (4,), "matrix": (4, 8)}
-    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-
-    def update(params):
-        state = optimizer.init(params)
-        return state, *optimizer.update(params, state, params, value=jnp.float32(0))
-
-    def forms(tree):
-        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-
-    # In addition to gradients and parameters, the train step passes the loss as `value`.
-    with errors.user_code("updating parameters with", description):
-        before, updates, after = map(forms, jax.eval_shape(update, params))
-    if updates != forms(params):
-        raise errors.InputError(
-            f"{description} returns updates of other shapes or types than the parameters; return an"
-            " update of the same shape and type for each parameter"
-        )
-    if before != after:
-        raise errors.InputError(
-            f"{description} changes the shapes or types of its own state; keep the structure that"
-            " init returns"
         )
 
 

@@ -56,7 +56,9 @@ def read(file: pathlib.Path, model: str = "") -> Sidecar:
             return _read_transformers(file, content, model)
         return Sidecar()
     except errors.InputError as error:
-        raise errors.InputError(str(error)) from None
+        message = str(error)
+        is_located = str(file.parent) in message
+        raise errors.InputError(message if is_located else f"{location}: {message}") from None
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise errors.InputError(
             f"{location} is damaged ({type(error).__name__}: {error}); download or remove it"

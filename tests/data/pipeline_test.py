@@ -50,9 +50,9 @@ def test_padding_is_black_before_the_normalization_per_channel():
     crops = _crops(mean=(0.5,), std=(0.25,), pad=6)
     # Black is (0 - 0.5) / 0.25.
     assert crops.min() == pytest.approx(-2.0)
-    normalize = pipeline.make_normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    normalize = pipeline.make_normalize((0.1, 0.2, 0.3), (0.5, 1.0, 0.25))
     actual = normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8))
-    np.testing.assert_allclose(np.ravel(actual), [1.8, 0.8, 0.35], rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(actual), [1.8, 0.8, 2.8], rtol=1e-6)
 
 
 _CHANGES = {"jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.2, "gaussian_blur": 0.5, "erase": 0.25}

@@ -123,6 +123,18 @@ def grows(learning_rate):
     return optax.chain(grow, optax.sgd(learning_rate))
 
 
+def ascends(learning_rate):
+    return optax.scale_by_learning_rate(learning_rate, flip_sign=False)
+
+
+def waits(learning_rate):
+    return optax.MultiSteps(optax.sgd(learning_rate), 1000).gradient_transformation()
+
+
+def test_an_optimizer_by_import_path_may_accumulate_gradients():
+    optim.create(f"{__name__}:waits", _constant)
+
+
 def test_an_optimizer_by_import_path_receives_its_options():
     moved = _moved(f"{__name__}:signed", -7.0, options={"scale": 2}, weight_decay=0.1)
     np.testing.assert_allclose(moved["kernel"], np.full((2, 3), 3.0))
@@ -158,6 +170,13 @@ def test_an_optimizer_by_import_path_receives_its_options():
         (f"{__name__}:integers", {}, "updates of other shapes or types"),
         (f"{__name__}:grows", {}, "shapes or types of its own state"),
         (f"{__name__}:signed", {"options": {"scal": 1.0}}, "'scale'"),
+        # Values that Optax accepts, and then trains with.
+        ("adamw", {"options": {"mu_dtype": "int8"}}, "for each parameter as int8"),
+        ("lion", {"options": {"mu_dtype": "bool"}}, "for each parameter as bool"),
+        ("sgd", {"options": {"accumulator_dtype": "uint8"}}, "for each parameter as uint8"),
+        ("schedule_free_sgd", {"options": {"b1": 0.0}}, "options.b1=0.0 .* not finite"),
+        ("scale_by_polyak", {"options": {"max_learning_rate": 0.0}}, "does not change parameters"),
+        (f"{__name__}:ascends", {}, "along their gradient"),
     ],
 )
 def test_invalid_optimizers_are_refused(name, fields, message):

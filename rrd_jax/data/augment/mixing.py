@@ -44,7 +44,8 @@ def make_mix(
         share_key, box_key = jax.random.split(key)
         is_cutmix, is_mixed = kind == "cutmix", True
         if kind == "mixup+cutmix" or probability < 1:
-            choice, chance = jax.random.uniform(jax.random.fold_in(key, 1), (2,))
+            # Folding in 0 or 1 would return one of the two keys above.
+            choice, chance = jax.random.uniform(jax.random.fold_in(key, 2), (2,))
             is_mixed = chance < probability
             is_cutmix = choice < switch if kind == "mixup+cutmix" else is_cutmix
         parameter = jnp.where(is_cutmix, cutmix_alpha, alpha) if kind == "mixup+cutmix" else alpha

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import errors, settings
+from rrd_jax import settings
+from rrd_jax.data import normalization
 from rrd_jax.data.augment import colours, crops, erasing, policies
 from rrd_jax.data.augment.crops import Crop
 from rrd_jax.data.augment.views import FRESH, Views
@@ -25,11 +26,7 @@ TEACHERS_VIEWS = ("same", "weak")
 
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
     """Returns uint8 [..., channels] -> float32 (x / 255 - mean) / std, moments in [0, 1] units."""
-    errors.check_positive(**{f"data.std[{i}]": value for i, value in enumerate(std)})
-    if not np.all(np.isfinite(mean)):
-        raise errors.InputError(
-            f"data.mean is {mean}, but must be finite numbers; set it to numbers in [0, 1]"
-        )
+    normalization.check(mean, std, place="data.")
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def normalize(images: jax.Array) -> jax.Array:
