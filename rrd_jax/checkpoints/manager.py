@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors, parallel
+from rrd_jax import errors, optim, parallel
 from rrd_jax.checkpoints import digests, storage
 from rrd_jax.checkpoints.best_checkpoint import KeepBest
 from rrd_jax.checkpoints.storage import ocp
@@ -87,6 +87,8 @@ class Checkpoints:
           DiskError: this save or the previous save failed; earlier checkpoints are intact.
         """
         step, state_digests = int(state.step), _digests(state)
+        if average := optim.schedule_free(state.opt_state):
+            state_digests["average"] = digests.digest(average)
         try:
             self._manager.save(
                 step,

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import errors
+from rrd_jax import errors, networks, optim
 from rrd_jax.checkpoints import best_checkpoint, digests, storage
 from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.objectives import ObjectiveState
@@ -53,7 +53,7 @@ def load_student(
       raw: True to read the raw weights instead of their average.
 
     Returns:
-      `TrainState.student` as NumPy arrays, and the checkpoint's JSON.
+      `TrainState.evaluated.student` as NumPy arrays, and the checkpoint's JSON.
 
     Raises:
       InputError: the checkpoint is missing or damaged.
@@ -176,16 +176,26 @@ def _load_student(
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(arrays_folder).item_metadata.tree
         needed = _parts_of_student(tree, classifier)
-        raw = raw and "ema" in needed
+        has_ema = "ema" in needed
         # Digests cover whole parts of the state.
-        if raw:
+        if raw and has_ema:
             needed = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
+        if not raw and not has_ema:
+            needed |= _average(tree)
         restored = _restored(checkpointer, arrays_folder, needed)
     parts = dict.fromkeys(TrainState.__dataclass_fields__) | restored
-    student = TrainState(**parts | {"classifier": classifier}).student
-    checked = restored if raw else {"student": student}
+    state = TrainState(**parts | {"classifier": classifier})
+    _verify_average(state.opt_state, stored)
+    checked = restored if raw and has_ema else {"student": state.student}
     digests.verify({part: digests.digest(tree) for part, tree in checked.items()}, stored)
-    return student, meta
+    return state.evaluated.student, meta
+
+
+def _verify_average(opt_state: Any, stored: dict[str, str]) -> None:
+    """Raises a ValueError for a damaged average; earlier versions stored no digest of it."""
+    average = optim.schedule_free(opt_state)
+    if average and "average" in stored:
+        digests.verify({"average": digests.digest(average)}, stored)
 
 
 def _load_objectives(
@@ -198,10 +208,15 @@ def _load_objectives(
         tree = checkpointer.metadata(arrays_folder).item_metadata.tree
         # Digests cover whole parts; a checkpoint that contains only a network has no `frozen`.
         needed = {part: tree[part] for part in ("params", "frozen") if part in tree}
-        restored = _restored(checkpointer, arrays_folder, needed)
+        has_ema = "params" in (tree.get("ema") or {})
+        average = {} if has_ema else _average(tree)
+        restored = _restored(checkpointer, arrays_folder, needed | average)
+    opt_state = restored.pop("opt_state", None)
+    _verify_average(opt_state, stored)
     computed = {part: digests.digest(tree) for part, tree in restored.items()}
     digests.verify({part: value for part, value in computed.items() if part in stored}, stored)
-    return (restored["params"].get("objectives", {}), restored.get("frozen", {})), meta
+    params = optim.evaluation_params(opt_state, restored["params"])
+    return (params.get("objectives", {}), restored.get("frozen", {})), meta
 
 
 def _restored(checkpointer: Any, folder: pathlib.Path, needed: Any) -> Any:
@@ -223,3 +238,15 @@ def _parts_of_student(tree: dict[str, Any], classifier: str) -> dict[str, Any]:
         params["objectives"] = {classifier: tree["params"]["objectives"][classifier]}
         parts |= {field: {classifier: tree[field][classifier]} for field in ("frozen", "memory")}
     return parts | ({"params": params} if params else {})
+
+
+def _average(tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns the part of a stored state that holds a schedule-free optimizer's average; or {}."""
+    opt_state = tree.get("opt_state")
+    states = optim.schedule_free(opt_state)
+    prefixes = tuple(f"{path}/{field}" for path in states for field in optim.AVERAGE_FIELDS)
+
+    def select(path, leaf):
+        return leaf if f"/{networks.leaf_name(path)}".startswith(prefixes) else ocp.PLACEHOLDER
+
+    return {"opt_state": jax.tree_util.tree_map_with_path(select, opt_state)} if states else {}

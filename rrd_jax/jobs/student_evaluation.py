@@ -10,6 +10,7 @@ from rrd_jax.jobs.alignment_during_training import Alignment
 from rrd_jax.jobs.epoch import EvaluationResults, SplitResults
 from rrd_jax.jobs.run import Position, Run
 from rrd_jax.terminal import console
+from rrd_jax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,26 +82,25 @@ def evaluate(
     Raises:
       StoppedError: `stop` returned True.
     """
-    student, epoch = position.state.student, position.step // run.steps_per_epoch
+    state, epoch = position.state.evaluated, position.step // run.steps_per_epoch
     alignment, measured = {}, evaluation.alignment
     validation, validation_alignment = None, {}
-    test = _evaluate_split(evaluation, run, position, run.dataset.test, stop)
+    test = _evaluate_split(evaluation, run, state, run.dataset.test, stop)
     if measured:
-        objectives = {name: position.state.objective(name) for name in run.recipe.terms}
-        alignment = measured.measure(student, epoch, objectives, stop)
+        objectives = {name: state.objective(name) for name in run.recipe.terms}
+        alignment = measured.measure(state.student, epoch, objectives, stop)
     if run.dataset.validation is not None:
-        validation = _evaluate_split(evaluation, run, position, run.dataset.validation, stop)
+        validation = _evaluate_split(evaluation, run, state, run.dataset.validation, stop)
         if measured and not run.dataset.labelled and measured.is_due(epoch):
-            validation_alignment = measured.compare_validation(student, stop)
+            validation_alignment = measured.compare_validation(state.student, stop)
     return EvaluationResults(test, alignment, validation, validation_alignment)
 
 
 def _evaluate_split(
-    evaluation: Evaluation, run: Run, position: Position, split: Any, stop: Callable[[], bool]
+    evaluation: Evaluation, run: Run, state: TrainState, split: Any, stop: Callable[[], bool]
 ) -> SplitResults:
     """Returns the student's predictions and held-out losses for a split."""
-    training, state = run.training, position.state
-    predicted, losses = None, {}
+    training, predicted, losses = run.training, None, {}
     if evaluation.predict:
         predicted = predictions.collect(
             evaluation.predict, state.student, split, training.eval_batch_size, run.mesh, stop=stop

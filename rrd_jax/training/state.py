@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrd_jax import networks
+from rrd_jax import networks, optim
 from rrd_jax.objectives import Objective, ObjectiveState, check_teacher, classifier
 
 
@@ -41,8 +41,19 @@ class TrainState:
     classifier: str = flax.struct.field(pytree_node=False, default="")
 
     @property
+    def evaluated(self) -> "TrainState":
+        """The state whose parameters are evaluated and exported.
+
+        A schedule-free optimizer evaluates with its average of the parameters, unless the state has
+        an average of its own, `ema`.
+        """
+        if self.ema:
+            return self
+        return self.replace(params=optim.evaluation_params(self.opt_state, self.params))
+
+    @property
     def student(self) -> dict[str, Any]:
-        """The variables for evaluation and export: the average if the state has one.
+        """The student's variables: the average if the state has one.
 
         {"params", "batch_stats"}, and under "classifier" the state of the objective that replaces
         the student's classifier.

@@ -199,3 +199,41 @@ def test_every_function_of_optax_is_an_optimizer_or_is_refused():
         except errors.InputError:
             refused.append(name)
     assert {"lookahead", "global_norm", "masked", "sophia"} <= set(refused)
+
+
+def _free(optimizer, steps=3):
+    """Returns (state, parameters) after updates of {"student", "objectives"} by a gradient of 1."""
+    params = {"student": _PARAMS, "objectives": {"rrd": {"kernel": jnp.ones(4)}}}
+    state = optimizer.init(params)
+    for _ in range(steps):
+        gradients = jax.tree.map(jnp.ones_like, params)
+        updates, state = optimizer.update(gradients, state, params, value=jnp.float32(1))
+        params = optax.apply_updates(params, updates)
+    return state, params
+
+
+@pytest.mark.parametrize("name", ["schedule_free_sgd", "schedule_free_adamw"])
+def test_schedule_free_optimizers_evaluate_with_optaxs_parameters(name):
+    state, params = _free(optim.create(name, _constant, weight_decay=1e-3))
+    is_free = lambda node: hasattr(node, "z")  # noqa: E731
+    inner = next(filter(is_free, jax.tree.leaves(state, is_leaf=is_free)))
+    expected = optax.contrib.schedule_free_eval_params(inner, params)
+    actual = optim.evaluation_params(state, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), actual, expected)
+    assert np.abs(actual["student"]["bias"] - params["student"]["bias"]).max() > 1e-3
+
+
+def test_schedule_free_optimizers_evaluate_frozen_parameters_as_they_are():
+    free = optax.contrib.schedule_free(optax.sgd(0.1), 0.1)
+    state, params = _free(optim.all_but(free, ["student"]))
+    actual = optim.evaluation_params(state, params)
+    assert bool((actual["student"]["kernel"] == 2).all())
+    assert bool(
+        (actual["objectives"]["rrd"]["kernel"] != params["objectives"]["rrd"]["kernel"]).all()
+    )
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "lamb"])
+def test_other_optimizers_evaluate_with_the_trained_parameters(name):
+    state, params = _free(optim.create(name, _constant), steps=1)
+    assert optim.evaluation_params(state, params) is params
