@@ -1,5 +1,6 @@
 """The train state."""
 
+import dataclasses
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +50,8 @@ class TrainState:
         """
         if self.ema:
             return self
-        return self.replace(params=optim.evaluation_params(self.opt_state, self.params))
+        params = optim.evaluation_params(self.opt_state, self.params)
+        return dataclasses.replace(self, params=params)
 
     @property
     def student(self) -> dict[str, Any]:
