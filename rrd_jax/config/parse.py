@@ -261,8 +261,8 @@ def _part(
     training = _training(values, source, label, context, weights, cache)
     # An unknown network name raises here.
     network = training.network.create(num_classes=2)
-    networks.remat(network, training.remat)
     if is_trained:
+        networks.remat(network, training.remat)
         training.rates(network, (source.image_size, source.image_size, len(training.mean)))
     terms = training.create_objectives(examples=training.batch_size)
     recipe.check_combination(terms, training.ema, has_teacher=bool(weights))
@@ -381,7 +381,7 @@ def _teacher(values: Values, number: int, context: _Context) -> recipe.TeacherCh
         _teacher_values(values, fields),
         label,
         context._replace(section=section, custom=custom),
-        is_trained=fields.is_trained,
+        is_trained=not is_pretrained,
     )
     for name in ("mean", "std", "image_size"):
         value = values[f"teacher.{name}"]

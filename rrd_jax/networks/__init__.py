@@ -204,6 +204,16 @@ def patch(name: str) -> int:
     return getattr(MODELS.get(canonical(name)), "keywords", {}).get("patch", 1)
 
 
+def decay_groups(network: Network) -> tuple[str, tuple[str, ...]]:
+    """Returns the layers of a network for layer decay that its parameters' paths do not tell.
+
+    Returns:
+      (pattern of its blocks, modules of its classifier), as `optim.block_scales` accepts them:
+      attributes `decay_blocks` and `decay_head` of networks that timm groups in its own way.
+    """
+    return getattr(network, "decay_blocks", ""), tuple(getattr(network, "decay_head", ()))
+
+
 def init(network: Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Returns random variables {"params", "batch_stats"} for images [H, W, channels]."""
     variables = network.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
@@ -240,6 +250,7 @@ __all__ = [
     "check_weights",
     "count_parameters",
     "create",
+    "decay_groups",
     "describe_maps",
     "factory",
     "fit_positions",

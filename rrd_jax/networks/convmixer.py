@@ -59,6 +59,7 @@ class ConvMixer(nn.Module):
       dtype: type of convolutions; parameters and statistics are float32.
     """
 
+    decay_blocks = r"blocks_\d+"
     num_classes: int
     width: int
     depth: int

@@ -180,6 +180,11 @@ class Inverted(nn.Module):
     drop_path: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def decay_head(self) -> tuple[str, ...]:
+        """The modules in the classifier's layer; see `networks.decay_groups`."""
+        return ("conv_head", "norm_head", "classifier") if self.pooled_head else ()
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Computes the Outputs of normalized images [B, H, W, channels]."""

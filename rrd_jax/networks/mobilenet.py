@@ -21,6 +21,8 @@ class MobileNetV1(nn.Module):
       dtype: type of convolutions; parameters and statistics are float32.
     """
 
+    # model_0 is the stem.
+    decay_blocks = r"model_[1-9]\d*_"
     num_classes: int
     dtype: jnp.dtype = jnp.float32
 

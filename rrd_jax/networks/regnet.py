@@ -80,6 +80,7 @@ class RegNetY(nn.Module):
       dtype: type of convolutions; parameters and statistics are float32.
     """
 
+    decay_blocks = r"s\d+/b\d+"
     num_classes: int
     depth: int
     first: int

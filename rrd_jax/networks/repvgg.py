@@ -68,6 +68,7 @@ class RepVGG(nn.Module):
       dtype: type of convolutions; parameters and statistics are float32.
     """
 
+    decay_blocks = r"stages_\d+_\d+"
     num_classes: int
     stem: int
     widths: tuple[int, ...]

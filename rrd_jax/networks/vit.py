@@ -70,6 +70,7 @@ class VisionTransformer(nn.Module):
       dtype: type of matrix products; parameters, norms and softmaxes are float32.
     """
 
+    decay_head = ("head", "head_dist", "attn_pool")
     num_classes: int
     patch: int
     width: int

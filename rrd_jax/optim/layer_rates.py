@@ -6,7 +6,7 @@ custom networks work too.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,14 @@ _NEVER = float("inf")
 
 
 def block_scales(
-    decay: float, apply: Callable[[Any, Any], Any], params: Any, images: Any, name: str
+    decay: float,
+    apply: Callable[[Any, Any], Any],
+    params: Any,
+    images: Any,
+    name: str,
+    *,
+    pattern: str = "",
+    head: Sequence[str] = (),
 ) -> Any:
     """Computes the factor of each parameter's learning rate.
 
@@ -35,6 +42,10 @@ def block_scales(
       params: parameters, as arrays or shapes.
       images: images, as an array or a shape.
       name: name of the network, for error messages.
+      pattern: regular expression for the blocks among the paths of modules, such as
+        stages_[0-9]+_[0-9]+; "" to find numbered modules.
+      head: modules of the classifier, such as ("head", "head_dist"); empty for the module that is
+        used last.
 
     Returns:
       A tree like params, with decay ** (n + 1 - layer) for each parameter.
@@ -49,15 +60,14 @@ def block_scales(
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = _without_common_start([tuple(map(_name, path)) for path, _ in leaves])
     uses = first_uses(apply, params, images)
-    blocks = [
-        block if use < _NEVER else () for block, use in zip(find_blocks(paths), uses, strict=True)
-    ]
+    blocks = _match_blocks(paths, pattern) if pattern else find_blocks(paths)
+    blocks = [block if use < _NEVER else () for block, use in zip(blocks, uses, strict=True)]
     if not any(blocks):
         raise errors.InputError(
             f"optimizer.layer_decay is {decay}, but '{name}' has no numbered blocks such as"
             " blocks_3 or layer1_0; set it to 1"
         )
-    layers = _layers(paths, blocks, uses)
+    layers = _layers(paths, blocks, uses, head)
     last = max(layers)
     return structure.unflatten([decay ** (last - layer) for layer in layers])
 
@@ -80,8 +90,17 @@ def scaled(transformation: optax.GradientTransformation, scales: Any, name: str)
     return optax.chain(transformation, optax.stateless(scale))
 
 
+def _match_blocks(paths: list[tuple[str, ...]], pattern: str) -> list[tuple[str, ...]]:
+    """Returns the part of each path that the pattern matches, as a block; () for no match."""
+    matches = (re.match(pattern, "/".join(path)) for path in paths)
+    return [(match[0],) if match else () for match in matches]
+
+
 def _layers(
-    paths: list[tuple[str, ...]], blocks: list[tuple[str, ...]], uses: list[float]
+    paths: list[tuple[str, ...]],
+    blocks: list[tuple[str, ...]],
+    uses: list[float],
+    head: Sequence[str],
 ) -> list[int]:
     """Returns the layer of each parameter, given its path, its block and its first use."""
     starts: dict[tuple[str, ...], float] = {}
@@ -93,14 +112,15 @@ def _layers(
     outside = [i for i, block in enumerate(blocks) if not block and uses[i] < _NEVER]
     # The classifier is the module used last, unless a block follows it.
     final = max(outside, key=lambda i: uses[i], default=None)
-    head = paths[final][0] if final is not None and uses[final] > starts[order[-1]] else None
+    if not head and final is not None and uses[final] > starts[order[-1]]:
+        head = (paths[final][0],)
 
     def layer_of(i):
         if blocks[i]:
             return layer[blocks[i]]
         if uses[i] < starts[order[0]]:
             return 0
-        if uses[i] == _NEVER or (paths[i][0] == head and uses[i] > starts[order[-1]]):
+        if uses[i] == _NEVER or (paths[i][0] in head and uses[i] > starts[order[-1]]):
             return len(order) + 1
         after = [layer[block] for block in order if starts[block] >= uses[i]]
         return after[0] if after else len(order)

@@ -5,7 +5,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,8 @@ _LARGEST_EPS, _MOST_NS_STEPS = 1e3, 100
 # Arguments of Optax's factories for weight decay, and for the parameters that it applies to.
 _DECAYS = ("weight_decay", "weight_decay_rate")
 _MASKS = ("mask", "weight_decay_mask")
+# Parameters of transformers without weight decay, as in timm.
+_TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 _FUNCTIONS = (types.FunctionType, functools.partial)
 # The first two return updates with the opposite sign of Optax's other `scale_by_` factories.
 _REFUSED = ("scale_by_rprop", "scale_by_cocob", "set_to_zero")
@@ -71,6 +73,7 @@ def create(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     decay_norm_and_bias: bool = True,
+    decay_tokens: bool = False,
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
     """Builds an optimizer by name.
@@ -86,7 +89,10 @@ def create(
       momentum: momentum of sgd, in [0, 1).
       nesterov: whether sgd uses Nesterov momentum.
       weight_decay: factor of the weight decay, at least 0.
-      decay_norm_and_bias: whether weight decay applies to the scales of norms and to biases.
+      decay_norm_and_bias: whether weight decay applies to the scales of norms, to biases, to class
+        and register tokens, and to position embeddings.
+      decay_tokens: whether weight decay applies to tokens and position embeddings, even without
+        decay_norm_and_bias.
       clip_norm: see `sgd`.
 
     Raises:
@@ -105,7 +111,8 @@ def create(
     parameters = imports.parameters(factory)
     decays = [key for key in _DECAYS if key in parameters]
     masks = [key for key in _MASKS if key in parameters]
-    mask = None if decay_norm_and_bias else _decay_mask
+    excluded = {"bias"} if decay_tokens else {"bias", *_TOKENS}
+    mask = None if decay_norm_and_bias else functools.partial(_decay_mask, excluded)
     if mask and decays and not masks and weight_decay:
         raise errors.InputError(
             f"optimizer.decay_norm_and_bias is False, but {description} decays all parameters; set"
@@ -172,11 +179,11 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be {allowed}")
 
 
-def _decay_mask(params: Any) -> Any:
-    """Returns a tree of booleans, False for the scales of norms and for biases."""
+def _decay_mask(excluded: Collection[str], params: Any) -> Any:
+    """Returns a tree of booleans, False for excluded names and for the scales of norms."""
 
     def decays(path, leaf):
-        return leaf.ndim > 1 and str(getattr(path[-1], "key", "")) != "bias"
+        return leaf.ndim > 1 and str(getattr(path[-1], "key", "")) not in excluded
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

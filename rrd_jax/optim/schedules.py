@@ -32,12 +32,15 @@ def step_schedule(
     return optax.piecewise_constant_schedule(learning_rate, scales)
 
 
-def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -> list[int]:
+def boundaries(
+    milestones: Sequence[float], epochs: int, steps_per_epoch: int, *, half_to_even: bool = False
+) -> list[int]:
     """Returns the steps at which the milestones' epochs end.
 
     Milestones are fractions of the run. For 240 epochs, (0.625, 0.75, 0.875) are the epochs 150,
     180 and 210 of the literature: epochs 151, 181 and 211, counted from 1, are the first at a lower
-    rate.
+    rate. A milestone halfway between two ends of epochs is the second one, or with `half_to_even`
+    the even one.
 
     Raises:
       InputError: a milestone is not in (0, 1].
@@ -48,12 +51,16 @@ def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -
                 f"optimizer.milestones has {milestone!r}, but must hold fractions of the run,"
                 " each in (0, 1]"
             )
-    return [round(milestone * epochs) * steps_per_epoch for milestone in milestones]
+    ends = [milestone * epochs for milestone in milestones]
+    ends = map(round, ends) if half_to_even else (math.floor(end + 0.5) for end in ends)
+    return [end * steps_per_epoch for end in ends]
 
 
-def _milestones(learning_rate, milestones, decay, epochs, steps_per_epoch, warmup_steps):
+def _milestones(
+    learning_rate, milestones, decay, epochs, steps_per_epoch, warmup_steps, half_to_even
+):
     errors.check_positive(**{"optimizer.decay": decay})
-    ends = boundaries(milestones, epochs, steps_per_epoch)
+    ends = boundaries(milestones, epochs, steps_per_epoch, half_to_even=half_to_even)
     schedule = step_schedule(learning_rate, ends, decay)
     # Milestones are fractions of the whole run, including its warm-up.
     return (lambda step: schedule(step + warmup_steps)) if warmup_steps else schedule
@@ -140,6 +147,7 @@ def create_schedule(
     final_learning_rate: float = 0.0,
     milestones: Sequence[float] = (),
     decay: float = 0.1,
+    half_to_even: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> optax.Schedule:
     """Builds a linear warm-up followed by a schedule by name.
@@ -158,6 +166,7 @@ def create_schedule(
       final_learning_rate: the last rate of cosine, linear, wsd and exponential.
       milestones: milestones of the schedule 'milestones', see `boundaries`.
       decay: factor of the rate at each milestone.
+      half_to_even: see `boundaries`.
       options: other arguments of the schedule.
 
     Raises:
@@ -180,7 +189,11 @@ def create_schedule(
     else:
         factory = errors.lookup("optimizer.schedule", name, _SCHEDULES)
         if name == "milestones":
-            arguments |= {"milestones": milestones, "decay": decay}
+            arguments |= {
+                "milestones": milestones,
+                "decay": decay,
+                "half_to_even": half_to_even,
+            }
         subject = f"schedule '{name}'"
         schedule = imports.call(subject, factory, options or {}, arguments, prefix=_PREFIX)
         # Without options, all rates are between the first and the last one.

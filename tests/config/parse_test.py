@@ -24,8 +24,8 @@ from tests import launch
         ({"optimizer.final_learning_rate": 0.1}, "final_learning_rate is 0.1.*'milestones'"),
         ({"optimizer.schedule_options": {"x": 1}}, "'optimizer.schedule_options.x' of schedule"),
         (
-            {"optimizer.layer_decay": 0.7, "student.model": "mobilenetv1"},
-            "layer_decay is 0.7, but 'mobilenetv1' has no numbered blocks",
+            {"optimizer.layer_decay": 0.7, "student.model": "tests.networks.custom_nets:GroupNorm"},
+            "layer_decay is 0.7, but '.*GroupNorm' has no numbered blocks",
         ),
         ({"optimizer.warmup_start": 0.01}, "warmup_start is 0.01, but .*warmup_epochs is 0"),
         (

@@ -66,6 +66,19 @@ def test_the_mask_excludes_norms_and_biases_from_the_decay(name):
         assert bool((moved["bias"] == 2.0).all()) != everything
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_the_mask_excludes_tokens_and_positions_except_for_old_workdirs(old):
+    names = ("cls_token", "dist_token", "reg_token", "pos_embed", "latent")
+    params = {name: jnp.ones((1, 2, 3)) for name in names}
+    optimizer = optim.create(
+        "adamw", _constant, weight_decay=0.1, decay_norm_and_bias=False, decay_tokens=old
+    )
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    decayed = {name for name, update in updates.items() if update.any()}
+    assert decayed == (set(names) if old else {"latent"})
+
+
 def test_gradient_transformations_use_the_schedules_rate():
     moved, expected = _moved("scale_by_adam", 3.0), _moved("adam", 3.0)
     np.testing.assert_allclose(moved["kernel"], expected["kernel"])

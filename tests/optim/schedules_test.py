@@ -33,6 +33,13 @@ def test_learning_rates_of_the_cifar_recipe_equal_the_reference():
     np.testing.assert_allclose([repeated(2), repeated(3)], [1.0, 0.01], rtol=1e-6)
 
 
+def test_milestones_between_two_epochs_are_rounded_up_but_for_old_workdirs():
+    milestones = (0.25, 0.625, 0.875)
+    assert optim.boundaries(milestones, 4, 10) == [10, 30, 40]
+    assert optim.boundaries(milestones, 20, 10) == [50, 130, 180]
+    assert optim.boundaries(milestones, 20, 10, half_to_even=True) == [50, 120, 180]
+
+
 @pytest.mark.parametrize("milestone", [0.0, -0.5, 150])
 def test_milestones_outside_the_run_are_refused(milestone):
     with pytest.raises(errors.InputError, match=f"milestones has {milestone}"):

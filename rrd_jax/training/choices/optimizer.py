@@ -13,6 +13,7 @@ from rrd_jax import networks, optim
 from rrd_jax.settings import field, kinds, unless
 
 _IF_MILESTONES = unless("optimizer.schedule", "milestones")
+RULES = ("timm", "0.2.0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,10 @@ class OptimizerChoice:
       decay_norm_and_bias: Applies weight decay to biases and to the scales of norms, too.
       layer_decay: Layer-wise learning rate decay, as in timm: the learning rate of each block is
         this factor times that of the next block. 1 for none.
+      rules: How decays apply. timm: layer decay groups the parameters of DeiT, SigLIP, RegNetY,
+        RepVGG, ConvMixer and MobileNets as timm does, decay_norm_and_bias=False also excludes class
+        tokens, register tokens and position embeddings, and milestones are rounded half up to
+        epochs. 0.2.0: as in version 0.2.0, whose workdirs keep these rules. auto: timm.
       schedule_name: milestones, cosine, linear, constant, wsd, exponential; or an import path
         MODULE:NAME of a function learning_rate, steps, options -> (step -> rate).
       schedule_options: Options of the schedule. wsd: decay_epochs (None: a fifth of the epochs),
@@ -71,6 +76,13 @@ class OptimizerChoice:
         "optimizer.decay_norm_and_bias", True, kinds.Flag(), unused=unless("optimizer.weight_decay")
     )
     layer_decay: float = field("optimizer.layer_decay", 1.0, kinds.FACTOR)
+    rules: str = field(
+        "optimizer.rules",
+        kinds.AUTO,
+        kinds.Auto(kinds.Choice(RULES)),
+        legacy="0.2.0",
+        choose=lambda values: "timm",
+    )
     schedule_name: str = field("optimizer.schedule", "milestones", kinds.Text())
     schedule_options: Mapping[str, Any] = field("optimizer.schedule_options", {}, kinds.Mapped())
     warmup_epochs: float = field("optimizer.warmup_epochs", 0.0, kinds.Real(minimum=0))
@@ -92,6 +104,7 @@ class OptimizerChoice:
             final_learning_rate=self.final_learning_rate,
             milestones=self.milestones,
             decay=self.decay,
+            half_to_even=self._is_old,
             options=self.schedule_options,
         )
 
@@ -113,8 +126,13 @@ class OptimizerChoice:
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
             decay_norm_and_bias=self.decay_norm_and_bias,
+            decay_tokens=self._is_old,
             clip_norm=self.clip_norm,
         )
+
+    @property
+    def _is_old(self) -> bool:
+        return self.rules == "0.2.0"
 
     def block_scales(
         self, name: str, network: networks.Network, image_shape: tuple[int, int, int]
@@ -141,4 +159,10 @@ class OptimizerChoice:
 
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         params = variables["params"]
-        return optim.block_scales(self.layer_decay, apply, params, (rest, images), name)
+        inputs = (rest, images)
+        if self._is_old:
+            return optim.block_scales(self.layer_decay, apply, params, inputs, name)
+        pattern, head = networks.decay_groups(network)
+        return optim.block_scales(
+            self.layer_decay, apply, params, inputs, name, pattern=pattern, head=head
+        )
