@@ -269,7 +269,9 @@ class Numbers(Kind):
         count = f"{' or '.join(map(str, self.lengths))} " if self.lengths else ""
         order = " in ascending order" if self.ascending else ""
         part = str(self.part).removeprefix("a number")
-        return f"a tuple of {count}numbers{self.unit}{order}, each{part}"
+        noun = "number" if self.lengths == (1,) else "numbers"
+        each = part if self.lengths == (1,) else f", each{part}"
+        return f"a tuple of {count}{noun}{self.unit}{order}{each}"
 
 
 @dataclasses.dataclass(frozen=True)
