@@ -26,8 +26,8 @@ def check_names(names: Sequence[str], num_classes: int, subject: str) -> list[st
     """
     if len(names) != num_classes:
         raise errors.InputError(
-            f"{subject} has {len(names):,} class names, but there are {num_classes:,} classes; list"
-            " one name per class, in the order of labels"
+            f"{subject} has {len(names):,} names, but there are {num_classes:,} classes; list one"
+            " name per class, in the order of labels"
         )
     blank = [label for label, name in enumerate(names) if not name.strip()]
     if blank:
@@ -138,10 +138,12 @@ def _unknown_classes(
     classes = np.unique(test[unknown])
     texts = [_class_name(int(label), names) for label in classes]
     ranges = [f"{part.min()} to {part.max()}" for part in (training, test)]
+    plural = "" if len(classes) == 1 else "es"
     return (
         f"{unknown.sum():,} of {len(test):,} images of split '{other}' belong to {len(classes):,}"
-        f" class{'' if len(classes) == 1 else 'es'} without images in split '{split}' ({abbreviate(texts)}); labels are {ranges[0]}"
-        f" in '{split}' and {ranges[1]} in '{other}'; use the same classes and numbers in both"
+        f" class{plural} without images in split '{split}' ({abbreviate(texts)}); labels are"
+        f" {ranges[0]} in '{split}' and {ranges[1]} in '{other}'; use the same classes and numbers"
+        " in both"
     )
 
 
