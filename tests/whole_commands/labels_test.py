@@ -1,14 +1,16 @@
 """Whole commands with implausible labels, validation images, and data that change."""
 
-import json
 import re
+import tempfile
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from tests import launch
+
 # A data set whose images show their class, and variants with mistakes.
-_MODULE = '''
+_MODULE = """
 import numpy as np
 
 rng = np.random.default_rng(0)
@@ -46,7 +48,7 @@ def source(split, case="plain"):
         "blank": ["a", " ", "b", "c"], "equal": ["a", "a", "b", "c"], "few": ["a", "b"]
     }.get(case, [])
     return rows
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +62,9 @@ def _run(commands, folder, *fields, case="plain"):
     settings = ("data.mock_examples=0", "data.name=mistaken:source", "data.augment=none")
     settings += ("data.mean=(0.5,0.5,0.5)", "data.std=(0.3,0.3,0.3)", "train.batch_size=16")
     flags = [f"--config.{field}" for field in (*settings, f"data.options.case={case}", *fields)]
-    return commands.run(
-        "--config=configs/digits.py:resnet8,smoke", *flags, env={"PYTHONPATH": str(folder)}
-    )
+    config = f"--config={launch.CONFIGS / 'digits.py'}:resnet8,smoke"
+    with tempfile.TemporaryDirectory(dir=folder) as workdir:
+        return commands.run(config, *flags, f"--workdir={workdir}", cwd=folder)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def _run(commands, folder, *fields, case="plain"):
         ("few", "class_names has 2 names, but there are 4 classes"),
     ],
 )
-def test_mistaken_labels_of_an_import_path_are_refused(commands, folder, case, message, tmp_path):
+def test_mistaken_labels_of_an_import_path_are_refused(commands, folder, case, message):
     outcome = _run(commands, folder, case=case)
     assert re.search(message, outcome.check_refused(2)), outcome.err
 
@@ -88,9 +90,7 @@ def test_mistaken_labels_of_an_import_path_are_refused(commands, folder, case, m
         ("permuted", 4, r"but \d+\.\d % with permuted classes: the test labels are numbered"),
     ],
 )
-def test_implausible_labels_of_an_import_path_are_told(
-    commands, folder, case, epochs, message, tmp_path
-):
+def test_implausible_labels_of_an_import_path_are_told(commands, folder, case, epochs, message):
     fields = (f"train.epochs={epochs}", "optimizer.schedule=constant")
     outcome = _run(commands, folder, *fields, case=case)
     assert outcome.code == 0, outcome.err
@@ -103,7 +103,7 @@ def test_implausible_labels_of_an_import_path_are_told(
         ("late label", r"example \d+ .* its label was \d and is now \d"),
         ("late image", r"example \d+ .* its image has changed"),
         ("late shape", r"example \d+ .* its image has another size or type, now .*\(6, 8, 3\)"),
-        ("late length", r"example \d+ .* it had 96 examples and now has 97"),
+        ("late length", r"example \d+ .* it had \d+ examples and now has \d+"),
     ],
 )
 def test_a_source_that_changes_during_a_run_is_refused(commands, folder, case, message):
@@ -125,10 +125,8 @@ def test_an_impossible_validation_split_is_refused(commands, folder, value, code
     assert re.search(message, outcome.check_refused(code)), outcome.err
 
 
-def test_validation_images_choose_the_best_checkpoint(commands, folder, tmp_path):
-    fields = ("data.val_split=0.25", "train.epochs=2")
-    flags = (f"--workdir={tmp_path / 'run'}",)
-    outcome = _run(commands, folder, *fields, "baseline=False")
+def test_validation_images_choose_the_best_checkpoint(commands, folder):
+    outcome = _run(commands, folder, "data.val_split=0.25", "train.epochs=2")
     assert outcome.code == 0, outcome.err
     assert "val_split: 24 of 96 training images are held out for validation, 6 per" in outcome.out
     assert re.search(r"epoch +2/2  val top-1 .* test top-1 .* best by val", outcome.out)
@@ -141,7 +139,6 @@ def test_labels_of_predict_must_match_a_folder(commands, folder, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     for name, pixels in zip("ax", images, strict=True):
         PIL.Image.fromarray(pixels).save(tmp_path / name / "1.png")
-    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
     run = commands.run(
         "--config=configs/image_folder.py:resnet8,smoke",
         *("--config.data.image_size=8", f"--workdir={tmp_path / 'run'}"),
