@@ -78,6 +78,12 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "resize", 0, "Shorter side before the center crop. Default: the run's.", lower_bound=0
     )
+    flags.DEFINE_string(
+        "background",
+        "",
+        "Color behind transparent pixels, for predictions with the files: white, black, #rrggbb or"
+        " none. Default: the run's, or white.",
+    )
     path_flags.define_path(
         "class_names", "", "A file with one class name per line, or JSON. Default: the run's."
     )
@@ -128,7 +134,7 @@ class Request(NamedTuple):
     overwrite: bool = False
 
 
-_LOAD_FLAGS = ("network", "image_size", "resize", "class_names", "head")
+_LOAD_FLAGS = ("network", "image_size", "resize", "background", "class_names", "head")
 _FILE_FLAGS = [name for name in Request._fields if name not in ("workdir", "load_options")]
 
 

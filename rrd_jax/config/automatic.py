@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rrd_jax.config.validation import iterate_fields
+from rrd_jax.config.fields import FIELDS
 from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.settings import Values
 from rrd_jax.settings.kinds import Auto, is_auto
+
+_FIELDS = tuple(field for field in FIELDS.values() if isinstance(field.kind, Auto))
 
 
 def resolve(values: Values, recorded: Mapping[str, Any] | None) -> None:
@@ -20,14 +22,14 @@ def resolve(values: Values, recorded: Mapping[str, Any] | None) -> None:
         workdir.
     """
     stored = flatten(recorded or {})
-    for path, field, value in list(iterate_fields(values)):
-        if not isinstance(field.kind, Auto):
-            continue
-        if is_auto(value) and recorded is not None:
-            value = stored.get(path, field.legacy)
-        if is_auto(value) and field.choose:
-            value = field.choose(values)
-        values[path] = field.kind.value(value)
+    for field in _FIELDS:
+        for view in values.each_teacher() if field.section == "teacher" else [values]:
+            value = view[field.path]
+            if is_auto(value) and recorded is not None:
+                value = stored.get(view.labelled(field.path), field.legacy)
+            if is_auto(value) and field.choose:
+                value = field.choose(view)
+            view[field.path] = field.kind.value(value)
     for name, options in values["objectives"].items():
         for option, value in options.items():
             if is_auto(value):

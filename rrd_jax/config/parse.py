@@ -13,10 +13,11 @@ from rrd_jax import errors, imports, networks, objectives, optim, parallel
 from rrd_jax.config import automatic, methods, naming, sizes, unlabelled, unused, validation
 from rrd_jax.config.fields import FIELDS, legacy_defaults
 from rrd_jax.data.augment.pipeline import Changes
-from rrd_jax.data.source import Source
+from rrd_jax.data.source import Source, describe_small_crop
 from rrd_jax.objectives.rrd import MEMORIES
 from rrd_jax.settings import Values, build, fields_of
 from rrd_jax.teacher import cache_plan as teacher_cache
+from rrd_jax.terminal import console
 from rrd_jax.training import recipe
 from rrd_jax.training.choices import (
     AlignmentChoice,
@@ -99,9 +100,20 @@ def parse(
     label = f"distilled, {values['method']}" if teachers else values["label"] or "student"
     student = _part(values, label, context, weights, cache)
     unused.note(values, changed)
+    _warn_of_small_crop(student.source)
     comparisons = dict(_comparisons(values, student, context, weights, cache))
     changeable = tuple(field.path for field in FIELDS.values() if field.changeable)
     return recipe.Job(student, comparisons, teachers, changeable, _default_fields(values))
+
+
+def _warn_of_small_crop(source: Source) -> None:
+    """Warns if test images show only a small part of the stored images."""
+    resize = source.resize if source.crops_on_host else None
+    if text := describe_small_crop(source.image_size, resize):
+        console.warn(
+            f"data.resize is {resize}, and data.image_size {source.image_size}: {text}; use"
+            " data.resize=auto in a new --workdir"
+        )
 
 
 def _comparisons(
@@ -214,10 +226,13 @@ def _restored(fields: Mapping[str, Any]) -> Values:
     """Returns the values of a config's JSON; missing fields get the values of earlier versions."""
     tree = validation.read(legacy_defaults()).tree
     teachers = fields.get("teacher")
+    merged = _merged(tree, fields)
     if isinstance(teachers, list):
-        sections = [_merged(tree["teacher"], teacher) for teacher in teachers]
-        return validation.from_tree({**_merged(tree, fields), "teacher": sections})
-    return validation.from_tree(_merged(tree, fields))
+        merged["teacher"] = [_merged(tree["teacher"], teacher) for teacher in teachers]
+    values = validation.from_tree(merged)
+    # Only configs that no run has resolved contain "auto".
+    automatic.resolve(values, None)
+    return values
 
 
 def _merged(tree: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,22 +7,24 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from rrd_jax import errors
-from rrd_jax.data import class_names_file, label_checks, sanity
+from rrd_jax.data import class_names_file
 from rrd_jax.data.augment.views import Views
 from rrd_jax.data.feeds import feed
 from rrd_jax.data.feeds.image_cache import CacheOptions
-from rrd_jax.data.images import partial_decoding
+from rrd_jax.data.images import decoding, partial_decoding
 from rrd_jax.data.source import Source
 from rrd_jax.data.splits import Splits, Summary
 from rrd_jax.data.subsets import degraded
+from rrd_jax.settings import kinds
 from rrd_jax.terminal import console
 
 _RESIDENT_BYTES = 4e9
 # With fewer test images, a top-1 of 90 percent has a standard error above 1.3 points.
 _MIN_TEST_IMAGES = 500
+# Number of images whose size is compared with data.image_size, and the smallest share of the padded
+# area that their longest side may cover without a warning.
+_SAMPLE_SIZE, _MIN_COVERED = 4, 0.5
 # Modules with a function `open_source` by kind of data set, imported on use.
 _MODULES = {
     "tfds": "sources.prepared",
@@ -74,33 +76,6 @@ class Dataset:
         """Returns the data set with the validation images as its test split."""
         return dataclasses.replace(self, test=self.validation, validation=None)
 
-    def check_labels(self, source: Source) -> list[str]:
-        """Returns warnings about classes without images; see `label_checks.check_splits`.
-
-        Labels that are not listed are read from resident splits only, whose images are decoded for
-        training. Random images are not checked.
-
-        Args:
-          source: the source of the data set, for messages.
-
-        Raises:
-          InputError: a label is out of range, training images have only one class, or test images
-            have classes without training images.
-        """
-        if not self.labelled or source.mock_examples:
-            return []
-        parts = [(source.train_split, self.train), (source.test_split, self.test)]
-        if self.validation is not None:
-            parts.append(("validation", self.validation))
-        labels = []
-        for name, part in parts:
-            listed = getattr(part.examples, "listed_labels", None)
-            if listed is None and not part.on_device:
-                return []
-            labels.append((name, np.asarray(part.labels if listed is None else listed)))
-            sanity.check_labels(labels[-1][1], self.num_classes, name)
-        return label_checks.check_splits(labels, self.num_classes, self.class_names)
-
     @property
     def resize(self) -> int | None:
         """Shorter side that test images are scaled to before their center crop.
@@ -108,6 +83,21 @@ class Dataset:
         None if smaller images are padded with black and larger images are scaled.
         """
         return getattr(self.test, "resize", None)
+
+    @property
+    def background(self) -> str:
+        """The color behind transparent pixels; see `settings.kinds.Color`."""
+        return self.test.background
+
+    @property
+    def pixels_version(self) -> str:
+        """The version, with the fields of the preprocessing that change pixels.
+
+        Names of caches contain this text. Values that version 0.2.0 used are omitted.
+        """
+        resize = "" if self.resize in (None, 256) else f", resize {self.resize}"
+        has_color = self.background != kinds.NO_COLOR
+        return f"{self.version}{resize}{f', on {self.background}' if has_color else ''}"
 
 
 def load(source: Source) -> Dataset:
@@ -178,7 +168,6 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
             pathlib.Path(source.class_names), splits.num_classes, "data.class_names"
         )
         splits = dataclasses.replace(splits, class_names=class_names)
-    splits = _with_checked_names(source, splits)
     splits = degraded.degrade(source, splits)
     parts = [splits.train, splits.test]
     if splits.validation is not None:
@@ -197,15 +186,6 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
         display_name=splits.display_name or splits.version,
         validation=validation[0] if validation else None,
     )
-
-
-def _with_checked_names(source: Source, splits: Splits) -> Splits:
-    """Returns splits with warnings about their class names; raises an InputError if invalid."""
-    if not splits.class_names:
-        return splits
-    subject = f"data set '{source.name or 'data'}'"
-    warnings = label_checks.check_names(splits.class_names, splits.num_classes, subject)
-    return dataclasses.replace(splits, summary=splits.summary + Summary(warnings=tuple(warnings)))
 
 
 def _summarize(source: Source, splits: Splits) -> Summary:
@@ -231,7 +211,26 @@ def _summarize(source: Source, splits: Splits) -> Summary:
             f" 90 % and {at_50:.1f} points at 50 %; differences below about {2 * at_90:.0f} to"
             f" {2 * at_50:.0f} points are not significant"
         )
+    if padding := _describe_padding(source, splits.train):
+        warnings.append(padding)
     return Summary(details=details) + splits.summary + Summary(warnings=tuple(warnings))
+
+
+def _describe_padding(source: Source, examples: Sequence[dict[str, Any]]) -> str:
+    """Returns a warning if padding covers most of every image of a sample; "" otherwise."""
+    if source.crops_on_host or source.mock_examples:
+        return ""
+    indices = {i * (len(examples) - 1) // (_SAMPLE_SIZE - 1) for i in range(_SAMPLE_SIZE)}
+    images = [examples[i]["image"] for i in sorted(indices)]
+    sizes = [decoding.size(x) if isinstance(x, bytes) else x.shape[:2] for x in images]
+    longest, size = max(map(max, sizes)), source.image_size
+    if not 0 < longest**2 < _MIN_COVERED * size**2:
+        return ""
+    return (
+        f"images of at most {longest} pixels cover at most {100 * (longest / size) ** 2:.2g} % of"
+        f" data.image_size {size} x {size}, and the rest is black; set data.image_size to"
+        f" {max(longest, kinds.PIXELS.minimum)}"
+    )
 
 
 def _feeds(
@@ -242,11 +241,12 @@ def _feeds(
     too_large = sum(map(len, splits)) * size**2 * channels > _RESIDENT_BYTES
     streams = source.crops_on_host or source.feed == "streamed"
     if not streams and not (source.feed == "auto" and too_large):
-        return [feed.Resident(split, size, channels) for split in splits]
+        return [feed.Resident(split, size, channels, source.background) for split in splits]
     test = feed.Streamed(
         splits[1],
         size,
         channels,
+        source.background,
         resize=source.resize if source.crops_on_host else None,
         area=source.crop_area,
         views=Views(source.views, source.views_seed),

@@ -6,6 +6,8 @@ from typing import Any
 
 from rrd_jax import errors
 from rrd_jax.data import normalization
+from rrd_jax.data.source import DEFAULT_BACKGROUND
+from rrd_jax.settings import kinds
 
 _COLOURS = {1: "grey", 3: "RGB"}
 # The text is read back from model.json, so it must not change.
@@ -25,6 +27,8 @@ class Preprocessing:
         are padded with black and larger images are scaled to image_size.
       interpolation: "bilinear" or "bicubic", the method for scaling images of another size for a
         frozen network. Reading image files always uses area averaging.
+      background: color behind transparent pixels, see `settings.kinds.Color`; "none" if
+        transparency is dropped.
     """
 
     image_size: int
@@ -33,10 +37,14 @@ class Preprocessing:
     std: tuple[float, ...]
     resize: int | None = None
     interpolation: str = "bilinear"
+    background: str = DEFAULT_BACKGROUND
 
     def __post_init__(self):
         errors.check_counts(image_size=self.image_size)
         normalization.check(self.mean, self.std, self.channels)
+        if problem := kinds.Color().problem("background", self.background):
+            raise errors.InputError(problem)
+        object.__setattr__(self, "background", kinds.Color().value(self.background))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -137,7 +145,9 @@ def from_json(content: Any, location: str) -> ModelInfo:
 
 def _preprocessing(content: Mapping[str, Any]) -> Preprocessing:
     names = {f.name for f in dataclasses.fields(Preprocessing)}
-    fields = {name: value for name, value in content.items() if name in names}
+    # Version 0.2.0 dropped transparency and did not store this field.
+    fields = {"background": kinds.NO_COLOR}
+    fields |= {name: value for name, value in content.items() if name in names}
     if fields.get("interpolation") == _SCALED:
         del fields["interpolation"]
     moments = {name: tuple(map(float, fields[name])) for name in ("mean", "std")}

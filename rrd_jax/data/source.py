@@ -14,7 +14,10 @@ DECODERS = ("auto", "cv2", "nvimgcodec")
 # Augmentations in the compiled step, and augmentations on the host during decoding.
 DEVICE_AUGMENTATIONS = ("none", "crop_flip", "resized_crop")
 HOST_AUGMENTATIONS = ("random_resized",)
+DEFAULT_BACKGROUND = "white"
 NOISES = ("symmetric", "asymmetric")
+# With a larger ratio of data.resize to data.image_size, less than half of a test image is used.
+_LARGEST_RATIO = 1.5
 _IF_STREAMED = unless("data.feed", "auto", "streamed")
 _IF_CUT_ON_HOST = unless("data.augment", *HOST_AUGMENTATIONS)
 _IF_REAL = unless("data.mock_examples", 0)
@@ -69,6 +72,9 @@ class Source:
       image_size: Height and width; smaller images are padded with black, larger images are scaled.
       resize: Shorter side that test images are scaled to before their center crop of
         data.image_size; for random_resized only. auto: data.image_size x 256/224, rounded down.
+      background: Color behind transparent pixels, in training, testing, prediction and export:
+        white, black or #rrggbb, such as #808080. none drops transparency, as version 0.2.0 did,
+        which shows the colors that transparent pixels hide. auto: white.
       crop_area: Smallest area of a random crop relative to the image, such as 0.2 for MoCo-v2; for
         random_resized and resized_crop only.
       views: Number of fixed views per image for any augmentation, which makes a teacher's outputs
@@ -129,6 +135,13 @@ class Source:
         legacy=256,
         choose=lambda values: scaled_side(values["data.image_size"]),
     )
+    background: str = field(
+        "data.background",
+        kinds.AUTO,
+        kinds.Auto(kinds.Color()),
+        legacy=kinds.NO_COLOR,
+        choose=lambda values: DEFAULT_BACKGROUND,
+    )
     crop_area: float = field(
         "data.crop_area",
         0.08,
@@ -182,6 +195,9 @@ class Source:
         settings.check(self)
         if kinds.is_auto(self.resize):
             object.__setattr__(self, "resize", scaled_side(self.image_size))
+        if kinds.is_auto(self.background):
+            object.__setattr__(self, "background", DEFAULT_BACKGROUND)
+        object.__setattr__(self, "background", kinds.Color().value(self.background))
         if self.crops_on_host and self.resize < self.image_size:
             raise errors.InputError(
                 f"data.resize is {self.resize}, less than data.image_size {self.image_size}, the"
@@ -229,6 +245,17 @@ class Source:
 def scaled_side(image_size: int) -> int:
     """Returns the usual shorter side before a center crop: image_size x 256/224, rounded down."""
     return image_size * 256 // 224
+
+
+def describe_small_crop(image_size: int, resize: int | None) -> str:
+    """Returns what a test image shows if the center crop omits most of it; "" for a usual crop."""
+    if not resize or resize <= _LARGEST_RATIO * image_size:
+        return ""
+    return (
+        f"a test image shows the central {image_size} x {image_size} of {resize} x {resize} pixels,"
+        f" {100 * (image_size / resize) ** 2:.2g} % of a square image; the usual value is"
+        f" {scaled_side(image_size)}"
+    )
 
 
 def _hashable(value: Any) -> Any:

@@ -6,8 +6,9 @@ from typing import Any
 
 from rrd_jax import data, errors, parallel
 from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
-from rrd_jax.data.source import HOST_AUGMENTATIONS
+from rrd_jax.data.source import Source
 from rrd_jax.run_folder import atomic_write, model_card, provenance, source_code
+from rrd_jax.settings import kinds
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Recipe, Training
@@ -71,7 +72,14 @@ def preprocessing(
 ) -> Preprocessing:
     """Returns the preprocessing of a data set's test images."""
     size, _, channels = dataset.image_shape
-    return Preprocessing(size, channels, tuple(mean), tuple(std), dataset.resize)
+    return Preprocessing(
+        size,
+        channels,
+        tuple(mean),
+        tuple(std),
+        dataset.resize,
+        background=dataset.background,
+    )
 
 
 def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
@@ -118,7 +126,20 @@ def describe_checkpoint(
 
 
 def _of_fields(chosen: Mapping[str, Any], image_shape: Sequence[int]) -> Preprocessing:
-    crops = chosen.get("augment") in HOST_AUGMENTATIONS
     size, _, channels = image_shape
-    resize = chosen["resize"] if crops else None
-    return Preprocessing(size, channels, tuple(chosen["mean"]), tuple(chosen["std"]), resize)
+    # `Source` replaces values that are "auto".
+    background = chosen.get("background", kinds.NO_COLOR)
+    source = Source(
+        image_size=size,
+        augment=chosen.get("augment", "none"),
+        resize=chosen["resize"],
+        background=background,
+    )
+    return Preprocessing(
+        size,
+        channels,
+        tuple(chosen["mean"]),
+        tuple(chosen["std"]),
+        source.resize if source.crops_on_host else None,
+        background=source.background,
+    )

@@ -14,8 +14,6 @@ from rrd_jax.library.loaded_network import Loaded, Trained
 from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.quiet import quietly
 from rrd_jax.library.weights_loader import load, read_run_fields
-from rrd_jax.teacher import prediction_checks
-from rrd_jax.terminal import console
 from rrd_jax.weights import files
 
 
@@ -33,8 +31,7 @@ def evaluate(
       network: a result of `load`, `distill` or `train_teacher`; or a path, as for `load`.
       test: test images, as for `distill`; None for the test split of the run in the workdir.
       batch_size: images per call, over all devices.
-      source: preprocessing of images whose size differs from the network's input; None to pad or
-        scale them.
+      source: preprocessing of the images; None for that of the network, as for `predict`.
 
     Raises:
       InputError: there are no test images, or they do not fit the network.
@@ -59,7 +56,7 @@ def evaluate(
             " classifier"
         )
     if test is not None:
-        source = source or Source(image_size=_size(loaded))
+        source = source or _source(loaded)
         dataset = data.from_sources(test, test, source, num_classes=loaded.num_classes)
     elif trained and trained.dataset:
         dataset = trained.dataset
@@ -78,29 +75,7 @@ def evaluate(
             f"the test images have {channels} channels, but '{loaded.name}' takes"
             f" {loaded.image_shape[-1]}; pass images with {loaded.image_shape[-1]} channels"
         )
-    _check_class_names(loaded, dataset)
-    results = _predictions(loaded, dataset.test, batch_size)
-    metrics = predictions.compute_metrics(results)
-    if matched := prediction_checks.permuted_top1(results, dataset.num_classes):
-        console.warn(
-            f"top-1 of '{loaded.name}' is {metrics['top1']:.1f} %, but {100 * matched:.1f} % with"
-            " permuted classes; number the test labels in the order of the network's classes"
-        )
-    return metrics
-
-
-def _check_class_names(loaded: Loaded | Predictor, dataset: data.Dataset) -> None:
-    """Raises an InputError if network and test images have the same classes in another order."""
-    names = loaded.about.class_names if loaded.about else ()
-    if sorted(names) != sorted(dataset.class_names) or names == dataset.class_names:
-        return
-    pairs = zip(names, dataset.class_names, strict=True)
-    label, (name, other) = next((i, pair) for i, pair in enumerate(pairs) if len(set(pair)) > 1)
-    raise errors.InputError(
-        f"label {label} is '{errors.printable(name)}' for '{loaded.name}', but"
-        f" '{errors.printable(other)}' for the test images; number the classes in the order of the"
-        " network"
-    )
+    return predictions.compute_metrics(_predictions(loaded, dataset.test, batch_size))
 
 
 def _predictions(
@@ -119,13 +94,23 @@ def _predictions(
     return predictions.collect(predict, variables, split, batch_size, mesh)
 
 
-def _size(loaded: Loaded | Predictor) -> int:
+def _source(loaded: Loaded | Predictor) -> Source:
+    """Returns the preprocessing of a network's test images as a source."""
     if loaded.image_shape is None:
         raise errors.InputError(
             f"the image size of '{loaded.name}' is unknown; pass"
             " source=rrd_jax.data.Source(image_size=...)"
         )
-    return loaded.image_shape[0]
+    size, preprocessing = loaded.image_shape[0], loaded.about.preprocessing
+    if preprocessing is None:
+        return Source(image_size=size)
+    # Of the augmentations, random_resized is the one whose test images are cropped.
+    crop = {"augment": "random_resized", "resize": preprocessing.resize}
+    return Source(
+        image_size=size,
+        background=preprocessing.background,
+        **(crop if preprocessing.resize else {}),
+    )
 
 
 def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:

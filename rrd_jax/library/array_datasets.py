@@ -9,7 +9,10 @@ from ml_collections import ConfigDict
 
 from rrd_jax import config as configs
 from rrd_jax import data, errors
+from rrd_jax.data.images import example_forms
 from rrd_jax.data.source import Source
+from rrd_jax.settings import kinds
+from rrd_jax.terminal import console
 
 
 def open_dataset(
@@ -40,15 +43,37 @@ def open_and_describe(
             "there are no test images; pass test=, or split the training images with"
             " fields={'data.train_split': 'train[:90%]', 'data.test_split': 'train[90%:]'}"
         )
-    images = train[0] if isinstance(train, tuple | list) and len(train) == 2 else None
-    is_array = getattr(images, "ndim", 0) == 4
-    if is_array and "data.image_size" not in fields:
-        config.data.image_size = max(images.shape[1:3])
+    size = _array_size(train)
+    if size and "data.image_size" not in fields:
+        _set_image_size(config, size)
     source = configs.source_of(config, recorded)
     dataset = data.from_sources(train, test, source, num_classes=num_classes)
     if "data.mean" not in fields and "data.std" not in fields:
         config.data.mean, config.data.std = _moments(dataset.train)
     return dataset
+
+
+def _array_size(train: Any) -> int:
+    """Returns the longer side of images in an array; 0 for other sources and invalid arrays."""
+    is_pair = isinstance(train, tuple | list) and len(train) == 2
+    if not is_pair or getattr(train[0], "ndim", 0) < 3 or not len(train[0]):
+        return 0
+    try:
+        return max(example_forms.pixels(train[0][0], kinds.NO_COLOR).shape[:2])
+    except errors.InputError:
+        # Opening the data set raises an error that names the example.
+        return 0
+
+
+def _set_image_size(config: ConfigDict, size: int) -> None:
+    """Sets data.image_size to the size of arrays, with a note if the config has another size."""
+    if config.data.image_size not in (size, configs.defaults().data.image_size):
+        console.note(
+            f"data.image_size is {config.data.image_size} in the config, but the images are arrays"
+            f" of {size} pixels: using {size}; for {config.data.image_size}, pass"
+            f" fields={{'data.image_size': {config.data.image_size}}}"
+        )
+    config.data.image_size = size
 
 
 def _moments(split: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

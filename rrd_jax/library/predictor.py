@@ -122,9 +122,9 @@ class Predictor:
         """Predicts classes, with the preprocessing of a test split.
 
         Args:
-          images: uint8 [N, H, W, channels]; a list of arrays of any size, PIL images, encoded bytes
-            or paths; a single one of these; a folder, which is searched recursively; or a glob
-            pattern. The EXIF orientation of files is applied.
+          images: uint8 [N, H, W, channels], or [N, H, W] of grayscale images; a list of arrays of
+            any size, PIL images, encoded bytes or paths; a single one of these; a folder, which is
+            searched recursively; or a glob pattern. The EXIF orientation of files is applied.
           batch_size: images per call of the network.
           skip_unread: whether to skip images that cannot be read, and list them in the result.
 
@@ -157,7 +157,7 @@ class Predictor:
         The last batch is padded with black images, so that the network is compiled only once.
         """
         errors.check_counts(batch_size=batch_size)
-        sources = _sources(images)
+        sources = _sources(images, self.image_shape[-1])
         count = len(sources) if isinstance(sources, Sized) else batch_size
         size = predictions.even_batch(count, batch_size, self.devices)
         read = reader.read_all(sources, self.about.preprocessing, prefetch=2 * size)
@@ -228,14 +228,36 @@ def _is_path(image: Any) -> bool:
     return isinstance(image, str | os.PathLike)
 
 
-def _sources(images: Any) -> Iterable[Any]:
-    """Returns an iterable of single images, as `reader.read_all` expects."""
+def _is_stack(images: Any, channels: int) -> bool:
+    """Returns True for an array of several images, and False for an array of one image.
+
+    Raises:
+      InputError: the array may be three or four grayscale images, or one image with channels first.
+    """
+    if images.ndim != 3:
+        return images.ndim == 4
+    is_first, is_last = (images.shape[axis] in (1, 3, 4) for axis in (0, -1))
+    if channels == 1 and is_first and not is_last and len(images) > 1:
+        raise errors.InputError(
+            f"images have the shape {tuple(images.shape)}, which may be {len(images)} grayscale"
+            " images or one image with channels first; pass [N, H, W, 1] or [H, W, channels]"
+        )
+    return not (is_first or is_last)
+
+
+def _sources(images: Any, channels: int) -> Iterable[Any]:
+    """Returns an iterable of single images, as `reader.read_all` expects.
+
+    Args:
+      images: see `Predictor.predict`.
+      channels: channels of the network's images.
+    """
     if _is_path(images):
         return file_listing.files([os.fspath(images)])
     if isinstance(images, bytes | bytearray | memoryview | PIL.Image.Image):
         return [images]
     if hasattr(images, "ndim") and hasattr(images, "__array__"):
-        return np.asarray(images) if images.ndim == 4 else [images]
+        return np.asarray(images) if _is_stack(images, channels) else [images]
     if isinstance(images, list | tuple) and images and all(map(_is_path, images)):
         return file_listing.files(map(os.fspath, images))
     if isinstance(images, Iterable) and not isinstance(images, dict):

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from rrd_jax import checkpoints, errors, exports, imports, networks, user_paths
 from rrd_jax import config as configs
 from rrd_jax import objectives as registry
-from rrd_jax.data import class_names_file, label_checks, normalization
+from rrd_jax.data import class_names_file, normalization
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
+from rrd_jax.data.source import describe_small_crop
 from rrd_jax.jobs import run_info
 from rrd_jax.library import heads
 from rrd_jax.library.loaded_network import Loaded
@@ -37,6 +38,7 @@ def load(
     std: tuple[float, ...] | None = None,
     image_size: int | None = None,
     resize: int | None = None,
+    background: str | None = None,
     class_names: Sequence[str] | str | pathlib.Path | None = None,
     raw: bool = False,
     head: str = "",
@@ -54,8 +56,10 @@ def load(
       mean: mean per channel, in [0, 1] units; None for the run's.
       std: standard deviation per channel, in the same units; None for the run's.
       image_size: height and width of the network's input; None for the run's.
-      resize: shorter side of images before the center crop; None for the run's, or to pad or scale
-        images to image_size.
+      resize: shorter side of images before the center crop; None for the run's, in proportion to
+        image_size, or to pad or scale images to image_size.
+      background: color behind transparent pixels of images, as for data.background; None for the
+        run's, or white.
       class_names: the class names in the order of labels, or a file as for data.class_names; None
         for those of the run.
       raw: whether to load the raw weights of a run that averages its weights.
@@ -83,7 +87,13 @@ def load(
     """
     path = _as_path(path)
     folder, _ = files.split(path)
-    options = {"mean": mean, "std": std, "image_size": image_size, "resize": resize}
+    options = {
+        "mean": mean,
+        "std": std,
+        "image_size": image_size,
+        "resize": resize,
+        "background": background,
+    }
     options = {name: value for name, value in options.items() if value is not None}
     if network is None and _is_exported(folder) and not files.network_of(path):
         if options or raw or head:
@@ -178,7 +188,11 @@ def _preprocessing(
     errors.check_counts(**sizes)
     changes = {name: value for name, value in options.items() if value is not None}
     if about.preprocessing:
-        result = dataclasses.replace(about.preprocessing, **changes)
+        stored = about.preprocessing
+        size = changes.get("image_size", stored.image_size)
+        if stored.resize and "resize" not in options and size != stored.image_size:
+            changes["resize"] = size * stored.resize // stored.image_size
+        result = dataclasses.replace(stored, **changes)
     else:
         changes = {"image_size": shape[0], "channels": shape[-1], **changes}
         if changes["image_size"] is None or not {"mean", "std"} <= set(changes):
@@ -189,23 +203,27 @@ def _preprocessing(
             f"resize is {result.resize}, but must be at least image_size, {result.image_size},"
             " because images are cropped after resizing"
         )
+    if "resize" in sizes and (text := describe_small_crop(result.image_size, sizes["resize"])):
+        console.warn(f"resize is {result.resize}, and image_size {result.image_size}: {text}")
     return result
 
 
 def _names(class_names: Any, num_classes: int) -> tuple[str, ...]:
-    """Returns the class names; raises an InputError if they are invalid."""
+    """Returns the class names; raises an InputError if their number is not `num_classes`."""
     if isinstance(class_names, str | os.PathLike):
         path = user_paths.parse(class_names, "class_names")
-        names = class_names_file.read(path, num_classes, "class_names")
-    elif isinstance(class_names, Iterable):
-        names = tuple(map(str, class_names))
-    else:
+        return class_names_file.read(path, num_classes, "class_names")
+    if not isinstance(class_names, Iterable):
         raise errors.InputError(
             f"class_names is {errors.printable(repr(class_names))}, but must be a list of names or"
             " the path of a file"
         )
-    for text in label_checks.check_names(names, num_classes, "class_names"):
-        console.warn(text)
+    names = tuple(map(str, class_names))
+    if len(names) != num_classes:
+        raise errors.InputError(
+            f"class_names has {len(names)} names, but the network has {num_classes} classes; pass"
+            " one name per class"
+        )
     return names
 
 

@@ -24,7 +24,7 @@ import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import app, flags
@@ -80,9 +80,15 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 _RESIZE = flags.DEFINE_integer(
     "resize",
     None,
-    "Shorter side of images before the center crop. Default: the run's, or no crop: images are"
-    " padded or scaled to --image_size.",
+    "Shorter side of images before the center crop. Default: the run's, in proportion to"
+    " --image_size, or no crop: images are padded or scaled to --image_size.",
     lower_bound=1,
+)
+_BACKGROUND = flags.DEFINE_string(
+    "background",
+    None,
+    "Color behind transparent pixels: white, black or #rrggbb; none to drop transparency. Default:"
+    " the run's, or white.",
 )
 _CLASS_NAMES = path_flags.define_path(
     "class_names",
@@ -151,8 +157,6 @@ def _run(names: list[str]) -> None:
             _prepare()
             predictor = _predictor()
             _check_classes(predictor)
-            if _LABELS.value:
-                _check_labels(predictor, paths)
             tally = _Tally(
                 predictor, len(paths), show_progress=output is not None or not _is_terminal(stdout)
             )
@@ -293,6 +297,7 @@ def _predictor() -> "Predictor":
         "std": _numbers("std", _STD.value),
         "image_size": _IMAGE_SIZE.value,
         "resize": _RESIZE.value,
+        "background": _BACKGROUND.value,
         "class_names": _CLASS_NAMES.value,
         "raw": _WEIGHTS.value == "raw" or None,
         "head": _HEAD.value,
@@ -327,31 +332,6 @@ def _check_classes(predictor: "Predictor") -> None:
             f"'{predictor.name}' has no classifier; use --embeddings with --format=csv, jsonl, npz"
             " or parquet, or --neighbours"
         )
-
-
-def _check_labels(predictor: "Predictor", paths: Sequence[str]) -> None:
-    """Raises an InputError for --labels if classes have no names, or no folder has such a name."""
-    from rrd_jax.data.folder import layout
-
-    names = set(predictor.about.class_names)
-    if not names:
-        raise errors.InputError("--labels needs class names; set --class_names=FILE")
-    if paths and not any(_label(path, names) for path in paths):
-        folders = {layout.class_name(pathlib.Path(path).absolute().parent.name) for path in paths}
-        raise errors.InputError(
-            "--labels: no image is in a folder with the name of a class; the folders are"
-            f" {layout.abbreviate(sorted(map(errors.printable, folders)))}, the classes"
-            f" {layout.abbreviate(sorted(map(errors.printable, names)))}; rename the folders, or"
-            " omit --labels"
-        )
-
-
-def _label(path: str, names: Collection[str]) -> str | None:
-    """Returns the nearest folder of a path that has the name of a class; None for none."""
-    from rrd_jax.data.folder import layout
-
-    parts = pathlib.Path(path).absolute().parts[:-1]
-    return next((name for name in map(layout.class_name, reversed(parts)) if name in names), None)
 
 
 def _check_embeddings(predictor: "Predictor", part: "Predictions") -> None:
@@ -406,6 +386,8 @@ class _Tally:
       total: the number of images.
       show_progress: whether to show a progress line.
 
+    Raises:
+      InputError: --labels is set, but the classes have no names.
     """
 
     def __init__(self, predictor: "Predictor", total: int, *, show_progress: bool):
@@ -413,6 +395,8 @@ class _Tally:
         self._start = self._last = time.monotonic()
         self._done = self._unread = self._labeled = self._correct = 0
         self._names = set(predictor.about.class_names)
+        if _LABELS.value and not self._names:
+            raise errors.InputError("--labels needs class names; set --class_names=FILE")
 
     def add(self, part: "Predictions") -> None:
         """Counts the images of a batch, and warns about unreadable ones."""
@@ -429,8 +413,12 @@ class _Tally:
             console.progress("predict", parts)
 
     def _compare(self, part: "Predictions") -> None:
+        from rrd_jax.data.folder import layout
+
         for file, name in zip(part.files, part.names, strict=True):
-            label = _label(file, self._names)
+            parts = pathlib.Path(file).absolute().parts[:-1]
+            folders = map(layout.class_name, reversed(parts))
+            label = next((folder for folder in folders if folder in self._names), None)
             self._labeled += label is not None
             self._correct += label == name
 
@@ -441,8 +429,8 @@ class _Tally:
         console.clear()
         if output is not None:
             console.say(f"{image_count(self._done - self._unread)}: {output}")
-        if self._labeled:
-            share = 100 * self._correct / self._labeled
+        if _LABELS.value:
+            share = 100 * self._correct / max(1, self._labeled)
             console.say(f"top-1 {share:.2f} % of {image_count(self._labeled)} with a label")
         if self._unread:
             subject = "nothing is" if self._unread == self._done else "the other images are"

@@ -10,6 +10,7 @@ from typing import Any
 from rrd_jax import errors
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.run_folder import atomic_write
+from rrd_jax.settings import kinds
 from rrd_jax.training import criterion
 
 _FILE = "README.md"
@@ -190,8 +191,11 @@ def _images(preprocessing: dict[str, Any]) -> str:
     fit = f"smaller images centered on black, larger images scaled to {size}"
     if preprocessing["resize"]:
         fit = f"shorter side scaled to {preprocessing['resize']} pixels, then center crop"
+    behind = f"transparent pixels on {preprocessing['background']}"
+    if preprocessing["background"] == kinds.NO_COLOR:
+        behind = "transparency dropped"
     return (
-        f"{size}, {preprocessing['colour']}; {fit}; interpolation:"
+        f"{size}, {preprocessing['colour']}; {fit}; {behind}; interpolation:"
         f" {preprocessing['interpolation']}. Inputs are {preprocessing['values']} with mean"
         f" {_numbers(preprocessing['mean'])} and std {_numbers(preprocessing['std'])}."
     )

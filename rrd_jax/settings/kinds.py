@@ -6,6 +6,7 @@ import inspect
 import itertools
 import math
 import numbers
+import re
 import reprlib
 import typing
 from collections.abc import Callable, Mapping
@@ -15,6 +16,10 @@ from rrd_jax import errors, imports, user_paths
 
 # The value of a field that is chosen at the start of a run.
 AUTO = "auto"
+# The color that stands for dropped transparency, and the colors with a name.
+NO_COLOR = "none"
+_COLORS = {"white": "#ffffff", "black": "#000000"}
+_NAMES = {code: name for name, code in _COLORS.items()}
 # The largest int32.
 LARGEST = 2**31 - 1
 # The largest whole number of a field that can also be a share.
@@ -229,6 +234,24 @@ class Choice(Kind):
 
     def __str__(self) -> str:
         return f"one of {', '.join(name or repr(name) for name in self.names)}"
+
+
+class Color(Kind):
+    """A color behind transparent pixels, or "none" to drop transparency."""
+
+    type = str
+    form = staticmethod(lambda text: _NAMES.get(text.lower(), text.lower()))
+    words = "white, black, a color such as #808080, or none"
+
+    def accepts(self, value: Any) -> bool:
+        """Implements `Kind.accepts`."""
+        return isinstance(value, str) and (value.lower() == NO_COLOR or self.rgb(value) is not None)
+
+    @staticmethod
+    def rgb(text: str) -> tuple[int, int, int] | None:
+        """Returns the red, green and blue of a color, 0 to 255; None for other text."""
+        code = re.fullmatch("#([0-9a-f]{6})", _COLORS.get(text.lower(), text.lower()))
+        return tuple(bytes.fromhex(code[1])) if code else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,7 +178,7 @@ class EmbeddingCache:
             # Reading all images of a streamed split would take too long.
             places = np.linspace(0, len(split) - 1, _SAMPLED).astype(int)
             (sample,) = split.images_at(places, _SAMPLED)
-            images = repr((self._dataset.version, checkpoints.host_digest(sample)))
+            images = repr((self._dataset.pixels_version, checkpoints.host_digest(sample)))
         members = ensemble.members(self._network, self._variables)
         return [(images, checkpoints.digest(variables)) for _, variables in members]
 

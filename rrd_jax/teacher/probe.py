@@ -153,7 +153,7 @@ def _key(
     network: networks.Network, variables: Any, dataset: data.Dataset, training: Training, l2: float
 ) -> str:
     """Returns a name for the probe: a digest of everything that affects its weights."""
-    images = (dataset.version, len(dataset.train), dataset.num_classes, dataset.image_shape)
+    images = (dataset.pixels_version, len(dataset.train), dataset.num_classes, dataset.image_shape)
     inputs = (repr(network), checkpoints.digest(variables), images, training.mean, training.std, l2)
     return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import errors
+from rrd_jax import data, errors
 from rrd_jax.data.augment import pipeline
 from rrd_jax.data.feeds import feed
 from rrd_jax.data.images import transforms
@@ -152,3 +152,13 @@ def test_test_batches_cover_each_example_once_and_pad_with_black(split):
     np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches])[:10], np.arange(10))
     assert not batches[-1]["image"][2:].any()
     assert batches[-1]["image"][:2].any()
+
+
+@pytest.mark.parametrize(("image_size", "is_told"), [(32, True), (10, False)])
+def test_images_that_are_mostly_padding_are_told(image_size, is_told):
+    images = np.zeros((8, 8, 6), np.uint8)
+    split = images, np.arange(8) % 2
+    for train in (split, list(zip(*split, strict=True))):
+        summary = data.from_sources(train, train, data.Source(image_size=image_size)).summary
+        text = "images of at most 8 pixels cover at most 6.2 % of data.image_size 32 x 32"
+        assert any(text in warning for warning in summary.warnings) == is_told

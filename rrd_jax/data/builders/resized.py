@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
+import numpy as np
 import tensorflow_datasets as tfds
 
 from rrd_jax import errors, user_paths
 from rrd_jax.data.builders import ordered
 from rrd_jax.data.images import decoding, jpeg_header, transforms
+from rrd_jax.settings import kinds
 
 # A file next to TFDS's metadata.
 _NOTE = "resized.json"
@@ -41,7 +43,8 @@ def smaller(content: bytes, resize: Resize) -> bytes:
     """Returns an encoded RGB image, reduced by averaging over areas.
 
     Images that are small enough or cannot be decoded are returned unchanged. A rotated file of a
-    folder is converted to an upright image: a JPEG if it is reduced, otherwise a lossless PNG.
+    folder is converted to an upright image: a JPEG if it is reduced, otherwise a lossless PNG. An
+    image with transparency remains transparent, as a PNG.
     """
     is_folder_file = isinstance(content, decoding.Upright)
     header = jpeg_header.read(content)
@@ -49,7 +52,10 @@ def smaller(content: bytes, resize: Resize) -> bytes:
     if min(size) <= resize.short and (not is_folder_file or (header and header.orientation == 1)):
         return bytes(content)
     try:
-        pixels = transforms.decode(content, 3)
+        transparent = decoding.decode_transparent(content)
+        if transparent is not None:
+            return _smaller_transparent(transparent, resize.short)
+        pixels = transforms.decode(content, 3, kinds.NO_COLOR)
     except errors.InputError:
         return bytes(content)
     if min(size) <= resize.short:
@@ -57,6 +63,18 @@ def smaller(content: bytes, resize: Resize) -> bytes:
     scaled = transforms.scale_short(pixels, resize.short)
     bgr = cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, resize.quality])[1].tobytes()
+
+
+def _smaller_transparent(pixels: np.ndarray, short: int) -> bytes:
+    """Returns a PNG of an image with alpha, uint8 [H, W, 4], reduced if it is larger."""
+    if min(pixels.shape[:2]) > short:
+        # Hidden colors must not contribute, so colors are weighted by alpha.
+        weighted = pixels.astype(np.float32)
+        weighted[..., :3] *= weighted[..., 3:] / 255
+        scaled = transforms.scale_short(weighted, short)
+        scaled[..., :3] *= 255 / np.maximum(scaled[..., 3:], 1e-6)
+        pixels = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA))[1].tobytes()
 
 
 def resize_examples(examples: ordered.Examples, resize: Resize) -> ordered.Examples:

@@ -34,11 +34,13 @@ class Resident:
       examples: random access to examples with `image` (encoded or array) and `label`.
       size: height and width of the networks' images.
       channels: 1 or 3; images with other channels are converted.
+      background: color behind transparent pixels of encoded images, see `settings.kinds.Color`.
     """
 
     examples: Any
     size: int
     channels: int
+    background: str = "white"
     on_device: ClassVar[bool] = True
 
     def __len__(self) -> int:
@@ -62,7 +64,9 @@ class Resident:
         # Decoding a small image takes less time than passing the image between threads.
         for i in range(len(self)):
             example = self.examples[i]
-            image = transforms.decode_or_black(example, i, self.channels, self.size)
+            image = transforms.decode_or_black(
+                example, i, self.channels, self.size, self.background
+            )
             pixels[i] = transforms.pad_or_resize(image, self.size)
             labels[i] = example["label"]
         return pixels, labels
@@ -107,6 +111,7 @@ class Streamed:
       examples: random access to examples with `image` (encoded or array) and `label`.
       size: height and width of the networks' images.
       channels: 1 or 3; images with other channels are converted.
+      background: color behind transparent pixels of encoded images, see `settings.kinds.Color`.
       resize: shorter side before the center crop at test time, with random-resized crops for
         training; None to pad or resize images as Resident does, with augmentation in the step.
       workers: number of decoding processes; 0 for threads of this process.
@@ -120,6 +125,7 @@ class Streamed:
     examples: Any
     size: int
     channels: int
+    background: str = "white"
     resize: int | None = None
     workers: int = 0
     threads: int = 0
@@ -235,6 +241,7 @@ class Streamed:
             self.size,
             self.area,
             functools.partial(np.random.default_rng, key),
+            background=self.background,
             decode_crop_only=self.decode_crop_only,
         )
         return image, np.int32(example["label"])
@@ -247,7 +254,9 @@ class Streamed:
     def _read(self, index: int) -> tuple[np.ndarray, np.int32]:
         """Returns an image, in the networks' size unless the host crops, and the image's label."""
         example = self.examples[index]
-        image = transforms.decode_or_black(example, index, self.channels, self.size)
+        image = transforms.decode_or_black(
+            example, index, self.channels, self.size, self.background
+        )
         if not self.resize:
             image = transforms.pad_or_resize(image, self.size)
         return image, np.int32(example["label"])

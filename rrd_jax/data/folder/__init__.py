@@ -52,7 +52,7 @@ def open_source(source: Source) -> Splits:
     plan = folder.plan
     version = f"image_folder/{folder.digest()}"
     summary = folder_summary.summarize(
-        version, folder.root, folder.tree, folder.checked, plan, train, test
+        version, folder.root, folder.tree, folder.checked, plan, train, test, source.background
     )
     if source.mock_examples:
         train, test = (

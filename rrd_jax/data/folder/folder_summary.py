@@ -13,6 +13,7 @@ from rrd_jax.data.folder.folder_examples import FolderExamples
 from rrd_jax.data.folder.inspection import CheckedFile
 from rrd_jax.data.folder.layout import Layout, abbreviate
 from rrd_jax.data.splits import Summary
+from rrd_jax.settings import kinds
 
 # Damaged images are tolerated up to 1 percent. Small folders may have up to three damaged images
 # if these are at most a tenth of the folder.
@@ -70,6 +71,7 @@ def summarize(
     plan: Layout,
     train: FolderExamples,
     test: FolderExamples,
+    background: str,
 ) -> Summary:
     """Returns the summary of a folder; `plan` has no classes if labels are not used."""
     images = [result for result in checked if result.format]
@@ -102,10 +104,23 @@ def summarize(
         warnings.append(f"{len(skipped):,} of the files in {root} are not used ({some})")
     duplicates, duplicate_warnings = _duplicates(train, test, consequence)
     lines += [f"  {pixels}; {listed_formats}", *(f"note: {note}" for note in plan.notes)]
+    transparent = sum(bool(image.transparent) for image in images)
+    if transparent and background != kinds.NO_COLOR:
+        lines.append(
+            f"  {layout.image_count(transparent)} with transparency: on {background}"
+            " (data.background)"
+        )
+    elif transparent:
+        warnings.append(
+            f"{layout.image_count(transparent)} with transparency, which data.background=none"
+            " drops: the colors that transparent pixels hide become visible; for new runs, set"
+            " data.background to a color, such as white"
+        )
     details |= {
         "splits": {split: len(part) for split, part in plan.splits.items()},
         "sizes": sizes,
         "formats": formats,
+        "transparent": transparent,
         "skipped": skipped,
         "duplicates": duplicates,
         "notes": plan.notes,

@@ -41,6 +41,7 @@ class CheckedFile(NamedTuple):
       width: stored width in pixels.
       height: stored height in pixels.
       problem: the reason why an image file cannot be read; "" for none.
+      transparent: whether a pixel is transparent; None in indexes of earlier versions.
     """
 
     digest: str = ""
@@ -48,6 +49,7 @@ class CheckedFile(NamedTuple):
     width: int = 0
     height: int = 0
     problem: str = ""
+    transparent: bool | None = None
 
 
 def check_all(
@@ -83,7 +85,10 @@ def check_all(
 
     def look_up(file: File) -> CheckedFile | None:
         state, checked = index.get(file.path, (None, None))
-        return checked if state == file[1:] else None
+        if state != file[1:]:
+            return None
+        is_unknown = checked.transparent is None and checked.format not in ("", "JPEG", "MPO")
+        return None if is_unknown else checked
 
     checked = list(map(look_up, files))
     carried_over = [(file, result) for file in others if (result := look_up(file))]
@@ -134,7 +139,7 @@ def check_file(root: str, file: File) -> CheckedFile:
     try:
         content = image_files.read(os.path.join(root, file.path))
         header = decoding.check(content)
-        return CheckedFile(digest(content), *header)
+        return CheckedFile(digest(content), **header._asdict())
     except decoding.UnknownError as error:
         return CheckedFile(problem=str(error) if is_named else "")
     except errors.InputError as error:

@@ -18,6 +18,8 @@ import numpy as np
 import PIL.Image
 
 from rrd_jax import errors
+from rrd_jax.data.images import transparency
+from rrd_jax.settings import kinds
 
 # Twice Pillow's MAX_IMAGE_PIXELS, the limit of Pillow itself. No camera reaches this limit, which
 # is half a gigabyte decoded, but a damaged header can claim any size.
@@ -38,11 +40,19 @@ warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 
 class Header(NamedTuple):
-    """The header of an image file: `format` by Pillow's name, and stored `width` and `height`."""
+    """The properties of an image file.
+
+    Attributes:
+      format: Pillow's name of the format.
+      width: stored width in pixels.
+      height: stored height in pixels.
+      transparent: whether a pixel is transparent.
+    """
 
     format: str
     width: int
     height: int
+    transparent: bool = False
 
 
 class Upright(bytes):
@@ -53,22 +63,27 @@ class UnknownError(errors.InputError):
     """The error for bytes without a known image format."""
 
 
-def decode(content: bytes, channels: int = 3) -> np.ndarray:
+def decode(content: bytes, channels: int = 3, background: str = "white") -> np.ndarray:
     """Returns the first image of a file, uint8 [H, W, channels], in its EXIF orientation.
 
-    RGB pixels equal those of Pillow's convert("RGB") and ImageOps.exif_transpose; transparency is
-    dropped, and 16-bit values keep their upper 8 bits. Grayscale conversion uses OpenCV, as for
-    prepared data sets.
+    RGB pixels equal those of Pillow's convert("RGB") and ImageOps.exif_transpose; images with
+    transparent pixels are composited as by Image.alpha_composite. 16-bit values keep their upper 8
+    bits. Grayscale conversion uses OpenCV, as for prepared data sets.
 
     Args:
       content: content of the file.
       channels: 3 for RGB, 1 for grayscale.
+      background: color behind transparent pixels, see `settings.kinds.Color`.
 
     Raises:
       InputError: the content is not an image, is damaged, or has too many pixels or pixels of
         more than 16 bits.
     """
     file = _open(content)
+    pixels = _composited(file, content, background)
+    if pixels is not None:
+        pixels = to_grayscale(pixels) if channels == 1 else pixels
+        return upright(pixels, _orientation(file))
     uses_opencv = file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB")
     if uses_opencv or (channels == 1 and file.format == "PNG"):
         color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
@@ -83,25 +98,73 @@ def decode(content: bytes, channels: int = 3) -> np.ndarray:
     return upright(pixels, _orientation(file))
 
 
+def composited(content: bytes, background: str) -> np.ndarray | None:
+    """Returns an image on a background, uint8 [H, W, 3], in its stored orientation.
+
+    Args:
+      content: an encoded image.
+      background: color behind transparent pixels, see `settings.kinds.Color`.
+
+    Returns:
+      The pixels; None for an opaque image, content that cannot be decoded, and background "none".
+    """
+    if background == kinds.NO_COLOR or not transparency.may_be_transparent(content):
+        return None
+    try:
+        return _composited(_open(content), content, background)
+    except errors.InputError:
+        return None
+
+
+def decode_transparent(content: bytes) -> np.ndarray | None:
+    """Returns an upright image, uint8 [H, W, 4] with alpha; None for an opaque image."""
+    file = _open(content)
+    pixels = _rgba(file, content)
+    return None if pixels is None else upright(pixels, _orientation(file))
+
+
+def _composited(file: PIL.Image.Image, content: bytes, background: str) -> np.ndarray | None:
+    pixels = None if background == kinds.NO_COLOR else _rgba(file, content)
+    return None if pixels is None else transparency.composite(pixels, background)
+
+
+def _rgba(file: PIL.Image.Image, content: bytes) -> np.ndarray | None:
+    """Returns an image with alpha; None for an opaque or damaged image."""
+    if not transparency.may_be_transparent(content):
+        return None
+    try:
+        return transparency.rgba(file, content)
+    # The caller decodes the image without transparency, and reports damage.
+    except Exception:
+        return None
+
+
 def to_grayscale(pixels: np.ndarray) -> np.ndarray:
     """Converts RGB uint8 [H, W, 3] to grayscale uint8 [H, W, 1]."""
     return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None]
 
 
-def decode_whole(content: bytes, channels: int) -> np.ndarray:
+def decode_whole(content: bytes, channels: int, background: str) -> np.ndarray:
     """Calls `decode` after a check that also rejects truncated JPEG and PNG files."""
     if content.startswith(_TRUNCATABLE):
         check(content)
-    return decode(content, channels)
+    return decode(content, channels, background)
 
 
 def check(content: bytes) -> Header:
-    """Returns the header of a complete image file, mostly without decoding JPEG and PNG files.
+    """Returns the header of a complete image file.
+
+    JPEG files, and PNG files without transparency, are mostly not decoded.
 
     Raises:
       UnknownError: the content is not an image.
       InputError: see `decode`; or the file is truncated.
     """
+    header = _check_complete(content)
+    return header._replace(transparent=_rgba(_open(content), content) is not None)
+
+
+def _check_complete(content: bytes) -> Header:
     file = _open(content)
     header = Header(file.format, *file.size)
     if file.format in ("JPEG", "MPO"):

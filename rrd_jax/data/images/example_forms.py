@@ -8,6 +8,8 @@ import numpy as np
 import PIL.Image
 
 from rrd_jax import errors
+from rrd_jax.data.images import transparency
+from rrd_jax.settings import kinds
 
 EXPECTED_FORM = (
     "expected a dict with 'image' and 'label', or a pair (image, label), where the image is encoded"
@@ -17,7 +19,7 @@ _GRAY_MODES = ("1", "L", "LA")
 _COLOR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 
 
-def conform(example: Any, channels: int | None = None) -> dict[str, Any]:
+def conform(example: Any, channels: int | None = None, background: str = "white") -> dict[str, Any]:
     """Returns an example as a dict of `image`, `label` and optionally `file_name`.
 
     The image is encoded bytes, or uint8 [H, W, 1 or 3].
@@ -25,12 +27,14 @@ def conform(example: Any, channels: int | None = None) -> dict[str, Any]:
     Args:
       example: a mapping with `image`, `label` and optionally `file_name`, or a pair.
       channels: channels of returned arrays, 1 or 3; None to keep the number of channels.
+      background: color behind transparent pixels of arrays and PIL images, see
+        `settings.kinds.Color`; encoded bytes are not changed.
 
     Raises:
       InputError: the example has an unsupported form.
     """
     parts = _as_mapping(example)
-    image = pixels(parts["image"])
+    image = pixels(parts["image"], background)
     if channels and isinstance(image, np.ndarray) and image.shape[-1] != channels:
         if channels == 1:
             raise errors.InputError(
@@ -42,11 +46,6 @@ def conform(example: Any, channels: int | None = None) -> dict[str, Any]:
     if isinstance(parts.get("file_name"), str | bytes):
         conformed["file_name"] = parts["file_name"]
     return conformed
-
-
-def conform_with_form(example: Any, channels: int | None = None) -> tuple[dict[str, Any], str]:
-    """Returns the result of `conform`, and a description of the image in the example."""
-    return conform(example, channels), describe(_as_mapping(example)["image"])
 
 
 def without_label(example: Any) -> dict[str, Any]:
@@ -70,10 +69,15 @@ def label(example: Any) -> int:
         ) from None
 
 
-def pixels(image: Any) -> bytes | np.ndarray:
+def pixels(image: Any, background: str) -> bytes | np.ndarray:
     """Returns an image as encoded bytes, or as uint8 [H, W, 1 or 3].
 
     Arrays with channels first and floats in [0, 1], as from torchvision's ToTensor, are converted.
+
+    Args:
+      image: an image in any form of `EXPECTED_FORM`; a fourth channel of an array is alpha.
+      background: color behind transparent pixels of arrays and PIL images, see
+        `settings.kinds.Color`.
 
     Raises:
       InputError: the image has an unsupported form, or its pixels are already normalized.
@@ -81,7 +85,7 @@ def pixels(image: Any) -> bytes | np.ndarray:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, PIL.Image.Image):
-        return _from_pil(image)
+        return _from_pil(image, background)
     if not hasattr(image, "__array__"):
         raise errors.InputError(f"the image is {describe(image)}; {EXPECTED_FORM}")
     array = np.asarray(image)
@@ -94,10 +98,11 @@ def pixels(image: Any) -> bytes | np.ndarray:
             array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
         raise errors.InputError(f"the image is {describe(image)}; {EXPECTED_FORM}")
-    # The fourth channel is transparency.
-    if array.shape[-1] == 4:
-        array = array[..., :3]
-    return np.ascontiguousarray(_as_uint8(array))
+    if array.shape[-1] < 4:
+        return np.ascontiguousarray(_as_uint8(array))
+    if background == kinds.NO_COLOR:
+        return np.ascontiguousarray(_as_uint8(array[..., :3]))
+    return transparency.composite(_as_uint8(array), background)
 
 
 def describe(value: Any) -> str:
@@ -132,7 +137,12 @@ def _as_uint8(array: np.ndarray) -> np.ndarray:
     )
 
 
-def _from_pil(image: PIL.Image.Image) -> np.ndarray:
+def _from_pil(image: PIL.Image.Image, background: str) -> np.ndarray:
+    rgba = None if background == kinds.NO_COLOR else transparency.rgba(image)
+    if rgba is not None:
+        composite = transparency.composite(rgba, background)
+        is_gray = image.mode in _GRAY_MODES and (composite == composite[..., :1]).all()
+        return composite[..., :1] if is_gray else composite
     if image.mode in _GRAY_MODES:
         return np.array(image.convert("L"))[..., None]
     if image.mode in _COLOR_MODES:

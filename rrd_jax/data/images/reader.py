@@ -25,7 +25,7 @@ def read(image: Any, preprocessing: Preprocessing) -> np.ndarray:
     Raises:
       InputError: the image cannot be read, or is not an image.
     """
-    pixels = _pixels(image, preprocessing.channels)
+    pixels = _pixels(image, preprocessing.channels, preprocessing.background)
     if preprocessing.resize:
         return transforms.center_crop(pixels, preprocessing.image_size, preprocessing.resize)
     return transforms.pad_or_resize(pixels, preprocessing.image_size)
@@ -65,7 +65,7 @@ def read_all(
             yield first, future.result()
 
 
-def _pixels(image: Any, channels: int) -> np.ndarray:
+def _pixels(image: Any, channels: int, background: str) -> np.ndarray:
     """Returns a decoded image, uint8 [H, W, channels], in its original size."""
     if isinstance(image, str | os.PathLike):
         try:
@@ -77,17 +77,17 @@ def _pixels(image: Any, channels: int) -> np.ndarray:
             reason = image_files.reason(error) if isinstance(error, OSError) else str(error)
             raise errors.InputError(f"cannot be read ({reason})") from error
     else:
-        image = _conformed(image)
+        image = _conformed(image, background)
     if isinstance(image, bytes):
-        return decoding.decode_whole(image, channels)
+        return decoding.decode_whole(image, channels, background)
     if image.shape[-1] == channels:
         return image
     return decoding.to_grayscale(image) if channels == 1 else np.repeat(image, channels, axis=-1)
 
 
-def _conformed(image: Any) -> bytes | np.ndarray:
+def _conformed(image: Any, background: str) -> bytes | np.ndarray:
     try:
-        return example_forms.pixels(image)
+        return example_forms.pixels(image, background)
     except errors.InputError as error:
         if example_forms.EXPECTED_FORM not in str(error):
             raise

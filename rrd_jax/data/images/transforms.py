@@ -31,10 +31,15 @@ def encode_png(image: np.ndarray) -> bytes:
     return png.tobytes()
 
 
-def decode(image: Any, channels: int) -> np.ndarray:
+def decode(image: Any, channels: int, background: str = "white") -> np.ndarray:
     """Returns an RGB or grayscale image, uint8 [H, W, channels], from encoded bytes or an array.
 
     Images stored with other channels are converted; ImageNet has grayscale and CMYK files.
+
+    Args:
+      image: encoded bytes, or uint8 [H, W, 1 or 3].
+      channels: 3 for RGB, 1 for grayscale.
+      background: color behind transparent pixels of encoded images, see `settings.kinds.Color`.
 
     Raises:
       InputError: the bytes are not an image.
@@ -42,7 +47,10 @@ def decode(image: Any, channels: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return _with_channels(image, channels)
     if isinstance(image, decoding.Upright):
-        return decoding.decode(image, channels)
+        return decoding.decode(image, channels, background)
+    pixels = decoding.composited(image, background)
+    if pixels is not None:
+        return _with_channels(pixels, channels)
     color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
     # Pixels of prepared sets stay in their stored orientation, as is common practice.
     flags = color | cv2.IMREAD_IGNORE_ORIENTATION
@@ -79,17 +87,20 @@ def _decoded(image: bytes, flags: int) -> np.ndarray:
     return decoded
 
 
-def decode_or_black(example: dict[str, Any], index: int, channels: int, size: int) -> np.ndarray:
+def decode_or_black(
+    example: dict[str, Any], index: int, channels: int, size: int, background: str
+) -> np.ndarray:
     """Returns the decoded image of an example, or a black image and a warning if it is damaged.
 
-    A single damaged file must not end a run, and a damaged test image must still be counted.
+    A single damaged file must not end a run, and a damaged test image must still be counted. The
+    arguments are those of `random_crop_or_black`.
 
     Raises:
       InputError: at least 10 images and more than a quarter of all images so far cannot be decoded.
     """
     _damage.tried += 1
     try:
-        return decode(example["image"], channels)
+        return decode(example["image"], channels, background)
     except errors.InputError as error:
         name = example.get("file_name", b"")
         name = name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
@@ -106,6 +117,7 @@ def random_crop_or_black(
     area: float,
     make_rng: Callable[[], np.random.Generator],
     *,
+    background: str = "white",
     decode_crop_only: bool,
 ) -> np.ndarray:
     """Returns a random-resized crop of an example's image, or of a black image if it is damaged.
@@ -117,6 +129,7 @@ def random_crop_or_black(
       size: height and width of the crop.
       area: smallest area of the crop relative to the image.
       make_rng: returns a generator in the same state at each call.
+      background: color behind transparent pixels of encoded images, see `settings.kinds.Color`.
       decode_crop_only: whether only the crop of a JPEG is decoded; the pixels are equal.
     """
     part = partial_decoding.open_jpeg(example["image"], channels) if decode_crop_only else None
@@ -125,7 +138,7 @@ def random_crop_or_black(
             crop = random_resized_crop(make_rng(), part, size, area)
             _damage.tried += 1
             return crop
-    image = decode_or_black(example, index, channels, size)
+    image = decode_or_black(example, index, channels, size, background)
     return random_resized_crop(make_rng(), image, size, area)
 
 

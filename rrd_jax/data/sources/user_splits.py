@@ -1,5 +1,6 @@
 """Opens the splits of custom sources, and checks some of their examples."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,11 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import errors, imports
-from rrd_jax.data import label_checks
 from rrd_jax.data.images import example_forms, transforms
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import split_expressions
-from rrd_jax.data.sources.first_reads import FirstReads
 from rrd_jax.data.sources.random_access import Handle, Rows, UserExamples, without_labels
 from rrd_jax.data.splits import Splits
 
@@ -63,7 +62,7 @@ def open_splits(
         _rows(name, expression, open_whole, split_names, source.mock_examples)
         for expression in (source.train_split, source.test_split)
     ]
-    samples = [_read_sample(rows) for rows in both]
+    samples = [_read_sample(rows, source.background) for rows in both]
     # Without labels, all labels are 0.
     if not source.use_labels:
         num_classes, origin = 1, None
@@ -88,9 +87,7 @@ def open_splits(
         if all(labels[handle] is not None for handle, _ in rows.parts):
             parts = [labels[handle][p.start : p.stop] for handle, p in rows.parts]
             split_labels = np.concatenate(parts)
-        counts = tuple(len(handle.source) for handle, _ in rows.parts)
-        first_reads = FirstReads(len(rows))
-        examples = UserExamples(rows, channels, num_classes, split_labels, counts, first_reads)
+        examples = UserExamples(rows, channels, num_classes, source.background, split_labels)
         pairs = sample.labels.items() if split_labels is None else enumerate(split_labels.tolist())
         for i, label in pairs:
             examples.check_label(i, label)
@@ -147,16 +144,21 @@ class _Sample(NamedTuple):
     digest: bytes
 
 
-def _read_sample(rows: Rows) -> _Sample:
+def _read_sample(rows: Rows, background: str) -> _Sample:
     """Reads evenly spaced examples, including the first and the last, twice.
+
+    Args:
+      rows: the split.
+      background: color behind transparent pixels, see `settings.kinds.Color`.
 
     Raises:
       InputError: an example is invalid, or differs between the two reads, or no image can be
         decoded.
     """
     digest, labels, channels, damage = hashlib.sha256(), {}, 0, None
+    form = functools.partial(example_forms.conform, background=background)
     for i in _sample_indices(len(rows)):
-        example, again = rows.read(i), rows.read(i)
+        example, again = rows.read(i, form), rows.read(i, form)
         if _content(example) != _content(again):
             raise errors.InputError(
                 f"example {i} of {rows.description} changes between two reads; remove random"
@@ -241,21 +243,11 @@ def _declared_classes(source: Any) -> int | None:
 
 
 def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
-    """Returns the class names of a source or its underlying data set, or ().
-
-    Raises:
-      InputError: the source itself has another number of names than classes.
-    """
+    """Returns the class names of a source or its underlying data set, or ()."""
     for holder in _with_origins(source):
         for attribute in ("class_names", "classes"):
             names = imports.attribute_of("the data set", holder, attribute)
-            if not isinstance(names, list | tuple) or not names:
-                continue
-            # A subset may have fewer classes than its underlying data set.
-            if len(names) == num_classes or holder is source:
-                label_checks.check_names(
-                    tuple(map(str, names)), num_classes, f"the data set's {attribute}"
-                )
+            if isinstance(names, list | tuple) and len(names) == num_classes:
                 return tuple(map(str, names))
     return ()
 
