@@ -7,8 +7,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from rrd_jax import errors
-from rrd_jax.data import class_names_file
+from rrd_jax.data import class_names_file, label_checks, sanity
 from rrd_jax.data.augment.views import Views
 from rrd_jax.data.feeds import feed
 from rrd_jax.data.feeds.image_cache import CacheOptions
@@ -20,6 +22,8 @@ from rrd_jax.settings import kinds
 from rrd_jax.terminal import console
 
 _RESIDENT_BYTES = 4e9
+# Examples of a streamed split that are read only for their labels.
+_MAX_LABELS_READ = 10_000
 # With fewer test images, a top-1 of 90 percent has a standard error above 1.3 points.
 _MIN_TEST_IMAGES = 500
 # Number of images whose size is compared with data.image_size, and the smallest share of the padded
@@ -75,6 +79,37 @@ class Dataset:
     def on_validation(self) -> "Dataset":
         """Returns the data set with the validation images as its test split."""
         return dataclasses.replace(self, test=self.validation, validation=None)
+
+    def check_labels(self, source: Source) -> list[str]:
+        """Returns warnings about classes without images; see `label_checks.check_splits`.
+
+        Labels that are not listed are read from resident splits, whose images are decoded for
+        training, and from small streamed splits. Random images are not checked.
+
+        Args:
+          source: the source of the data set, for messages.
+
+        Raises:
+          InputError: a label is out of range, training images have only one class, or test images
+            have classes without training images.
+        """
+        if not self.labelled or source.mock_examples:
+            return []
+        parts = [(source.train_split, self.train), (source.test_split, self.test)]
+        if self.validation is not None:
+            parts.append(("validation", self.validation))
+        labels = []
+        for name, part in parts:
+            listed = getattr(part.examples, "listed_labels", None)
+            if listed is None and part.on_device:
+                listed = part.labels
+            elif listed is None and len(part) > _MAX_LABELS_READ:
+                return []
+            elif listed is None:
+                listed = degraded.labels_of(part.examples)
+            labels.append((name, np.asarray(listed)))
+            sanity.check_labels(labels[-1][1], self.num_classes, name)
+        return label_checks.check_splits(labels, self.num_classes, self.class_names)
 
     @property
     def resize(self) -> int | None:
@@ -168,6 +203,7 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
             pathlib.Path(source.class_names), splits.num_classes, "data.class_names"
         )
         splits = dataclasses.replace(splits, class_names=class_names)
+    splits = _with_checked_names(source, splits)
     splits = degraded.degrade(source, splits)
     parts = [splits.train, splits.test]
     if splits.validation is not None:
@@ -186,6 +222,15 @@ def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]
         display_name=splits.display_name or splits.version,
         validation=validation[0] if validation else None,
     )
+
+
+def _with_checked_names(source: Source, splits: Splits) -> Splits:
+    """Returns splits with warnings about their class names; raises an InputError if invalid."""
+    if not splits.class_names:
+        return splits
+    subject = f"data set '{source.name or 'data'}'"
+    warnings = label_checks.check_names(splits.class_names, splits.num_classes, subject)
+    return dataclasses.replace(splits, summary=splits.summary + Summary(warnings=tuple(warnings)))
 
 
 def _summarize(source: Source, splits: Splits) -> Summary:

@@ -18,6 +18,11 @@ class Examples(Sequence):
         """Returns example i, 0 <= i < len(self)."""
         raise NotImplementedError
 
+    @property
+    def listed_labels(self) -> Sequence[int] | np.ndarray | None:
+        """Labels of all examples, [N], if they are known without reading the examples."""
+        return None
+
     def __getitem__(self, i: int) -> dict[str, Any]:
         i = operator.index(i)
         if i >= len(self):

@@ -9,6 +9,7 @@ import numpy as np
 from rrd_jax import checkpoints, errors
 from rrd_jax.data import sanity
 from rrd_jax.evaluation import predictions
+from rrd_jax.jobs import final_predictions
 from rrd_jax.jobs.run import Position, Run
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
@@ -105,6 +106,8 @@ def end(
     if labelled:
         means["top1"] *= 100
         _warn_about_collapse(run, position, results.test.predictions)
+        if progress.epoch == run.training.epochs:
+            final_predictions.warn(run, results.test.predictions)
     if progress.epoch == 1:
         _warn_about_zero_losses(run, means)
         _warn_about_unchanged_weights(run, position)

@@ -59,6 +59,7 @@ def run(
     recipes = preflight.check(job, setting.dataset, teacher_paths(job, folder))
     _warn_about_bfloat16(job)
     starts = _read_starts(job, folder, setting.dataset, recipes)
+    _check_labels(job.student.source, setting.dataset, folder)
     # The workdir is checked now, because training a teacher can take hours.
     with claim(folder, job, job.student) as confirm:
         describe(setting.dataset, folder)
@@ -112,6 +113,19 @@ def _check_is_run(folder: pathlib.Path) -> None:
             f"{folder} is a checkpoint of the run in {run_folder}, but training resumes from the"
             f" newest checkpoint; omit @{checkpoint_name}, or use --mode=eval"
         )
+
+
+def _check_labels(source: Source, dataset: data.Dataset, folder: pathlib.Path) -> None:
+    """Warns about the labels of a run's data set; see `Dataset.check_labels`.
+
+    The data of a finished job were checked at an earlier start.
+    """
+    if (folder / job_results.FILE).exists():
+        return
+    # A warning of the folder about the same split is in the summary.
+    for text in dataset.check_labels(source):
+        if text not in dataset.summary.warnings:
+            console.warn(text)
 
 
 def _warn_about_bfloat16(job: Job) -> None:
@@ -377,6 +391,8 @@ def load_teacher(
                 teacher_setting = (
                     setting if shares_data else _prepare_teacher(teacher.part, setting)
                 )
+                if not shares_data:
+                    _check_labels(teacher.part.source, teacher_setting.dataset, path)
                 start = (starts or {}).get(path)
                 results.append(train(teacher.part, path, teacher_setting, start=start))
         loaded[i] = frozen.load(

@@ -14,6 +14,8 @@ from rrd_jax.library.loaded_network import Loaded, Trained
 from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.quiet import quietly
 from rrd_jax.library.weights_loader import load, read_run_fields
+from rrd_jax.teacher import prediction_checks
+from rrd_jax.terminal import console
 from rrd_jax.weights import files
 
 
@@ -75,7 +77,29 @@ def evaluate(
             f"the test images have {channels} channels, but '{loaded.name}' takes"
             f" {loaded.image_shape[-1]}; pass images with {loaded.image_shape[-1]} channels"
         )
-    return predictions.compute_metrics(_predictions(loaded, dataset.test, batch_size))
+    _check_class_names(loaded, dataset)
+    results = _predictions(loaded, dataset.test, batch_size)
+    metrics = predictions.compute_metrics(results)
+    if matched := prediction_checks.permuted_top1(results, dataset.num_classes):
+        console.warn(
+            f"top-1 of '{loaded.name}' is {metrics['top1']:.1f} %, but {100 * matched:.1f} % with"
+            " permuted classes; number the test labels in the order of the network's classes"
+        )
+    return metrics
+
+
+def _check_class_names(loaded: Loaded | Predictor, dataset: data.Dataset) -> None:
+    """Raises an InputError if network and test images have the same classes in another order."""
+    names = loaded.about.class_names if loaded.about else ()
+    if sorted(names) != sorted(dataset.class_names) or names == dataset.class_names:
+        return
+    pairs = zip(names, dataset.class_names, strict=True)
+    label, (name, other) = next((i, pair) for i, pair in enumerate(pairs) if len(set(pair)) > 1)
+    raise errors.InputError(
+        f"label {label} is '{errors.printable(name)}' for '{loaded.name}', but"
+        f" '{errors.printable(other)}' for the test images; number the classes in the order of the"
+        " network"
+    )
 
 
 def _predictions(

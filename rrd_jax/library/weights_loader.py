@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rrd_jax import checkpoints, errors, exports, imports, networks, user_paths
 from rrd_jax import config as configs
 from rrd_jax import objectives as registry
-from rrd_jax.data import class_names_file, normalization
+from rrd_jax.data import class_names_file, label_checks, normalization
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.data.source import describe_small_crop
 from rrd_jax.jobs import run_info
@@ -209,21 +209,19 @@ def _preprocessing(
 
 
 def _names(class_names: Any, num_classes: int) -> tuple[str, ...]:
-    """Returns the class names; raises an InputError if their number is not `num_classes`."""
+    """Returns the class names; raises an InputError if they are invalid."""
     if isinstance(class_names, str | os.PathLike):
         path = user_paths.parse(class_names, "class_names")
-        return class_names_file.read(path, num_classes, "class_names")
-    if not isinstance(class_names, Iterable):
+        names = class_names_file.read(path, num_classes, "class_names")
+    elif isinstance(class_names, Iterable):
+        names = tuple(map(str, class_names))
+    else:
         raise errors.InputError(
             f"class_names is {errors.printable(repr(class_names))}, but must be a list of names or"
             " the path of a file"
         )
-    names = tuple(map(str, class_names))
-    if len(names) != num_classes:
-        raise errors.InputError(
-            f"class_names has {len(names)} names, but the network has {num_classes} classes; pass"
-            " one name per class"
-        )
+    for text in label_checks.check_names(names, num_classes, "class_names"):
+        console.warn(text)
     return names
 
 

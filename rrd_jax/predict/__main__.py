@@ -24,7 +24,7 @@ import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import app, flags
@@ -157,6 +157,8 @@ def _run(names: list[str]) -> None:
             _prepare()
             predictor = _predictor()
             _check_classes(predictor)
+            if _LABELS.value:
+                _check_labels(predictor, paths)
             tally = _Tally(
                 predictor, len(paths), show_progress=output is not None or not _is_terminal(stdout)
             )
@@ -334,6 +336,31 @@ def _check_classes(predictor: "Predictor") -> None:
         )
 
 
+def _check_labels(predictor: "Predictor", paths: Sequence[str]) -> None:
+    """Raises an InputError for --labels if classes have no names, or no folder has such a name."""
+    from rrd_jax.data.folder import layout
+
+    names = set(predictor.about.class_names)
+    if not names:
+        raise errors.InputError("--labels needs class names; set --class_names=FILE")
+    if paths and not any(_label(path, names) for path in paths):
+        folders = {layout.class_name(pathlib.Path(path).absolute().parent.name) for path in paths}
+        raise errors.InputError(
+            "--labels: no image is in a folder with the name of a class; the folders are"
+            f" {layout.abbreviate(sorted(map(errors.printable, folders)))}, the classes"
+            f" {layout.abbreviate(sorted(map(errors.printable, names)))}; rename the folders, or"
+            " omit --labels"
+        )
+
+
+def _label(path: str, names: Collection[str]) -> str | None:
+    """Returns the nearest folder of a path that has the name of a class; None for none."""
+    from rrd_jax.data.folder import layout
+
+    parts = pathlib.Path(path).absolute().parts[:-1]
+    return next((name for name in map(layout.class_name, reversed(parts)) if name in names), None)
+
+
 def _check_embeddings(predictor: "Predictor", part: "Predictions") -> None:
     if _EMBEDDINGS.value and len(part) and part.embeddings is None:
         raise errors.InputError(f"'{predictor.name}' has no embedding; omit --embeddings")
@@ -386,8 +413,6 @@ class _Tally:
       total: the number of images.
       show_progress: whether to show a progress line.
 
-    Raises:
-      InputError: --labels is set, but the classes have no names.
     """
 
     def __init__(self, predictor: "Predictor", total: int, *, show_progress: bool):
@@ -395,8 +420,6 @@ class _Tally:
         self._start = self._last = time.monotonic()
         self._done = self._unread = self._labeled = self._correct = 0
         self._names = set(predictor.about.class_names)
-        if _LABELS.value and not self._names:
-            raise errors.InputError("--labels needs class names; set --class_names=FILE")
 
     def add(self, part: "Predictions") -> None:
         """Counts the images of a batch, and warns about unreadable ones."""
@@ -413,12 +436,8 @@ class _Tally:
             console.progress("predict", parts)
 
     def _compare(self, part: "Predictions") -> None:
-        from rrd_jax.data.folder import layout
-
         for file, name in zip(part.files, part.names, strict=True):
-            parts = pathlib.Path(file).absolute().parts[:-1]
-            folders = map(layout.class_name, reversed(parts))
-            label = next((folder for folder in folders if folder in self._names), None)
+            label = _label(file, self._names)
             self._labeled += label is not None
             self._correct += label == name
 
@@ -429,8 +448,8 @@ class _Tally:
         console.clear()
         if output is not None:
             console.say(f"{image_count(self._done - self._unread)}: {output}")
-        if _LABELS.value:
-            share = 100 * self._correct / max(1, self._labeled)
+        if self._labeled:
+            share = 100 * self._correct / self._labeled
             console.say(f"top-1 {share:.2f} % of {image_count(self._labeled)} with a label")
         if self._unread:
             subject = "nothing is" if self._unread == self._done else "the other images are"

@@ -20,8 +20,7 @@ def find_problem(predictions: dict[str, np.ndarray], num_classes: int) -> str:
         return ""
     top1, chance = float(np.mean(prediction == label)), 1 / num_classes
     accuracy = f"top-1 is {100 * top1:.1f} % on {len(label):,} test images"
-    matched = _top1_in_best_order(prediction, label, num_classes)
-    if matched - top1 > max(0.1, _STANDARD_ERRORS * _deviation(matched, len(label))):
+    if matched := permuted_top1(predictions, num_classes):
         return (
             f"{accuracy}, but {100 * matched:.1f} % with permuted classes; the network was trained"
             " with another class order; name the classes with data.class_names"
@@ -45,6 +44,22 @@ def find_problem(predictions: dict[str, np.ndarray], num_classes: int) -> str:
     return ""
 
 
+def permuted_top1(predictions: dict[str, np.ndarray], num_classes: int) -> float:
+    """Returns the top-1, in [0, 1], with the best order of classes; 0 unless it is far higher.
+
+    Args:
+      predictions: see `find_problem`.
+      num_classes: C.
+    """
+    prediction, label = predictions["prediction"], predictions["label"]
+    if num_classes < 2 or not len(label):
+        return 0.0
+    matched = _top1_in_best_order(prediction, label, num_classes)
+    gain = matched - float(np.mean(prediction == label))
+    limit = max(0.1, _STANDARD_ERRORS * _deviation(matched, len(label)))
+    return matched if gain > limit else 0.0
+
+
 def _deviation(share: float, images: int) -> float:
     """Returns the standard error of a share, estimated from a number of images."""
     return (max(share * (1 - share), 1 / images) / images) ** 0.5
@@ -60,7 +75,8 @@ def _top1_in_best_order(prediction: np.ndarray, label: np.ndarray, num_classes: 
     # The import takes 0.25 seconds.
     from scipy import optimize
 
-    halves = [slice(0, None, 2), slice(1, None, 2)]
+    # Images may be sorted by class, or alternate between classes.
+    halves = np.array_split(np.random.default_rng(0).permutation(len(label)), 2)
     right = 0
     for tested, fitted in (halves, halves[::-1]):
         counts = np.zeros((num_classes, num_classes), np.int64)

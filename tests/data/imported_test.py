@@ -228,7 +228,7 @@ def _with(**attributes):
     [
         (_with(), 3),
         (_with(classes=["a", "b", "c", "d"]), 4),
-        (_with(classes=["a"], num_classes=5), 5),
+        (_with(dataset=types.SimpleNamespace(classes=["a"], num_classes=5)), 5),
         (_with(features={"label": types.SimpleNamespace(num_classes=6)}), 6),
         (_with(dataset=types.SimpleNamespace(classes=list("abcdefg"))), 7),
         (_with(targets=[i % 3 for i in range(40)]), 3),

@@ -65,10 +65,10 @@ def test_each_evaluation_has_metrics_of_student_random_weights_and_teacher(evalu
     classified = {f"{prefix}{name}" for prefix in ("", "random_", "teacher_") for name in _METRICS}
     for row in launch.rows(evaluated_run[0]):
         names = {name.removeprefix("proof/") for name in row if name.startswith("proof/")}
-        assert names == classified
+        assert classified < names
     *_, result = json.loads((evaluated_run[0] / "results.json").read_text())
     header, cells = alignment.table({result["label"]: result["proof"]})
-    assert header == ("embeddings of", "20-NN top-1", "probe top-1")
+    assert header[-2:] == ("20-NN top-1", "probe top-1")
     assert [cell[0] for cell in cells] == ["random weights", "distilled, rrd", "teacher"]
     first, last = launch.rows(evaluated_run[0])
     assert first["proof/random_probe"] == last["proof/random_probe"]

@@ -223,7 +223,7 @@ def test_a_weight_file_predicts_with_explicit_preprocessing(tmp_path):
     expected = loaded(images[:, 1:9, 1:9]).logits
     np.testing.assert_allclose(loaded.predict(images).logits, expected, rtol=1e-5, atol=1e-6)
     for invalid, message in [
-        ({"class_names": ["a"]}, "class_names has 1 names, but the network has 3 classes"),
+        ({"class_names": ["a"]}, "class_names has 1 names, but there are 3 classes"),
         ({"class_names": tmp_path}, "which cannot be read: Is a directory"),
         ({"image_size": 8, "resize": 4}, "resize is 4, but must be at least image_size, 8"),
         ({"image_size": 0}, "image_size is 0"),

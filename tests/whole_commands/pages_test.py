@@ -49,7 +49,7 @@ def test_the_table_has_the_row_of_a_teacher_from_a_checkpoint(teacher, commands,
         outcome = commands.run(*flags)
         assert outcome.code == 0, outcome.err
         row = _table(outcome.out)["teacher"]
-        best = float(_table(teacher[0])["teacher"]["best (epoch)"].split()[0])
+        best = float(_table(teacher[0])["teacher"]["best by test images (epoch)"].split()[0])
         assert float(row["test top-1, last epoch"]) == best
         assert pathlib.Path(row["checkpoints"]) == pathlib.Path(f"{folder}@best")
 

@@ -36,6 +36,11 @@ class FolderExamples(Examples):
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def listed_labels(self) -> list[int]:
+        """Label of each image."""
+        return self.labels
+
     def read(self, i: int) -> dict[str, Any]:
         """Returns example i; raises an InputError if its file has changed."""
         path = os.path.join(self.root, self.paths[i])

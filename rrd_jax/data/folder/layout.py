@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rrd_jax import errors
+from rrd_jax.data import label_checks
 from rrd_jax.data.folder.file_tree import display_path
+from rrd_jax.data.label_checks import abbreviate
 
 # Fraction of the images for testing if no folder defines a test split.
 TEST_FRACTION = 0.1
@@ -123,12 +125,6 @@ def hasher(salt: str) -> Callable[[bytes], int]:
         return int(digest.hexdigest(), 16)
 
     return hash_key
-
-
-def abbreviate(names: Sequence[str], limit: int = 5) -> str:
-    """Returns the first names and the number of remaining names."""
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def image_count(number: int) -> str:
@@ -259,16 +255,7 @@ def _classes(
                 f" {abbreviate(classes)}"
             )
         if missing := sorted(set(classes) - labels):
-            warnings.append(
-                f"classes without images in split '{split}': {len(missing)} of {len(classes)}"
-                f" ({abbreviate(missing)})"
-            )
-    similar = collections.defaultdict(list)
-    for name in classes:
-        similar[name.casefold().strip()].append(repr(name))
-    for names in similar.values():
-        if len(names) > 1:
-            warnings.append(f"classes {' and '.join(names)} differ only in case or spaces")
+            warnings.append(label_checks.missing_classes(split, missing, len(classes)))
     return tuple(classes)
 
 

@@ -48,6 +48,13 @@ def conform(example: Any, channels: int | None = None, background: str = "white"
     return conformed
 
 
+def conform_with_form(
+    example: Any, channels: int | None = None, background: str = "white"
+) -> tuple[dict[str, Any], str]:
+    """Returns the result of `conform`, and a description of the image in the example."""
+    return conform(example, channels, background), describe(_as_mapping(example)["image"])
+
+
 def without_label(example: Any) -> dict[str, Any]:
     """Returns an example, or an image without a label, as a mapping with label 0.
 

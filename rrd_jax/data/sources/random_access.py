@@ -12,6 +12,7 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.data import splits
 from rrd_jax.data.images import example_forms
+from rrd_jax.data.sources.first_reads import FirstReads
 
 Reopen = Callable[[], Any]
 
@@ -121,6 +122,8 @@ class UserExamples(splits.Examples):
       background: color behind transparent pixels of arrays and PIL images, see
         `settings.kinds.Color`.
       known_labels: [N], all labels; None if the source does not list its labels.
+      counts: number of examples in the source of each part when it was opened.
+      first_reads: the examples as they were first read.
     """
 
     rows: Rows
@@ -128,6 +131,13 @@ class UserExamples(splits.Examples):
     num_classes: int
     background: str
     known_labels: np.ndarray | None = None
+    counts: tuple[int, ...] = ()
+    first_reads: FirstReads | None = None
+
+    @property
+    def listed_labels(self) -> np.ndarray | None:
+        """All labels, [N]; None if the source does not list its labels."""
+        return self.known_labels
 
     @property
     def labels(self) -> np.ndarray:
@@ -143,13 +153,43 @@ class UserExamples(splits.Examples):
         return len(self.rows)
 
     def read(self, i: int) -> dict[str, Any]:
-        """Returns example i; raises an InputError if the label is out of range."""
-        form = functools.partial(
-            example_forms.conform, channels=self.channels, background=self.background
+        """Returns example i.
+
+        Raises:
+          InputError: the label is out of range, or the source has changed.
+        """
+        self._check_counts(i)
+        conform = functools.partial(
+            example_forms.conform_with_form, channels=self.channels, background=self.background
         )
-        example = self.rows.read(i, form)
+        example, form = self.rows.read(i, conform)
         self.check_label(i, example["label"])
+        self._check_unchanged(i, example, form)
         return example
+
+    def _check_counts(self, i: int) -> None:
+        """Raises an InputError if a source has another length than when it was opened."""
+        for (handle, _), count in zip(self.rows.parts, self.counts, strict=False):
+            length = len(handle.source)
+            if length != count:
+                raise self._changed(f"it had {count:,} examples and now has {length:,}", i)
+
+    def _check_unchanged(self, i: int, example: dict[str, Any], form: str) -> None:
+        """Raises an InputError if an example differs from the list of labels or its first read."""
+        label, change = example["label"], ""
+        if self.known_labels is not None and label != self.known_labels[i]:
+            change = f"its label was {self.known_labels[i]} and is now {label}"
+        elif self.first_reads is not None:
+            change = self.first_reads.change(i, form, example["image"], label)
+        if change:
+            raise self._changed(change, i)
+
+    def _changed(self, change: str, i: int) -> errors.InputError:
+        return errors.InputError(
+            f"example {i} of {self.rows.description} was read again, and {change}; a data set must"
+            " not change during a run: remove randomness and shared state from the source, and use"
+            " data.augment for augmentation"
+        )
 
     def check_label(self, i: int, label: int) -> None:
         """Raises an InputError if the label of an example is out of range."""

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import errors, imports
+from rrd_jax.data import label_checks
 from rrd_jax.data.images import example_forms, transforms
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import split_expressions
+from rrd_jax.data.sources.first_reads import FirstReads
 from rrd_jax.data.sources.random_access import Handle, Rows, UserExamples, without_labels
 from rrd_jax.data.splits import Splits
 
@@ -87,7 +89,11 @@ def open_splits(
         if all(labels[handle] is not None for handle, _ in rows.parts):
             parts = [labels[handle][p.start : p.stop] for handle, p in rows.parts]
             split_labels = np.concatenate(parts)
-        examples = UserExamples(rows, channels, num_classes, source.background, split_labels)
+        counts = tuple(len(handle.source) for handle, _ in rows.parts)
+        first_reads = FirstReads(len(rows))
+        examples = UserExamples(
+            rows, channels, num_classes, source.background, split_labels, counts, first_reads
+        )
         pairs = sample.labels.items() if split_labels is None else enumerate(split_labels.tolist())
         for i, label in pairs:
             examples.check_label(i, label)
@@ -243,11 +249,21 @@ def _declared_classes(source: Any) -> int | None:
 
 
 def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
-    """Returns the class names of a source or its underlying data set, or ()."""
+    """Returns the class names of a source or its underlying data set, or ().
+
+    Raises:
+      InputError: the source itself has another number of names than classes.
+    """
     for holder in _with_origins(source):
         for attribute in ("class_names", "classes"):
             names = imports.attribute_of("the data set", holder, attribute)
-            if isinstance(names, list | tuple) and len(names) == num_classes:
+            if not isinstance(names, list | tuple) or not names:
+                continue
+            # A subset may have fewer classes than its underlying data set.
+            if len(names) == num_classes or holder is source:
+                label_checks.check_names(
+                    tuple(map(str, names)), num_classes, f"the data set's {attribute}"
+                )
                 return tuple(map(str, names))
     return ()
 

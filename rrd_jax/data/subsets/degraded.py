@@ -46,6 +46,11 @@ class Degraded(Examples):
         """Returns example i with its label for training."""
         return {**self.examples[int(self.indices[i])], "label": int(self.labels[i])}
 
+    @property
+    def listed_labels(self) -> np.ndarray:
+        """Labels for training, [n]."""
+        return self.labels
+
     def counts(self, num_classes: int) -> np.ndarray:
         """Returns [C], the number of images per class by their true labels."""
         return np.bincount(self.true_labels, minlength=num_classes)

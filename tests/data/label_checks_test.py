@@ -1,0 +1,70 @@
+"""Checks of labels and class names."""
+
+import numpy as np
+import pytest
+
+import rrd_jax
+from rrd_jax import errors
+from rrd_jax.data import label_checks
+
+_CLASSES = np.arange(40) % 4
+
+
+def test_plausible_labels_and_names_cause_no_warning():
+    assert label_checks.check_splits([("train", _CLASSES), ("test", _CLASSES)], 4) == []
+    assert label_checks.check_names(["a", "b"], 2, "data") == []
+
+
+def test_a_part_of_a_split_may_lack_classes_of_a_few_test_images():
+    rows = np.array([0, 1, 2] * 8 + [3])
+    (warning,) = label_checks.check_splits(
+        [("train[:9]", _CLASSES[_CLASSES < 3]), ("test", rows)], 3
+    )
+    assert "1 of 25 images of split 'test' belong to 1 class without images" in warning
+    with pytest.raises(errors.InputError, match="20 of 40 images .*labels are 0 to 1 .* 0 to 3"):
+        label_checks.check_splits([("train", _CLASSES[_CLASSES < 2]), ("test", _CLASSES)], 4)
+    # A split in the order of classes.
+    parts = [("train[:90%]", np.arange(36) // 4), ("train[90%:]", np.full(4, 9))]
+    with pytest.raises(errors.InputError, match="4 of 4 images"):
+        label_checks.check_splits(parts, 10)
+
+
+def test_missing_classes_are_named():
+    names = ["ant", "bee", "cat", "dog"]
+    splits = [("train", _CLASSES), ("test", _CLASSES[_CLASSES != 2]), ("validation", np.array([0]))]
+    assert label_checks.check_splits(splits, 4, names) == [
+        "classes without images in split 'test': 1 of 4 (cat)",
+        "classes without images in split 'validation': 3 of 4 (bee, cat, dog)",
+    ]
+
+
+def test_classes_that_are_never_predicted_are_named():
+    predictions = np.where(_CLASSES == 3, 0, _CLASSES)
+    message = label_checks.never_predicted(predictions, _CLASSES, ["a", "b", "c", "d"])
+    assert message == "1 class is never predicted for 40 test images (d)"
+    assert not label_checks.never_predicted(predictions[:20], _CLASSES[:20])
+    assert not label_checks.never_predicted(_CLASSES, _CLASSES)
+
+
+def test_evaluate_checks_the_order_of_classes(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 60, (80, 8, 8, 1), np.uint8)
+    labels = np.arange(80) % 4
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label : 2 * label + 2] += 180
+
+    def source(shift, names):
+        attributes = {"class_names": names, "num_classes": 4}
+        numbers = ((labels + shift) % 4).tolist()
+        return type("Source", (list,), attributes)(zip(images, numbers, strict=True))
+
+    names = ["a", "b", "c", "d"]
+    data = source(0, names)
+    fields = {"data.augment": "none", "optimizer.schedule": "constant"}
+    network = rrd_jax.train_teacher("resnet8", data, data, epochs=4, batch_size=16, fields=fields)
+    assert rrd_jax.evaluate(network, data)["top1"] > 60
+    capsys.readouterr()
+    assert rrd_jax.evaluate(network, source(1, []))["top1"] < 40
+    assert "% with permuted classes" in capsys.readouterr().out
+    with pytest.raises(errors.InputError, match="label 0 is 'a' for .* 'd' for the test images"):
+        rrd_jax.evaluate(network, source(1, ["d", "a", "b", "c"]))
