@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 from rrd_jax.cpu import convolutions
 
+# Values are far from 0 if their mean is this multiple of their range.
+_FAR = 20.0
+
 
 def convolve(
     x: jax.Array,
@@ -104,6 +107,27 @@ def moments(x: jax.Array, center: jax.Array) -> tuple[jax.Array, jax.Array]:
     count = x.size // x.shape[-1]
     first, second = (total / count for total in sums(centered, jnp.square(centered)))
     return center + first, jnp.maximum(second - jnp.square(first), 0)
+
+
+def center(x: jax.Array, running_mean: jax.Array) -> jax.Array:
+    """Returns values near the mean of x, [channels], for `moments`: usually the running mean.
+
+    Channels whose running mean is still 0 and whose values are far from 0, compared with their
+    spread, use values of x itself. In `moments`, 0 would cancel most digits of their variance.
+
+    Args:
+      x: [B, ..., channels] of any float type.
+      running_mean: [channels]; 0 before the first update.
+    """
+    # One position of each image suffices, and does not slow the step.
+    sample = x[(slice(None), *(size // 2 for size in x.shape[1:-1]))]
+    sample = jax.lax.stop_gradient(sample).astype(jnp.float32)
+    # One reduction for both ends is one collective when devices share the batch.
+    ends = jnp.max(jnp.concatenate([sample, -sample], axis=-1), 0)
+    highest, lowest = jnp.split(ends * jnp.repeat(jnp.array([1.0, -1.0]), x.shape[-1]), 2)
+    middle = (highest + lowest) / 2
+    is_far = (running_mean == 0) & (jnp.abs(middle) > _FAR * (highest - lowest))
+    return jnp.where(is_far, middle, running_mean)
 
 
 @jax.custom_vjp

@@ -453,7 +453,11 @@ def _teacher_values(values: Values, fields: TeacherFields) -> Values:
     teacher = _alone(values)
     for name, field in fields_of(TeacherFields).items():
         value = getattr(fields, name)
-        is_unused = field.overrides.startswith("student.") and name not in ("model", "options")
+        is_unused = field.overrides.startswith("student.") and name not in (
+            "model",
+            "options",
+            "positions",
+        )
         if is_unused and not fields.is_trained:
             value = FIELDS[field.overrides].default
         is_open = value is None or (value == "" and field.default is None)

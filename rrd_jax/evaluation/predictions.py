@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rrd_jax import networks, parallel
+from rrd_jax import errors, networks, parallel
 from rrd_jax.cpu import compiling
 from rrd_jax.evaluation import knn
 from rrd_jax.objectives import Objective, ObjectiveState, classifier
@@ -65,18 +65,22 @@ def make_predict(
     Returns:
       (variables, images [B, H, W, channels], labels [B]) -> {"prediction": [B] int32,
       "rank": [B] int32, the number of classes ranked above the label, "loss": [B] cross-entropy in
-      nats, "label": [B]}.
+      nats, "label": [B], "finite": [B] bool, whether the embedding is finite}.
     """
     apply = make_apply(network, objectives)
 
     def predict(variables, images, labels):
-        return from_logits(apply(variables, normalize(images)).logits, labels)
+        outputs = apply(variables, normalize(images))
+        finite = jnp.ones(len(labels), bool)
+        if not isinstance(outputs.embedding, tuple):
+            finite = jnp.isfinite(outputs.embedding).all(axis=-1)
+        return from_logits(outputs.logits, labels) | {"finite": finite}
 
     return predict
 
 
 def from_logits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """Computes the outputs described in `make_predict` from logits [B, C] and labels [B]."""
+    """Computes the outputs of `make_predict`, without "finite", from logits [B, C] and labels."""
     return {
         "prediction": jnp.argmax(logits, axis=-1),
         "rank": metrics.rank(logits, labels),
@@ -130,7 +134,7 @@ def collect(
     mesh: jax.sharding.Mesh,
     stop: Callable[[], bool] = lambda: False,
 ) -> SplitPredictions:
-    """Computes `prediction`, `rank`, `loss` and `label` [N] for every example of a split.
+    """Computes the outputs of `make_predict`, [N] each, for every example of a split.
 
     Args:
       predict: compiled function of `compile_predict`.
@@ -151,9 +155,38 @@ def collect(
             if stop():
                 raise StoppedError
             interrupts.check()
-    names = ("prediction", "rank", "loss", "label")
     parts = jax.device_get(parts)
-    return {name: np.concatenate([p[name] for p in parts])[: len(split)] for name in names}
+    return {name: np.concatenate([p[name] for p in parts])[: len(split)] for name in parts[0]}
+
+
+def invalid(predictions: SplitPredictions) -> str:
+    """Describes losses or embeddings that are not finite; returns "" if all are finite."""
+    losses = predictions["loss"]
+    valid = {"loss": np.isfinite(losses), "embedding": predictions.get("finite", losses == losses)}
+    for name, finite in valid.items():
+        if not finite.all():
+            bad = np.flatnonzero(~finite)
+            return (
+                f"the {name} of {len(bad)} of {len(finite)} images is not finite, starting with"
+                f" example {bad[0]}"
+            )
+    return ""
+
+
+def check_finite(embeddings: np.ndarray, description: str) -> None:
+    """Raises an InputError for embeddings [N, D] that are not finite.
+
+    Args:
+      embeddings: the embeddings.
+      description: the embeddings in messages, such as "the teacher's embeddings".
+    """
+    finite = np.isfinite(embeddings).all(axis=-1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise errors.InputError(
+            f"{description} of {len(bad)} of {len(finite)} images are not finite, starting with"
+            f" image {bad[0]}; check the weights, which may be too large or damaged"
+        )
 
 
 def compile_embed(

@@ -87,6 +87,7 @@ class Alignment:
 
         Raises:
           StoppedError: `stop` returned True.
+          DivergedError: embeddings are not finite.
         """
 
         def after(share: float) -> None:
@@ -100,9 +101,6 @@ class Alignment:
         if not (compares or classifies):
             return {}
         embeddings, metrics = self._embeddings(variables, after), {}
-        # The run ends with an error about weights that are not finite.
-        if not np.isfinite(embeddings).all():
-            return {}
         reference = self._teacher.held_out
         if compares:
             metrics |= alignment.compare(embeddings, reference)
@@ -122,9 +120,16 @@ class Alignment:
     ) -> np.ndarray:
         """Returns the embeddings [N, D] of a split; None for the held-out images."""
         size, split = self._training.eval_batch_size, self._split if split is None else split
-        return predictions.collect_embeddings(
+        embeddings, _ = predictions.collect_embeddings(
             self._embed, variables, split, size, self._mesh, after
-        )[0]
+        )
+        try:
+            predictions.check_finite(embeddings, "the student's embeddings")
+        except errors.InputError as error:
+            raise errors.DivergedError(
+                f"[{self._training.label}] {error}, and optimizer.learning_rate"
+            ) from error
+        return embeddings
 
     def compare_validation(
         self, variables: Any, stop: Callable[[], bool] = lambda: False
@@ -143,8 +148,6 @@ class Alignment:
                 raise predictions.StoppedError
 
         embeddings = self._embeddings(variables, after, split)
-        if not np.isfinite(embeddings).all():
-            return {}
         return alignment.compare(embeddings, teacher.held_out)
 
     def _losses(

@@ -161,13 +161,8 @@ def _metrics(
         return agreement | results.losses
     sanity.check_labels(results.predictions["label"], run.dataset.num_classes, name)
     metrics = predictions.compute_metrics(results.predictions, reference)
-    if not math.isfinite(metrics["loss"]):
-        losses = results.predictions["loss"]
-        bad = np.flatnonzero(~np.isfinite(losses))
-        reason = (
-            f"the {name} loss of {len(bad)} of {len(losses)} images is not finite after step"
-            f" {position.step}, starting with example {bad[0]}"
-        )
+    if invalid := predictions.invalid(results.predictions):
+        reason = f"after step {position.step}, in the {name} split, {invalid}"
         raise _diverged(run, reason, advice)
     return metrics
 

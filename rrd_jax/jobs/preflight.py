@@ -141,6 +141,7 @@ def _check_custom(
     count = None if teaching and teaching.classifier else dataset.num_classes or None
     needs_logits = teaching is None and dataset.num_classes > 0
     networks.check(network, choice.model, count, dataset.image_shape, needs_logits=needs_logits)
+    networks.check_independence(network, choice.model, dataset.image_shape)
 
 
 def _check_memory(needs: dict[str, Any], memory: int) -> None:

@@ -36,7 +36,8 @@ def evaluate(
       source: preprocessing of the images; None for that of the network, as for `predict`.
 
     Raises:
-      InputError: there are no test images, or they do not fit the network.
+      InputError: there are no test images, they do not fit the network, or its outputs are not
+        finite.
 
     Examples:
       >>> import numpy as np, rrd_jax
@@ -79,6 +80,11 @@ def evaluate(
         )
     _check_class_names(loaded, dataset)
     results = _predictions(loaded, dataset.test, batch_size)
+    if invalid := predictions.invalid(results):
+        raise errors.InputError(
+            f"'{loaded.name}' is invalid for the test images: {invalid}; check its weights, which"
+            " are too large or damaged"
+        )
     metrics = predictions.compute_metrics(results)
     if matched := prediction_checks.permuted_top1(results, dataset.num_classes):
         console.warn(

@@ -129,7 +129,7 @@ class Predictor:
           skip_unread: whether to skip images that cannot be read, and list them in the result.
 
         Raises:
-          InputError: there are no images, an image cannot be read, or the logits are not finite.
+          InputError: there are no images, an image cannot be read, or an output is not finite.
         """
         if not self.num_classes:
             raise errors.InputError(
@@ -186,13 +186,14 @@ class Predictor:
         images[: len(rows)] = rows
         outputs = {name: value[: len(rows)] for name, value in self.compute(images).items()}
         logits = outputs.get("logits", np.zeros((len(rows), 0), np.float32))
-        finite = np.isfinite(logits).all(axis=-1)
-        if not finite.all():
-            raise errors.InputError(
-                f"the logits of '{self.name}' for image"
-                f" {errors.printable(files[int(np.argmin(finite))])} are not finite; check its"
-                " weights, which are damaged or too large"
-            )
+        for name, values in outputs.items():
+            finite = np.isfinite(values).all(axis=-1)
+            if not finite.all():
+                raise errors.InputError(
+                    f"the {name} of '{self.name}' for image"
+                    f" {errors.printable(files[int(np.argmin(finite))])} is not finite; check its"
+                    " weights, which are damaged or too large"
+                )
         embedding = outputs.get("embedding")
         return Predictions(logits, embedding, tuple(files), self._names, tuple(unread))
 

@@ -164,8 +164,11 @@ def _load_weights(
     about = dataclasses.replace(about, preprocessing=preprocessing)
     sizes = [options.get("image_size", size) for size in shape[:2]]
     if None not in sizes:
-        variables = networks.fit_positions(variables, network, (*sizes, shape[-1]))
+        variables = networks.fit_positions(
+            variables, network, (*sizes, shape[-1]), choice.positions
+        )
         networks.check_weights(str(folder), variables, network, (*sizes, shape[-1]))
+        networks.check_independence(network, choice.model, (*sizes, shape[-1]), variables)
     return Loaded(
         network=network,
         variables=jax.tree.map(jnp.asarray, variables),

@@ -39,7 +39,9 @@ from rrd_jax.networks.custom import (
     is_network,
 )
 from rrd_jax.networks.freezing import freeze, frozen_parts
+from rrd_jax.networks.independence import check_independence
 from rrd_jax.networks.positions import NAME as POSITIONS
+from rrd_jax.networks.positions import WAYS as POSITION_WAYS
 from rrd_jax.networks.positions import fit as fit_positions
 from rrd_jax.networks.remat import remat
 from rrd_jax.networks.summary import (
@@ -237,6 +239,7 @@ __all__ = [
     "IMAGENET",
     "MODELS",
     "POSITIONS",
+    "POSITION_WAYS",
     "CustomNetwork",
     "Network",
     "Outputs",
@@ -246,6 +249,7 @@ __all__ = [
     "canonical",
     "check",
     "check_drop_path",
+    "check_independence",
     "check_values",
     "check_weights",
     "count_parameters",

@@ -118,7 +118,7 @@ class BatchNorm(nn.Module):
             # One pass for mean and variance saves one pass in the gradient, too; these reductions
             # dominate small steps. The running mean is close to the batch mean, as `moments`
             # requires.
-            mean, var = functional.moments(x, running_mean.value)
+            mean, var = functional.moments(x, functional.center(x, running_mean.value))
             mean, var = checkpoint_name((mean, var), "statistics")
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1])

@@ -6,23 +6,33 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rrd_jax.networks.contract import Network
 from rrd_jax.networks.summary import summarize
 
 NAME = "pos_embed"
+WAYS = ("authors", "transformers", "timm")
+# DINOv2's authors add this number of patches to the size before they compute the scale.
+_OFFSET = 0.1
+# The parameter of PyTorch's bicubic filter without antialiasing.
+_SHARPNESS = -0.75
 
 
-def fit(variables: Any, network: Network, image_shape: tuple[int, ...]) -> Any:
+def fit(variables: Any, network: Network, image_shape: tuple[int, ...], way: str = WAYS[0]) -> Any:
     """Returns a transformer's weights with position embeddings for images of this size.
 
-    Position embeddings are resampled as in timm: bicubically, with antialiasing. The embeddings of
-    tokens other than patches are not changed.
+    Position embeddings are resampled bicubically. The embeddings of tokens other than patches are
+    not changed.
 
     Args:
       variables: {"params": ...}; weights of other networks are returned unchanged.
       network: a network of `networks.create`.
       image_shape: (H, W, channels).
+      way: the resampling for DINOv2 without registers, one of WAYS: "authors", without antialiasing
+        and with 0.1 added to the numbers of patches; "transformers", without antialiasing; "timm",
+        with antialiasing. All other networks are resampled with antialiasing, as in timm and, for
+        DINOv2 with registers, by its authors and transformers. "auto" is "authors".
     """
     params = variables.get("params") if isinstance(variables, Mapping) else None
     positions = params.get(NAME) if isinstance(params, Mapping) else None
@@ -37,7 +47,32 @@ def fit(variables: Any, network: Network, image_shape: tuple[int, ...]) -> Any:
         return variables
     rest, patches = jnp.split(jnp.asarray(positions, jnp.float32), [others], axis=1)
     patches = patches.reshape(side, side, -1)
-    shape = (*grid, patches.shape[-1])
-    patches = jax.image.resize(patches, shape, "cubic", antialias=True).reshape(1, -1, shape[-1])
+    if way == "timm" or not getattr(network, "resamples_sharply", False):
+        shape = (*grid, patches.shape[-1])
+        patches = jax.image.resize(patches, shape, "cubic", antialias=True)
+    else:
+        offset = 0.0 if way == "transformers" else _OFFSET
+        rows, columns = (_resampling(side, size, (size + offset) / side) for size in grid)
+        patches = jnp.einsum("hi,wj,ijc->hwc", rows, columns, patches, precision="highest")
+    patches = patches.reshape(1, -1, patches.shape[-1])
     fitted = jnp.concatenate([rest, patches], axis=1)
     return {**variables, "params": {**params, NAME: fitted}}
+
+
+def _resampling(source: int, target: int, scale: float) -> np.ndarray:
+    """Returns the matrix [target, source] of PyTorch's bicubic resampling of an axis by a scale."""
+    positions = (np.arange(target) + 0.5) / scale - 0.5
+    first, matrix = np.floor(positions).astype(int), np.zeros((target, source), np.float32)
+    for tap in (-1, 0, 1, 2):
+        index = np.clip(first + tap, 0, source - 1)
+        weights = _cubic(np.abs(positions - first - tap)).astype(np.float32)
+        np.add.at(matrix, (np.arange(target), index), weights)
+    return matrix
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    """Returns the cubic convolution filter (Keys, 1981) at distances from 0 to 2."""
+    a = _SHARPNESS
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, far)

@@ -89,6 +89,11 @@ class VisionTransformer(nn.Module):
     drop_path: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def resamples_sharply(self) -> bool:
+        """True for DINOv2 without registers; see `positions.fit`."""
+        return self.scale == _DINO["scale"] and not self.registers
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Computes the Outputs of normalized images [B, H, W, channels]."""

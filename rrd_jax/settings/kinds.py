@@ -293,8 +293,8 @@ class Numbers(Kind):
         order = " in ascending order" if self.ascending else ""
         part = str(self.part).removeprefix("a number")
         noun = "number" if self.lengths == (1,) else "numbers"
-        each = part if self.lengths == (1,) else f", each{part}"
-        return f"a tuple of {count}{noun}{self.unit}{order}{each}"
+        limits = part if self.lengths == (1,) else f", each{part}"
+        return f"a tuple of {count}{noun}{self.unit}{order}{limits}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,8 +106,9 @@ def assemble(spec: TeacherSpec, variables: Any, meta: Mapping[str, Any]) -> Asse
         compares = not isinstance(networks.summarize(network, shape).outputs.logits, tuple)
         if not compares:
             class_matching.check_headless(f"the teacher {spec.location}", spec.training)
-    variables = networks.fit_positions(variables, network, shape)
+    variables = networks.fit_positions(variables, network, shape, spec.choice.positions)
     networks.check_weights(spec.location, variables, network, shape)
+    networks.check_independence(network, spec.choice.model, shape, variables)
     if separate:
         console.say(
             preprocessing.describe(spec.location, separate, spec.student_preprocessing, teaching)
@@ -127,8 +128,9 @@ def assemble_student(spec: TeacherSpec, variables: Any) -> Assembled:
       InputError: the weights do not fit the network.
     """
     network, shape = spec.choice.create(spec.dataset.num_classes), spec.dataset.image_shape
-    variables = networks.fit_positions(variables, network, shape)
+    variables = networks.fit_positions(variables, network, shape, spec.choice.positions)
     networks.check_weights(spec.location, variables, network, shape)
+    networks.check_independence(network, spec.choice.model, shape, variables)
     return Assembled(network, variables, compares=True)
 
 

@@ -57,7 +57,9 @@ def evaluate(
 
     def collect(split):
         size = training.eval_batch_size
-        return predictions.collect_embeddings(embed, variables, split, size, mesh, after)
+        arrays = predictions.collect_embeddings(embed, variables, split, size, mesh, after)
+        predictions.check_finite(arrays[0], "the embeddings")
+        return arrays
 
     queries, truth = collect(dataset.test)
     check_memory(dataset, queries.shape[1], mesh, training)

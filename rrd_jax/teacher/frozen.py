@@ -102,11 +102,7 @@ class FrozenNetwork:
         embeddings, _ = predictions.collect_embeddings(
             self._embed, self.variables, split, self.training.eval_batch_size, self.mesh
         )
-        if not np.isfinite(embeddings).all():
-            raise errors.InputError(
-                f"the embeddings of {self.description} are not finite for images of the test split;"
-                " check its weights, which are too large or damaged"
-            )
+        predictions.check_finite(embeddings, f"the embeddings of {self.description}")
         return alignment.reference(embeddings)
 
     @functools.cached_property
@@ -144,10 +140,10 @@ class FrozenNetwork:
             return ""
         if isinstance(self.network, ensemble.Ensemble):
             return " ".join(member.examine() for member in self.members)
-        if not np.isfinite(self.predictions["loss"]).all():
+        if invalid := predictions.invalid(self.predictions):
             raise errors.InputError(
-                f"the logits of {self.description} are not finite for images of the test split;"
-                " check its weights, which are too large or damaged"
+                f"{self.description} is invalid for the test split: {invalid}; check its weights,"
+                " which are too large or damaged"
             )
         problem = prediction_checks.find_problem(self.predictions, self.dataset.num_classes)
         if problem:

@@ -83,7 +83,7 @@ def adapt(
     _check_network(location, meta, choice)
     if not dataset.num_classes:
         variables = _without_head(variables, meta, choice, network, shape)
-    variables = networks.fit_positions(variables, network, shape)
+    variables = networks.fit_positions(variables, network, shape, choice.positions)
     arrays = _by_path({name: variables.get(name, {}) for name in ("params", "batch_stats")})
     expected = networks.named_shapes(networks.summarize(network, shape).variables)
     axes = {f"params/{name}": i for name, i in choice.class_axes(network, shape).items()}

@@ -74,3 +74,29 @@ def test_a_resumed_command_keeps_the_recorded_value_and_refuses_another(commands
     assert '"resize": 36' in path.read_text()
     message = commands.run(*command, "--config.data.resize=9").check_refused(2)
     assert "data.resize is 9, stored 36" in message
+
+
+def test_workdirs_of_version_0_2_keep_their_decays_and_positions():
+    fields = {"teacher.model": "vit_small_patch14_dinov2", "teacher.checkpoint": "weights.pth"}
+    rules = []
+    for recorded in (None, {"data": {"image_size": 24}}):
+        job = parse(_config(**fields), recorded=recorded)
+        (teacher,) = job.teachers
+        choices = job.student.training.network, teacher.network
+        rules.append([choice.positions for choice in choices])
+        rules[-1].append(job.student.training.optimizer.rules)
+        recorded_fields = _fields(job.student)
+        assert recorded_fields["optimizer.rules"] == rules[-1][2]
+        assert recorded_fields["student.positions"] == rules[-1][0]
+    assert rules == [["authors", "authors", "timm"], ["timm", "timm", "0.2.0"]]
+
+
+@pytest.mark.parametrize("recorded", ["transformers", "timm"])
+def test_recorded_fields_of_several_teachers_are_kept(recorded):
+    config = launch.get_config("digits", "smoke,resnet8+resnet8-resnet8,kd")
+    for teacher in config.teacher:
+        teacher.positions = recorded
+    fields = parse(config).student.fields
+    again = launch.get_config("digits", "smoke,resnet8+resnet8-resnet8,kd")
+    job = parse(again, recorded=fields)
+    assert [teacher.network.positions for teacher in job.teachers] == 2 * [recorded]

@@ -148,3 +148,13 @@ def test_an_explicit_preset_uses_the_memory_size_of_its_paper(fields, explicit, 
     config.objectives.rrd.update(fields)
     overrides = implied(config, [f"objectives.rrd.{name}" for name in explicit])
     assert overrides.get("objectives.rrd.queue_size", config.objectives.rrd.queue_size) == rows
+
+
+def test_rematerialization_accepts_a_custom_teacher_unless_it_is_trained():
+    config = launch.get_config("digits", "smoke,resnet8-resnet8,kd")
+    config.teacher.model = "tests.networks.custom_nets:GroupNorm"
+    config.train.remat = "convolutions"
+    with pytest.raises(errors.InputError, match=r"train\.remat .* custom network"):
+        parse(config)
+    config.teacher.checkpoint = "weights.pth"
+    assert parse(config).student.training.remat == "convolutions"

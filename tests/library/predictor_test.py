@@ -142,7 +142,7 @@ def test_logits_that_are_not_finite_are_refused_with_the_position_of_the_image()
     assert predictor.predict(_images(1, 2)).embeddings is None
     with pytest.raises(errors.InputError, match="'mean' has no embedding"):
         predictor.embed(_images(1, 2))
-    with pytest.raises(errors.InputError, match="for image 1 are not finite"):
+    with pytest.raises(errors.InputError, match="for image 1 is not finite"):
         predictor.predict(_images(1, 7))
 
 

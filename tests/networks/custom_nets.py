@@ -241,3 +241,26 @@ class Positions(nn.Module):
         positions = self.param("positions", nn.initializers.normal(), x.shape[1:3])
         x = nn.Dense(4, name="embed")(x + positions[None, :, :, None]).mean((1, 2))
         return nn.Dense(self.num_classes, name="head")(x), x
+
+
+class Centered(nn.Module):
+    """A network whose logits depend on the other images of the batch, from a classifier of 0."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x)).mean((1, 2))
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros)(x)
+        return logits - logits.mean(0)
+
+
+class NotFinite(nn.Module):
+    """A network with logits, and an embedding that is not finite."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x)).mean((1, 2))
+        return nn.Dense(self.num_classes)(x), jnp.log(-1 - x)

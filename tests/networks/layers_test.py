@@ -99,3 +99,15 @@ def test_batch_norm_keeps_the_unbiased_running_variance():
     np.testing.assert_allclose(stats["mean"], 0.9 * 999 + 0.1 * flat.mean(0), rtol=1e-5)
     exact = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
     np.testing.assert_allclose(y.reshape(-1, 4), exact, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(16, 8, 8, 2), (64, 2), (8, 1, 1, 2)])
+@pytest.mark.parametrize("mean", [0.0, 1e3, -1e4])
+def test_the_first_batch_norm_is_accurate_for_values_far_from_zero(shape, mean):
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32) + np.float32(mean)
+    norm = layers.BatchNorm(momentum=0.0)
+    variables = norm.init(jax.random.key(0), x, train=True)
+    _, changed = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    axes = tuple(range(x.ndim - 1))
+    expected = x.astype(np.float64).var(axis=axes, ddof=1)
+    np.testing.assert_allclose(changed["batch_stats"]["var"], expected, rtol=1e-5)

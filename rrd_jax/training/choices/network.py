@@ -11,6 +11,8 @@ from rrd_jax.settings import field, kinds, unless
 
 DTYPES = ("auto", "float32", "bfloat16")
 HEADS = ("auto", "new", "keep")
+POSITIONS = kinds.Auto(kinds.Choice(networks.POSITION_WAYS))
+POSITIONS_OF_RUNS = {"legacy": "timm", "choose": lambda values: networks.POSITION_WAYS[0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,9 @@ class NetworkChoice:
       drop_path: Drop-path rate of the last block: the share of images for which the block is
         skipped in training. The rates of earlier blocks are proportional to their depth. For
         transformers, ConvNeXt, EfficientNet, MobileNetV3 and V4, and RegNetY.
+      positions: Resampling of the position embeddings of DINOv2 without registers, for images of
+        another size than those of its weights: as its authors, as transformers, or as timm. auto:
+        authors, and timm in workdirs of version 0.2.0.
     """
 
     model: str = field("student.model", "", kinds.Text())
@@ -66,6 +71,7 @@ class NetworkChoice:
     prefix: str = ""
     network: networks.Network | None = None
     drop_path: float = field("student.drop_path", 0.0, kinds.PART)
+    positions: str = field("student.positions", kinds.AUTO, POSITIONS, **POSITIONS_OF_RUNS)
 
     def create(self, num_classes: int) -> networks.Network:
         """Creates the network, without weights.

@@ -7,7 +7,7 @@ from typing import Any
 from rrd_jax import settings
 from rrd_jax.settings import Rule, field, kinds, unless
 from rrd_jax.settings.kinds import Choice, Flag, Optional, Path, Text
-from rrd_jax.training.choices.network import DTYPES, HEADS
+from rrd_jax.training.choices.network import DTYPES, HEADS, POSITIONS, POSITIONS_OF_RUNS
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 CACHES = ("auto", "on", "off")
@@ -119,6 +119,7 @@ class TeacherFields:
         folder of rrd_jax.convert; a .pth or .safetensors file, or FILE@KEY for the weights under a
         key of the file; hf:FOLDER, a folder of transformers, which also sets teacher.model if that
         is ''; '' to train the teacher in <workdir>/teacher first.
+      positions: Resampling of position embeddings, as for student.positions.
       fine_tune: Fine-tunes the teacher from teacher.checkpoint on these images first, in
         <workdir>/teacher. Implied by flags for both teacher.checkpoint and teacher.epochs.
       dtype: Type of the teacher's convolutions during distillation; '' for dtype, which is always
@@ -146,6 +147,9 @@ class TeacherFields:
     model: str = field("teacher.model", "", Text(), overrides="student.model")
     options: Mapping[str, Any] = _field("options", {}, kinds.Mapped(), overrides="student.options")
     checkpoint: str = field("teacher.checkpoint", "", Path(), changeable=True)
+    positions: str = _field(
+        "positions", kinds.AUTO, POSITIONS, overrides="student.positions", **POSITIONS_OF_RUNS
+    )
     fine_tune: bool = _field("fine_tune", False, Flag(), unless("teacher.checkpoint"))
     dtype: str = _field("dtype", "", Choice(("", *DTYPES)))
     weight: float = _field("weight", 1.0, kinds.AMOUNT, _if_single)
