@@ -15,7 +15,9 @@ _EMBEDDINGS = np.random.default_rng(0).standard_normal((1, 1 + _SIDE**2, _WIDTH)
 
 def _fit(name, height, width, *way):
     network = networks.create(name, 0)
-    variables = {"params": {"pos_embed": _EMBEDDINGS[:, -(network.registers == 0) - _SIDE**2 :]}}
+    # The registers and the class token of networks with registers have no positions.
+    stored = _EMBEDDINGS[:, 1:] if "reg4" in name else _EMBEDDINGS
+    variables = {"params": {"pos_embed": stored}}
     fitted = positions.fit(variables, network, (height, width, 3), *way)
     return np.asarray(fitted["params"]["pos_embed"])
 
