@@ -28,13 +28,14 @@ class FirstReads:
         Args:
           i: index of the example.
           form: type, shape and dtype of the image in the source.
-          image: the image as encoded bytes or as an array with contiguous memory.
+          image: the image as encoded bytes or as an array.
           label: the label.
         """
         if self._rows is None:
             self._rows = np.zeros((self._count, 4), np.int64)
         shape = repr(getattr(image, "shape", len(image)))
-        row = (1, label, zlib.crc32(f"{form} {shape}".encode()), zlib.crc32(image))
+        content = image if isinstance(image, bytes) else np.ascontiguousarray(image)
+        row = (1, label, zlib.crc32(f"{form} {shape}".encode()), zlib.crc32(content))
         is_first, (_, old_label, old_form, old_content) = not self._rows[i, 0], self._rows[i]
         if is_first:
             self._rows[i] = row
