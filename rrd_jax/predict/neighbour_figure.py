@@ -65,8 +65,8 @@ def _figure(results: Mapping[str, Sequence[QueryResult]], preprocessing: Preproc
         for label, result in zip(results, same_query, strict=True)
     ]
     columns = 1 + max(len(result.neighbours) for _, result in rows)
-    shown = {file for _, result in rows for file in (result.query, *_files(result))}
-    names = short_names(sorted(shown))
+    drawn = {file for _, result in rows for file in (result.query, *_files(result))}
+    names = short_names(sorted(drawn))
     figure = Figure(figsize=(1.15 * columns + 0.8, 1.45 * len(rows)), dpi=100, layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, (label, result) in zip(grid, rows, strict=True):
