@@ -16,6 +16,8 @@ Spec = dict[str, Any]
 _ROW = 24
 # Maximum number of epochs in a curve.
 _POINTS = 80
+# Maximum number of ticks on an axis of epochs.
+_TICKS = 8
 _INTERVAL = (("mean:Q", "mean"), ("low:Q", "95 % from"), ("high:Q", "95 % to"))
 
 
@@ -263,35 +265,33 @@ def run_values(runs: Sequence[tuple[str, RunRecord]], column: str) -> Values:
     return values
 
 
-def learning_curves(values: Values, title: str, styles: Styles) -> Spec:
+def learning_curves(
+    values: Values, title: str, styles: Styles, marks: Mapping[str, float] | None = None
+) -> Spec:
     """Returns curves by epoch: a thin line per run, and a thick line for the mean of a level.
-
-    The limits of the axis are those of the second half of the curves; the first epochs can be cut
-    off.
 
     Args:
       values: from `run_values`.
       title: the title of the axis.
       styles: the styles of the levels.
+      marks: epochs to mark by a vertical line, by the text next to the line.
     """
     import altair as alt
 
-    late = [x for row in values for x in row["value"][len(row["value"]) // 2 :]]
-    margin = 0.06 * (max(late) - min(late)) or 0.5
-    scale = alt.Scale(domain=[min(late) - margin, max(late) + margin], zero=False)
-    lines = (
-        base()
-        .transform_flatten(["epoch", "value"])
-        .encode(
-            x=alt.X(
-                "epoch:Q",
-                scale=alt.Scale(nice=False),
-                axis=alt.Axis(grid=False, tickMinStep=1, labelOverlap="greedy"),
-            ),
-            **level_encoding(styles, "color"),
-        )
-    )
-    thin = lines.mark_line(strokeWidth=1, clip=True).encode(
+    numbers = [x for row in values for x in row["value"]]
+    epochs = [x for row in values for x in row["epoch"]]
+    margin = 0.06 * (max(numbers) - min(numbers)) or 0.05 * abs(max(numbers)) or 0.5
+    scale = alt.Scale(domain=[min(numbers) - margin, max(numbers) + margin], zero=False)
+    marked: Values = [
+        {"level": text, "mark": text, "epoch": [epoch], "value": [None]}
+        for text, epoch in (marks or {}).items()
+    ]
+    x = _epoch_axis(min(epochs), max(epochs))
+    everything = base().transform_flatten(["epoch", "value"]).encode(x=x)
+    lines = everything.transform_filter("!datum.mark").encode(**level_encoding(styles, "color"))
+    # A line with a single point is invisible.
+    points = len(set(epochs)) == 1
+    thin = lines.mark_line(strokeWidth=1, clip=True, point=points).encode(
         y=alt.Y("value:Q", title=title, scale=scale),
         detail="run:N",
         opacity=selected(0.4),
@@ -303,4 +303,30 @@ def learning_curves(values: Values, title: str, styles: Styles) -> Spec:
         tooltip=tooltips("level:N", "epoch:N", ("mean(value):Q", title), number=".4~g"),
         **level_encoding(styles, "strokeDash"),
     )
-    return spec(alt.layer(thin.add_params(selection()), mean), values, height=260)
+    layers = [thin.add_params(selection()), mean]
+    if marked:
+        rules = everything.transform_filter("datum.mark")
+        is_right = max(marks.values()) > (min(epochs) + max(epochs)) / 2
+        side = {"align": "right", "dx": -5} if is_right else {"align": "left", "dx": 5}
+        text = {**side, "baseline": "top", "fontSize": 12}
+        layers += [
+            rules.mark_rule(strokeDash=[3, 3], color="var(--soft)"),
+            rules.mark_text(**text, color="var(--soft)").encode(text="mark:N", y=alt.value(0)),
+        ]
+    return spec(alt.layer(*layers), values + marked, height=260)
+
+
+def _epoch_axis(first: int, last: int) -> Any:
+    """Returns the encoding of epochs, with whole numbers at the ticks."""
+    import altair as alt
+
+    steps = (factor * 10**power for power in range(9) for factor in (1, 2, 5))
+    step = next(step for step in steps if (last - first) / step <= _TICKS)
+    ticks = [first] if step > 1 and first % step else []
+    ticks += list(range(-(-first // step) * step, last + 1, step))
+    domain = [first, last] if first < last else [first - 1, last + 1]
+    return alt.X(
+        "epoch:Q",
+        scale=alt.Scale(domain=domain, nice=False),
+        axis=alt.Axis(grid=False, values=ticks, format="d", labelOverlap="greedy"),
+    )

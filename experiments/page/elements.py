@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.page.styles import Style
+from rrd_jax.terminal.tables import EMPTY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of cells.
+    """A table of cells; columns without values are omitted, except the first.
 
     Attributes:
       name: unique on the page; also the name of files.
@@ -83,6 +84,16 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
+
+    def __post_init__(self):
+        columns = [
+            i
+            for i in range(len(self.header))
+            if not i or not self.rows or any(row[i].text.strip() not in EMPTY for row in self.rows)
+        ]
+        object.__setattr__(self, "header", tuple(self.header[i] for i in columns))
+        rows = tuple(tuple(row[i] for i in columns) for row in self.rows)
+        object.__setattr__(self, "rows", rows)
 
     @property
     def numeric(self) -> frozenset[int]:

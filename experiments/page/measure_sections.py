@@ -142,8 +142,6 @@ def _caption(measure: str, first: Values) -> str:
         )
     if measure == "calibration" and "teacher_ece" in first:
         caption += f" The teacher's calibration error is {100 * first['teacher_ece']:.2f} %."
-    if measure == "predictions" and "teacher_top1" in first:
-        caption += f" The teacher's top-1 is {first['teacher_top1']:.2f} %."
     return caption
 
 

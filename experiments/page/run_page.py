@@ -5,9 +5,10 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.page import measure_sections, styles
+from experiments.page import measure_sections, memories, networks, styles
 from experiments.page.charts import Values, learning_curves, run_values
 from experiments.page.elements import Cell, Chart, Element, Figure, Folded, Page, Section, Table
+from experiments.page.networks import RANDOM_IMAGES, Network
 from experiments.page.results import label
 from experiments.page.study_page import source_of
 from experiments.study import records
@@ -31,7 +32,8 @@ class Run:
     Attributes:
       folder: the workdir.
       student: the record of the run.
-      others: records of "teacher", "student alone" and "student from random weights", if trained.
+      others: records of "student alone" and "student from random weights", if trained.
+      teachers: the teachers, with the accuracy of the weights that the run uses.
       config: config fields by path.
       model: the contents of model.json.
       provenance: command, versions and date of the start.
@@ -40,9 +42,20 @@ class Run:
     folder: pathlib.Path
     student: RunRecord
     others: Mapping[str, RunRecord]
+    teachers: tuple[Network, ...]
     config: Mapping[str, Any]
     model: Mapping[str, Any]
     provenance: Mapping[str, Any]
+
+    @property
+    def network(self) -> Network:
+        """The trained network."""
+        return networks.student_of(self.folder)
+
+    @property
+    def is_random(self) -> bool:
+        """True if the images are random."""
+        return networks.is_random(self.config)
 
     @property
     def training(self) -> Mapping[str, Any]:
@@ -80,7 +93,8 @@ def read(folder: pathlib.Path) -> Run:
     return Run(
         folder=folder,
         student=_record(folder, "student", epochs, int(config.get("seed", 0))),
-        others=dict(_others(folder, training)),
+        others=dict(_others(folder)),
+        teachers=tuple(networks.teachers_of(folder)),
         config=config,
         model=model,
         provenance=training.get("start") or start,
@@ -92,19 +106,11 @@ def _record(folder: pathlib.Path, name: str, epochs: int = 0, seed: int = 0) -> 
     return RunRecord({}, seed, name, folder, name, epochs, rows, error)
 
 
-def _others(folder: pathlib.Path, training: Mapping[str, Any]) -> Iterator[tuple[str, RunRecord]]:
-    folders = {
-        "teacher": [folder / "teacher"],
-        "student alone": [folder / "alone"],
-        "student from random weights": [folder / "scratch"],
-    }
-    for teacher in (training.get("teachers") or [])[:1]:
-        path = pathlib.Path(teacher.get("checkpoint", "").partition("@")[0])
-        folders["teacher"].append(path.parent if path.name == "checkpoints" else path)
-    for name, paths in folders.items():
-        records_with_rows = [record for path in paths if (record := _record(path, name)).rows]
-        if records_with_rows:
-            yield name, records_with_rows[0]
+def _others(folder: pathlib.Path) -> Iterator[tuple[str, RunRecord]]:
+    names = {"alone": "student alone", "scratch": "student from random weights"}
+    for inner, name in names.items():
+        if (record := _record(folder / inner, name)).rows:
+            yield name, record
 
 
 def page(run: Run) -> Page:
@@ -115,7 +121,7 @@ def page(run: Run) -> Page:
         f" {teacher.get('digest', '')}"
         for i, teacher in enumerate(teachers)
     }
-    dataset = str(run.training.get("dataset") or "")
+    dataset = _dataset(run)
     details = source_of(run.provenance) | digests | ({"data": dataset} if dataset else {})
     contents: list[Element] = list(_by_epoch(run)) if run.student.rows else []
     style = styles.of_levels(["student"])
@@ -125,12 +131,15 @@ def page(run: Run) -> Page:
     contents.append(Folded("Configuration", (Table("run-config", "", ("field", "value"), rows),)))
     answer = _answer(run)
     section = Section("run", "Results of the run", answer, tuple(contents), details)
-    network = run.model.get("model") or run.config.get("student.model", "")
-    about = f"Student {network}"
-    if parameters := run.training.get("parameters"):
-        about += f", {parameters:,} parameters"
+    role = "student" if run.teachers else str(run.training.get("run") or "student")
+    about = f"{role.capitalize()} {run.network.model or run.config.get('student.model', '')}"
+    if run.network.parameters:
+        about += f", {run.network.size}"
     if dataset:
-        about += f"; {run.training.get('images', 0):,} training images of {dataset}"
+        images = run.training.get("images", 0)
+        about += f"; {images:,} training images of {dataset}"
+    if run.is_random:
+        about = f"{RANDOM_IMAGES} {about}"
     facts = [str(run.config.get("method", "")), f"seed {run.student.seed}", run.student.state]
     return Page(
         kicker=f"Run {run.folder.name}",
@@ -142,54 +151,129 @@ def page(run: Run) -> Page:
     )
 
 
+def _dataset(run: Run) -> str:
+    """Returns the name of the data set: for a folder of images, the folder's name."""
+    if run.is_random:
+        return "random pixels"
+    if name := run.training.get("dataset_name"):
+        return str(name)
+    folder = str(run.config.get("data.manual_dir") or "")
+    if run.config.get("data.name") == "image_folder" and folder:
+        return pathlib.Path(folder).name
+    return str(run.training.get("dataset") or "")
+
+
 def _answer(run: Run) -> str:
     if not run.student.rows:
         return "No epoch has finished yet."
-    last = run.student.rows[-1]
-    words = [f"After epoch {last['epoch']} of {run.student.epochs}"]
-    if "test/top1" in last:
-        words.append(f"test top-1 is {last['test/top1']:.2f} %")
+    last, student = run.student.rows[-1], run.network
+    top1, sentences = last.get("test/top1"), []
+    start = f"After epoch {last['epoch']} of {run.student.epochs}"
+    if is_number(top1):
+        best = ""
+        if is_number(last.get("best/top1")):
+            best = f" (best: {last['best/top1']:.2f} % in epoch {last.get('best/epoch')})"
+        others = [(f"the {x.label} ({_origin(x)})", x.top1) for x in run.teachers]
+        others += [(f"the {name}", o.rows[-1].get("test/top1")) for name, o in run.others.items()]
+        clauses = [_distance(top1, value, name) for name, value in others if is_number(value)]
+        sentences.append(", ".join([f"{start}, test top-1 is {top1:.2f} %{best}", *clauses]))
     elif "test/loss" in last:
-        words.append(f"the held-out loss is {last['test/loss']:.4f}")
-    if "best/top1" in last:
-        words.append(f"the best was {last['best/top1']:.2f} % in epoch {last.get('best/epoch')}")
+        sentences.append(f"{start}, the held-out loss is {last['test/loss']:.4f}")
     if "test/agreement" in last:
-        words.append(f"the agreement with the teacher is {last['test/agreement']:.2f} %")
-    for name, other in run.others.items():
-        if is_number(top1 := other.rows[-1].get("test/top1")):
-            words.append(f"the {name} has {top1:.2f} %")
-    return ", ".join(words) + ". A single run has no estimate of noise (n = 1)."
+        agreement = last["test/agreement"]
+        sentences.append(
+            f"It predicts the teacher's class for {agreement:.2f} % of the test images"
+        )
+    teacher = run.teachers[0] if len(run.teachers) == 1 else networks.Network("", "", 0)
+    if size := networks.compare_sizes(student, teacher):
+        sentences.append(f"{student.model} has {size}")
+    sentences.append("A single run has no estimate of noise (n = 1)")
+    return f"{RANDOM_IMAGES} " * run.is_random + ". ".join(sentences) + "."
+
+
+def _origin(teacher: Network) -> str:
+    return f"{teacher.model} from {teacher.source}" if teacher.source else teacher.model
+
+
+def _distance(top1: float, other: float, name: str) -> str:
+    change = top1 - other
+    if abs(change) < 0.005:
+        return f"equal to {name}"
+    return f"{abs(change):.2f} points {'above' if change > 0 else 'below'} {name}, {other:.2f} %"
 
 
 def _by_epoch(run: Run) -> Iterator[Element]:
     student = run.student
-    runs = [("student", student), *run.others.items()]
-    top1 = run_values(runs, "test/top1")
+    top1 = run_values([("student", student), *run.others.items()], "test/top1")
     top1 += run_values([("student, training images", student)], "train/top1")
-    yield from _figure("accuracy", "Accuracy by epoch", {label("test/top1"): top1})
+    ends = [student.rows[0]["epoch"], student.epoch]
+    top1 += [
+        {"level": x.label, "run": x.label, "epoch": ends, "value": [x.top1] * 2}
+        for x in run.teachers
+        if x.top1 is not None and top1
+    ]
+    caption = "Values by epoch."
+    if run.teachers:
+        caption += " The teacher is frozen: its line is the accuracy of the weights that are used."
+    yield from _figure("accuracy", "Accuracy by epoch", {label("test/top1"): top1}, caption)
     names = sorted({name for row in student.rows for name in row if name.startswith("train/loss")})
     losses = run_values([("test", student)], "test/loss")
     for name in names:
         losses += run_values(
             [(name.replace("train/loss", "train").replace("/", " "), student)], name
         )
-    yield from _figure("losses", "Losses by epoch", {"loss": losses})
+    full = memories.of_run(run.config, student.rows)
+    caption = f"Values by epoch. {memories.describe(full, student.epoch)}".strip()
+    marks = {f"memory of {m.name} full": m.full for m in full if m.full <= student.epoch}
+    yield from _figure("losses", "Losses by epoch", {"loss": losses}, caption, marks)
     columns = ("learning_rate", "test/agreement", "images_per_second")
     panels = {label(column): run_values([("student", student)], column) for column in columns}
     yield from _figure("progress", "Progress of the run", panels)
     yield from _figure("proof", "Alignment with the teacher by epoch", alignment_panels(student))
-    rows = []
-    columns = ("test/top1", "best/top1", "test/top5", "test/agreement", "train/top1")
-    for name, other in runs:
-        numbers = [other.rows[-1].get(column) for column in columns]
-        cells = [Cell(f"{x:.2f}", x) if is_number(x) else Cell("–") for x in numbers]
-        rows.append((Cell(name), Cell(str(other.epoch), other.epoch), *cells))
-    header = ("run", "epoch", *(label(column) for column in columns))
+    yield _values(run)
+
+
+def _values(run: Run) -> Table:
+    """Returns the table of all networks of the run."""
+    columns = ("test/top1", "best/top1", "best/epoch", "test/top5", "test/agreement", "train/top1")
+    rows = [
+        (
+            *(Cell(x.label), _count(x.parameters), Cell("\N{EN DASH}"), _percent(x.top1)),
+            *[Cell("\N{EN DASH}")] * (len(columns) - 1),
+            Cell(x.source or "\N{EN DASH}"),
+        )
+        for x in run.teachers
+    ]
+    for name, record in [("student", run.student), *run.others.items()]:
+        numbers = [record.rows[-1].get(column) for column in columns]
+        cells = [
+            _count(x or 0) if column == "best/epoch" else _percent(x)
+            for column, x in zip(columns, numbers, strict=True)
+        ]
+        size, epoch = networks.student_of(record.folder).parameters, record.epoch
+        source = str(record.folder / "checkpoints")
+        rows.append((Cell(name), _count(size), _count(epoch), *cells, Cell(source)))
+    titles = ["best epoch" if column == "best/epoch" else label(column) for column in columns]
+    header = ("run", "parameters", "epoch", *titles, "weights")
     caption = "Single runs, without intervals. The best epoch was selected on the test images."
-    yield Table("run-values", "Last epoch", header, tuple(rows), caption)
+    return Table("run-values", "Last epoch", header, tuple(rows), caption)
 
 
-def _figure(name: str, title: str, panels: Mapping[str, Values]) -> Iterator[Figure]:
+def _count(number: int) -> Cell:
+    return Cell(f"{number:,}", number) if number else Cell("\N{EN DASH}")
+
+
+def _percent(number: Any) -> Cell:
+    return Cell(f"{number:.2f}", number) if is_number(number) else Cell("\N{EN DASH}")
+
+
+def _figure(
+    name: str,
+    title: str,
+    panels: Mapping[str, Values],
+    caption: str = "Values by epoch.",
+    marks: Mapping[str, float] | None = None,
+) -> Iterator[Figure]:
     panels = {text: values for text, values in panels.items() if values}
     if not panels:
         return
@@ -204,10 +288,10 @@ def _figure(name: str, title: str, panels: Mapping[str, Values]) -> Iterator[Fig
         name=f"run-{name}",
         title=title,
         charts=tuple(
-            Chart(learning_curves(values, text, legend), text if len(panels) > 1 else "")
+            Chart(learning_curves(values, text, legend, marks), text if len(panels) > 1 else "")
             for text, values in panels.items()
         ),
-        caption="Values by epoch.",
+        caption=caption,
         alt=f"{title}. At the end: {last}",
         legend=legend,
     )

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.page import answers, charts, measure_sections, styles, tables
+from experiments.page import answers, charts, measure_sections, memories, networks, styles, tables
 from experiments.page.elements import Chart, Element, Figure, Folded, Page, Section
 from experiments.page.results import Results, compute, label
 from experiments.study.records import RunRecord, StudyRecord, is_number
+from rrd_jax.run_folder.config_fields import flatten
 
 # Maximum number of blocks with a chart.
 _BLOCKS = 24
@@ -20,15 +21,41 @@ def page(record: StudyRecord) -> Page:
     sections = [_grid(compute(grid), source) for grid in record.grids]
     runs = {run.name: run for grid in record.grids for run in grid.runs}.values()
     seeds = {run.seed for run in runs}
+    started = [run for run in runs if run.rows]
+    is_random = any(networks.is_random(fields_of(run)) for run in started)
+    about = networks.RANDOM_IMAGES if is_random else record.about
     facts = [answers.states(runs), f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"]
     return Page(
         kicker=f"Study {record.name}",
-        title=record.title,
-        about=record.about,
+        title=f"{record.title} (random images)" if is_random else record.title,
+        about=f"{about} {_sizes(started)}".strip(),
         facts=(*facts, source.get("date", "")[:10]),
         sections=(*sections, *_unfinished([run for run in runs if not run.finished])),
         source=source,
     )
+
+
+def fields_of(run: RunRecord) -> dict[str, Any]:
+    """Returns the config fields of a run by path; {} for a run without a config."""
+    return flatten(networks.read_json(run.folder / "config.json"))
+
+
+def _sizes(runs: list[RunRecord]) -> str:
+    """Returns a sentence with the sizes of student and teacher, if all runs have the same."""
+    students = {networks.student_of(run.folder) for run in runs}
+    teachers = {x for run in runs for x in networks.teachers_of(run.folder)}
+    pairs = {(x.model, x.parameters) for x in teachers}
+    if len(students) != 1 or len(pairs) != 1:
+        return ""
+    (student,), teacher = students, min(teachers, key=lambda x: x.source)
+    size = networks.compare_sizes(student, teacher)
+    if not size:
+        return ""
+    sentence = f"The student {student.model} has {size}; the teacher is {teacher.model}"
+    accuracies = {x.top1 for x in teachers}
+    if len(accuracies) == 1 and teacher.top1 is not None:
+        sentence += f" with a test top-1 of {teacher.top1:.2f} %"
+    return f"{sentence}."
 
 
 def source_of(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -160,10 +187,21 @@ def _learning_curves(results: Results) -> Iterator[Figure]:
             for name, column, runs in panels
         ),
         caption="Thin lines are runs; thick lines are the means of levels. Click a level in the"
-        " legend to highlight it. The axis may not include the first epochs.",
+        f" legend to highlight it. {_memories(panels)}".rstrip(),
         alt=f"{label(grid.metric)} by epoch, for {count} runs of {', '.join(levels)}",
         legend=legend,
     )
+
+
+def _memories(panels: list[tuple[str, str, list[tuple[str, RunRecord]]]]) -> str:
+    """Returns sentences on the memories of the first run of each level; "" if no loss is drawn."""
+    if not any(column == "train/loss" for _, column, _ in panels):
+        return ""
+    sentences: dict[str, None] = {}
+    for run in {level: run for _, _, runs in panels for level, run in reversed(runs)}.values():
+        text = memories.describe(memories.of_run(fields_of(run), run.rows), run.epoch)
+        sentences |= dict.fromkeys([text] if text else [])
+    return " ".join(list(sentences)[:2])
 
 
 def _has_values(runs: list[tuple[str, RunRecord]], column: str) -> bool:

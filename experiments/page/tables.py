@@ -6,7 +6,7 @@ from experiments.page.answers import signed
 from experiments.page.elements import Cell, Table
 from experiments.page.results import Block, Results, Row, label
 from experiments.study import statistics
-from experiments.study.records import RunRecord
+from experiments.study.records import RunRecord, is_number
 from rrd_jax.terminal import tables as markdown_tables
 
 _TONES = {"better": "good", "worse": "bad"}
@@ -28,7 +28,7 @@ def levels(block: Block, results: Results, name: str) -> Table:
     grid = results.grid
     has_published = any(row.published is not None for row in block.rows.values())
     header = [grid.compared.replace("_", " ") or "run", "seeds"]
-    header += [f"{label(grid.metric)}, last epoch", _best_title(results)]
+    header += [f"{label(grid.metric)}, last epoch", *_best_titles(results)]
     if block.differences:
         header += [f"difference to {grid.baseline} (95 % interval)", "p (Holm)", "verdict"]
         header += ["detectable"]
@@ -36,7 +36,7 @@ def levels(block: Block, results: Results, name: str) -> Table:
         header += ["published", "difference to published"]
     rows = []
     for row in sorted(block.rows.values(), key=lambda row: -(row.last.mean or -1e9)):
-        cells = [Cell(row.name or "all"), _seeds(row), _mean(row.last), _mean(row.best)]
+        cells = [Cell(row.name or "all"), _seeds(row), _mean(row.last), *_best(row)]
         if block.differences:
             cells += _difference(row, block, grid.baseline)
         if has_published:
@@ -81,12 +81,12 @@ def cells(results: Results, name: str) -> Table:
     rows = tuple(
         (
             *(Cell(level, places[factor, level]) for factor, level in levels.items()),
-            *(_seeds(row), _mean(row.last), _mean(row.best)),
+            *(_seeds(row), _mean(row.last), *_best(row)),
         )
         for levels, row in results.cells()
     )
     factors = [factor["label"] for factor in results.grid.factors]
-    columns = ["seeds", f"{label(results.grid.metric)}, last epoch", _best_title(results)]
+    columns = ["seeds", f"{label(results.grid.metric)}, last epoch", *_best_titles(results)]
     return Table(name, "All settings", (*factors, *columns), rows, _CAPTION)
 
 
@@ -102,10 +102,23 @@ def unfinished(runs: Sequence[RunRecord], name: str, title: str) -> Table:
     return Table(name, title, ("run", "state", "epochs", "error"), rows)
 
 
-def _best_title(results: Results) -> str:
+def _best_titles(results: Results) -> tuple[str, str]:
     name = results.grid.best.rpartition("/")[2]
-    is_metric = name == results.grid.metric.rpartition("/")[2]
-    return "best epoch" if is_metric else f"{label(f'test/{name}')}, best epoch"
+    return f"{label(f'test/{name}')}, best of all epochs", "best epoch"
+
+
+def _best(row: Row) -> tuple[Cell, Cell]:
+    """Returns the metric of the best epochs, and the epochs of the finished runs."""
+    epochs = [
+        int(run.rows[-1]["best/epoch"])
+        for run in row.runs
+        if run.finished and is_number(run.rows[-1].get("best/epoch"))
+    ]
+    if not epochs:
+        return _mean(row.best), _EMPTY
+    first, last = min(epochs), max(epochs)
+    text = str(first) if first == last else f"{first} to {last}"
+    return _mean(row.best), Cell(text, sum(epochs) / len(epochs))
 
 
 def _seeds(row: Row) -> Cell:

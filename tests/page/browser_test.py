@@ -108,7 +108,7 @@ def test_every_figure_has_marks_and_a_text_alternative_with_numbers(opened, path
     assert page.evaluate(paper) == "rgb(253, 252, 249)"
 
 
-@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("width", [390, 1400])
 def test_the_page_does_not_scroll_sideways(opened, width):
     page = opened(width)
     page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
@@ -119,6 +119,11 @@ def test_the_page_does_not_scroll_sideways(opened, width):
            .map((x) => x.outerHTML.slice(0, 80))"""
     )
     assert wide == []
+    if width == 390:
+        cut = (
+            "[...document.querySelectorAll('.scroll')].filter((x) => x.scrollWidth > x.clientWidth)"
+        )
+        assert page.evaluate(f"{cut}.length") == 0
 
 
 def test_tables_are_sorted_by_their_numbers(opened):

@@ -1,12 +1,25 @@
 """Contents of pages and of files for papers."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
-from experiments.page import answers, html, papers, results, run_page, study_page, tables
+from experiments.page import (
+    answers,
+    charts,
+    html,
+    memories,
+    networks,
+    papers,
+    results,
+    run_page,
+    study_page,
+    styles,
+    tables,
+)
 from experiments.page.elements import Cell, Figure, Table
 from experiments.study import records, statistics
 from rrd_jax import errors
@@ -52,7 +65,7 @@ def test_failed_and_missing_runs_are_counted_and_listed(tmp_path):
     elements = page.sections[-1].elements
     cells = [[cell.text for cell in row] for table in elements for row in table.rows]
     assert ["methods/at/seed0", "failed", "7 of 40", "the loss is nan"] in cells
-    assert ["methods/kd/seed3", "missing", "0 of 40", "–"] in cells
+    assert ["methods/kd/seed3", "missing", "0 of 40"] in cells
 
 
 def test_an_unfinished_study_has_a_page(tmp_path):
@@ -155,9 +168,10 @@ def test_damaged_rows_are_ignored(tmp_path):
     assert result.blocks[0].rows["ce"].last.n == 3
 
 
-def _run(folder, rows):
-    config = {"name": "made", "seed": 0, "train": {"epochs": len(rows)}, "method": "rrd"}
-    folder.mkdir()
+def _run(folder, rows, **fields):
+    config = {"name": "made", "seed": 0, "method": "rrd", **fields}
+    config["train"] = {"epochs": len(rows), **fields.get("train", {})}
+    folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     lines = (json.dumps({"epoch": i + 1, **row}) for i, row in enumerate(rows))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
@@ -193,3 +207,102 @@ def test_the_page_of_a_run_with_labels_has_its_accuracy(tmp_path):
     names = {part.name for part in section.elements if isinstance(part, Figure | Table)}
     assert {"run-accuracy", "run-losses", "run-values"} == names
     assert "test top-1 is 50.00 %" in section.answer
+
+
+def _write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def _teacher(folder, source):
+    """Writes the teacher's own run, whose best epoch is not its last, and the student's model."""
+    rows = [{"epoch": i + 1, "step": 10 * (i + 1), "test/top1": x} for i, x in enumerate((50, 40))]
+    lines = [json.dumps(row | {"best/top1": 50, "best/epoch": 1}) + "\n" for row in rows]
+    _write(folder / "teacher" / "model.json", {"model": "big", "training": {"parameters": 400}})
+    (folder / "teacher" / "metrics.jsonl").write_text("".join(lines))
+    teachers = [{"model": "big", "checkpoint": f"{folder / 'teacher'}{source}"}]
+    training = {"parameters": 100, "teachers": teachers}
+    _write(folder / "run" / "model.json", {"model": "small", "training": training})
+
+
+@pytest.mark.parametrize(("source", "top1"), [("@best", 50.0), ("", 40.0), ("@20", 40.0)])
+def test_the_teacher_has_one_accuracy_that_of_the_checkpoint(tmp_path, source, top1):
+    _teacher(tmp_path, source)
+    page = run_page.page(_run(tmp_path / "run", [{"test/top1": 45.0}]))
+    (section,) = page.sections
+    change = f"5.00 points {'below' if top1 == 50 else 'above'} the teacher"
+    assert f"{change} (big from {tmp_path / 'teacher'}{source}), {top1:.2f} %" in section.answer
+    assert "4 times fewer than the teacher's 400 parameters" in section.answer
+    elements = {part.name: part for part in section.elements if isinstance(part, Figure | Table)}
+    (line,) = [
+        row
+        for row in elements["run-accuracy"].charts[0].spec["data"]["values"]
+        if row["level"] == "teacher"
+    ]
+    assert line["value"] == [top1, top1]
+    table = elements["run-values"]
+    rows = {row[0].text: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert rows["teacher"]["test top-1 (%)"].value == top1
+    assert rows["teacher"]["weights"].text == f"{tmp_path / 'teacher'}{source}"
+
+
+def test_the_results_of_a_run_decide_over_the_metrics_of_its_teacher(tmp_path):
+    _teacher(tmp_path, "@best")
+    stored = {"label": "teacher", "top1": 48.0, "parameters": 800}
+    _write(tmp_path / "run" / "results.json", [stored, {"label": "distilled"}])
+    (teacher,) = networks.teachers_of(tmp_path / "run")
+    assert (teacher.top1, teacher.parameters) == (48.0, 800)
+
+
+def _axes(spec, name):
+    return [layer["encoding"][name] for layer in spec["layer"] if "axis" in layer["encoding"][name]]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 30, 240])
+def test_axes_show_all_values_with_whole_epochs(tmp_path, epochs):
+    rows = [{"test/top1": 100 * (1 - 0.5**i)} for i in range(epochs)]
+    run = _run(tmp_path / "run", rows)
+    values = charts.run_values([("student", run.student)], "test/top1")
+    spec = charts.learning_curves(values, "top-1", styles.of_levels(["student"]), {"full": 1.5})
+    low, high = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert low < min(values[0]["value"]) <= max(values[0]["value"]) < high
+    (ticks, *_) = [axis["axis"]["values"] for axis in _axes(spec, "x")]
+    assert all(isinstance(tick, int) and 1 <= tick <= epochs for tick in ticks)
+    assert 1 <= len(ticks) <= 10
+
+
+def test_a_memory_that_fills_is_marked_and_explained(tmp_path):
+    fields = {"train": {"batch_size": 10}, "objectives": {"rrd": {"queue_size": 40, "weight": 1}}}
+    rows = [{"step": 2 * (i + 1), "test/top1": 1.0, "train/loss": 1.0 + i} for i in range(3)]
+    run = _run(tmp_path / "run", rows, **fields)
+    (section,) = run_page.page(run).sections
+    (losses,) = [part for part in section.elements if getattr(part, "name", "") == "run-losses"]
+    assert "memory of rrd (40 rows) is full after 2 epochs" in losses.caption
+    marks = [row for row in losses.charts[0].spec["data"]["values"] if "mark" in row]
+    assert [row["epoch"] for row in marks] == [[2.0]]
+    (memory,) = memories.of_run({**run.config, "objectives.rrd.queue_size": 120}, run.student.rows)
+    assert "never full: the run replaces 50% of it" in memories.describe([memory], 3)
+    assert memories.of_run({**run.config, "objectives.rrd.queue_size": 20}, run.student.rows) == []
+
+
+def test_random_images_are_called_random(tmp_path):
+    run = _run(tmp_path / "run", [{"test/top1": 50.0}], data={"mock_examples": 24})
+    page = run_page.page(run)
+    assert page.about.startswith("The images are random")
+    folder = synthetic.small(tmp_path / "study", {"ce": [90.0]})
+    assert "random" not in study_page.page(records.read(folder)).title
+    _write(folder / "runs" / "methods-ce-seed0" / "config.json", {"data": {"mock_examples": 24}})
+    page = study_page.page(records.read(folder))
+    assert "(random images)" in page.title
+    assert page.about.startswith("The images are random")
+
+
+def test_a_column_named_epoch_holds_epochs_and_empty_columns_are_omitted(tmp_path):
+    result = _results(tmp_path, VALUES, "ce")
+    table = tables.levels(result.blocks[0], result, "x")
+    best = {row[table.header.index("best epoch")].text for row in table.rows}
+    assert all(re.fullmatch(r"\d+( to \d+)?", text) for text in best)
+    assert Table("t", "", ("a", "b", "c"), ((Cell("–"), Cell("–"), Cell("1")),)).header == (
+        "a",
+        "c",
+    )
