@@ -1,7 +1,6 @@
 """Networks of a run: the student and its teachers, with their sizes and the teachers' accuracy."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from experiments import measures
 from experiments.study import records
 from experiments.study.records import is_number
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 
 RANDOM_IMAGES = "The images are random, so accuracies mean nothing."
 
@@ -99,7 +98,7 @@ def is_random(config: Mapping[str, Any]) -> bool:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the content of a JSON file; {} for a missing or damaged file."""
     try:
-        content = errors.read_json(path)
+        content = user_paths.read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -107,7 +106,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _results(folder: pathlib.Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        rows = user_paths.read_json(folder / "results.json")
     except (OSError, ValueError):
         return []
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
