@@ -75,9 +75,9 @@ def test_the_hugging_face_library_reads_a_model_card(tmp_path):
     model_card.write(tmp_path, _ABOUT, timm=True)
     card = hub.ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "timm"
-    assert card.data.datasets == ["digits"]
+    assert card.data.datasets == ["photos"]
     (result,) = card.data.eval_results
-    assert (result.dataset_name, result.metric_value) == ("digits/2.0.0", 0.965)
+    assert (result.dataset_name, result.metric_value) == ("photos", 0.965)
     assert "## Classes" in card.text
 
 
