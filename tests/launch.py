@@ -13,7 +13,7 @@ from rrd_jax import errors, parallel
 from rrd_jax.config import parse
 from rrd_jax.jobs import job, loop
 from rrd_jax.jobs.progress import Result
-from rrd_jax.run_folder import metrics_writer
+from rrd_jax.run_folder import metrics_writer, workdir
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -47,7 +47,8 @@ def digits(
 
 def run(config: ConfigDict, folder: pathlib.Path, **options: Any) -> list[Result]:
     """Runs the job of a config; returns its results."""
-    return job.run(parse(config), folder, **options)
+    plan = parse(config, recorded=workdir.recorded_fields(folder))
+    return job.run(plan, folder, **options)
 
 
 def interrupt(config: ConfigDict, folder: pathlib.Path, calls: int) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_BASELINE_OPTIONS,
     },
 }
-# Number of memory rows of the presets that do not use the default of `queue_size`.
+# Number of memory rows of the presets; 16,384 for all others.
 MEMORIES = {"seed": 65_536, "compress": 128_000}
 
 # The lowest temperature at which three passes of bfloat16 keep the gradient within 1e-5 of float64.
@@ -249,7 +250,7 @@ def rrd(
     temperature_teacher: float | None = None,
     push_before: bool | None = None,
     memory: str = "fifo",
-    queue_size: int = 16384,
+    queue_size: int | str = "auto",
     dim: int = 128,
     initial: str = "unit",
     chunk: int | None = None,
@@ -284,8 +285,9 @@ def rrd(
         variant, `parts.banks.compare` with banks of both networks, the image itself and
         `queue_size` images of other classes, then `rrd_bank.nested_loss`; banks are updated after
         the comparison.
-      queue_size: number of memory rows K >= 1, independent of the batch size. A config that sets a
-        preset of MEMORIES, and not `queue_size`, uses the preset's number of rows.
+      queue_size: number of memory rows K >= 1, independent of the batch size. "auto": the preset's
+        number, which is 16,384 for RRD, but in a run at most the rows that one epoch pushes to a
+        fifo memory.
       dim: embedding dimension D.
       initial: initialization of the queue, for fifo only: "unit" for rows of length 1, "reference"
         for the authors' scale; see `memory.init_queue`.
@@ -316,6 +318,7 @@ def rrd(
         "teacher_projection": teacher_projection,
     }
     options = dict(errors.lookup("preset", preset, PRESETS))
+    queue_size = memories.rows(queue_size, published_rows({"preset": preset}))
     options |= {name: value for name, value in overrides.items() if value is not None}
     own_pair, push_before = options["own_pair"], options["push_before"]
     if own_pair and (push_before or memory == "momentum_reference"):
@@ -362,6 +365,11 @@ def rrd(
     return objective if train_projection else projections.with_fixed_head(objective)
 
 
+def published_rows(options: Mapping[str, Any]) -> int:
+    """Returns the number of memory rows of a preset."""
+    return MEMORIES.get(options.get("preset"), 16_384)
+
+
 def _check_comparison(
     temperature_student: Any, temperature_teacher: Any, chunk: Any, precision: Any
 ) -> None:
@@ -380,4 +388,5 @@ RECORD = Record(
     "arXiv 2407.12073",
     filled_in=("examples",),
     needs_classes=False,
+    rows=published_rows,
 )
