@@ -37,6 +37,7 @@ _NO_CACHE = CacheChoice(use="off")
 # Fields of the teacher section that a run without a teacher keeps, as in version 0.2.0.
 _TEACHER_FIELDS_OF_ALONE = (
     "dtype",
+    "positions",
     "seed",
     "train_split",
     "epochs",

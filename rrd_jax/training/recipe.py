@@ -141,11 +141,20 @@ class Training:
           The factors, with the structure of the parameters; None if all factors are 1.
 
         Raises:
-          InputError: the network has no numbered blocks, a part of `freeze` does not exist, or the
-            network does not report the classifier that `backbone_rate` excludes.
+          InputError: the network has no numbered blocks, a part of `freeze` does not exist, the
+            optimizer is schedule-free and a factor is not 1, or the network does not report the
+            classifier that `backbone_rate` excludes.
         """
         scales = self.optimizer.block_scales(self.network.model, network, image_shape)
         frozen = self.frozen(network, image_shape)
+        is_scaled = scales is not None or bool(frozen) or self.backbone_rate != 1
+        if is_scaled and self.optimizer.keeps_average():
+            raise errors.InputError(
+                "a schedule-free optimizer has one learning rate for all parameters, since it"
+                " averages them; set optimizer.layer_decay and"
+                f" {self.start.section}.backbone_rate to 1 and {self.start.section}.freeze to '',"
+                " or choose another optimizer.name"
+            )
         if not frozen and self.backbone_rate == 1:
             return scales
         head = self.network.class_axes(network, image_shape)
