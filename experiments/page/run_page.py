@@ -224,7 +224,7 @@ def _by_epoch(run: Run) -> Iterator[Element]:
     caption = "Values by epoch."
     if run.teachers:
         caption += " The teacher is frozen: its line is the accuracy of the weights that are used."
-    yield from _figure("accuracy", "Accuracy by epoch", {label("test/top1"): top1}, caption)
+    yield from _figure("accuracy", "Accuracy by epoch", {"top-1 (%)": top1}, caption)
     names = sorted({name for row in student.rows for name in row if name.startswith("train/loss")})
     losses = run_values([("test", student)], "test/loss")
     for name in names:
