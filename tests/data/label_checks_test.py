@@ -82,7 +82,7 @@ def test_classes_that_are_never_predicted_are_named():
     assert not label_checks.never_predicted(_CLASSES, _CLASSES)
 
 
-@pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.usefixtures("one_device")
 def test_evaluate_checks_the_order_of_classes(capsys):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 60, (80, 8, 8, 1), np.uint8)
@@ -98,7 +98,7 @@ def test_evaluate_checks_the_order_of_classes(capsys):
     names = ["a", "b", "c", "d"]
     split = source(0, names)
     fields = {"data.augment": "none", "optimizer.schedule": "constant"}
-    network = rrd_jax.train_teacher("tiny", split, split, epochs=4, batch_size=16, fields=fields)
+    network = rrd_jax.train_teacher("resnet8", split, split, epochs=4, batch_size=16, fields=fields)
     assert rrd_jax.evaluate(network, split)["top1"] > 60
     capsys.readouterr()
     assert rrd_jax.evaluate(network, source(1, []))["top1"] < 40
