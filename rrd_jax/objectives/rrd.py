@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.objectives import rrd_bank
@@ -94,7 +95,7 @@ def relational_loss(
         overflow.
 
     Returns:
-      [B] losses in nats. The minimum is the entropy of p_t, reached if p_s equals p_t.
+      [B] losses in nats; B may be 0. The minimum is the entropy of p_t, reached if p_s equals p_t.
 
     Raises:
       InputError: a temperature or longest is not above 0, chunk is not a whole number from 0,
@@ -130,6 +131,8 @@ def relational_loss(
         )
     if not memory.size:
         raise errors.InputError(f"memory {memory.shape} is empty, but must have at least one row")
+    if not len(student):
+        return jnp.sum(student.astype(jnp.promote_types(student.dtype, jnp.float32)), axis=-1)
     teacher, memory, own_rows = jax.lax.stop_gradient((teacher, memory, extra_rows))
     temperatures = (temperature_student, temperature_teacher)
     is_static = not any(errors.is_traced(value) for value in (*temperatures, longest))
