@@ -94,7 +94,7 @@ def _translate(error: Exception) -> Exception | None:
             " teacher.cache=off, data.feed=streamed or a smaller queue of the objective"
         )
     # Only callbacks put a traceback of Python into an error of the runtime.
-    if _TRACEBACK in str(error):
+    if _TRACEBACK in str(error) or "CpuCallback" in text:
         return _callback_error(str(error))
     if text.startswith(_LOST_STATUS) or any(word in text for word in _LOST_WORDS):
         return errors.LostError(

@@ -23,10 +23,11 @@ _XLA = jax.errors.JaxRuntimeError
         (RuntimeError("Unable to initialize backend 'x'"), errors.UnavailableError, "JAX_PLATF"),
         (
             _XLA(
-                'INTERNAL: CpuCallback error: T\n  File "my.py", line 4, in cb\nKeyError: 3\n----'
+                "INTERNAL: CpuCallback error: Traceback (most recent call last):\n"
+                '  File "my.py", line 4, in cb\nKeyError: 3\n----'
             ),
-            errors.InputError,
-            r"KeyError: 3 \(my.py, line 4\)",
+            errors.UserCodeError,
+            r'File "my.py", line 4, in cb\nKeyError: 3$',
         ),
         (MemoryError("Unable to allocate 9 GiB"), errors.InputError, "9 GiB"),
         (FloatingPointError("invalid value (nan)"), errors.DivergedError, "JAX_DEBUG_NANS"),
