@@ -82,6 +82,7 @@ def test_classes_that_are_never_predicted_are_named():
     assert not label_checks.never_predicted(_CLASSES, _CLASSES)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_device")
 def test_evaluate_checks_the_order_of_classes(capsys):
     rng = np.random.default_rng(0)
