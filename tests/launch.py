@@ -47,8 +47,7 @@ def digits(
 
 def run(config: ConfigDict, folder: pathlib.Path, **options: Any) -> list[Result]:
     """Runs the job of a config; returns its results."""
-    plan = parse(config, recorded=workdir.recorded_fields(folder))
-    return job.run(plan, folder, **options)
+    return job.run(parse(config, recorded=workdir.recorded_fields(folder)), folder, **options)
 
 
 def interrupt(config: ConfigDict, folder: pathlib.Path, calls: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rrd_jax import errors
 from rrd_jax.config.fields import FIELDS
 from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.settings import Values
@@ -20,6 +21,9 @@ def resolve(values: Values, recorded: Mapping[str, Any] | None) -> None:
       values: checked values; modified in place.
       recorded: the config that the workdir records, see `workdir.recorded_fields`; None for a new
         workdir.
+
+    Raises:
+      InputError: a recorded value is invalid.
     """
     stored = flatten(recorded or {})
     for field in _FIELDS:
@@ -29,6 +33,11 @@ def resolve(values: Values, recorded: Mapping[str, Any] | None) -> None:
                 value = stored.get(view.labelled(field.path), field.legacy)
             if is_auto(value) and field.choose:
                 value = field.choose(view)
+            if problem := field.kind.problem(view.labelled(field.path), value):
+                raise errors.InputError(
+                    f"config.json of the workdir is damaged: {problem}; correct it, or delete it to"
+                    " resume with the current config"
+                )
             view[field.path] = field.kind.value(value)
     for name, options in values["objectives"].items():
         for option, value in options.items():

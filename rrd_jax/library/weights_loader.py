@@ -22,6 +22,7 @@ from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.quiet import quietly
 from rrd_jax.objectives import Objective
 from rrd_jax.run_folder import workdir
+from rrd_jax.settings import kinds
 from rrd_jax.terminal import console
 from rrd_jax.training import recipe
 from rrd_jax.training.choices import NetworkChoice
@@ -190,6 +191,8 @@ def _preprocessing(
     sizes = {name: options[name] for name in ("image_size", "resize") if name in options}
     errors.check_counts(**sizes)
     changes = {name: value for name, value in options.items() if value is not None}
+    if problem := kinds.Color().problem("background", changes.get("background", kinds.NO_COLOR)):
+        raise errors.InputError(problem)
     if about.preprocessing:
         stored = about.preprocessing
         size = changes.get("image_size", stored.image_size)

@@ -161,8 +161,7 @@ def _held_out_parts(row: dict[str, Any]) -> list[str]:
     losses = [f"held-out loss {row['test/loss']:.4f}"] if "test/loss" in row else []
     return [
         *losses,
-        # The best epoch is 0 if no metric chooses it.
-        *([f"best epoch {row['best/epoch']}"] if row["best/epoch"] else []),
+        f"best epoch {row['best/epoch']}",
         *_agreement(row),
         *_alignment(row),
         "| train",

@@ -91,11 +91,14 @@ def recorded_fields(folder: pathlib.Path) -> dict[str, Any] | None:
       subfolder, has a checkpoint.
 
     Raises:
-      InputError: config.json is damaged.
+      InputError: config.json is damaged or cannot be read.
     """
     path = folder / "config.json"
     steps = (step for home in ("", "*/") for step in folder.glob(f"{home}checkpoints/[0-9]*"))
-    return _read_config(path)[0] if path.is_file() and any(steps) else None
+    try:
+        return _read_config(path)[0] if path.is_file() and any(steps) else None
+    except OSError as error:
+        raise unusable_error(folder, error) from error
 
 
 def _claim(
@@ -122,7 +125,13 @@ def _claim(
         _check_outside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, locks)
-        if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
+        has_steps = any((folder / "checkpoints").glob("[0-9]*"))
+        if has_steps and not path.exists():
+            console.warn(
+                f"{folder} has checkpoints, but no config.json: its run is resumed with the current"
+                " config, which cannot be compared with that of the first start"
+            )
+        if path.exists() and has_steps:
             previous, starts = _read_config(path)
             rules = _Rules(free, growing, flatten(defaults))
             _check_same(folder, previous, config, rules, starts)
@@ -301,8 +310,8 @@ def _check_same(
         console.note(f"resuming {folder} with changed fields: {_join(changes)}")
     if additions:
         console.note(
-            f"{folder} was created by a version without some fields; using their defaults:"
-            f" {_join(additions)}"
+            f"{folder} was created by a version without some fields; using the values of that"
+            f" version: {_join(additions)}"
         )
 
 

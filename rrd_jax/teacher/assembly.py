@@ -51,8 +51,24 @@ class TeacherSpec(NamedTuple):
 
     def preprocessing(self) -> Preprocessing | None:
         """Returns the teacher's preprocessing; None if it is the student's."""
-        stored = files.preprocessing_of(self.path, self.choice.model) if self.path else None
-        return preprocessing.for_teacher(self.teaching, stored, self.student_preprocessing)
+        return preprocessing.for_teacher(self.teaching, self._stored, self.student_preprocessing)
+
+    @property
+    def _stored(self) -> Preprocessing | None:
+        return files.preprocessing_of(self.path, self.choice.model) if self.path else None
+
+    def describe_background(self) -> str:
+        """Returns a warning if the run that trained the teacher had another background, or ""."""
+        transparent = self.dataset.summary.details.get("transparent", 0)
+        is_run = self.path and (files.split(self.path)[0] / "checkpoints").exists()
+        stored = self._stored if transparent and is_run else None
+        if stored is None or stored.background == self.dataset.background:
+            return ""
+        return (
+            f"the teacher in {self.location} was trained with data.background={stored.background},"
+            f" but this run has data.background={self.dataset.background}, and {transparent:,}"
+            f" images have transparency; set data.background={stored.background} in a new --workdir"
+        )
 
     def class_vectors(self) -> np.ndarray | None:
         """Reads the class vectors [C, D] of a zero-shot teacher; None for other teachers."""
@@ -113,6 +129,8 @@ def assemble(spec: TeacherSpec, variables: Any, meta: Mapping[str, Any]) -> Asse
         console.say(
             preprocessing.describe(spec.location, separate, spec.student_preprocessing, teaching)
         )
+    if warning := spec.describe_background():
+        console.warn(warning)
     network = preprocessing.wrap(network, separate, spec.student_preprocessing)
     if vectors is not None:
         scale = teaching.class_vectors_scale

@@ -7,7 +7,6 @@ import pytest
 from rrd_jax import config as configs
 from rrd_jax import errors
 from rrd_jax.config import parse
-from rrd_jax.config.fields import FIELDS
 from rrd_jax.run_folder import workdir
 from tests import launch
 
@@ -33,6 +32,11 @@ def test_every_run_of_a_job_records_the_resolved_value(recorded, expected):
     assert [part.source.resize for part in parts] == 3 * [expected]
     assert [_fields(part)["data.resize"] for part in parts] == 3 * [expected]
     assert configs.source_of(_config(), recorded).resize == expected
+
+
+def test_an_invalid_recorded_value_is_refused_with_a_remedy():
+    with pytest.raises(errors.InputError, match=r"damaged: data.resize is 'x', .*; correct it, or"):
+        parse(_config(), recorded={"data": {"resize": "x"}})
 
 
 def test_an_explicit_value_replaces_auto_whatever_is_recorded():
@@ -65,18 +69,6 @@ def test_only_a_workdir_with_a_checkpoint_of_the_job_has_recorded_fields(tmp_pat
         workdir.recorded_fields(tmp_path)
 
 
-def test_a_resumed_command_keeps_the_recorded_value_and_refuses_another(commands, tmp_path):
-    command = "--config=configs/digits.py:resnet8,smoke", f"--workdir={tmp_path}"
-    assert commands.run(*command).code == 0
-    path = tmp_path / "config.json"
-    path.write_text(path.read_text().replace('"resize": 9', '"resize": 36'))
-    for mode in ("train", "eval"):
-        assert commands.run(*command, f"--mode={mode}").code == 0
-    assert '"resize": 36' in path.read_text()
-    message = commands.run(*command, "--config.data.resize=9").check_refused(2)
-    assert "data.resize is 9, stored 36" in message
-
-
 def test_workdirs_of_version_0_2_keep_their_decays_and_positions():
     fields = {"teacher.model": "vit_small_patch14_dinov2", "teacher.checkpoint": "weights.pth"}
     rules = []
@@ -101,16 +93,3 @@ def test_recorded_fields_of_several_teachers_are_kept(recorded):
     again = launch.get_config("digits", "smoke,resnet8+resnet8-resnet8,kd")
     job = parse(again, recorded=fields)
     assert [teacher.network.positions for teacher in job.teachers] == 2 * [recorded]
-
-
-def test_no_run_of_a_job_records_auto_for_a_field_that_is_resolved():
-    job = parse(_config(baseline=True))
-    parts = job.student, job.comparisons["alone"], job.teachers[0].part
-    for part in parts:
-        fields = _fields(part)
-        open_fields = [
-            path
-            for path, declared in FIELDS.items()
-            if declared.choose and fields.get(path) == "auto"
-        ]
-        assert not open_fields

@@ -12,7 +12,7 @@ import safetensors.numpy
 import rrd_jax
 from rrd_jax import errors, exports, networks
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
-from rrd_jax.library import Loaded, Predictor, run_teachers
+from rrd_jax.library import Loaded, Predictor, array_datasets, run_teachers
 from rrd_jax.weights import to_torch
 from tests.data import folders
 from tests.networks import custom_nets as nets
@@ -223,6 +223,7 @@ def test_a_weight_file_predicts_with_explicit_preprocessing(tmp_path):
     expected = loaded(images[:, 1:9, 1:9]).logits
     np.testing.assert_allclose(loaded.predict(images).logits, expected, rtol=1e-5, atol=1e-6)
     for invalid, message in [
+        ({"background": "red"}, "background is 'red', but must be white"),
         ({"class_names": ["a"]}, "class_names has 1 names, but there are 3 classes"),
         ({"class_names": tmp_path}, "which cannot be read: Is a directory"),
         ({"image_size": 8, "resize": 4}, "resize is 4, but must be at least image_size, 8"),
@@ -231,6 +232,43 @@ def test_a_weight_file_predicts_with_explicit_preprocessing(tmp_path):
     ]:
         with pytest.raises(errors.InputError, match=message):
             rrd_jax.load(path, **options, **invalid)
+
+
+@pytest.mark.parametrize("axes", [(), (1,)])
+def test_arrays_without_an_axis_of_channels_are_grayscale_images(axes, mean, capsys):
+    images = _RNG.integers(0, 256, (32, 8, 8), np.uint8)
+    split = images.reshape(*images.shape, *axes), np.arange(32) % 4
+    config = rrd_jax.config.defaults()
+    dataset = array_datasets.open_and_describe(config, {}, split, split, None, None)
+    assert config.data.image_size == 8
+    np.testing.assert_array_equal(dataset.train.images, images[..., None])
+    config.data.image_size = 16
+    array_datasets.open_and_describe(config, {}, split, split, None, None)
+    assert "data.image_size is 16 in the config, but the images are" in capsys.readouterr().out
+    assert config.data.image_size == 8
+    about = dataclasses.replace(_ABOUT, preprocessing=Preprocessing(8, 1, (0.5,), (0.5,)))
+    predictor = dataclasses.replace(mean[0], about=about)
+    expected = predictor.predict(images[..., None]).logits
+    np.testing.assert_array_equal(predictor.predict(split[0]).logits, expected)
+    with pytest.raises(errors.InputError, match=r"\(3, 8, 8\), which may be 3 grayscale"):
+        predictor.predict(images[:3])
+
+
+@pytest.mark.usefixtures("one_device")
+def test_test_images_of_evaluate_are_prepared_as_those_of_predict(capsys):
+    images = _RNG.integers(0, 256, (32, 24, 20, 4), np.uint8)
+    split = images, np.arange(32) % 4
+    fields = {"data.augment": "random_resized", "data.image_size": 8, "data.background": "#8040ff"}
+    trained = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16, fields=fields)
+    network = trained.network
+    assert network.about.preprocessing.resize == 9
+    top1 = 100 * np.mean(network.predict(images).labels == split[1])
+    assert rrd_jax.evaluate(network, test=split)["top1"] == pytest.approx(top1)
+    assert rrd_jax.evaluate(trained)["top1"] == trained.metrics["top1"] == pytest.approx(top1)
+    assert rrd_jax.load(trained.workdir, image_size=16).about.preprocessing.resize == 18
+    capsys.readouterr()
+    rrd_jax.load(trained.workdir, resize=40)
+    assert "the central 8 x 8 of 40 x 40 pixels, 4 %" in capsys.readouterr().out
 
 
 def test_the_logits_of_a_teacher_follow_the_classes_of_its_student():

@@ -46,6 +46,14 @@ def test_config_json_records_versions_command_and_devices(started):
         assert {"flax", "optax", "orbax-checkpoint"} <= set(start["libraries"])
 
 
+def test_a_missing_config_of_a_run_is_told(started, capsys):
+    (started / "config.json").unlink()
+    assert _claim(started) is None
+    assert f"{started} has checkpoints, but no config.json" in capsys.readouterr().out
+    _claim(started)
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

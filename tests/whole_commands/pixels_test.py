@@ -125,6 +125,16 @@ def test_invalid_values_are_refused(flag, code, message, drawings, commands, tmp
     assert re.search(message, commands.run(*command).check_refused(code, 2))
 
 
+def test_a_teacher_that_saw_another_background_is_told(run, drawings, commands, tmp_path):
+    command = ("--config=configs/image_folder.py:resnet8-resnet8,kd", *_FLAGS, *drawings[1])
+    flags = (f"--config.teacher.checkpoint={run[1]}", f"--workdir={tmp_path}")
+    outcome = commands.run(*command, *flags, "--config.data.background=black")
+    assert outcome.code == 0, outcome.err
+    assert "was trained with data.background=white, but this run has data.background=black" in (
+        outcome.out
+    )
+
+
 def test_a_resumed_run_refuses_another_background(run, drawings, commands):
     command = (
         _CONFIG,
