@@ -24,5 +24,5 @@ def get_config(argument: str = ""):
     config.teacher.epochs = 15
     config.train.epochs = 100
     config = finish(config, "digits", argument, pair="resnet8x4-resnet8", default="rrd+kd")
-    limit(config, queue_size=1024, negatives=1024)
+    limit(config, negatives=1024)
     return config

@@ -190,9 +190,11 @@ def option_type(parameter: inspect.Parameter) -> type | None:
     annotation = parameter.annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         members = [m for m in typing.get_args(annotation) if m is not type(None)]
-        annotation = members[0] if len(members) == 1 else annotation
+        # A union of simple types, such as int | str, accepts any value.
+        several = object if all(member in _SIMPLE for member in members) else annotation
+        annotation = members[0] if len(members) == 1 else several
     annotation = typing.get_origin(annotation) or annotation
-    if annotation in _SIMPLE:
+    if annotation in (*_SIMPLE, object):
         return annotation
     if annotation in (list, typing.Sequence) or getattr(annotation, "__name__", "") == "Sequence":
         return tuple

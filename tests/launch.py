@@ -47,7 +47,8 @@ def digits(
 
 def run(config: ConfigDict, folder: pathlib.Path, **options: Any) -> list[Result]:
     """Runs the job of a config; returns its results."""
-    return job.run(parse(config, recorded=workdir.recorded_fields(folder)), folder, **options)
+    plan = parse(config, recorded=workdir.recorded_fields(folder))
+    return job.run(plan, folder, **options)
 
 
 def interrupt(config: ConfigDict, folder: pathlib.Path, calls: int) -> None:

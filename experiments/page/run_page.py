@@ -11,6 +11,7 @@ from experiments.page.elements import Cell, Chart, Element, Figure, Folded, Page
 from experiments.page.networks import RANDOM_IMAGES, Network
 from experiments.page.results import label
 from experiments.page.study_page import source_of
+from experiments.page.tables import best_epoch_caption, is_validated
 from experiments.study import records
 from experiments.study.records import RunRecord, is_number
 from rrd_jax import errors, user_paths
@@ -56,6 +57,11 @@ class Run:
     def is_random(self) -> bool:
         """True if the images are random."""
         return networks.is_random(self.config)
+
+    @property
+    def is_validated(self) -> bool:
+        """True if validation images choose the best epoch."""
+        return is_validated(self.student)
 
     @property
     def training(self) -> Mapping[str, Any]:
@@ -172,7 +178,9 @@ def _answer(run: Run) -> str:
     if is_number(top1):
         best = ""
         if is_number(last.get("best/top1")):
-            best = f" (best: {last['best/top1']:.2f} % in epoch {last.get('best/epoch')})"
+            images = "validation" if run.is_validated else "test"
+            best = f" ({last['best/top1']:.2f} % in epoch {last.get('best/epoch')}, the best by"
+            best += f" {images} images)"
         others = [(f"the {x.label} ({_origin(x)})", x.top1) for x in run.teachers]
         others += [(f"the {name}", o.rows[-1].get("test/top1")) for name, o in run.others.items()]
         clauses = [_distance(top1, value, name) for name, value in others if is_number(value)]
@@ -205,7 +213,8 @@ def _distance(top1: float, other: float, name: str) -> str:
 def _by_epoch(run: Run) -> Iterator[Element]:
     student = run.student
     top1 = run_values([("student", student), *run.others.items()], "test/top1")
-    top1 += run_values([("student, training images", student)], "train/top1")
+    for images, split in (("validation", "val"), ("training", "train")):
+        top1 += run_values([(f"student, {images} images", student)], f"{split}/top1")
     ends = [student.rows[0]["epoch"], student.epoch]
     top1 += [
         {"level": x.label, "run": x.label, "epoch": ends, "value": [x.top1] * 2}
@@ -215,7 +224,7 @@ def _by_epoch(run: Run) -> Iterator[Element]:
     caption = "Values by epoch."
     if run.teachers:
         caption += " The teacher is frozen: its line is the accuracy of the weights that are used."
-    yield from _figure("accuracy", "Accuracy by epoch", {label("test/top1"): top1}, caption)
+    yield from _figure("accuracy", "Accuracy by epoch", {"top-1 (%)": top1}, caption)
     names = sorted({name for row in student.rows for name in row if name.startswith("train/loss")})
     losses = run_values([("test", student)], "test/loss")
     for name in names:
@@ -235,7 +244,10 @@ def _by_epoch(run: Run) -> Iterator[Element]:
 
 def _values(run: Run) -> Table:
     """Returns the table of all networks of the run."""
-    columns = ("test/top1", "best/top1", "best/epoch", "test/top5", "test/agreement", "train/top1")
+    columns = (
+        *("test/top1", "best/top1", "best/epoch", "test/top5", "test/agreement"),
+        *("val/top1", "train/top1"),
+    )
     rows = [
         (
             *(Cell(x.label), _count(x.parameters), Cell("\N{EN DASH}"), _percent(x.top1)),
@@ -253,9 +265,10 @@ def _values(run: Run) -> Table:
         size, epoch = networks.student_of(record.folder).parameters, record.epoch
         source = str(record.folder / "checkpoints")
         rows.append((Cell(name), _count(size), _count(epoch), *cells, Cell(source)))
-    titles = ["best epoch" if column == "best/epoch" else label(column) for column in columns]
+    names = {"best/epoch": "best epoch", "best/top1": "test top-1 (%), at the best epoch"}
+    titles = [names.get(column) or label(column) for column in columns]
     header = ("run", "parameters", "epoch", *titles, "weights")
-    caption = "Single runs, without intervals. The best epoch was selected on the test images."
+    caption = f"Single runs, without intervals. {best_epoch_caption(validated=run.is_validated)}"
     return Table("run-values", "Last epoch", header, tuple(rows), caption)
 
 

@@ -12,8 +12,7 @@ from rrd_jax.terminal import tables as markdown_tables
 _TONES = {"better": "good", "worse": "bad"}
 _EMPTY = Cell("–")
 _CAPTION = (
-    "Mean ± standard deviation over the finished seeds, at the last epoch. The best epoch was"
-    " selected on the test images and is biased upwards."
+    "Mean ± standard deviation over the finished seeds, at the last epoch unless stated otherwise. "
 )
 _DIFFERENCES = (
     " Differences are paired by seed, with uncorrected 95 % t intervals. p is corrected with Holm's"
@@ -42,7 +41,9 @@ def levels(block: Block, results: Results, name: str) -> Table:
         if has_published:
             cells += _published(row)
         rows.append(tuple(cells))
-    caption = _CAPTION + _DIFFERENCES * bool(block.differences) + _PUBLISHED * has_published
+    validated = all(is_validated(run) for row in block.rows.values() for run in row.runs)
+    caption = _CAPTION + best_epoch_caption(validated=validated)
+    caption += _DIFFERENCES * bool(block.differences) + _PUBLISHED * has_published
     title = block.name or f"{label(grid.metric).capitalize()} by {header[0]}"
     return Table(name, title, tuple(header), tuple(rows), caption)
 
@@ -87,7 +88,9 @@ def cells(results: Results, name: str) -> Table:
     )
     factors = [factor["label"] for factor in results.grid.factors]
     columns = ["seeds", f"{label(results.grid.metric)}, last epoch", *_best_titles(results)]
-    return Table(name, "All settings", (*factors, *columns), rows, _CAPTION)
+    validated = all(is_validated(run) for run in results.grid.runs)
+    caption = _CAPTION + best_epoch_caption(validated=validated)
+    return Table(name, "All settings", (*factors, *columns), rows, caption)
 
 
 def unfinished(runs: Sequence[RunRecord], name: str, title: str) -> Table:
@@ -104,7 +107,19 @@ def unfinished(runs: Sequence[RunRecord], name: str, title: str) -> Table:
 
 def _best_titles(results: Results) -> tuple[str, str]:
     name = results.grid.best.rpartition("/")[2]
-    return f"{label(f'test/{name}')}, best of all epochs", "best epoch"
+    return f"{label(f'test/{name}')}, at the best epoch", "best epoch"
+
+
+def is_validated(run: RunRecord) -> bool:
+    """Returns True if validation images choose the best epoch of a run."""
+    return bool(run.rows) and any(name.startswith("val/") for name in run.rows[-1])
+
+
+def best_epoch_caption(*, validated: bool) -> str:
+    """Returns a sentence on the images that choose the best epoch."""
+    if validated:
+        return "Validation images chose the best epoch."
+    return "The test images chose the best epoch, so its accuracy is biased upwards."
 
 
 def _best(row: Row) -> tuple[Cell, Cell]:

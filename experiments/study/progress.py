@@ -217,7 +217,7 @@ def print_results(plan: Plan) -> int:
 def _table(grid: records.GridRecord) -> tables.Table:
     """Returns header and rows of a grid, with a row for each cell that has a finished run."""
     others = [factor["name"] for factor in grid.factors if factor["name"] != grid.compared]
-    header = [*others, *filter(None, [grid.compared]), "n", "last epoch", "best of all epochs"]
+    header = [*others, *filter(None, [grid.compared]), "n", "last epoch", "at the best epoch"]
     if grid.baseline:
         header += [f"over {grid.baseline}", "95 % interval", "p (Holm)", ""]
     rows = []

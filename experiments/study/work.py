@@ -25,7 +25,8 @@ from rrd_jax.config import unused_fields
 from rrd_jax.data import Dataset
 from rrd_jax.jobs import job, preflight
 from rrd_jax.jobs.progress import finished
-from rrd_jax.run_folder import atomic_write
+from rrd_jax.run_folder import atomic_write, workdir
+from rrd_jax.settings import kinds
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console, runtime_errors
 from rrd_jax.training import recipe
@@ -120,6 +121,7 @@ class Worker:
             self._check_start(run)
             # The study's folder may have been moved since the run started.
             moves = ("student.checkpoint",) if run.follows else ()
+            run = self._with_rows(run)
             claim = _claim(folder, run.job, self._part(run), moves)
             with runtime_errors.translated(), claim as confirm:
                 # Another worker may have finished the run in the meantime.
@@ -135,6 +137,15 @@ class Worker:
         except Exception as error:
             console.error(f"{run.label}: {attempts.describe(error)}")
             attempts.record_failure(folder, self._launch, error)
+
+    def _with_rows(self, run: Run) -> Run:
+        """Returns the run with the sizes of its memories, which may depend on the data set."""
+        objectives = run.job.student.training.objectives
+        if not any(kinds.is_auto(value) for o in objectives for value in o.options.values()):
+            return run
+        recorded = workdir.recorded_fields(self._folder(run.name))
+        examples = len(self._dataset(self._part(run)).train)
+        return dataclasses.replace(run, job=run.job.with_rows(examples, recorded))
 
     def _is_settled(self, run: Run) -> bool:
         return is_done(self._plan, run) or bool(self._failure(self._folder(run.name)))

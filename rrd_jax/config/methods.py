@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_dict
 from rrd_jax import errors, imports, networks
 from rrd_jax import objectives as registry
 from rrd_jax.objectives import RECORDS, Record
+from rrd_jax.settings.kinds import is_auto
 
 
 def objectives() -> dict[str, dict[str, Any]]:
@@ -49,6 +50,9 @@ def _field(option: inspect.Parameter) -> Any:
     kind = imports.option_type(option)
     if option.default is None or option.default is inspect.Parameter.empty:
         return config_dict.placeholder(kind)
+    if is_auto(option.default):
+        # The command line reads a number, or else a text.
+        return config_dict.FieldReference(option.default, field_type=object)
     return kind(option.default) if kind in (float, tuple) else option.default
 
 
@@ -134,11 +138,16 @@ def method(name: str) -> ConfigDict:
 
 
 def limit(config: ConfigDict, **maxima: float) -> None:
-    """Limits options, such as queue_size, in all objectives of a config that have them."""
+    """Limits options, such as queue_size, in all objectives of a config that have them.
+
+    An option that is "auto" becomes the maximum.
+    """
     for options in config.objectives.values():
         for field in options.keys() & maxima.keys():
             # A custom objective may have an option of the same name that is not a number.
-            if isinstance(options[field], int | float):
+            if is_auto(options[field]):
+                options[field] = maxima[field]
+            elif isinstance(options[field], int | float):
                 options[field] = min(options[field], maxima[field])
 
 

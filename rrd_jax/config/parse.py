@@ -14,7 +14,6 @@ from rrd_jax.config import automatic, methods, naming, sizes, unlabelled, unused
 from rrd_jax.config.fields import FIELDS, legacy_defaults
 from rrd_jax.data.augment.pipeline import Changes
 from rrd_jax.data.source import Source, describe_small_crop
-from rrd_jax.objectives.rrd import MEMORIES
 from rrd_jax.settings import Values, build, fields_of
 from rrd_jax.settings.kinds import Auto
 from rrd_jax.teacher import cache_plan as teacher_cache
@@ -39,6 +38,7 @@ _NO_CACHE = CacheChoice(use="off")
 # Fields of the teacher section that a run without a teacher keeps, as in version 0.2.0.
 _TEACHER_FIELDS_OF_ALONE = (
     "dtype",
+    "positions",
     "seed",
     "train_split",
     "epochs",
@@ -153,26 +153,18 @@ def implied(values: Values | ConfigDict, explicit: Collection[str]) -> dict[str,
     """Returns the values that follow from the fields that a user set, by path.
 
     A teacher is fine-tuned if the user set both its checkpoint and its epochs. Epochs alone are
-    not enough, because config files set them for teachers that are trained from scratch. A preset
-    of rrd implies the memory size of its paper, unless a config file or a flag sets the size.
+    not enough, because config files set them for teachers that are trained from scratch.
 
     Args:
       values: the fields of a config.
       explicit: paths of the fields that the user set.
     """
     values = validation.read(values) if isinstance(values, ConfigDict) else values
-    overrides: dict[str, Any] = {
+    return {
         f"{label}.fine_tune": True
         for label in values.labels
         if f"{label}.checkpoint" in explicit and f"{label}.epochs" in explicit
     }
-    size = "objectives.rrd.queue_size"
-    if "objectives.rrd.preset" in explicit and size not in explicit:
-        options = values["objectives.rrd"]
-        default_size = methods.objectives()["rrd"]["queue_size"]
-        if options["queue_size"] == default_size and options["preset"] in MEMORIES:
-            overrides[size] = MEMORIES[options["preset"]]
-    return overrides
 
 
 def training_of(fields: Mapping[str, Any], custom: CustomObjects | None = None) -> recipe.Training:

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrd_jax import checkpoints, errors
+from rrd_jax import errors
 from rrd_jax.data import sanity
 from rrd_jax.evaluation import predictions
 from rrd_jax.jobs import final_predictions
-from rrd_jax.jobs.run import Position, Run
+from rrd_jax.jobs.run import Position, Run, sample_weights
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
 from rrd_jax.training import criterion
@@ -210,13 +210,29 @@ def _warn_about_zero_losses(run: Run, means: dict[str, float]) -> None:
 
 
 def _warn_about_unchanged_weights(run: Run, position: Position) -> None:
-    """Warns about a student whose weights did not change in the first epoch."""
+    """Warns about a student whose weights the first epoch did not change, or only decayed."""
     first = position.first_weights
-    if first and checkpoints.digest(position.state.params["student"]) == first:
-        console.warn(
-            f"[{run.training.label}] the first epoch did not change the student's weights; check"
-            " the learning rate, and that the loss depends on the student"
-        )
+    if not first:
+        return
+    now = sample_weights(run, position.state)
+    if all(np.array_equal(now[name], before) for name, before in first.items()):
+        change = "did not change the student's weights"
+    elif all(_is_scaled(before, now[name], position.step) for name, before in first.items()):
+        change = "changed the student's weights by weight decay alone"
+    else:
+        return
+    console.warn(
+        f"[{run.training.label}] the first epoch {change}, so nothing was learnt; check the"
+        " learning rate, and that the loss depends on the student"
+    )
+
+
+def _is_scaled(before: np.ndarray, now: np.ndarray, steps: int) -> bool:
+    """Returns True if an array is a multiple of another one, up to the rounding of `steps`."""
+    before, now = (array.astype(np.float64).ravel() for array in (before, now))
+    factor = float(before @ now) / max(float(before @ before), 1e-300)
+    limit = 1e-6 * math.sqrt(steps) * np.abs(before).max(initial=0)
+    return bool(np.abs(now - factor * before).max(initial=0) <= limit)
 
 
 def _losses_not_finite(

@@ -54,6 +54,7 @@ def run(
     _check_is_run(folder)
     same_teacher.check_paths(job, folder, teacher_paths(job, folder))
     setting = open_data(job, folder, dataset)
+    job = job.with_rows(len(setting.dataset.train))
     interrupts.check()
     startup_time.phase("data")
     recipes = preflight.check(job, setting.dataset, teacher_paths(job, folder))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from rrd_jax import data, errors, networks, parallel
 from rrd_jax import objectives as registry
+from rrd_jax.jobs import learning_checks
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import assembly, ensemble
 from rrd_jax.terminal import console
@@ -46,6 +47,8 @@ def check(
     for teacher, path in zip(job.teachers, paths, strict=True):
         network = teacher.network.create(dataset.num_classes)
         _check_custom(network, teacher.network, dataset, teacher.teaching)
+        if teacher.is_trained_here:
+            learning_checks.warn_about_network(teacher.part.training, dataset)
         spec = assembly.TeacherSpec(
             teacher.network,
             teacher.teaching,
@@ -61,6 +64,11 @@ def check(
     teacher = ensemble.combined_shapes(teachers, training.teacher_weights)
     states = _trace(plan, student, teacher, dataset)
     _warn_about_classifier(plan, states, student, teacher, dataset)
+    batch = _batch(training, dataset.image_shape)
+    if not dataset.labelled:
+        batch = batch._replace(label=None, other_label=None)
+    is_smoke = bool(job.student.source.mock_examples)
+    learning_checks.warn(plan, states, teacher, batch, dataset, is_smoke=is_smoke)
     part = training.batch_size // training.accumulate
     maps = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps

@@ -2,11 +2,12 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from typing import Any
 
 import jax
+import numpy as np
 
 from rrd_jax import checkpoints, data, networks, parallel
 from rrd_jax.data.model_info import ModelInfo
@@ -22,6 +23,8 @@ from rrd_jax.training.recipe import Recipe, Training
 from rrd_jax.training.state import TrainState
 from rrd_jax.weights import pretrained
 
+# The number of weights that are compared after the first epoch.
+_SAMPLED = 2**22
 _THREADS = futures.ThreadPoolExecutor(1, "state")
 
 
@@ -81,15 +84,15 @@ class Position:
       step: updates made so far.
       progress: the JSON that checkpoints store next to the train state.
       about: description of the network, without metrics.
-      first_weights: digest of the student's weights before the first step; "" for a resumed run, or
-        if the student is not trained.
+      first_weights: some of the student's trained weights before the first step, by path; empty for
+        a resumed run, or if the student is not trained.
       collapsed: successive epochs whose predictions were nearly constant.
     """
 
     step: int
     progress: Progress
     about: ModelInfo
-    first_weights: str = ""
+    first_weights: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     collapsed: int = 0
     _state: TrainState | None = None
     _creation: futures.Future | None = None
@@ -185,19 +188,36 @@ def begin(run: Run, start: pretrained.InitialWeights | None = None) -> Position:
 
 def _state_creation(
     run: Run, weights: pretrained.InitialWeights | None
-) -> Callable[[], tuple[TrainState, str]]:
+) -> Callable[[], tuple[TrainState, Mapping[str, np.ndarray]]]:
     """Traces the creation of the initial state; returns a function that compiles and runs it."""
     seed, variables = run.training.seed, run.teacher.variables if run.teacher_network else None
     arrays = weights and parallel.put(parallel.replicated(run.mesh), weights.weights)
     lowered = run.program.create.lower(seed, variables, arrays)
 
-    def create_state() -> tuple[TrainState, str]:
+    def create_state() -> tuple[TrainState, Mapping[str, np.ndarray]]:
         state = lowered.compile()(seed, variables, arrays)
-        # The digest is computed now because the first step overwrites these weights.
-        is_trained = run.recipe.fixed != "student"
-        return state, checkpoints.digest(state.params["student"]) if is_trained else ""
+        # The weights are copied now because the first step overwrites them.
+        return state, sample_weights(run, state)
 
     return create_state
+
+
+def sample_weights(run: Run, state: TrainState) -> dict[str, np.ndarray]:
+    """Returns the smallest of the student's trained arrays, by path, at most 4 million numbers.
+
+    Arrays whose parts are on devices of other processes are omitted.
+    """
+    if run.recipe.fixed == "student":
+        return {}
+    frozen = run.training.frozen(run.recipe.student, run.dataset.image_shape)
+    pairs = jax.tree_util.tree_leaves_with_path(state.params["student"])
+    arrays = {networks.leaf_name(path): leaf for path, leaf in pairs}
+    sample, total = {}, 0
+    for name, array in sorted(arrays.items(), key=lambda pair: pair[1].size):
+        total += array.size
+        if total <= _SAMPLED and name not in frozen and array.is_fully_addressable:
+            sample[name] = np.array(array)
+    return sample
 
 
 def resume(run: Run) -> Position | None:

@@ -75,11 +75,11 @@ class Loaded:
                 f"images are of type {type(images).__name__}, but must be an array"
             ) from error
         channels = self.image_shape[-1] if self.image_shape else None
-        fits = array.ndim == 4 and channels in (None, array.shape[-1])
+        fits = array.ndim == 4 and array.size and channels in (None, array.shape[-1])
         if not fits or not (array.dtype == jnp.uint8 or jnp.issubdtype(array.dtype, jnp.floating)):
             raise errors.InputError(
                 f"images are {array.dtype} of shape {array.shape}, but must be uint8 or normalized"
-                f" floats [B, H, W, {channels or 'channels'}] for '{self.name}'"
+                f" floats [B, H, W, {channels or 'channels'}] for '{self.name}', with B above 0"
             )
         return array
 

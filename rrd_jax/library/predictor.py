@@ -146,7 +146,14 @@ class Predictor:
           InputError: as for `predict`; or the network has no embedding.
         """
         with contextlib.closing(self.batches(images, batch_size)) as batches:
-            embeddings = self._joined([_checked(part) for part in batches]).embeddings
+            parts = [_checked(part) for part in batches]
+        if not parts:
+            # The outputs for a black image have the width of the embeddings.
+            black = np.zeros((self.devices, *self.image_shape), np.uint8)
+            embeddings = self.compute(black).get("embedding")
+            embeddings = None if embeddings is None else np.asarray(embeddings)[:0]
+        else:
+            embeddings = self._joined(parts).embeddings
         if embeddings is None:
             raise errors.InputError(f"'{self.name}' has no embedding; use a network with one")
         return embeddings

@@ -39,6 +39,7 @@ from rrd_jax.networks.custom import (
     is_network,
 )
 from rrd_jax.networks.freezing import freeze, frozen_parts
+from rrd_jax.networks.gradients import trained_outputs
 from rrd_jax.networks.independence import check_independence
 from rrd_jax.networks.positions import NAME as POSITIONS
 from rrd_jax.networks.positions import WAYS as POSITION_WAYS
@@ -276,4 +277,5 @@ __all__ = [
     "patch",
     "remat",
     "summarize",
+    "trained_outputs",
 ]

@@ -17,16 +17,21 @@ import jax
 from absl import app, flags
 
 from rrd_jax import errors, imports, networks
-from rrd_jax.terminal import cli, console, tables
+from rrd_jax.settings import kinds
+from rrd_jax.terminal import cli, console, runtime_errors, tables
 
 FLAGS = flags.FLAGS
+# Larger images cannot be resized by OpenCV.
+_LENGTH = kinds.Integer(1, kinds.PIXELS.maximum)
 
 
 def define_flags() -> None:
     """Defines the flags; not at import, since tests import programs whose flags share names."""
     flags.DEFINE_list("names", ["*"], "Names to list; patterns with * and ? are allowed.")
     flags.DEFINE_string("model", "", "Network to describe: a name of the table, or MODULE:NAME.")
-    flags.DEFINE_integer("num_classes", 10, "Number of classes of --model.", lower_bound=1)
+    flags.DEFINE_integer(
+        "num_classes", 10, "Number of classes of --model.", lower_bound=1, upper_bound=kinds.LARGEST
+    )
     flags.DEFINE_list(
         "image_shape",
         None,
@@ -123,11 +128,13 @@ def _image_shape(name: str) -> tuple[int, int, int]:
     try:
         height, width, channels = map(int, FLAGS.image_shape)
     except ValueError:
-        raise errors.InputError(
+        raise errors.FieldError(
             f"--image_shape is {','.join(FLAGS.image_shape)}, but must be three integers, such as"
             " 32,32,3"
         ) from None
-    errors.check_counts(height=height, width=width, channels=channels)
+    for name, value in (("height", height), ("width", width), ("channels", channels)):
+        if problem := _LENGTH.problem(f"--image_shape: the {name}", value):
+            raise errors.FieldError(problem)
     return (height, width, channels)
 
 
@@ -136,7 +143,15 @@ def _run() -> None:
         console.print_table(*table(FLAGS.names))
         return
     shape, options = _image_shape(FLAGS.model), _options(FLAGS.option)
-    console.say(description(FLAGS.model, FLAGS.num_classes, shape, options))
+    try:
+        console.say(description(FLAGS.model, FLAGS.num_classes, shape, options))
+    except (MemoryError, RuntimeError) as error:
+        if not runtime_errors.is_out_of_memory(error):
+            raise
+        raise errors.InputError(
+            f"'{FLAGS.model}' with {FLAGS.num_classes} classes for images of shape {shape} does not"
+            " fit into memory; use a smaller --image_shape or --num_classes"
+        ) from error
 
 
 def main(argv: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from rrd_jax import errors, imports
 from rrd_jax.objectives import custom
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage, stateless
+from rrd_jax.objectives.gradients import trained
 from rrd_jax.objectives.multi_teacher import averaged
 from rrd_jax.objectives.shape_checks import check, reads, reads_logits
 
@@ -171,5 +172,6 @@ __all__ = [
     "record",
     "stateless",
     "takes",
+    "trained",
     "without_labels",
 ]

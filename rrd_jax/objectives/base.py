@@ -103,6 +103,8 @@ class Record(NamedTuple):
       filled_in: options that the trainer sets; they are not config fields.
       needs_classes: True if the objective compares logits or uses the teacher's classifier, so
         that teacher and student must have the same classes.
+      rows: function (options) -> rows K of the published memory, for an objective whose option
+        `queue_size` is "auto"; None for an objective without this option.
       needs_labels: True if the loss reads labels, or if the student learns from labels alone once
         the objective's stage is over.
     """
@@ -118,6 +120,7 @@ class Record(NamedTuple):
     filled_in: tuple[str, ...] = ()
     needs_classes: bool = True
     needs_labels: bool = False
+    rows: Callable[[Mapping[str, Any]], int] | None = None
 
     @property
     def name(self) -> str:

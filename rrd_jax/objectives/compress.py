@@ -1,14 +1,18 @@
 """CompRess: compressed representations, with the teacher's memory only (arXiv 2010.14713)."""
 
 from rrd_jax.objectives.base import Objective, Record
+from rrd_jax.objectives.parts import memory as memories
 from rrd_jax.objectives.parts import projections
 from rrd_jax.objectives.rrd import Comparison, with_queue
+
+# Number of memory rows of the published code.
+_ROWS = 128_000
 
 
 def compress(
     *,
     temperature: float = 0.04,
-    queue_size: int = 128_000,
+    queue_size: int | str = "auto",
     head: str = "linear",
     head_width: int | None = None,
     chunk: int | None = None,
@@ -22,7 +26,8 @@ def compress(
 
     Args:
       temperature: temperature tau of student and teacher, > 0.
-      queue_size: number of memory rows K >= 1.
+      queue_size: number of memory rows K >= 1. "auto": 128,000, but in a run at most the rows that
+        one epoch pushes.
       head: head of the student, "linear", or "mlp" for two layers with a ReLU in between.
       head_width: hidden width of the MLP; None for the student's embedding dimension.
       chunk: number of memory rows that are compared at once; 0 for all, None for the platform's
@@ -38,7 +43,7 @@ def compress(
     comparison = Comparison(temperature, temperature, False, chunk, precision)
     projections.check_head(head, head_width)
     heads = projections.Heads(student=head, width=head_width)
-    return with_queue(comparison, heads, queue_size=queue_size)
+    return with_queue(comparison, heads, queue_size=memories.rows(queue_size, _ROWS))
 
 
 RECORD = Record(
@@ -47,4 +52,5 @@ RECORD = Record(
     "arXiv 2010.14713",
     verified=False,
     needs_classes=False,
+    rows=lambda options: _ROWS,
 )

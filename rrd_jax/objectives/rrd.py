@@ -2,9 +2,11 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.objectives import rrd_bank
@@ -45,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_BASELINE_OPTIONS,
     },
 }
-# Number of memory rows of the presets that do not use the default of `queue_size`.
+# Number of memory rows of the presets; 16,384 for all others.
 MEMORIES = {"seed": 65_536, "compress": 128_000}
 
 # The lowest temperature at which three passes of bfloat16 keep the gradient within 1e-5 of float64.
@@ -93,7 +95,7 @@ def relational_loss(
         overflow.
 
     Returns:
-      [B] losses in nats. The minimum is the entropy of p_t, reached if p_s equals p_t.
+      [B] losses in nats; B may be 0. The minimum is the entropy of p_t, reached if p_s equals p_t.
 
     Raises:
       InputError: a temperature or longest is not above 0, chunk is not a whole number from 0,
@@ -129,6 +131,8 @@ def relational_loss(
         )
     if not memory.size:
         raise errors.InputError(f"memory {memory.shape} is empty, but must have at least one row")
+    if not len(student):
+        return jnp.sum(student.astype(jnp.promote_types(student.dtype, jnp.float32)), axis=-1)
     teacher, memory, own_rows = jax.lax.stop_gradient((teacher, memory, extra_rows))
     temperatures = (temperature_student, temperature_teacher)
     is_static = not any(errors.is_traced(value) for value in (*temperatures, longest))
@@ -249,7 +253,7 @@ def rrd(
     temperature_teacher: float | None = None,
     push_before: bool | None = None,
     memory: str = "fifo",
-    queue_size: int = 16384,
+    queue_size: int | str = "auto",
     dim: int = 128,
     initial: str = "unit",
     chunk: int | None = None,
@@ -284,8 +288,9 @@ def rrd(
         variant, `parts.banks.compare` with banks of both networks, the image itself and
         `queue_size` images of other classes, then `rrd_bank.nested_loss`; banks are updated after
         the comparison.
-      queue_size: number of memory rows K >= 1, independent of the batch size. A config that sets a
-        preset of MEMORIES, and not `queue_size`, uses the preset's number of rows.
+      queue_size: number of memory rows K >= 1, independent of the batch size. "auto": the preset's
+        number, which is 16,384 for RRD, but in a run at most the rows that one epoch pushes to a
+        fifo memory.
       dim: embedding dimension D.
       initial: initialization of the queue, for fifo only: "unit" for rows of length 1, "reference"
         for the authors' scale; see `memory.init_queue`.
@@ -316,6 +321,7 @@ def rrd(
         "teacher_projection": teacher_projection,
     }
     options = dict(errors.lookup("preset", preset, PRESETS))
+    queue_size = memories.rows(queue_size, published_rows({"preset": preset}))
     options |= {name: value for name, value in overrides.items() if value is not None}
     own_pair, push_before = options["own_pair"], options["push_before"]
     if own_pair and (push_before or memory == "momentum_reference"):
@@ -362,6 +368,11 @@ def rrd(
     return objective if train_projection else projections.with_fixed_head(objective)
 
 
+def published_rows(options: Mapping[str, Any]) -> int:
+    """Returns the number of memory rows of a preset."""
+    return MEMORIES.get(options.get("preset"), 16_384)
+
+
 def _check_comparison(
     temperature_student: Any, temperature_teacher: Any, chunk: Any, precision: Any
 ) -> None:
@@ -380,4 +391,5 @@ RECORD = Record(
     "arXiv 2407.12073",
     filled_in=("examples",),
     needs_classes=False,
+    rows=published_rows,
 )

@@ -1,15 +1,19 @@
 """SEED: self-supervised distillation (arXiv 2101.04731)."""
 
 from rrd_jax.objectives.base import Objective, Record
+from rrd_jax.objectives.parts import memory as memories
 from rrd_jax.objectives.parts import projections
 from rrd_jax.objectives.rrd import Comparison, with_queue
+
+# Number of memory rows of the published code.
+_ROWS = 65_536
 
 
 def seed(
     *,
     temperature_student: float = 0.2,
     temperature_teacher: float = 1e-4,
-    queue_size: int = 65_536,
+    queue_size: int | str = "auto",
     head: str = "mlp",
     head_width: int | None = None,
     chunk: int | None = None,
@@ -25,7 +29,8 @@ def seed(
     Args:
       temperature_student: temperature tau_s of the student, > 0.
       temperature_teacher: temperature tau_t of the teacher, > 0.
-      queue_size: number of memory rows K >= 1.
+      queue_size: number of memory rows K >= 1. "auto": 65,536, but in a run at most the rows that
+        one epoch pushes.
       head: head of the student, "mlp" for two layers with a ReLU in between, or "linear".
       head_width: hidden width of the MLP; None for the student's embedding dimension.
       chunk: number of memory rows that are compared at once; 0 for all, None for the platform's
@@ -41,7 +46,7 @@ def seed(
     comparison = Comparison(temperature_student, temperature_teacher, True, chunk, precision)
     projections.check_head(head, head_width)
     heads = projections.Heads(student=head, width=head_width)
-    return with_queue(comparison, heads, queue_size=queue_size)
+    return with_queue(comparison, heads, queue_size=memories.rows(queue_size, _ROWS))
 
 
 RECORD = Record(
@@ -50,4 +55,5 @@ RECORD = Record(
     "arXiv 2101.04731",
     verified=False,
     needs_classes=False,
+    rows=lambda options: _ROWS,
 )

@@ -35,12 +35,12 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
 
     def init(key, head):
         classified = teacher if teacher is None else teacher._replace(head=head)
-        return objective.init(key, *_guarded(name, _sized(student, 1), _sized(classified, 1)))
+        return objective.init(key, *_guarded(name, sized(student, 1), sized(classified, 1)))
 
     head = teacher.head if teacher is not None else ()
     state = _traced(name, "init", init, jax.random.key(0), head)
     _check_state(name, state)
-    student, teacher = _sized(student, size), _sized(teacher, size)
+    student, teacher = sized(student, size), sized(teacher, size)
     losses = {"loss": objective.loss}
     if objective.stage:
         losses["stage.loss"] = objective.stage.loss
@@ -81,7 +81,7 @@ def reads(
       teacher: the teacher's Outputs as shapes, of any batch size.
       batch: shapes of a batch that has the field.
     """
-    student, teacher = _sized(student, len(batch.index)), _sized(teacher, len(batch.index))
+    student, teacher = sized(student, len(batch.index)), sized(teacher, len(batch.index))
 
     def loss_of(loss, value, state, student, teacher, rest):
         return loss(state, student, teacher, rest._replace(**{field: value}))
@@ -97,7 +97,7 @@ def reads_logits(
 
     The arguments are those of `reads`.
     """
-    student, teacher = _sized(student, len(batch.index)), _sized(teacher, len(batch.index))
+    student, teacher = sized(student, len(batch.index)), sized(teacher, len(batch.index))
 
     def loss_of(loss, logits, state, student, teacher, batch):
         return loss(state, student._replace(logits=logits), teacher, batch)
@@ -121,7 +121,7 @@ def _traced(name: str, function_name: str, function: Callable, *arguments: Any) 
         return jax.eval_shape(function, *arguments)
 
 
-def _sized(outputs: Any, batch: int) -> Any:
+def sized(outputs: Any, batch: int) -> Any:
     """Returns the Outputs as shapes for another batch size, with the classifier unchanged."""
     if outputs is None:
         return None

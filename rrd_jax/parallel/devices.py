@@ -16,7 +16,7 @@ from jax.extend.backend import clear_backends
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rrd_jax import errors
-from rrd_jax.terminal import cli, console
+from rrd_jax.terminal import cli, console, runtime_errors
 from rrd_jax.training.state import TrainState
 
 # JAX has searched for a TPU by now, and the devices have not been started yet.
@@ -53,13 +53,9 @@ def check_platform() -> None:
 
     Raises:
       UnavailableError: the platform of JAX_PLATFORMS is not available.
-      InputError: JAX_ENABLE_X64 is set.
+      InputError: JAX has a setting with which no run can be compiled or placed on the devices.
     """
-    if jax.config.jax_enable_x64:
-        raise errors.InputError(
-            "JAX_ENABLE_X64 is set, but rrd_jax computes in 32 bits; unset JAX_ENABLE_X64, or call"
-            " jax.config.update('jax_enable_x64', False)"
-        )
+    runtime_errors.check_settings()
     requested = jax.config.jax_platforms
     try:
         platform = jax.default_backend()

@@ -161,7 +161,8 @@ def _held_out_parts(row: dict[str, Any]) -> list[str]:
     losses = [f"held-out loss {row['test/loss']:.4f}"] if "test/loss" in row else []
     return [
         *losses,
-        f"best epoch {row['best/epoch']}",
+        # The best epoch is 0 if no metric chooses it.
+        *([f"best epoch {row['best/epoch']}"] if row["best/epoch"] else []),
         *_agreement(row),
         *_alignment(row),
         "| train",

@@ -92,9 +92,9 @@ def render(name: str, about: ModelInfo, *, parameters: int = 0, timm: bool = Fal
     """
     about = public(about)
     # The name of a data set can contain the path of its folder.
-    if name := about.dataset_name:
-        names = {"dataset_name": without_folders(name)}
-        about = dataclasses.replace(about, training={**about.training, **names})
+    if about.dataset_name:
+        dataset = {"dataset_name": without_folders(about.dataset_name)}
+        about = dataclasses.replace(about, training={**about.training, **dataset})
     sections = [
         *_network(about, parameters),
         *_usage(name, about, timm),

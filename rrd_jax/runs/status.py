@@ -8,6 +8,7 @@ import pathlib
 import re
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rrd_jax import user_paths
@@ -99,12 +100,12 @@ def _read(folder: Folder) -> Run | None:
     student, teacher = _models(config, "student"), _models(config, "teacher")
     columns = {
         "name": folder.name,
-        "role": folder.role,
+        "role": _role(folder, config),
         "pair": "-".join(filter(None, (teacher, student))) or None,
         "teacher": teacher,
         "student": student,
         "method": config.get("method"),
-        "data": config.get("data.name"),
+        "data": _data(config),
         "seed": config.get("seed"),
         "epoch": epoch,
         "epochs": epochs,
@@ -116,6 +117,20 @@ def _read(folder: Folder) -> Run | None:
         "path": folder.path,
     }
     return Run(columns, row, config)
+
+
+def _role(folder: Folder, config: Mapping[str, Any]) -> str:
+    """Returns the role of a run; a teacher that was trained on its own is not in a job's folder."""
+    is_teacher = folder.role == "student" and config.get("label") == "teacher"
+    return "teacher" if is_teacher else folder.role
+
+
+def _data(config: Mapping[str, Any]) -> str | None:
+    """Returns the name of the data set; for a folder of images, the folder's name."""
+    name, folder = config.get("data.name"), config.get("data.manual_dir")
+    if name == "image_folder" and isinstance(folder, str) and folder:
+        return os.path.basename(os.path.abspath(folder))
+    return name
 
 
 def _best_by(row: dict[str, Any]) -> str | None:

@@ -403,6 +403,8 @@ def kind_of(option: inspect.Parameter) -> Kind | None:
     range in which float32 neither overflows nor rounds to 0. The factory checks further limits.
     Returns None if the annotation is not a simple type.
     """
+    if is_auto(option.default):
+        return Auto(COUNT)
     kind = _KINDS_BY_TYPE.get(imports.option_type(option) or object)
     if "temperature" in option.name:
         kind = Real(minimum=1e-4, maximum=_HIGHEST_TEMPERATURE)

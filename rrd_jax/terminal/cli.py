@@ -168,7 +168,8 @@ def _prepare_process() -> None:
             stream.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.ERROR)
     # JAX both logs and raises the exceptions of a user's callback.
-    python_logging.getLogger("jax._src.callback").setLevel(python_logging.CRITICAL)
+    for name in ("callback", "debugging"):
+        python_logging.getLogger(f"jax._src.{name}").setLevel(python_logging.CRITICAL)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     # On a CPU, jaxlib 0.10 logs an error whenever it reads a program from the compilation cache.

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import traceback
 from collections.abc import Iterator
 
@@ -20,6 +21,11 @@ def message(error: BaseException, path: str) -> str:
     if any(type(link).__name__ == "RequiredValueError" for link in chain):
         return f"{path}: a required_placeholder has no value; set the value in get_config"
     for link in chain:
+        # JAX, which a config file imports, reads its environment variables on import.
+        if variable := re.search(
+            r"invalid .* for (JAX flag|environment) .*jax_.*", str(link), re.I
+        ):
+            return f"{variable[0]}; correct or unset the variable"
         frames = traceback.extract_tb(link.__traceback__)
         is_from_file = any(file.absolute() == pathlib.Path(f.filename).absolute() for f in frames)
         if isinstance(link, errors.InputError) and is_from_file:

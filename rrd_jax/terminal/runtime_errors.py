@@ -20,6 +20,20 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.
 _JOINT_CODES = (0, 3)
 # Seconds in which other processes can report the same error. The end of process 0 kills them.
 _DELAY = 3
+# Values of JAX's settings with which programs can be compiled and arrays placed, the default first.
+_GUARDS = (None, "allow", "log", "log_explicit")
+_ACCEPTED: dict[str, tuple] = {
+    "jax_enable_x64": (False,),
+    "jax_disable_jit": (False,),
+    "jax_no_tracing": (False,),
+    "jax_numpy_dtype_promotion": ("standard",),
+    "jax_array_garbage_collection_guard": _GUARDS,
+    "jax_transfer_guard": _GUARDS,
+    "jax_transfer_guard_host_to_device": _GUARDS,
+    "jax_transfer_guard_device_to_device": _GUARDS,
+    "jax_transfer_guard_device_to_host": _GUARDS,
+}
+_TRACEBACK = "Traceback (most recent call last):"
 # Messages of accelerators contain the first text, messages of a CPU the second.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 
@@ -30,7 +44,8 @@ def translated() -> Iterator[None]:
 
     Raises:
       UnavailableError: JAX does not support the requested platform.
-      InputError: the memory of the devices or of the host is exhausted.
+      InputError: the memory of the devices or of the host is exhausted, or JAX has a setting that
+        `check_settings` refuses.
       DiskError: a disk is full or cannot be written.
       LostError: a device or another process was lost. If JAX waits for a lost process in a
         collective, JAX ends this process with SIGABRT after 100 seconds.
@@ -38,7 +53,7 @@ def translated() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, ValueError, MemoryError, FloatingPointError) as error:
+    except Exception as error:
         if translation := _translate(error):
             raise translation from error
         raise
@@ -54,9 +69,11 @@ def _translate(error: Exception) -> Exception | None:
         )
     if isinstance(error, FloatingPointError):
         return errors.DivergedError(
-            f"JAX_DEBUG_NANS found a number that is not finite ({text}); unset JAX_DEBUG_NANS for a"
-            " message that names the loss and the step"
+            f"JAX_DEBUG_NANS or JAX_DEBUG_INFS found a number that is not finite ({text}); unset it"
+            " for a message that names the loss and the step"
         )
+    if refusal := _settings_error(error):
+        return refusal
     if isinstance(error, ValueError):
         # On import, JAX reads its environment variables and raises a ValueError for invalid ones.
         is_import = "jax" not in sys.modules and not isinstance(error, errors.InputError)
@@ -76,7 +93,8 @@ def _translate(error: Exception) -> Exception | None:
             " train.eval_batch_size, a larger train.accumulate, train.remat=all,"
             " teacher.cache=off, data.feed=streamed or a smaller queue of the objective"
         )
-    if "CpuCallback" in text:
+    # Only callbacks put a traceback of Python into an error of the runtime.
+    if _TRACEBACK in str(error) or "CpuCallback" in text:
         return _callback_error(str(error))
     if text.startswith(_LOST_STATUS) or any(word in text for word in _LOST_WORDS):
         return errors.LostError(
@@ -87,14 +105,39 @@ def _translate(error: Exception) -> Exception | None:
     return None
 
 
-def _callback_error(text: str) -> errors.InputError | None:
+def check_settings() -> None:
+    """Raises an InputError for a setting of JAX with which rrd_jax cannot compute."""
+    jax = sys.modules.get("jax")
+    for setting, values in _ACCEPTED.items() if jax else ():
+        value = getattr(jax.config, setting, values[0])
+        if value not in values:
+            raise errors.InputError(
+                f"{setting} is {value}, but rrd_jax needs {values[0]}; unset {setting.upper()}, or"
+                f" call jax.config.update('{setting}', {values[0]!r})"
+            )
+
+
+def _settings_error(error: Exception) -> errors.InputError | None:
+    """Returns the error for a setting that `check_settings` refuses, the likely cause of a bug."""
+    if isinstance(error, OSError) or type(error).__module__ == errors.__name__:
+        return None
+    try:
+        check_settings()
+    except errors.InputError as refusal:
+        return refusal
+    return None
+
+
+def _callback_error(text: str) -> errors.UserCodeError | None:
     """Returns the error of a user's callback in a step, which XLA reports with a traceback."""
-    lines = text.partition("\n----")[0].strip().splitlines()
-    frames = re.findall(r'File "(.+)", line (\d+)', text)
+    traceback = text.partition(_TRACEBACK)[2].partition("\n----")[0].strip("\n")
+    frames = list(re.finditer(r'^  File "(.+)", line .*(?:\n    .*)*\n?', traceback, re.MULTILINE))
     if not frames:
         return None
-    file, line = frames[-1]
-    return errors.InputError(f"a callback failed in a step: {lines[-1]} ({file}, line {line})")
+    selected = [frame for frame in frames if errors.is_user_file(frame[1])] or frames[-1:]
+    lines = "".join(frame[0] for frame in selected)
+    message = traceback[frames[-1].end() :]
+    return errors.UserCodeError(f"a callback failed in a step:\n{_TRACEBACK}\n{lines}{message}")
 
 
 def end(code: int) -> NoReturn:

@@ -141,11 +141,20 @@ class Training:
           The factors, with the structure of the parameters; None if all factors are 1.
 
         Raises:
-          InputError: the network has no numbered blocks, a part of `freeze` does not exist, or the
-            network does not report the classifier that `backbone_rate` excludes.
+          InputError: the network has no numbered blocks, a part of `freeze` does not exist, the
+            optimizer is schedule-free and a factor is not 1, or the network does not report the
+            classifier that `backbone_rate` excludes.
         """
         scales = self.optimizer.block_scales(self.network.model, network, image_shape)
         frozen = self.frozen(network, image_shape)
+        is_scaled = scales is not None or bool(frozen) or self.backbone_rate != 1
+        if is_scaled and self.optimizer.keeps_average():
+            raise errors.InputError(
+                "a schedule-free optimizer has one learning rate for all parameters, since it"
+                " averages them; set optimizer.layer_decay and"
+                f" {self.start.section}.backbone_rate to 1 and {self.start.section}.freeze to '',"
+                " or choose another optimizer.name"
+            )
         if not frozen and self.backbone_rate == 1:
             return scales
         head = self.network.class_axes(network, image_shape)
@@ -192,6 +201,29 @@ class Part:
     training: Training
     source: source.Source
     fields: dict[str, Any]
+
+    def with_rows(self, examples: int, recorded: Mapping[str, Any] | None = None) -> "Part":
+        """Returns the run with the number of rows of each memory whose size is "auto".
+
+        Args:
+          examples: number of training images.
+          recorded: the config that the run folder records, whose sizes are used; None for a new
+            run, or if `config.parse` has used them.
+        """
+        training = self.training
+        pushed = examples // training.batch_size * training.batch_size
+        stored = (recorded or {}).get("objectives", {})
+        chosen = tuple(
+            choice.with_rows(pushed, stored.get(choice.name, {}).get("queue_size"))
+            for choice in training.objectives
+        )
+        changed = {
+            f"objectives.{new.name}.queue_size": new.options["queue_size"]
+            for old, new in zip(training.objectives, chosen, strict=True)
+            if new is not old
+        }
+        part = dataclasses.replace(self, training=dataclasses.replace(training, objectives=chosen))
+        return part.with_fields(changed)
 
     def with_fields(self, values: Mapping[str, Any]) -> "Part":
         """Returns the run with other values in `fields`, which config.json records.
@@ -258,6 +290,14 @@ class Job:
     teachers: tuple[TeacherChoice, ...]
     free_fields: tuple[str, ...] = ()
     default_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def with_rows(self, examples: int, recorded: Mapping[str, Any] | None = None) -> "Job":
+        """Returns the job with the number of rows of each memory, see `Part.with_rows`."""
+        comparisons = {
+            name: part.with_rows(examples, recorded) for name, part in self.comparisons.items()
+        }
+        student = self.student.with_rows(examples, recorded)
+        return dataclasses.replace(self, student=student, comparisons=comparisons)
 
 
 @dataclasses.dataclass(frozen=True)

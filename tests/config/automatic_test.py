@@ -7,6 +7,7 @@ import pytest
 from rrd_jax import config as configs
 from rrd_jax import errors
 from rrd_jax.config import parse
+from rrd_jax.config.fields import FIELDS
 from rrd_jax.run_folder import workdir
 from tests import launch
 
@@ -93,3 +94,16 @@ def test_recorded_fields_of_several_teachers_are_kept(recorded):
     again = launch.get_config("digits", "smoke,resnet8+resnet8-resnet8,kd")
     job = parse(again, recorded=fields)
     assert [teacher.network.positions for teacher in job.teachers] == 2 * [recorded]
+
+
+def test_no_run_of_a_job_records_auto_for_a_field_that_is_resolved():
+    job = parse(_config(baseline=True))
+    parts = job.student, job.comparisons["alone"], job.teachers[0].part
+    for part in parts:
+        fields = _fields(part)
+        open_fields = [
+            path
+            for path, declared in FIELDS.items()
+            if declared.choose and fields.get(path) == "auto"
+        ]
+        assert not open_fields

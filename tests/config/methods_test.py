@@ -103,7 +103,7 @@ def test_published_options_are_the_defaults():
         "dkd": {"temperature": 4, "alpha": 1, "beta": 8, "warmup": 20},
         "dist": {"temperature": 4, "beta": 2, "gamma": 2},
         "crd": {"temperature": 0.07, "negatives": 16384, "dim": 128},
-        "rrd": {"preset": "sharp_student", "queue_size": 16384, "dim": 128},
+        "rrd": {"preset": "sharp_student", "queue_size": "auto", "dim": 128},
         "rkd": {"distance": 25, "angle": 50},
         "itrd": {"correlation": 2, "mutual": 0.05},
     }.items():

@@ -262,7 +262,7 @@ def test_every_field_is_printed_with_its_meaning_at_80_columns():
     text = describe(config)
     assert max(map(len, text.splitlines())) < 80
     assert "* train.epochs = 3 [240]\n      Whole number from 1 to" in text
-    assert "objectives.rrd.queue_size = 20 [16384]" in text
+    assert "objectives.rrd.queue_size = 20 ['auto']" in text
     assert "Number of memory rows K >= 1" in text
     assert describe(defaults())
 

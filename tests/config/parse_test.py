@@ -3,7 +3,8 @@
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.config import implied, parse
+from rrd_jax.config import parse
+from rrd_jax.run_folder import workdir
 from tests import launch
 
 
@@ -133,21 +134,31 @@ def test_drop_path_applies_only_to_networks_that_are_trained():
 
 
 @pytest.mark.parametrize(
-    ("fields", "explicit", "rows"),
+    ("name", "fields", "images", "rows"),
     [
-        ({"preset": "seed"}, ["preset"], 65_536),
-        ({"preset": "compress"}, ["preset"], 128_000),
-        ({"preset": "sharp_teacher"}, ["preset"], 16_384),
-        # The config file sets queue_size.
-        ({"preset": "seed", "queue_size": 512}, ["preset"], 512),
-        ({"preset": "seed"}, ["preset", "queue_size"], 16_384),
+        ("rrd", {}, 1_000_000, 16_384),
+        ("rrd", {"preset": "seed"}, 1_000_000, 65_536),
+        ("rrd", {"preset": "compress"}, 1_000_000, 128_000),
+        ("seed", {}, 1_000_000, 65_536),
+        ("compress", {}, 1_000_000, 128_000),
+        # An epoch pushes 7 batches of 64 images.
+        ("rrd", {}, 500, 448),
+        ("compress", {}, 500, 448),
+        # A bank has a row for each image.
+        ("rrd", {"memory": "momentum"}, 500, 16_384),
+        ("rrd", {"queue_size": 512}, 200, 512),
     ],
 )
-def test_an_explicit_preset_uses_the_memory_size_of_its_paper(fields, explicit, rows):
-    config = launch.get_config("cifar100", "resnet8x4-resnet8,rrd")
-    config.objectives.rrd.update(fields)
-    overrides = implied(config, [f"objectives.rrd.{name}" for name in explicit])
-    assert overrides.get("objectives.rrd.queue_size", config.objectives.rrd.queue_size) == rows
+def test_a_memory_of_automatic_size_holds_at_most_an_epoch(name, fields, images, rows):
+    config = launch.get_config("cifar100", f"resnet8x4-resnet8,{name}")
+    config.objectives[name].update(fields)
+    part = parse(config).student.with_rows(images)
+    (choice,) = [c for c in part.training.objectives if c.name == name]
+    assert choice.options["queue_size"] == rows
+    assert part.fields["objectives"][name]["queue_size"] == rows
+    path = f"objectives.{name}.queue_size"
+    resumed = parse(config, recorded={"objectives": {name: {"queue_size": 99}}}).student
+    assert workdir.flatten(resumed.fields)[path] == fields.get("queue_size", 99)
 
 
 def test_rematerialization_accepts_a_custom_teacher_unless_it_is_trained():

@@ -1,11 +1,14 @@
 """Checks of labels and class names."""
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
 import rrd_jax
-from rrd_jax import errors
+from rrd_jax import data, errors
 from rrd_jax.data import label_checks
+from tests import fuzz
 
 _CLASSES = np.arange(40) % 4
 
@@ -29,6 +32,39 @@ def test_a_part_of_a_split_may_lack_classes_of_a_few_test_images():
         label_checks.check_splits(parts, 10)
 
 
+_LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=12).map(np.array)
+
+
+@fuzz.seeded
+@hypothesis.given(_LABELS, _LABELS, st.sampled_from(("train", "train[:9]")))
+@fuzz.settings(200)
+def test_labels_without_a_message_have_all_classes_in_all_splits(training, test, split):
+    try:
+        warnings = label_checks.check_splits([(split, training), ("test", test)], 5)
+    except errors.InputError:
+        assert len(set(training)) < 2 or set(test) - set(training)
+        return
+    if not warnings:
+        assert set(training) == set(test) == set(range(5))
+
+
+@fuzz.seeded
+@hypothesis.given(_LABELS, st.floats(0.01, 0.99) | st.integers(1, 13), st.integers(0, 3))
+@fuzz.settings(100)
+def test_a_validation_split_is_refused_or_divides_the_images(labels, value, seed):
+    images = np.zeros((len(labels), 4, 4, 1), np.uint8)
+    source = data.Source(image_size=4, augment="none", val_split=value, noise_seed=seed)
+    try:
+        dataset = data.from_sources((images, labels), (images, labels), source, num_classes=5)
+    except errors.InputError:
+        return
+    parts = (dataset.train.examples, dataset.validation.examples)
+    assert sorted(np.concatenate([part.indices for part in parts])) == [*range(len(labels))]
+    assert set(parts[0].true_labels) == set(labels)
+    expected = round(value * len(labels)) if value < 1 else value
+    assert len(dataset.validation) == expected
+
+
 def test_missing_classes_are_named():
     names = ["ant", "bee", "cat", "dog"]
     splits = [("train", _CLASSES), ("test", _CLASSES[_CLASSES != 2]), ("validation", np.array([0]))]
@@ -46,7 +82,9 @@ def test_classes_that_are_never_predicted_are_named():
     assert not label_checks.never_predicted(_CLASSES, _CLASSES)
 
 
-def test_evaluate_checks_the_order_of_classes(tmp_path, capsys):
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device")
+def test_evaluate_checks_the_order_of_classes(capsys):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 60, (80, 8, 8, 1), np.uint8)
     labels = np.arange(80) % 4
@@ -59,10 +97,10 @@ def test_evaluate_checks_the_order_of_classes(tmp_path, capsys):
         return type("Source", (list,), attributes)(zip(images, numbers, strict=True))
 
     names = ["a", "b", "c", "d"]
-    data = source(0, names)
+    split = source(0, names)
     fields = {"data.augment": "none", "optimizer.schedule": "constant"}
-    network = rrd_jax.train_teacher("resnet8", data, data, epochs=4, batch_size=16, fields=fields)
-    assert rrd_jax.evaluate(network, data)["top1"] > 60
+    network = rrd_jax.train_teacher("resnet8", split, split, epochs=4, batch_size=16, fields=fields)
+    assert rrd_jax.evaluate(network, split)["top1"] > 60
     capsys.readouterr()
     assert rrd_jax.evaluate(network, source(1, []))["top1"] < 40
     assert "% with permuted classes" in capsys.readouterr().out

@@ -17,9 +17,14 @@ from rrd_jax import parallel
 from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import predictions
 
-# These tests count shared memory, so no other test may start worker processes at the same time.
-pytestmark = pytest.mark.xdist_group("workers")
-_SHARED_MEMORY = pathlib.Path("/dev/shm")
+# The names of shared memory start with this prefix, so that other programs are not counted.
+_PREFIX = f"rj{os.getpid() % 10_000}_"
+# Python executes this module at its start, in all processes that the tests start.
+_SITE = f"""
+from multiprocessing import process, shared_memory
+shared_memory._SHM_NAME_PREFIX = "/{_PREFIX}"
+process.current_process()._config["semprefix"] = "/{_PREFIX}"
+"""
 
 
 def _streamed(workers):
@@ -29,7 +34,7 @@ def _streamed(workers):
 
 
 def _shared_memory():
-    return set(_SHARED_MEMORY.glob("psm_*")) | set(_SHARED_MEMORY.glob("sem.mp-*"))
+    return set(pathlib.Path("/dev/shm").glob(f"*{_PREFIX}*"))
 
 
 def _prefetch_threads():
@@ -45,13 +50,19 @@ def _wait_for(condition, seconds=300.0):
 
 
 @pytest.fixture
-def no_leftovers():
+def no_leftovers(tmp_path, monkeypatch):
     """A check after the test that no new thread, worker process or shared memory remains."""
-    before, shared = _prefetch_threads(), _shared_memory()
+    (tmp_path / "sitecustomize.py").write_text(_SITE)
+    monkeypatch.syspath_prepend(tmp_path)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    settings = vars(multiprocessing.current_process())["_config"]
+    monkeypatch.setitem(settings, "semprefix", f"/{_PREFIX}")
+    before = _prefetch_threads()
     yield
     assert not multiprocessing.active_children()
     # A thread of Grain frees the shared memory asynchronously.
-    _wait_for(lambda: _shared_memory() <= shared)
+    _wait_for(lambda: not _shared_memory())
     _wait_for(lambda: not _prefetch_threads() - before)
 
 
@@ -74,6 +85,28 @@ def test_a_failed_evaluation_leaves_no_processes(workers):
     with pytest.raises(ZeroDivisionError) as error:
         predictions.collect(predict, None, _streamed(workers), 8, parallel.make_mesh())
     assert not multiprocessing.active_children()
+    assert error
+
+
+class _Failing:
+    """Examples of which the last ones cannot be read."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        if i >= 32:
+            raise ZeroDivisionError
+        return {"image": np.zeros((20, 20, 3), np.uint8), "label": i}
+
+
+@pytest.mark.usefixtures("no_leftovers")
+def test_an_error_in_a_worker_frees_the_shared_memory_of_all_workers():
+    split = feed.Streamed(_Failing(), size=64, channels=3, resize=66, workers=2)
+    # The traceback keeps the frames and their local variables alive.
+    with pytest.raises(ZeroDivisionError) as error:
+        list(split.test_batches(8))
+    _wait_for(lambda: not _shared_memory(), seconds=10)
     assert error
 
 
@@ -157,6 +190,7 @@ def test_workers_survive_a_signal_to_the_process_group_until_the_reader_closes(r
 @pytest.mark.usefixtures("no_leftovers")
 def test_the_worker_of_a_killed_reader_ends_with_it(reader):
     reader.wait_for(lambda: "first batch read\n" in reader.log.read_text())
+    assert _shared_memory()
     reader.process.kill()
     reader.process.wait()
     _wait_for(lambda: not reader.is_alive())

@@ -389,3 +389,10 @@ def test_banks_need_the_number_of_examples():
         rrd_bank.nested_loss(
             jnp.ones((1, 2)), jnp.ones((1, 2)), temperature_student=0, temperature_teacher=1.0
         )
+
+
+def test_a_batch_without_images_has_no_losses():
+    empty, rows = jnp.zeros((0, 4), jnp.bfloat16), jnp.ones((6, 4))
+    temperatures = {"temperature_student": 0.04, "temperature_teacher": 0.1}
+    losses = rrd.relational_loss(empty, empty, rows, extra_rows=empty, **temperatures)
+    assert (losses.shape, losses.dtype) == ((0,), jnp.float32)

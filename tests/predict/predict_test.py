@@ -253,7 +253,7 @@ def test_invalid_arguments_are_refused_in_one_line_before_any_prediction(predict
         ((image, "--teacher", "--image_size=8"), {}, 2, "omit --image_size"),
         ((image, "--class_names=lost.txt"), {}, 2, "lost.txt"),
         ((image, f"--class_names={tmp_path}/names.txt"), {}, 2, "2 names, but there are 3 classes"),
-        ((image, "--mean=0.5"), {}, 2, "mean is (0.5,), but must be 3 numbers"),
+        ((image, "--mean=0.5"), {}, 2, "mean is (0.5,), but must be a tuple of 3 numbers"),
         ((image, "--std=a,b,c"), {}, 2, "--std=a,b,c must be numbers"),
         (
             (image, "--image_size=99", "--resize=50"),

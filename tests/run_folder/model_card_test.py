@@ -23,6 +23,7 @@ _ABOUT = ModelInfo(
     preprocessing=Preprocessing(32, 3, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2), 36),
     training={
         "dataset": "digits/2.0.0",
+        "dataset_name": "/home/me/photos",
         "parameters": 1234,
         "objectives": {"ce": 1.0, "rrd": 0.5},
         "teachers": [_TEACHER],
@@ -42,6 +43,8 @@ def test_a_model_card_describes_the_network_without_private_data(tmp_path):
         "mean 0.4, 0.5, 0.6 and std 0.2, 0.2, 0.2",
         "`resnet8x4` from `teacher`, weights `abc`",
         "--workdir=a '--x=gs://bucket/dir/b' d.pth`",
+        f"python -m rrd_jax.predict --workdir={tmp_path.name} IMAGE",
+        "data: `photos`",
         "0 a, b\n",
         "5 h\\ni: j\n",
     ):
@@ -72,9 +75,9 @@ def test_the_hugging_face_library_reads_a_model_card(tmp_path):
     model_card.write(tmp_path, _ABOUT, timm=True)
     card = hub.ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "timm"
-    assert card.data.datasets == ["digits"]
+    assert card.data.datasets == ["photos"]
     (result,) = card.data.eval_results
-    assert (result.dataset_name, result.metric_value) == ("digits/2.0.0", 0.965)
+    assert (result.dataset_name, result.metric_value) == ("photos", 0.965)
     assert "## Classes" in card.text
 
 

@@ -32,13 +32,14 @@ def free(commands, tmp_path_factory):
         (f"student.model={_NETS}:NotFinite", 3, "the embedding of 24 of 24 images is not finite"),
         ("optimizer.options.mu_dtype=int8", 1, "for each parameter as int8"),
         ("optimizer.options.mu_dtype=bool", 1, "for each parameter as bool"),
+        ("optimizer.name=schedule_free_sgd --config.student.freeze=stem", 1, "one learning rate"),
         ("data.std=(58.4,)", 1, "std.* is 58.4"),
     ],
 )
 def test_a_run_with_misleading_numbers_is_refused(commands, tmp_path, field, code, message):
     optimizer = ["--config.optimizer.name=adamw"] if "options" in field else []
     outcome = commands.run(
-        _CONFIG, *optimizer, f"--config.{field}", f"--workdir={tmp_path / 'run'}"
+        _CONFIG, *optimizer, *f"--config.{field}".split(), f"--workdir={tmp_path / 'run'}"
     )
     assert re.search(message, outcome.check_refused(code)), outcome.err
 

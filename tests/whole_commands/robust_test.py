@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -82,6 +84,62 @@ def test_a_path_that_is_no_file_of_this_machine_is_refused(commands, special, ar
 )
 def test_paths_of_other_commands_are_refused(commands, special, module, arguments, code, message):
     _refused(commands, special, arguments, code, message, module=module)
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("JAX_DISABLE_JIT=1", "jax_disable_jit is True.*; unset JAX_DISABLE_JIT"),
+        ("JAX_NUMPY_DTYPE_PROMOTION=strict", "jax_numpy_dtype_promotion is strict"),
+        ("JAX_NO_TRACING=1", "jax_no_tracing is True"),
+        ("JAX_TRANSFER_GUARD=disallow", "jax_transfer_guard is disallow"),
+    ],
+)
+def test_settings_of_jax_with_which_nothing_is_computed_are_refused(variable, message, tmp_path):
+    # The server of `commands` has imported JAX already.
+    name, _, value = variable.partition("=")
+    outcome = subprocess.run(
+        [sys.executable, "-m", "rrd_jax.main", _CONFIG, f"--workdir={tmp_path}"],
+        cwd=launch.CONFIGS.parent,
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 2
+    assert re.fullmatch(f"error: {message}.*\n", outcome.stderr)
+
+
+def test_an_image_that_no_network_can_read_is_refused(commands):
+    flags = ("--model=resnet8", "--image_shape=100000,100000,3")
+    outcome = commands.run(*flags, module="rrd_jax.networks")
+    assert "height is 100000, but must be" in outcome.check_refused(1)
+
+
+_CALLBACK = """
+import jax
+def fail(x):
+    raise RuntimeError("first line\\nsecond line")
+def mine(student, teacher, batch):
+    jax.debug.callback(fail, student.logits.sum())
+    return student.logits.sum(-1)
+"""
+
+
+def test_a_callback_that_fails_in_a_step_is_reported_with_its_traceback(commands, tmp_path):
+    (tmp_path / "mine.py").write_text(_CALLBACK)
+    objectives = "{'ce': {'weight': 1.0}, 'mine': {'factory': 'mine:mine'}}"
+    outcome = commands.run(
+        f"--config={launch.CONFIGS}/digits.py:resnet8-resnet8,smoke,kd",
+        f"--config.objectives={objectives}",
+        "--config.baseline=False",
+        f"--workdir={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )
+    assert outcome.code == 2
+    expected = "error: a callback failed in a step:\nTraceback (most recent call last):\n  File "
+    assert outcome.err.startswith(expected)
+    assert outcome.err.endswith("in fail\nRuntimeError: first line\nsecond line\n")
 
 
 def test_the_home_folder_is_expanded(commands, special):

@@ -1,6 +1,7 @@
 """Creates the builders of data sets by name and prepares the data sets."""
 
 import contextlib
+import fcntl
 import functools
 import importlib.util
 import io
@@ -10,9 +11,10 @@ import re
 import shlex
 import tempfile
 import textwrap
+import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -28,7 +30,7 @@ from rrd_jax.data.builders import (
     tiny_imagenet,
 )
 from rrd_jax.data.sources import stored_examples
-from rrd_jax.terminal import console
+from rrd_jax.terminal import console, interrupts
 
 # Data sets that rrd_jax prepares without TensorFlow. All other names are data sets of TFDS.
 DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
@@ -160,6 +162,32 @@ def _check_remains(name: str, builder: tfds.core.DatasetBuilder) -> None:
     if os.path.lexists(builder.data_dir) and not builder.is_prepared():
         reason = "dataset_info.json is missing"
         raise damaged(name, builder.data_dir, str(builder.data_dir_root), reason)
+
+
+@contextlib.contextmanager
+def alone(name: str, builder: tfds.core.DatasetBuilder) -> Iterator[None]:
+    """Waits until no other process prepares a data set under the same folder.
+
+    Nothing is locked if the folder is not writable, or its file system has no locks.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            os.makedirs(builder.data_dir_root, exist_ok=True)
+            path = os.path.join(builder.data_dir_root, f".{re.sub('[:/]', '_', name)}.lock")
+            file = stack.enter_context(open(path, "a"))
+            while not _lock(file):
+                interrupts.check()
+                time.sleep(0.2)
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Locks a file until it is closed; returns False if another process holds the lock."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -87,6 +88,9 @@ def _by_workers(
         for batch in stream:
             # Without the copy, arrays on the device would keep the shared memory alive.
             yield {name: np.array(value) for name, value in batch.items()}
+    except Exception as error:
+        _release_frames(error)
+        raise
     finally:
         stream.close()
         stream = batch = None
@@ -94,11 +98,24 @@ def _by_workers(
         gc.collect()
 
 
+def _release_frames(error: BaseException) -> None:
+    """Deletes the local variables of finished functions below an exception.
+
+    The functions of Grain hold the last batch, and thereby its shared memory, as long as the
+    exception exists. Grain removes these functions from the traceback.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for caller, _ in traceback.walk_stack(frame):
+            # The function has not finished.
+            with contextlib.suppress(RuntimeError):
+                caller.clear()
+
+
 def _start_worker(index: int, count: int) -> None:
     """Makes a worker process end together with its parent."""
     del index, count
     # Ctrl-C and schedulers signal whole process groups, but the parent must save its state first.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -78,6 +78,7 @@ def split_names(text: str) -> list[str]:
 
 
 def _exists(name: str) -> bool:
+    name = user_paths.expanded(name)
     return os.path.lexists(name) or (glob.has_magic(name) and bool(glob.glob(name, recursive=True)))
 
 

@@ -81,7 +81,9 @@ def _mock_tfds(source: Source) -> contextlib.AbstractContextManager:
 
 def _prepared(name: str, builder: Any, folder: str) -> Any:
     if registry.prepares_itself(name) and not builder.is_prepared():
-        registry.prepare(name, builder)
+        with registry.alone(name, builder):
+            if not builder.is_prepared():
+                registry.prepare(name, builder)
     registry.check_prepared(name, builder)
     # A builder from a directory can be pickled, so its sources can be sent to worker processes.
     # Damaged files raise errors of TFDS, protobuf or json.

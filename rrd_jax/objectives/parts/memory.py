@@ -81,6 +81,11 @@ def push(queue: Queue, rows: jax.Array) -> Queue:
     )
 
 
+def rows(queue_size: int | str, published: int) -> int:
+    """Returns the number of rows of a queue; `published` for "auto"."""
+    return published if isinstance(queue_size, str) and queue_size == "auto" else queue_size
+
+
 class Bank(NamedTuple):
     """A memory with one row for each example of the training split.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rrd_jax import errors, imports, objectives
 from rrd_jax.objectives import Objective
+from rrd_jax.settings import kinds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,26 @@ class ObjectiveChoice:
         return (
             self.objective is not None or objectives.record(self.name, self.factory).needs_classes
         )
+
+    def with_rows(self, pushed: int, recorded: int | None = None) -> "ObjectiveChoice":
+        """Returns the term with the number of rows of a memory whose `queue_size` is "auto".
+
+        The number is that of the publication, but at most the number of rows that an epoch pushes,
+        because the rows that no epoch reaches are random. Banks have a row per image anyway.
+
+        Args:
+          pushed: number of rows that an epoch pushes to a memory.
+          recorded: the number of rows at an earlier start of the run, which is kept; None for a new
+            run.
+        """
+        if self.objective is not None or not kinds.is_auto(self.options.get("queue_size")):
+            return self
+        published = objectives.record(self.name, self.factory).rows
+        if published is None:
+            return self
+        rows, is_queue = published(self.options), self.options.get("memory", "fifo") == "fifo"
+        rows = recorded or (min(rows, pushed) if is_queue else rows)
+        return dataclasses.replace(self, options={**self.options, "queue_size": rows})
 
     def create(self, **sizes: int) -> Objective:
         """Creates the objective; `sizes` of data and batch replace options that are None."""

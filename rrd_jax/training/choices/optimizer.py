@@ -130,6 +130,12 @@ class OptimizerChoice:
             clip_norm=self.clip_norm,
         )
 
+    def keeps_average(self) -> bool:
+        """Returns True for a schedule-free optimizer; see `optim.averages`."""
+        optimizer = self.transformation(optax.constant_schedule(self.learning_rate))
+        params = {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32)}
+        return bool(optim.schedule_free(jax.eval_shape(optimizer.init, params)))
+
     @property
     def _is_old(self) -> bool:
         return self.rules == "0.2.0"
