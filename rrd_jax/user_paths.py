@@ -27,8 +27,9 @@ _BYTE_ORDER_MARKS = {
 def expanded(path: str) -> str:
     """Returns a path with the home folder in place of ~ or ~USER; an existing path is unchanged."""
     prefix = PREFIX if path.startswith(PREFIX) else ""
-    bare = path.removeprefix(PREFIX)
-    return path if os.path.lexists(path) else prefix + os.path.expanduser(bare)
+    if "\0" in path or os.path.lexists(path):
+        return path
+    return prefix + os.path.expanduser(path.removeprefix(PREFIX))
 
 
 def problem(path: str, *, special: bool = False) -> str:

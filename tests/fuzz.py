@@ -19,6 +19,9 @@ _ODD = (
     *(float("nan"), float("inf"), -float("inf"), (float("nan"),), (1, 2), ("a",), (None,), ((),)),
 )
 
+# Texts that are no paths of files on this machine.
+_NO_PATHS = ("gs://b/x", "https://host/x.pth", "a\0b", "~no-such-user/x", "/dev/zero", "\udcff")
+
 
 def long_settings(examples: int) -> hypothesis.settings:
     """Returns the settings of a long test; RRD_JAX_FUZZ_EXAMPLES overrides `examples`."""
@@ -81,13 +84,14 @@ def invalid(kind: kinds.Kind) -> st.SearchStrategy[Any]:
         if (bound := getattr(inner, name, None)) is not None
     ]
     near = [bound + step for bound in bounds for step in (-1, -1e-9, 0, 1e-9, 1)]
-    odd = [value for value in (*_ODD, *near) if not kind.accepts(value)]
+    odd = [value for value in (*_ODD, *near, *_NO_PATHS) if not kind.accepts(value)]
     return st.sampled_from(odd) | st.text(max_size=8).filter(lambda text: not kind.accepts(text))
 
 
 def texts(kind: kinds.Kind) -> st.SearchStrategy[str]:
     """Returns a strategy for valid and invalid command-line values of a field."""
-    values = valid(kind).map(str) | st.sampled_from(_ODD[:12] + _ODD[14:16]).map(str)
+    odd = _ODD[:12] + _ODD[14:16] + _NO_PATHS[:2]
+    values = valid(kind).map(str) | st.sampled_from(odd).map(str)
     return values | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 

@@ -100,7 +100,7 @@ def _check_texts(fields):
         except SystemExit as stop:
             code = stop.code
     if code:
-        assert code in (1, 2)
+        assert code == 1
         assert re.match("error: .", stderr.getvalue())
         assert _is_one_line(stderr.getvalue()), stderr.getvalue()
 
