@@ -200,9 +200,14 @@ def _warn_about_collapse(
 
 def _warn_about_zero_losses(run: Run, means: dict[str, float]) -> None:
     """Warns about objectives whose loss was 0 in all steps of the first epoch."""
-    zeros = [name for name, mean in means.items() if name.startswith("loss/") and mean == 0]
+    # An objective with a stage may have trained the student before.
+    zeros = [
+        name
+        for name, objective in run.recipe.objectives.items()
+        if means.get(f"loss/{name}") == 0 and not objective.stage
+    ]
     if zeros:
-        names = " and ".join(name.removeprefix("loss/") for name in zeros)
+        names = " and ".join(zeros)
         console.warn(
             f"[{run.training.label}] the loss of {names} was 0 in every step of the first epoch and"
             " trained nothing; check which outputs the objective compares"

@@ -107,17 +107,17 @@ def _memories(training: Training, states: Mapping[str, Any], examples: int) -> I
 
 def _gradients(
     plan: Recipe, states: Mapping[str, Any], teacher: Any, batch: Batch, dataset: data.Dataset
-) -> Iterator[str]:
-    """Yields the objectives without a gradient, or one line if the student has none."""
+) -> list[str]:
+    """Returns the objectives without a gradient, or one line if the student has none."""
     training, network = plan.training, plan.student
     frozen = training.frozen(network, dataset.image_shape)
     custom = {name for name in plan.terms if name not in registry.RECORDS}
     # Built-in networks and objectives have gradients.
     if not (frozen or custom or not _is_built_in(training)):
-        return
+        return []
     student = networks.summarize(network, dataset.image_shape).outputs
     outputs = networks.trained_outputs(network, dataset.image_shape, frozen)
-    learns = any(term.objective.stage for term in plan.terms.values())
+    learns, problems = any(term.objective.stage for term in plan.terms.values()), []
     for name, term in plan.terms.items():
         if not term.weight or term.objective.stage:
             continue
@@ -126,19 +126,19 @@ def _gradients(
         if any(map(all, pairs)):
             learns = True
         elif name in custom and not trained.params:
-            yield (
+            problems.append(
                 f"objective '{name}' trains nothing, because its loss has no gradient for the"
                 " student; check which outputs it compares, and for stop_gradient"
             )
-    if not learns:
-        without = [part for part, value in outputs._asdict().items() if not _any(value)]
-        present = [part for part in without if jax.tree.leaves(getattr(outputs, part))]
-        detail = f" ({', '.join(present)} of the network have none)" if present else ""
-        yield (
-            f"the student learns nothing, because no loss has a gradient for its"
-            f" parameters{detail}; check for stop_gradient, student.freeze, and the outputs that"
-            " the objectives compare"
-        )
+    if learns:
+        return problems
+    without = [part for part, value in outputs._asdict().items() if not _any(value)]
+    present = [part for part in without if jax.tree.leaves(getattr(outputs, part))]
+    detail = f" ({', '.join(present)} of the network have none)" if present else ""
+    return [
+        f"the student learns nothing, because no loss has a gradient for its parameters{detail};"
+        " check for stop_gradient, student.freeze, and the outputs that the objectives compare"
+    ]
 
 
 def _any(tree: Any) -> bool:

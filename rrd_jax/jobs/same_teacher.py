@@ -91,11 +91,13 @@ def _differences(recorded: list[dict[str, str]], teacher: FrozenNetwork) -> Iter
         if before["digest"] in (now["digest"], earlier):
             continue
         old, new = before.get("checkpoint", ""), now["checkpoint"]
-        if old == new:
+        if old == new and new.startswith("'"):
+            remedy = f"{new} has other weights than before; pass the earlier weights,"
+        elif old == new:
             remedy = (
                 f"the weights in {new} have changed since; restore them, select their checkpoint"
                 " with RUN@STEP,"
             )
         else:
-            remedy = f"{new} has other weights than {old}; pass --config.teacher.checkpoint={old}"
+            remedy = f"{new} has other weights than {old}; pass --config.teacher.checkpoint={old},"
         yield f"{remedy} or pass another --workdir"
