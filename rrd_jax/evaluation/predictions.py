@@ -72,8 +72,10 @@ def make_predict(
     def predict(variables, images, labels):
         outputs = apply(variables, normalize(images))
         finite = jnp.ones(len(labels), bool)
-        if not isinstance(outputs.embedding, tuple):
-            finite = jnp.isfinite(outputs.embedding).all(axis=-1)
+        # Several teachers have an embedding each.
+        for member in getattr(outputs, "members", (outputs,)):
+            if not isinstance(member.embedding, tuple):
+                finite &= jnp.isfinite(member.embedding).all(axis=-1)
         return from_logits(outputs.logits, labels) | {"finite": finite}
 
     return predict
