@@ -1,10 +1,12 @@
 """Predictions of networks for all examples of a split."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
-from rrd_jax import networks, objectives, parallel
+from rrd_jax import errors, networks, objectives, parallel
 from rrd_jax.data.augment import pipeline
 from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import predictions
@@ -56,3 +58,26 @@ def test_an_unhashable_network_can_be_compiled():
 
     mesh = parallel.make_mesh(jax.devices()[:1])
     assert predictions.compile_predict(Unhashable(), lambda images: images, mesh)
+
+
+@pytest.mark.parametrize(
+    ("losses", "finite", "message"),
+    [
+        ([1.0, 2.0, 3.0], [True] * 3, ""),
+        ([1.0, np.nan, np.inf], [True] * 3, "the loss of 2 of 3 .* example 1"),
+        ([1.0, 2.0, 3.0], [True, True, False], "the embedding of 1 of 3 .* example 2"),
+    ],
+)
+def test_predictions_that_are_not_finite_are_described(losses, finite, message):
+    predicted = {"loss": np.array(losses), "finite": np.array(finite)}
+    description = predictions.invalid(predicted)
+    assert re.search(message, description)
+    assert bool(description) == bool(message)
+
+
+def test_embeddings_that_are_not_finite_are_refused():
+    embeddings = np.ones((4, 2), np.float32)
+    predictions.check_finite(embeddings, "the embeddings")
+    embeddings[2, 1] = np.inf
+    with pytest.raises(errors.InputError, match="the embeddings of 1 of 4 images .* image 2"):
+        predictions.check_finite(embeddings, "the embeddings")

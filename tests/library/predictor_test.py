@@ -146,6 +146,18 @@ def test_logits_that_are_not_finite_are_refused_with_the_position_of_the_image()
         predictor.predict(_images(1, 7))
 
 
+def test_embeddings_that_are_not_finite_are_refused():
+    def compute(images):
+        rows = np.ones((len(images), 3), np.float32)
+        return {"logits": rows, "embedding": np.where(images[:, 0, 0, :1] == 7, np.inf, rows)}
+
+    predictor = Predictor(compute, _ABOUT, "none")
+    assert predictor.embed(_images(1, 2)).shape == (2, 3)
+    for call in (predictor.predict, predictor.embed):
+        with pytest.raises(errors.InputError, match="the embedding of 'mean' for image 1"):
+            call(_images(1, 7))
+
+
 def test_a_long_iterator_is_read_batch_by_batch(mean):
     read = 0
 
