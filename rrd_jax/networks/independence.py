@@ -24,6 +24,7 @@ def check_independence(
 ) -> None:
     """Compares the outputs of two images alone with those in a larger batch, in evaluation.
 
+    The images have other positions in the larger batch, because the outputs may depend on them.
     Networks of this package are not checked.
 
     Args:
@@ -33,8 +34,8 @@ def check_independence(
       variables: its variables; None for initial weights with noise.
 
     Raises:
-      InputError: logits or embedding of an image depend on the other images of its batch, or on
-        their number.
+      InputError: logits or embedding of an image depend on the other images of its batch, on their
+        number or on the image's position; or outputs are random.
     """
     is_native = type(network).__module__.startswith("rrd_jax.")
     if is_native and not isinstance(network, CustomNetwork):
@@ -55,9 +56,9 @@ def check_independence(
 
     rng = np.random.default_rng(0)
     images = rng.standard_normal((_IMAGES, *image_shape), np.float32)
-    full, alone = (jax.device_get(evaluate(variables, x)) for x in (images, images[:_PART]))
+    full, alone = (jax.device_get(evaluate(variables, x)) for x in (images, images[-_PART:]))
     differing = {
-        part: np.abs(full[part][:_PART] - alone[part]).max()
+        part: np.abs(full[part][-_PART:] - alone[part]).max()
         for part in full
         # Other checks report values that are not finite.
         if np.isfinite(full[part]).all() and np.isfinite(alone[part]).all()
@@ -69,14 +70,22 @@ def check_independence(
     }
     if not differing:
         return
+    again = jax.device_get(evaluate(variables, images))
+    for part in differing:
+        if not np.array_equal(full[part], again[part]):
+            raise errors.InputError(
+                f"network '{name}' computes other {part} when it is called again with the same"
+                " images; in evaluation, do not use random numbers or state outside JAX"
+            )
     signs = rng.choice((-1, 1), images.shape)
     changed = jax.device_get(evaluate(variables, np.float32(images * (1 + _ROUNDING * signs))))
     for part, size in differing.items():
         if size > _SENSITIVITY * np.abs(full[part] - changed[part]).max():
             raise errors.InputError(
-                f"the {part} of network '{name}' for an image depend on the other images of its"
-                f" batch: they differ by {size:.3g} between batches of {_PART} and {_IMAGES}"
-                f" images, for values of up to {np.abs(full[part]).max():.3g}; in evaluation, use"
+                f"network '{name}' computes the {part} of an image from the other images of its"
+                f" batch, or from its position: outputs differ by {size:.3g} between batches of"
+                f" {_PART} and {_IMAGES} images, for values of up to"
+                f" {np.abs(full[part]).max():.3g}; in evaluation, use"
                 " running statistics, such as use_running_average=True of a batch norm, and no mean"
                 " over the batch"
             )

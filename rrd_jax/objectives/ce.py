@@ -6,6 +6,7 @@ import optax
 
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, Record, stateless
+from rrd_jax.objectives.parts.checks import check_labels
 from rrd_jax.objectives.parts.logits import cross_entropy, mixed_loss
 
 
@@ -33,6 +34,7 @@ def ce(*, label_smoothing: float = 0.0) -> Objective:
             return mixed_loss(lambda labels: cross_entropy(logits, labels), batch)
 
         def smoothed(labels):
+            check_labels(labels, logits)
             targets = jax.nn.one_hot(labels, logits.shape[-1])
             targets = optax.smooth_labels(targets, label_smoothing)
             return optax.softmax_cross_entropy(logits, targets)

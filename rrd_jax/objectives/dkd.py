@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, Record, stateless
-from rrd_jax.objectives.parts.checks import as_matching_float32, check_weights
+from rrd_jax.objectives.parts.checks import as_matching_float32, check_labels, check_weights
 from rrd_jax.objectives.parts.logits import divergence, mixed_loss, scores
 
 
@@ -37,7 +37,7 @@ def dkd_loss(
       [B] losses in nats, >= 0.
 
     Raises:
-      InputError: a value is out of range, or there are fewer than two classes.
+      InputError: a value or a label is out of range, or there are fewer than two classes.
 
     References:
       Zhao et al., arXiv 2203.08679.
@@ -45,6 +45,7 @@ def dkd_loss(
     errors.check_positive(temperature=temperature)
     check_weights(alpha=alpha, beta=beta)
     student, teacher = as_matching_float32(student, teacher)
+    check_labels(labels, student)
     if student.shape[-1] < 2:
         raise errors.InputError(
             "dkd separates the label from other classes, but there is one class; use at least two"

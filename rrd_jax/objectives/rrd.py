@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
+from rrd_jax import errors, functional
 from rrd_jax.objectives import rrd_bank
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import banks, direct, projections, relations
@@ -141,9 +141,10 @@ def relational_loss(
     reach = None
     if is_static and longest is not None and longest / min(temperatures) <= direct.REACH:
         reach = float(longest / temperature_student)
+    # In half precision, the division would round the queries, or overflow.
     return relations.cross_entropy(
-        student / temperature_student,
-        teacher / temperature_teacher,
+        functional.wide(student) / temperature_student,
+        functional.wide(teacher) / temperature_teacher,
         memory,
         own_rows,
         None if chunk is None else int(chunk),

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rrd_jax.networks.resnet import ResNet
@@ -253,6 +254,27 @@ class Centered(nn.Module):
         x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x)).mean((1, 2))
         logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros)(x)
         return logits - logits.mean(0)
+
+
+class Positioned(Centered):
+    """A network whose logits depend on the position of an image in the batch."""
+
+    @nn.compact
+    def __call__(self, x):
+        logits = nn.Dense(self.num_classes)(x.mean((1, 2)))
+        return logits + jnp.arange(len(x))[:, None] * jnp.eye(1, self.num_classes)
+
+
+class Random(nn.Module):
+    """A network whose logits are random in evaluation, from a generator outside JAX."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        logits = nn.Dense(self.num_classes)(x.mean((1, 2)))
+        draw = lambda: np.float32(np.random.default_rng().random(logits.shape))  # noqa: E731
+        return logits + jax.pure_callback(draw, logits)
 
 
 class NotFinite(nn.Module):

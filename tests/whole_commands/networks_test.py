@@ -28,7 +28,9 @@ def free(commands, tmp_path_factory):
 @pytest.mark.parametrize(
     ("field", "code", "message"),
     [
-        (f"student.model={_NETS}:Centered", 2, "logits of network .* depend on the other images"),
+        (f"student.model={_NETS}:Centered", 2, "logits of an image from the other images"),
+        (f"student.model={_NETS}:Positioned", 2, "logits of an image .* from its position"),
+        (f"student.model={_NETS}:Random", 2, "other logits when it is called again"),
         (f"student.model={_NETS}:NotFinite", 3, "the embedding of 24 of 24 images is not finite"),
         ("optimizer.options.mu_dtype=int8", 1, "for each parameter as int8"),
         ("optimizer.options.mu_dtype=bool", 1, "for each parameter as bool"),

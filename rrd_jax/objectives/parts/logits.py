@@ -8,7 +8,7 @@ import optax
 
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.objectives.parts.arithmetic import centered, ratio, root
-from rrd_jax.objectives.parts.checks import as_matching_float32
+from rrd_jax.objectives.parts.checks import as_matching_float32, check_labels
 
 
 def standardized(logits: jax.Array) -> jax.Array:
@@ -44,7 +44,12 @@ def scores(student: jax.Array, teacher: jax.Array, *, standardize: bool) -> tupl
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Computes - log softmax(logits)[label], [B] in nats, from logits [B, C] and labels [B]."""
+    """Computes - log softmax(logits)[label], [B] in nats, from logits [B, C] and labels [B].
+
+    Raises:
+      InputError: labels are not class ids; see `checks.check_labels`.
+    """
+    check_labels(labels, logits)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rrd_jax import errors
+from rrd_jax.objectives.parts import checks
 
 # Initializations of a queue, and the axis along which vectors have length 1; see `init_queue`.
 INITIAL = {"unit": 1, "reference": 0}
@@ -125,9 +125,9 @@ def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0
       The bank with at most B rows changed.
     """
     _check_type("bank", bank, Bank)
-    errors.check_arrays(index=index, rows=rows)
+    errors.check_arrays(rows=rows)
     size, dim = bank.rows.shape
-    _check_index(index, size)
+    checks.check_indices("index", index, size, f"a bank of {size} rows")
     check_momentum(momentum)
     if rows.shape != (*index.shape, dim):
         raise errors.InputError(
@@ -166,18 +166,3 @@ def _check_key(key: Any) -> None:
         raise errors.InputError(
             f"key is {key!r}, but must be a PRNG key, such as jax.random.key(0)"
         )
-
-
-def _check_index(index: jax.Array, size: int) -> None:
-    """Raises an InputError unless the index is integer and, if concrete, in [0, size)."""
-    if not jnp.issubdtype(index.dtype, jnp.integer):
-        raise errors.InputError(f"index is an array of {index.dtype}, but must be of integers")
-    if not errors.is_traced(index) and index.size:
-        # NumPy, since operations of JAX would become part of a surrounding trace.
-        values = np.asarray(index)
-        first, last = values.min(), values.max()
-        if first < 0 or last >= size:
-            raise errors.InputError(
-                f"index ranges from {first} to {last}, but must be from 0 to {size - 1} for a bank"
-                f" of {size} rows"
-            )

@@ -5,6 +5,7 @@ import pytest
 
 import rrd_jax
 from rrd_jax import errors
+from rrd_jax.objectives import dkd, kd, sp, wsld
 from rrd_jax.objectives.parts import memory
 from tests import golden
 
@@ -154,6 +155,13 @@ _QUEUE, _BANK = memory.init_queue(_KEY, size=4, dim=2), memory.init_bank(_KEY, e
         (lambda: memory.update(_BANK, jnp.arange(3), _ROWS, momentum=5), "momentum is 5"),
         (lambda: memory.update(_BANK, jnp.arange(3) + 9, _ROWS), "index ranges from 9 to 11"),
         (lambda: memory.update(_BANK, jnp.arange(3.0), _ROWS), "but must be of integers"),
+        (lambda: kd.kd_loss(_ROWS, _ROWS.tolist(), temperature=4), "teacher is of type list"),
+        (lambda: sp.sp_loss(_ROWS > 0, _ROWS), "student is an array of bool"),
+        (lambda: dkd.dkd_loss(_ROWS, _ROWS, jnp.arange(3)), "labels ranges from 0 to 2, .* to 1"),
+        (lambda: dkd.dkd_loss(_ROWS, _ROWS, None), "labels is of type NoneType"),
+        (lambda: wsld.wsld_loss(_ROWS, _ROWS, jnp.arange(3) - 1), "labels ranges from -1"),
+        (lambda: wsld.wsld_loss(_ROWS, _ROWS, jnp.zeros(3)), "labels is .* but must be of int"),
+        (lambda: wsld.wsld_loss(_ROWS, _ROWS, jnp.zeros((3, 1), int)), r"labels of shape \(3, 1\)"),
         (lambda: _loss(chunk=-3), "chunk is -3"),
         (lambda: _loss(chunk=2.5), "chunk is 2.5"),
         (lambda: _loss(temperature_student=1e-300), "range of float32"),
