@@ -75,10 +75,6 @@ def _contradictions(
             "but eval.knn is True, which needs labels; set eval.knn to False, or set eval.labelled"
             " to labeled images; eval.proof needs no labels"
         )
-    for name, plain in (("per_class", 0), ("imbalance", 1.0), ("label_noise", 0.0)):
-        value = values[f"data.{name}"]
-        if value != plain:
-            yield f"but data.{name} is {value:g}, which needs labels; set it to {plain:g}"
 
 
 def _needs_labels(values: Values, name: str, explicit: Collection[str]) -> bool:

@@ -47,12 +47,16 @@ def _names(text: str) -> tuple[str, ...]:
         content = content["id2label"]
     if not isinstance(content, Mapping | list):
         raise ValueError(f"the names are {content!r}, but must be a list or a dict by label")
-    if isinstance(content, Mapping):
-        labels = sorted(content, key=lambda label: (len(label), label))
-        if labels != list(map(str, range(len(labels)))):
-            raise ValueError(f"the labels are {', '.join(labels[:4])} ..., not 0, 1, 2 ...")
-        content = [content[label] for label in labels]
-    return tuple(map(_name, content))
+    return in_order(content) if isinstance(content, Mapping) else tuple(map(_name, content))
+
+
+def in_order(names: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Returns class names by label as a tuple; raises a ValueError unless labels are 0 to C - 1."""
+    by_label = {str(label): name for label, name in names.items()}
+    labels = sorted(by_label, key=lambda label: (len(label), label))
+    if labels != list(map(str, range(len(labels)))):
+        raise ValueError(f"the labels are {', '.join(labels[:4])} ..., not 0, 1, 2 ...")
+    return tuple(_name(by_label[label]) for label in labels)
 
 
 def _name(value: Any) -> str:

@@ -68,25 +68,19 @@ def image_warnings(images: np.ndarray, mean: Sequence[float], std: Sequence[floa
     image_mean, image_std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
     offset, spread = (image_mean - np.asarray(mean)) / std, image_std / std
     plausible = (abs(offset) <= _MAX_OFFSET) & (spread >= _MIN_SPREAD) & (spread <= _MAX_SPREAD)
-    if not plausible.all():
-        hint = _normalization_hint(images, image_mean, image_std)
+    if images.max() <= 1:
+        warnings.append(
+            f"no pixel of the first {len(images)} training images is above 1 of 255, as after"
+            " scaling to [0, 1] twice or before conversion to uint8; use pixels in 0..255"
+        )
+    elif not plausible.all():
         warnings.append(
             f"normalized training images have mean {_format_values(offset)} and standard deviation"
-            f" {_format_values(spread)}, but should be near 0 and 1: {hint}"
+            f" {_format_values(spread)}, but should be near 0 and 1: data.mean and data.std do not"
+            f" match the images, which have mean {_format_values(image_mean)} and standard"
+            f" deviation {_format_values(image_std)}"
         )
     return warnings
-
-
-def _normalization_hint(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> str:
-    if images.max() <= 1:
-        return (
-            "no pixel is above 1 of 255, as after scaling to [0, 1] before conversion to uint8;"
-            " use pixels in 0..255"
-        )
-    return (
-        f"data.mean and data.std do not match the images, which have mean {_format_values(mean)}"
-        f" and standard deviation {_format_values(std)}"
-    )
 
 
 def _format_values(values: np.ndarray) -> str:

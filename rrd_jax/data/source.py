@@ -18,6 +18,8 @@ DEFAULT_BACKGROUND = "white"
 NOISES = ("symmetric", "asymmetric")
 # With a larger ratio of data.resize to data.image_size, less than half of a test image is used.
 _LARGEST_RATIO = 1.5
+# Fields that need labels, with the values that have no effect.
+_NEED_LABELS = {"per_class": 0, "imbalance": 1, "label_noise": 0}
 _IF_STREAMED = unless("data.feed", "auto", "streamed")
 _IF_CUT_ON_HOST = unless("data.augment", *HOST_AUGMENTATIONS)
 _IF_REAL = unless("data.mock_examples", 0)
@@ -214,6 +216,13 @@ class Source:
                 f" {self.imbalance:g}, but they exclude each other; set data.share and"
                 " data.imbalance to 1, or data.per_class to 0"
             )
+        for name, plain in _NEED_LABELS.items():
+            value = getattr(self, name)
+            if not self.use_labels and value != plain:
+                raise errors.InputError(
+                    f"data.use_labels is False, but data.{name} is {value:g}, which needs labels;"
+                    f" set it to {plain:g}"
+                )
 
     @property
     def kind(self) -> str:

@@ -89,6 +89,7 @@ class Splits:
       class_names: names in the order of labels; () if unknown.
       summary: summary of the data by their source.
       shared: number of examples that are in both splits.
+      repeated: number of examples that the training split has more than once.
       display_name: name for people, such as the name of a folder; "" for the version.
       validation: examples that are held out from the training examples; None for none.
     """
@@ -101,6 +102,7 @@ class Splits:
     class_names: tuple[str, ...] = ()
     summary: Summary = dataclasses.field(default_factory=Summary)
     shared: int = 0
+    repeated: int = 0
     display_name: str = ""
     validation: Sequence[dict[str, Any]] | None = None
 

@@ -260,6 +260,7 @@ def _sources(images: Any, channels: int) -> Iterable[Any]:
       images: see `Predictor.predict`.
       channels: channels of the network's images.
     """
+    example_forms.check_unmasked(images, "images")
     if _is_path(images):
         return file_listing.files([os.fspath(images)])
     if isinstance(images, bytes | bytearray | memoryview | PIL.Image.Image):

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -219,12 +219,17 @@ def _names(class_names: Any, num_classes: int) -> tuple[str, ...]:
     if isinstance(class_names, str | os.PathLike):
         path = user_paths.parse(class_names, "class_names")
         names = class_names_file.read(path, num_classes, "class_names")
-    elif isinstance(class_names, Iterable):
+    elif isinstance(class_names, Mapping):
+        try:
+            names = class_names_file.in_order(class_names)
+        except ValueError as error:
+            raise errors.InputError(f"class_names is a dict, but {error}") from error
+    elif isinstance(class_names, Iterable) and not isinstance(class_names, Set | bytes):
         names = tuple(map(str, class_names))
     else:
         raise errors.InputError(
-            f"class_names is {errors.printable(repr(class_names))}, but must be a list of names or"
-            " the path of a file"
+            f"class_names is {errors.printable(repr(class_names))}, but must be a list of names, a"
+            " dict of names by label, or the path of a file"
         )
     for text in label_checks.check_names(names, num_classes, "class_names"):
         console.warn(text)

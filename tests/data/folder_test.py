@@ -297,14 +297,16 @@ def test_suspicious_folders_cause_warnings(tmp_path):
     fill(root / "test", ("cat", "dog"), 5)
     shutil.copy(root / "train" / "cat" / "1.jpg", root / "test" / "dog" / "9.jpg")
     shutil.copy(root / "train" / "cat" / "1.jpg", root / "train" / "cat" / "8.jpg")
-    put(root / "train" / "loose.jpg")
+    for path in ("loose.jpg", "test.jpg", "train/loose.jpg"):
+        put(root / path)
+    (root / "test.jpg").rename(root / "val")
     (root / "train" / "yak").mkdir()
     dataset = load(root)
     messages = _messages(dataset)
     for part in (
         "images: 16 for training, 11 for testing, 3 classes (Dog, cat, dog), from",
         "0 ('Dog') to 6 ('dog'), mean 3.7, for testing",
-        "images outside class folders are not used: 1 image (train/loose.jpg)",
+        "images outside class folders are not used: 3 images (loose.jpg, train/loose.jpg, val)",
         "classes without images in split 'test': 1 of 3 (Dog)",
         "'Dog' and 'dog' differ only in case",
         "folders without images are ignored: train/yak",

@@ -7,13 +7,15 @@ import types
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import tensorflow_datasets as tfds
 
 from rrd_jax import data, errors
 from rrd_jax.config import parse
 from rrd_jax.data.feeds import feed
-from rrd_jax.data.images import transforms
+from rrd_jax.data.images import reader, transforms
+from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.data.sources import split_expressions
 from tests import launch
 
@@ -122,6 +124,60 @@ def test_sources_of_all_forms_are_read(name):
     np.testing.assert_array_equal(dataset.train.images, _IMAGES)
     np.testing.assert_array_equal(dataset.train.labels, _LABELS)
     np.testing.assert_array_equal(dataset.test.images, _IMAGES[4:])
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "orientation"),
+    [
+        ("RGB", "JPEG", 6),
+        ("L", "PNG", 2),
+        ("RGB", "TIFF", 8),
+        ("CMYK", "JPEG", 5),
+        ("LA", "JPEG2000", 1),
+    ],
+)
+def test_encoded_and_pil_images_are_read_as_by_predict(mode, kind, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    file, exif = io.BytesIO(), PIL.Image.Exif()
+    exif[0x0112] = orientation
+    options = {"exif": exif} if orientation > 1 else {}
+    PIL.Image.fromarray(pixels, "RGBA").convert(mode).save(file, kind, **options)
+    content = file.getvalue()
+    upright = PIL.ImageOps.exif_transpose(PIL.Image.open(file))
+    forms = (content, bytearray(content), PIL.Image.open(file), upright)
+    rows = [(form, label) for form in forms for label in (0, 1)]
+    source = data.Source(image_size=9, augment="none")
+    dataset = data.from_sources(rows, rows, source)
+    channels = dataset.image_shape[-1]
+    half = (0.5,) * channels
+    expected = reader.read(content, Preprocessing(9, channels, half, half))
+    for image in dataset.train.images:
+        np.testing.assert_array_equal(image, expected)
+
+
+def test_the_orientation_is_part_of_the_version():
+    image, exif, versions = PIL.Image.new("RGB", (8, 8)), PIL.Image.Exif(), set()
+    for orientation in (1, 6):
+        exif[0x0112] = orientation
+        file = io.BytesIO()
+        image.save(file, "PNG", exif=exif)
+        dataset = data.from_sources(
+            [(file.getvalue(), 0), (image, 1)] * 2,
+            source=data.Source(image_size=8, test_split="train"),
+        )
+        versions.add(dataset.version)
+    assert len(versions) == 2
+
+
+@pytest.mark.parametrize("masked", ["images", "labels"])
+def test_masked_values_are_refused(masked):
+    arrays = {"images": _IMAGES, "labels": _LABELS}
+    arrays[masked] = np.ma.masked_equal(arrays[masked], arrays[masked].flat[0])
+    with pytest.raises(errors.InputError, match=f"the {masked} of split 'train' .* are masked"):
+        data.from_sources(tuple(arrays.values()), (_IMAGES, _LABELS), data.Source(image_size=8))
+    if masked == "images":
+        with pytest.raises(errors.InputError, match="values are masked"):
+            reader.read(arrays[masked][0], Preprocessing(8, 3, (0.5,) * 3, (0.5,) * 3))
 
 
 def test_options_are_checked_against_the_signature():
@@ -259,7 +315,7 @@ def test_large_sources_must_provide_the_number_of_classes():
         ("worded", "the label is 'cat', but must be an integer"),
         ("normalised", "the image has values of type float64 from -.* give uint8, or floats in"),
         ("flat", r"the image is a ndarray of shape \(192,\) and type uint8; expected"),
-        ("garbage", "an image of 8 bytes cannot be decoded"),
+        ("garbage", "not an image, or an unsupported format"),
         ("Beyond", "example 5 of .* has label 5, but there are 4 classes, from 0 to 3"),
         ("Random", "example 0 of .* changes between two reads; .* use data.augment"),
         ("Ten", "num_classes is 'ten', but must be a whole number"),

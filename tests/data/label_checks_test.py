@@ -65,6 +65,31 @@ def test_a_validation_split_is_refused_or_divides_the_images(labels, value, seed
     assert len(dataset.validation) == expected
 
 
+@pytest.mark.parametrize(
+    ("split", "repeated"),
+    [("train+train", 40), ("train[:50%]+train[40%:]", 4), ("train[:20]+train[20:]", 0)],
+)
+def test_validation_images_are_not_trained_on(split, repeated):
+    images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1) * np.ones((1, 4, 4, 1), np.uint8)
+    source = data.Source(image_size=4, augment="none", val_split=0.2, train_split=split)
+    pair = images, _CLASSES
+    if repeated:
+        with pytest.raises(errors.InputError, match=f"contains {repeated} of its images twice"):
+            data.from_sources(pair, pair, source)
+    else:
+        dataset = data.from_sources(pair, pair, source)
+        parts = (set(np.ravel(part.images)) for part in (dataset.train, dataset.validation))
+        assert not set.intersection(*parts)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("per_class", 2), ("imbalance", 4), ("label_noise", 0.2)]
+)
+def test_fields_that_need_labels_are_refused_without_labels(field, value):
+    with pytest.raises(errors.InputError, match=f"data.{field} is {value}, which needs labels"):
+        data.Source(use_labels=False, **{field: value})
+
+
 def test_missing_classes_are_named():
     names = ["ant", "bee", "cat", "dog"]
     splits = [("train", _CLASSES), ("test", _CLASSES[_CLASSES != 2]), ("validation", np.array([0]))]

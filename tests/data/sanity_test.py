@@ -20,7 +20,8 @@ _FLAT = np.broadcast_to(_RNG.integers(0, 256, (40, 1, 1, 3), dtype=np.uint8), _P
     [
         (_PHOTOS, _MEAN, _STD, []),
         (_PHOTOS, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), []),
-        (_PHOTOS // 200, _MEAN, _STD, ["no pixel is above 1 of 255"]),
+        (_PHOTOS // 200, _MEAN, _STD, ["is above 1 of 255"]),
+        (_PHOTOS // 200, (0.001,) * 3, (0.002,) * 3, ["is above 1 of 255"]),
         (255 - _PHOTOS // 8, _MEAN, _STD, ["do not match the images, which have mean (0.9"]),
         (_PHOTOS, (0.5, 0.5, 127.0), _STD, ["data.mean and data.std do not match the images"]),
         (_PHOTOS, _MEAN, (0.29, 0.29, 74.0), ["standard deviation (0.993, 0.987, 0.004"]),

@@ -126,6 +126,7 @@ def test_an_unreadable_image_is_an_error_or_is_skipped_and_reported(mean, tmp_pa
         (3, {}, "images are 3, but must be an array"),
         ({"image": 3}, {}, "images are a mapping with"),
         (_images(0), {"batch_size": 0}, "batch_size is 0"),
+        (np.ma.masked_equal(_images(0, 1), 1), {}, "images: .* values are masked"),
         ("/not/there", {}, "'/not/there' does not exist"),
     ],
 )
@@ -229,6 +230,10 @@ def test_a_weight_file_predicts_with_explicit_preprocessing(tmp_path):
         rrd_jax.load(path, **options).predict(_images(0))
     loaded = rrd_jax.load(path, **options, image_size=8, resize=10, class_names=names)
     assert loaded.about.class_names == ("eins", "zwei, drei", "\u00e4")
+    by_label = rrd_jax.load(path, **options, class_names={2: "c", 0: "a", 1: "b"})
+    assert by_label.about.class_names == ("a", "b", "c")
+    with pytest.raises(errors.InputError, match=r"of shape \(0, 8, 8, 3\)"):
+        loaded(np.zeros((0, 8, 8, 3), np.uint8))
     actual = loaded.about.preprocessing
     assert (actual.image_shape, actual.resize, actual.mean) == ((8, 8, 3), 10, (0.5,) * 3)
     images = _RNG.integers(0, 256, (3, 10, 10, 3), np.uint8)
@@ -238,6 +243,8 @@ def test_a_weight_file_predicts_with_explicit_preprocessing(tmp_path):
         ({"background": "red"}, "background is 'red', but must be white"),
         ({"class_names": ["a"]}, "class_names has 1 names, but there are 3 classes"),
         ({"class_names": tmp_path}, "which cannot be read: Is a directory"),
+        ({"class_names": {"a", "b", "c"}}, "must be a list of names"),
+        ({"class_names": {"c": 2, "a": 0, "b": 1}}, "the labels are a, b, c .*, not 0, 1, 2"),
         ({"image_size": 8, "resize": 4}, "resize is 4, but must be at least image_size, 8"),
         ({"image_size": 0}, "image_size is 0"),
         ({"num_classes": 4}, "num_classes is 4, but .* for 3 classes"),

@@ -84,10 +84,10 @@ def arrange(
     by_split, loose = collections.defaultdict(list), []
     for index, path in enumerate(paths):
         parts = path.split(os.sep)
-        split = SPLITS[parts.pop(0).lower()] if split_folders else ""
-        if len(parts) == 1:
+        if len(parts) < (3 if split_folders else 2):
             loose.append(path)
             continue
+        split = SPLITS[parts.pop(0).lower()] if split_folders else ""
         label = class_name(parts[0])
         by_split[split].append(Image(index, os.fsencode("/".join(parts)), label))
     _check_loose(root, paths, loose, split_folders, warnings)

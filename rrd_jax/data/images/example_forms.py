@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
 from rrd_jax import errors
-from rrd_jax.data.images import transparency
+from rrd_jax.data.images import decoding, transparency
 from rrd_jax.settings import kinds
 
 EXPECTED_FORM = (
@@ -22,7 +23,7 @@ _COLOR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 def conform(example: Any, channels: int | None = None, background: str = "white") -> dict[str, Any]:
     """Returns an example as a dict of `image`, `label` and optionally `file_name`.
 
-    The image is encoded bytes, or uint8 [H, W, 1 or 3].
+    The image is encoded bytes that are decoded upright, or uint8 [H, W, 1 or 3].
 
     Args:
       example: a mapping with `image`, `label` and optionally `file_name`, or a pair.
@@ -80,6 +81,7 @@ def pixels(image: Any, background: str) -> bytes | np.ndarray:
     """Returns an image as encoded bytes, or as uint8 [H, W, 1 or 3].
 
     Arrays with channels first and floats in [0, 1], as from torchvision's ToTensor, are converted.
+    The EXIF orientation of PIL images is applied, as it is when encoded bytes are decoded.
 
     Args:
       image: an image in any form of `EXPECTED_FORM`; a fourth channel of an array is alpha.
@@ -90,11 +92,12 @@ def pixels(image: Any, background: str) -> bytes | np.ndarray:
       InputError: the image has an unsupported form, or its pixels are already normalized.
     """
     if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
+        return decoding.Upright(image)
     if isinstance(image, PIL.Image.Image):
-        return _from_pil(image, background)
+        return _from_pil(PIL.ImageOps.exif_transpose(image), background)
     if not hasattr(image, "__array__"):
         raise errors.InputError(f"the image is {describe(image)}; {EXPECTED_FORM}")
+    check_unmasked(image, "the image")
     array = np.asarray(image)
     if array.ndim == 2:
         array = array[..., None]
@@ -110,6 +113,15 @@ def pixels(image: Any, background: str) -> bytes | np.ndarray:
     if background == kinds.NO_COLOR:
         return np.ascontiguousarray(_as_uint8(array[..., :3]))
     return transparency.composite(_as_uint8(array), background)
+
+
+def check_unmasked(value: Any, subject: str) -> None:
+    """Raises an InputError for an array with masked values, which would be used otherwise."""
+    if np.ma.is_masked(value):
+        raise errors.InputError(
+            f"{subject}: {np.ma.count_masked(value):,} values are masked; remove these examples, or"
+            " fill the values"
+        )
 
 
 def describe(value: Any) -> str:

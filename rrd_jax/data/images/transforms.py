@@ -71,7 +71,11 @@ def stored_channels(image: bytes) -> int:
       InputError: the bytes are not an image.
     """
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    return 1 if _decoded(image, flags).ndim == 2 else 3
+    channels = decode(image, 3).shape[-1]
+    # OpenCV decodes fewer formats.
+    with contextlib.suppress(errors.InputError):
+        channels = 1 if _decoded(image, flags).ndim == 2 else 3
+    return channels
 
 
 def _decoded(image: bytes, flags: int) -> np.ndarray:

@@ -166,6 +166,8 @@ def _as_arrays(subject: str, split: str, value: Any) -> Any:
     is_pair = isinstance(value, tuple | list) and len(value) == 2
     if not (is_pair and getattr(value[0], "ndim", 0) >= 3):
         return value
+    for part, name in zip(value, ("images", "labels"), strict=True):
+        example_forms.check_unmasked(part, f"the {name} of split '{split}' of {subject}")
     images, labels = map(np.asarray, value)
     if labels.shape[:1] != images.shape[:1]:
         count = f"{len(labels)} labels" if labels.ndim else f"labels {labels}"

@@ -37,17 +37,18 @@ def open_source(source: Source) -> Splits:
             for split in (source.train_split, source.test_split)
         )
     count, names = _classes(builder.info.features, features)
-    shared = 0
+    shared = repeated = 0
     if not source.mock_examples:
-        parts = (
+        parts = [
             stored_examples.file_ranges(builder, s) for s in (source.train_split, source.test_split)
-        )
+        ]
         shared = split_expressions.overlap(*parts)
+        repeated = split_expressions.repeated(parts[0])
     version, channels = builder.info.full_name, builder.info.features[features.image].shape[-1]
     summary = Summary()
     if size := None if source.mock_examples else resized.read_note(builder.data_dir):
         version, summary = f"{version}, {size}", _summarize_resized(source, size)
-    return Splits(version, count, channels, train, test, names, summary, shared)
+    return Splits(version, count, channels, train, test, names, summary, shared, repeated=repeated)
 
 
 def _summarize_resized(source: Source, size: resized.Resize) -> Summary:

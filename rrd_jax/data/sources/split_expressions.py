@@ -57,6 +57,12 @@ def overlap(parts: Iterable[tuple[Any, range]], others: Iterable[tuple[Any, rang
     )
 
 
+def repeated(parts: Iterable[tuple[Any, range]]) -> int:
+    """Returns the number of examples that several parts of a list have in common."""
+    parts = list(parts)
+    return sum(overlap([part], parts[i + 1 :]) for i, part in enumerate(parts))
+
+
 def _boundary(text: str, count: int) -> int:
     """Returns a boundary as an index; percentages are rounded to the nearest index."""
     number = int(text.removesuffix("%"))

@@ -1,5 +1,6 @@
 """Opens the splits of custom sources, and checks some of their examples."""
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ import numpy as np
 
 from rrd_jax import errors, imports
 from rrd_jax.data import label_checks
-from rrd_jax.data.images import example_forms, transforms
+from rrd_jax.data.images import decoding, example_forms, transforms
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import split_expressions
 from rrd_jax.data.sources.first_reads import FirstReads
@@ -103,8 +104,16 @@ def open_splits(
     version = f"{name} {digest.hexdigest()[:12]}"
     names = next(filter(None, (_class_names(holder, num_classes) for holder in candidates)), ())
     _check_same_classes(name, whole_splits, num_classes)
-    shared = split_expressions.overlap(*(rows.parts for rows in both))
-    return Splits(version, num_classes, channels, *splits, names, shared=shared)
+    train, test = (rows.parts for rows in both)
+    return Splits(
+        version,
+        num_classes,
+        channels,
+        *splits,
+        names,
+        shared=split_expressions.overlap(train, test),
+        repeated=split_expressions.repeated(train),
+    )
 
 
 def _rows(
@@ -194,6 +203,11 @@ def _content(example: Mapping[str, Any]) -> bytes:
     image = example["image"]
     if isinstance(image, np.ndarray):
         image = repr(image.shape).encode() + image.tobytes()
+    else:
+        # Version 0.2.0 ignored the orientation: its runs do not resume with rotated images.
+        with contextlib.suppress(errors.InputError):
+            orientation = decoding.orientation(image)
+            image += f"orientation {orientation}".encode() if orientation != 1 else b""
     return image + repr(example["label"]).encode()
 
 

@@ -148,7 +148,7 @@ def _draw_validation(source: Source, splits: Splits, labels: np.ndarray) -> np.n
     """Returns the indices of the validation images, ascending.
 
     Raises:
-      InputError: no image, or all images of a class, would be held out.
+      InputError: no image, or all images of a class, would be held out, or images are repeated.
     """
     value, total = source.val_split, len(labels)
     count = round(value * total) if value < 1 else int(value)
@@ -160,6 +160,12 @@ def _draw_validation(source: Source, splits: Splits, labels: np.ndarray) -> np.n
         raise errors.InputError(
             f"{subject}; set it to a share such as 0.1 or to fewer images, so that both parts have"
             " images"
+        )
+    if splits.repeated:
+        raise errors.InputError(
+            f"data.val_split is {_number(value)}, but data.train_split '{source.train_split}'"
+            f" contains {splits.repeated:,} of its images twice, so that validation images would"
+            " be trained on; use disjoint parts"
         )
     chosen = stratified.draw_validation(labels, count, source.noise_seed)
     remaining = np.bincount(np.delete(labels, chosen), minlength=labels.max() + 1)
