@@ -4,14 +4,18 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from rrd_jax import errors, networks
+from rrd_jax import checkpoints, data, errors, networks
 from rrd_jax.evaluation import predictions
-from rrd_jax.jobs import job
+from rrd_jax.jobs import job, run_info
+from rrd_jax.run_folder import workdir
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console, interrupts, tables
-from rrd_jax.training.recipe import Job
+from rrd_jax.training.recipe import Job, Training
 from rrd_jax.weights import files
+
+# Fields of the section `data` that change test images, in the order of messages.
+_PREPROCESSING = ("image_size", "resize", "mean", "std", "background")
 
 
 def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -84,6 +88,7 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     if teacher and len(teachers) > 1 and teacher.compares:
         rows.append(_row("teachers", "+".join(models), "+".join(locations), teacher))
     if has_student:
+        _warn_about_preprocessing(run_folder, setting.dataset, training)
         terms = training.create_objectives(len(setting.dataset.train))
         student = frozen.load(
             training.network, folder, setting.dataset, setting.mesh, training, terms
@@ -96,6 +101,34 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
             network.examine()
     console.print_table(*table(rows))
     return rows
+
+
+def _warn_about_preprocessing(
+    folder: pathlib.Path, dataset: data.Dataset, training: Training
+) -> None:
+    """Warns about test images that are preprocessed unlike those of the student's run.
+
+    Args:
+      folder: the run folder.
+      dataset: the data set of the current config.
+      training: the settings of the current config.
+    """
+    meta = checkpoints.read_meta(folder / "checkpoints")
+    if meta is None:
+        return
+    about = run_info.describe_checkpoint(meta, workdir.read_fields(folder), folder)
+    current = run_info.preprocessing(dataset, training.mean, training.std)
+    stored = about.preprocessing or current
+    names = [f"data.{n}" for n in _PREPROCESSING if getattr(stored, n) != getattr(current, n)]
+    if names:
+        before, now = (
+            ", ".join(str(getattr(images, name.partition(".")[2])) for name in names)
+            for images in (stored, current)
+        )
+        console.warn(
+            f"the network in {folder} was trained with {', '.join(names)} {before}, but is tested"
+            f" with {now}; for the accuracy of the run, pass the config that it was trained with"
+        )
 
 
 def _row(

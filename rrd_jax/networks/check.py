@@ -79,6 +79,13 @@ def _check_variables(variables: dict[str, Any], name: str) -> None:
                 f"network '{name}' carries {leaf} of type {kind}, which a checkpoint cannot store;"
                 " store real numbers, or jax.random.key_data(key) for a key"
             )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not leaf.size:
+            raise errors.InputError(
+                f"network '{name}' has an array of shape {leaf.shape} at"
+                f" {jax.tree_util.keystr(path)}, but a checkpoint cannot store arrays without"
+                " elements; omit this array"
+            )
 
 
 def _leaf_types(tree: Any) -> dict[str, str]:

@@ -146,6 +146,11 @@ def _check_state(name: str, state: Any) -> None:
                 f"init of objective '{name}' returns a PRNG key in {part}, but a checkpoint cannot"
                 " store keys; store jax.random.key_data(key) instead"
             )
+        if not leaf.size or jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise errors.InputError(
+                f"init of objective '{name}' returns {_description(leaf)} in {part}, but a"
+                " checkpoint stores only real numbers, and no arrays without elements"
+            )
         if part.startswith("params") and not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise errors.InputError(
                 f"objective '{name}' trains {part} of type {leaf.dtype}, which has no gradient;"

@@ -48,6 +48,14 @@ def test_evaluation_reproduces_the_results_of_a_finished_job(run, capsys):
     assert "| student | tiny    | 24 " in capsys.readouterr().out
 
 
+def test_other_preprocessing_than_that_of_the_run_is_warned_about(run, capsys):
+    folder, _ = run
+    _evaluate(folder)
+    assert "was trained with" not in capsys.readouterr().out
+    _evaluate(folder, _config(**{"data.mean": (0.25,)}))
+    assert "was trained with data.mean" in capsys.readouterr().out
+
+
 def test_evaluation_and_a_finished_job_decode_no_training_images(run, monkeypatch):
     decode, decoded = transforms.decode, []
     monkeypatch.setattr(transforms, "decode", lambda *args: decoded.append(args) or decode(*args))

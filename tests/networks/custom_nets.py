@@ -187,6 +187,7 @@ def unserializable(num_classes: int, what: str = "key"):
         extra = {"key": key} if what == "key" else {}
         params = {"w": jnp.ones((64, num_classes))}
         params |= {"steps": jnp.int32(3)} if what == "steps" else {}
+        params |= {"empty": jnp.zeros((0, 3))} if what == "empty" else {}
         return {"params": params, "state": {"on": jnp.bool_(True), **extra}}
 
     def apply(variables, images, train):

@@ -195,6 +195,7 @@ def test_sown_values_are_dropped_and_carried_state_is_updated():
             {"what": "steps"},
             r"a parameter \['steps'\] of type int32\(\), which cannot",
         ),
+        ("unserializable", {"what": "empty"}, r"shape \(0, 3\) at .*'empty'.* without elements"),
         (
             "unserializable",
             {"what": "key"},

@@ -225,6 +225,8 @@ _WRONG = {
         "loss",
         r"returns a PRNG key in memory.*key_data\(key\)",
     ),
+    "no elements": ("start((), jnp.zeros((0, 3)))", "loss", r"float32\[0,3\] in memory"),
+    "complex": ("start((), jnp.zeros(3) + 1j)", "loss", r"complex64\[3\] in memory"),
     "memory": (
         "start(memory={'rows': jnp.zeros(3)})",
         "lambda s, a, b, batch: (a.logits.mean(1), {'rows': jnp.zeros(4)})",
