@@ -101,6 +101,8 @@ def parse(path: Any, name: str) -> pathlib.Path:
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         raise errors.FieldError(f"{name} is of type {type(path).__name__}, but must be a path")
     text = os.fspath(path)
+    if not text:
+        raise errors.FieldError(f"{name} is '', but must be the path of a file or folder")
     if reason := problem(text):
         raise errors.FieldError(f"{name} is '{errors.printable(text)}', {reason}")
     return pathlib.Path(expanded(text))

@@ -34,6 +34,8 @@ def resolve(values: Values, recorded: Mapping[str, Any] | None) -> None:
             if is_auto(value) and field.choose:
                 value = field.choose(view)
             if problem := field.kind.problem(view.labelled(field.path), value):
+                if recorded is None:
+                    raise errors.InputError(problem)
                 raise errors.InputError(
                     f"config.json of the workdir is damaged: {problem}; correct it, or delete it to"
                     " resume with the current config"

@@ -195,7 +195,8 @@ def _recorded(workdir: Any) -> dict[str, Any] | None:
 
 def _folder(workdir: Any) -> pathlib.Path:
     """Returns the path of a workdir, a temporary folder for None."""
-    return user_paths.parse(workdir or tempfile.mkdtemp(prefix="rrd_jax_"), "workdir")
+    path = tempfile.mkdtemp(prefix="rrd_jax_") if workdir is None else workdir
+    return user_paths.parse(path, "workdir")
 
 
 def _run(

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from rrd_jax import errors
@@ -18,7 +19,8 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
       values: new values by path; a mapping sets several fields of a section.
 
     Raises:
-      InputError: a field is unknown, or a section is set to a value that is not a mapping.
+      InputError: a field is unknown, a section is set to a value that is not a mapping, or a number
+        to True or False.
     """
     if not isinstance(values, Mapping):
         raise errors.InputError(
@@ -40,6 +42,10 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
                 )
             set_fields(config, {f"{path}.{part}": inner for part, inner in value.items()})
         else:
+            is_number = not takes_any and section.get_type(name) is float
+            if is_number and isinstance(value, bool | np.bool_):
+                # ConfigDict would store 1.0 or 0.0.
+                raise errors.InputError(f"'{path}' is {value}, but must be a number")
             section[name] = value if takes_any else _converted(value, section.get_type(name))
 
 
