@@ -211,7 +211,7 @@ def test_a_pytorch_file_is_exported_with_preprocessing_from_options(run, form, t
     ):
         _export(path, output, load_options={"network": "resnet8"})
     load_options = {"network": "resnet8", "mean": (0.3,), "std": (0.4,), "image_size": 8}
-    with pytest.raises(errors.InputError, match="2 names, but the network has 10 classes"):
+    with pytest.raises(errors.InputError, match="2 names, but there are 10 classes"):
         _export(path, output, load_options=load_options | {"class_names": ("a", "b")})
     (outcome,) = _export(path, output, load_options=load_options)
     assert outcome.written.comparison.description == "random images"
