@@ -12,6 +12,8 @@ from typing import Any
 
 # The range of positive float32 numbers.
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38
+# The largest number of examples, classes and other counts.
+_LARGEST_COUNT = 2**31 - 1
 # A message lists up to _LIST_ALL names; of more names it lists _LIST_CLOSEST.
 _LIST_ALL, _LIST_CLOSEST = 60, 12
 # NumPy's dtype kinds of real numbers.
@@ -191,10 +193,12 @@ def check_positive(**values: Any) -> None:
 
 
 def check_counts(**values: Any) -> None:
-    """Raises an InputError for the first value that is not a positive whole number."""
+    """Raises an InputError for the first value that is not a positive whole number of 32 bits."""
     for name, value in values.items():
         if not is_whole(value) or value < 1:
             raise InputError(f"{name} is {value!r}, but must be a whole number above 0")
+        if value > _LARGEST_COUNT:
+            raise InputError(f"{name} is {value!r}, but must be at most {_LARGEST_COUNT:,}")
 
 
 def is_whole(value: Any) -> bool:

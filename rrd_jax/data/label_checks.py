@@ -1,7 +1,8 @@
 """Checks of labels and class names, which are the same for every kind of data set."""
 
 import collections
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -53,11 +54,12 @@ def check_names(names: Sequence[str], num_classes: int, subject: str) -> list[st
     return warnings
 
 
-def missing_classes(split: str, missing: Sequence[str], num_classes: int) -> str:
-    """Returns a warning about classes without images in a split."""
+def missing_classes(split: str, missing: Iterable[str], count: int, num_classes: int) -> str:
+    """Returns a warning about `count` classes without images in a split; lists the first names."""
+    listed = ", ".join(itertools.islice(missing, _LISTED))
+    more = f" and {count - _LISTED:,} more" if count > _LISTED else ""
     return (
-        f"classes without images in split '{split}': {len(missing):,} of {num_classes:,}"
-        f" ({abbreviate(missing)})"
+        f"classes without images in split '{split}': {count:,} of {num_classes:,} ({listed}{more})"
     )
 
 
@@ -95,10 +97,16 @@ def check_splits(
                 raise errors.InputError(problem)
             warnings.append(problem)
     for name, part in labels:
-        expected = np.arange(num_classes) if part is training else present
-        if (absent := np.setdiff1d(expected, part)).size:
-            texts = [_class_name(int(label), names) for label in absent]
-            warnings.append(missing_classes(name, texts, num_classes))
+        if part is training:
+            # There may be many more classes than labels.
+            existing, count = set(present.tolist()), num_classes - len(present)
+            absent = (label for label in range(num_classes) if label not in existing)
+        else:
+            absent = np.setdiff1d(present, part).tolist()
+            count = len(absent)
+        if count:
+            texts = (_class_name(label, names) for label in absent)
+            warnings.append(missing_classes(name, texts, count, num_classes))
     return warnings
 
 

@@ -99,6 +99,15 @@ def test_missing_classes_are_named():
     ]
 
 
+def test_millions_of_classes_without_images_are_counted():
+    splits = [("train", np.array([0, 1, 7])), ("test", np.array([7, 1]))]
+    assert label_checks.check_splits(splits, 2**31 - 1) == [
+        "classes without images in split 'train': 2,147,483,644 of 2,147,483,647 (2, 3, 4, 5, 6 and"
+        " 2,147,483,639 more)",
+        "classes without images in split 'test': 1 of 2,147,483,647 (0)",
+    ]
+
+
 def test_classes_that_are_never_predicted_are_named():
     predictions = np.where(_CLASSES == 3, 0, _CLASSES)
     message = label_checks.never_predicted(predictions, _CLASSES, ["a", "b", "c", "d"])

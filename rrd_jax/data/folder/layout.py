@@ -255,7 +255,9 @@ def _classes(
                 f" {abbreviate(classes)}"
             )
         if missing := sorted(set(classes) - labels):
-            warnings.append(label_checks.missing_classes(split, missing, len(classes)))
+            warnings.append(
+                label_checks.missing_classes(split, missing, len(missing), len(classes))
+            )
     return tuple(classes)
 
 

@@ -136,6 +136,7 @@ def _open_split(subject: str, holder: Any, split: str, options: _Options) -> Any
         )
     with errors.user_code(f"taking the length of split '{split}' of", subject):
         length = len(source)
+    errors.check_counts(**{f"the length of split '{split}' of {subject}": length or 1})
     if not length:
         raise errors.InputError(
             f"{subject} has no examples in split '{split}'; add examples, or name another split"
