@@ -253,7 +253,7 @@ class Source:
 
 def scaled_side(image_size: int) -> int:
     """Returns the usual shorter side before a center crop: image_size x 256/224, rounded down."""
-    return image_size * 256 // 224
+    return min(image_size * 256 // 224, kinds.PIXELS.maximum)
 
 
 def describe_small_crop(image_size: int, resize: int | None) -> str:
