@@ -26,7 +26,10 @@ def get_study(argument: str = "") -> design.Study:
         factors=(),
         config="configs/cifar100.py" if on_cifar else "configs/digits.py",
         argument=",".join(filter(None, [options.smoke, "rrd"])),
-        fields={} if on_cifar or options.smoke else {"train.epochs": 40},
+        fields={
+            f"{_RRD}queue_size": size,
+            **({} if on_cifar or options.smoke else {"train.epochs": 40}),
+        },
         seeds=options.seeds(3),
         measures=(),
     )

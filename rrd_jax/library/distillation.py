@@ -78,7 +78,7 @@ def distill(
       ...     objectives={"rrd": 1.0, "kd": 1.0}, epochs=1, batch_size=16)
       warning: only 32 test images: ...
       >>> sorted(result.metrics)[:4]
-      ['agreement', 'best_epoch', 'best_top1', 'checkpoint']
+      ['agreement', 'best_by', 'best_epoch', 'best_score']
       >>> result.network(images[:2]).logits.shape
       (2, 4)
     """

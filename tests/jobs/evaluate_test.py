@@ -79,8 +79,8 @@ def test_a_pytorch_file_of_the_teacher_has_the_results_of_the_teacher(run, tmp_p
     assert teacher["top1"] == _evaluate(folder)[0]["top1"]
     # The teacher is not trained again for a distillation.
     results = launch.run(config, tmp_path / "student")
-    assert [result.label for result in results] == ["distilled, kd"]
-    assert results[0].top1 == student["top1"]
+    assert [result.label for result in results] == ["teacher", "distilled, kd"]
+    assert [result.top1 for result in results] == [teacher["top1"], student["top1"]]
 
 
 def test_the_best_checkpoint_of_student_and_teacher_can_be_evaluated(run, tmp_path, capsys):

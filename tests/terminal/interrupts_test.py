@@ -122,7 +122,8 @@ def test_the_python_api_works_in_other_threads():
 )
 def test_a_signal_outside_a_job_ends_a_command(number, code):
     program = (
-        "import signal; from rrd_jax.terminal import interrupts; interrupts.install();"
+        f"import signal; signal.signal({int(number)}, signal.SIG_DFL);"
+        " from rrd_jax.terminal import interrupts; interrupts.install();"
         f" signal.raise_signal({int(number)}); print('lost')"
     )
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
