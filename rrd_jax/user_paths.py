@@ -133,6 +133,15 @@ def read_json(path: pathlib.Path) -> Any:
         raise ValueError("the JSON is nested too deeply") from error
 
 
+def read_object(path: pathlib.Path) -> dict[str, Any] | None:
+    """Reads a JSON object; None if the file is missing, damaged or holds another value."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def decode(content: bytes) -> str:
     """Decodes UTF-8, or UTF-16 with a byte order mark.
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import runpy
+import signal
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def interrupt(config: ConfigDict, folder: pathlib.Path, calls: int) -> None:
 
 def preempt(config: ConfigDict, folder: pathlib.Path, step: int) -> None:
     """Preempts a job after a step, as SIGTERM does; the state is saved."""
-    stop = contextlib.nullcontext(lambda at: at >= step)
+    stop = contextlib.nullcontext(lambda at: signal.SIGTERM if at >= step else 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "stop_requests", lambda: stop)
         with pytest.raises(errors.PreemptedError):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.page.styles import Style
-from rrd_jax.terminal.tables import EMPTY
+from rrd_jax.terminal.tables import filled_columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +86,8 @@ class Table:
     caption: str = ""
 
     def __post_init__(self):
-        columns = [
-            i
-            for i in range(len(self.header))
-            if not i or not self.rows or any(row[i].text.strip() not in EMPTY for row in self.rows)
-        ]
+        texts = [[cell.text for cell in row] for row in self.rows]
+        columns = filled_columns(len(self.header), texts)
         object.__setattr__(self, "header", tuple(self.header[i] for i in columns))
         rows = tuple(tuple(row[i] for i in columns) for row in self.rows)
         object.__setattr__(self, "rows", rows)

@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Options of objectives that set the number of rows of a memory.
-_ROWS = ("queue_size", "negatives")
+from rrd_jax.objectives.parts.memory import SIZES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,5 +62,5 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         name = section.removeprefix("objectives.")
         is_queue = config.get(f"{section}.memory", "fifo") == "fifo"
         is_used = isinstance(value, int) and config.get(f"{section}.weight", 1)
-        if section.startswith("objectives.") and option in _ROWS and is_queue and is_used:
+        if section.startswith("objectives.") and option in SIZES and is_queue and is_used:
             yield name, value

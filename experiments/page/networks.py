@@ -39,7 +39,7 @@ class Network:
 
 def student_of(folder: pathlib.Path) -> Network:
     """Returns the trained network of a run folder."""
-    model = read_json(folder / "model.json")
+    model = user_paths.read_object(folder / "model.json") or {}
     count = (model.get("training") or {}).get("parameters")
     name = str(model.get("model") or "")
     return Network("student", name, count if isinstance(count, int) else 0)
@@ -52,7 +52,8 @@ def teachers_of(folder: pathlib.Path) -> list[Network]:
     have the same predictions; then from the results that the run has written; then from the metrics
     of the teacher's own run, at the checkpoint that the run uses.
     """
-    training = read_json(folder / "model.json").get("training") or {}
+    model = user_paths.read_object(folder / "model.json") or {}
+    training = model.get("training") or {}
     used = training.get("teachers") or []
     rows = [row for row in _results(folder) if str(row.get("label")).startswith("teacher")]
     # The row of a teacher with another classifier comes last, and has the predictions of the run.
@@ -93,15 +94,6 @@ def compare_sizes(student: Network, teacher: Network) -> str:
 def is_random(config: Mapping[str, Any]) -> bool:
     """Returns True for a run on random images, from its config fields by path."""
     return bool(config.get("data.mock_examples"))
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the content of a JSON file; {} for a missing or damaged file."""
-    try:
-        content = user_paths.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _results(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -89,11 +89,7 @@ def read(folder: pathlib.Path) -> Run:
         raise errors.InputError(
             f"{folder / 'config.json'} is damaged ({error}); restore the file"
         ) from error
-    try:
-        model = user_paths.read_json(folder / "model.json")
-    except (OSError, ValueError):
-        model = {}
-    model = model if isinstance(model, dict) else {}
+    model = user_paths.read_object(folder / "model.json") or {}
     training = model.get("training") or {}
     start = starts.get("latest", {}) if isinstance(starts, dict) else {}
     return Run(

@@ -7,6 +7,7 @@ from experiments.page import answers, charts, measure_sections, memories, networ
 from experiments.page.elements import Chart, Element, Figure, Folded, Page, Section
 from experiments.page.results import Results, compute, label
 from experiments.study.records import RunRecord, StudyRecord, is_number
+from rrd_jax import user_paths
 from rrd_jax.run_folder.config_fields import flatten
 
 # Maximum number of blocks with a chart.
@@ -37,7 +38,7 @@ def page(record: StudyRecord) -> Page:
 
 def fields_of(run: RunRecord) -> dict[str, Any]:
     """Returns the config fields of a run by path; {} for a run without a config."""
-    return flatten(networks.read_json(run.folder / "config.json"))
+    return flatten(user_paths.read_object(run.folder / "config.json") or {})
 
 
 def _sizes(runs: list[RunRecord]) -> str:

@@ -7,7 +7,6 @@ retries failed runs.
 import contextlib
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from experiments.study import records
 from rrd_jax import checkpoints, errors, user_paths
@@ -33,7 +32,7 @@ def count_attempt(
       InputError: too many attempts in this launch died without a new checkpoint.
     """
     path, step = folder / _STARTS, sum(map(_newest, (folder, *teachers)))
-    before = _read(path)
+    before = user_paths.read_object(path) or {}
     is_repeated = (before.get("launch"), before.get("step")) == (launch, step)
     deaths = before.get("deaths", 0) if is_repeated else 0
     if deaths >= _DEATHS:
@@ -62,7 +61,7 @@ def count_attempt(
 
 def failure(folder: pathlib.Path, launch: str) -> str:
     """Returns why a run or teacher failed in a launch; "" if it did not."""
-    content = _read(folder / records.FAILED)
+    content = user_paths.read_object(folder / records.FAILED) or {}
     return str(content.get("error", "")) if content.get("launch") == launch else ""
 
 
@@ -95,12 +94,3 @@ def _newest(folder: pathlib.Path) -> int:
     """Returns the step of the newest checkpoint; 0 for none."""
     names = (path.name for path in (folder / "checkpoints").glob("[0-9]*"))
     return max((int(name) for name in names if name.isdecimal()), default=0)
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the content of a JSON file; {} if it is missing, damaged or not an object."""
-    try:
-        content = user_paths.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -23,7 +23,7 @@ from experiments.study.plan import Plan, Run
 from rrd_jax import errors
 from rrd_jax.config import unused_fields
 from rrd_jax.data import Dataset
-from rrd_jax.jobs import job, preflight
+from rrd_jax.jobs import job, preflight, same_teacher
 from rrd_jax.jobs.progress import finished
 from rrd_jax.run_folder import atomic_write, workdir
 from rrd_jax.settings import kinds
@@ -188,7 +188,8 @@ class Worker:
                 if teacher:
                     plan = recipe.create(student.training, dataset.num_classes, len(dataset.train))
                     preflight.check_teacher(plan, dataset, teacher.network)
-                confirm(teacher)
+                    same_teacher.check_weights([folder], teacher)
+                confirm()
                 _train(student, folder, setting, teacher)
                 self._trained += 1
             self._measure(run, dataset)
@@ -204,9 +205,9 @@ class Worker:
             return student
         path = str(self._folder(run.follows))
         start = dataclasses.replace(student.training.start, checkpoint=path)
-        fields = {**student.fields, "student": {**student.fields["student"], "checkpoint": path}}
         training = dataclasses.replace(student.training, start=start)
-        return dataclasses.replace(student, training=training, fields=fields)
+        student = student.with_fields({"student.checkpoint": path})
+        return dataclasses.replace(student, training=training)
 
     def _dataset(self, part: Part) -> Dataset:
         """Returns the data set of a part; the most recent data set stays in memory."""
@@ -234,7 +235,7 @@ class Worker:
                 if is_finished(folder, part.training.epochs):
                     return
                 dataset = self._data and self._data[0] == repr(part.source) and self._data[1]
-                confirm(None)
+                confirm()
                 with attempts.count_attempt(folder, self._launch):
                     _train(part, folder, job.prepare(part, dataset or None))
                 attempts.delete_failure(folder)
@@ -332,7 +333,7 @@ def _train(
 
 def _claim(
     folder: pathlib.Path, study_job: Job, part: Part, free: tuple[str, ...] = ()
-) -> contextlib.AbstractContextManager[Callable[[FrozenNetwork | None], None]]:
+) -> contextlib.AbstractContextManager[Callable[[], None]]:
     """Locks a folder; fields without effect may differ from those of the previous start.
 
     Args:

@@ -87,7 +87,7 @@ def parse(
     custom = custom or CustomObjects()
     context = _Context(platform or jax.default_backend(), custom)
     values = validation.validate(config, custom.objectives)
-    changed = unused.changed(values) if explicit is None else explicit
+    changed = list(unused.iterate_changed(values)) if explicit is None else explicit
     automatic.resolve(values, recorded)
     naming.resolve(values, custom.networks)
     validation.check_conflicts(values)

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rrd_jax import errors
+from rrd_jax.objectives.parts import memory
 from rrd_jax.settings import Values
-
-# Options that set the number of rows of a memory; a row has `dim` numbers.
-_ROWS = ("queue_size", "negatives")
 
 
 class _Array(NamedTuple):
@@ -77,7 +75,8 @@ def _objective_arrays(values: Values) -> Iterator[_Array]:
         paths = {option: f"objectives.{name}.{option}" for option in sizes}
         dim = sizes.get("dim", 1)
         for option in sizes:
-            if option in _ROWS:
+            # A row of a memory has `dim` numbers.
+            if option in memory.SIZES:
                 yield _Array({paths[option]: sizes[option], "dim": dim, "checkpoint copies": 2})
         if "dim" in sizes:
             yield _Array({paths["dim"]: dim, "images": part})

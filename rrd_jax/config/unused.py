@@ -25,7 +25,7 @@ def note(values: Values, changed: Collection[str]) -> None:
 
     Args:
       values: checked values.
-      changed: paths of the fields that the user set, or the result of `changed`.
+      changed: paths of the fields that the user set, or those of `iterate_changed`.
     """
     unused = [
         f"{path} ({reason})"
@@ -50,12 +50,8 @@ def note(values: Values, changed: Collection[str]) -> None:
         )
 
 
-def changed(values: Values) -> list[str]:
-    """Returns the paths of the fields that differ from their default."""
-    return list(_changed(values))
-
-
-def _changed(values: Values) -> Iterator[str]:
+def iterate_changed(values: Values) -> Iterator[str]:
+    """Yields the paths of the fields that differ from their default."""
     for path, field, value in iterate_fields(values):
         if value != field.default:
             yield path

@@ -89,12 +89,7 @@ class Alignment:
           StoppedError: `stop` returned True.
           DivergedError: embeddings are not finite.
         """
-
-        def after(share: float) -> None:
-            del share
-            if stop():
-                raise predictions.StoppedError
-
+        after = _stopping(stop)
         last, is_due = epoch == self._training.epochs, self.is_due(epoch)
         compares = self._compares_embeddings and is_due
         classifies = self._choice.classifies and (is_due if self._choice.labelled else last)
@@ -141,13 +136,7 @@ class Alignment:
         """
         teacher = self._teacher.on_validation
         split = held_out(teacher.dataset, self._choice.images)
-
-        def after(share: float) -> None:
-            del share
-            if stop():
-                raise predictions.StoppedError
-
-        embeddings = self._embeddings(variables, after, split)
+        embeddings = self._embeddings(variables, _stopping(stop), split)
         return alignment.compare(embeddings, teacher.held_out)
 
     def _losses(
@@ -242,6 +231,17 @@ def compile_loss_and_floor(objective: Objective, mesh: jax.sharding.Mesh) -> Cal
         return jnp.mean(losses), jnp.mean(objective.floor(state, teacher))
 
     return jax.jit(compare, out_shardings=parallel.replicated(mesh))
+
+
+def _stopping(stop: Callable[[], bool]) -> Callable[[float], None]:
+    """Returns a function, called after each batch, that raises a StoppedError if `stop` is True."""
+
+    def after(share: float) -> None:
+        del share
+        if stop():
+            raise predictions.StoppedError
+
+    return after
 
 
 def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

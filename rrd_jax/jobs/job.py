@@ -73,12 +73,12 @@ def run(
             homes = [folder / name for name in recipes]
             same_teacher.check_weights(homes, teacher)
             startup_time.phase("teacher")
-        confirm(teacher)
+        confirm()
         compared = {}
         for name, part in job.comparisons.items():
             home = folder / name
             with claim(home, job, part) as confirm:
-                confirm(teacher)
+                confirm()
                 start = starts.get(home)
                 compared[name] = loop.fit(
                     recipes[name], home, setting.dataset, setting.mesh, teacher, start=start
@@ -161,14 +161,12 @@ def _read_starts(
 
 
 @contextlib.contextmanager
-def claim(
-    folder: pathlib.Path, job: Job, part: Part
-) -> Iterator[Callable[[FrozenNetwork | None], None]]:
+def claim(folder: pathlib.Path, job: Job, part: Part) -> Iterator[Callable[[], None]]:
     """Locks a folder for a run of a job, and logs changed fields; see `workdir.claim`.
 
     Yields:
-      A function that stores the config of the run. Its argument is the teacher, None for a run
-      without a teacher; it raises an InputError if the run has learnt from another teacher.
+      `workdir.Claim.confirm`. Before it is called, `same_teacher.check_weights` must have accepted
+      the teacher of the run.
     """
     with workdir.claim(
         folder,
@@ -179,13 +177,7 @@ def claim(
     ) as claimed:
         if claimed.previous:
             growth.describe(folder, part, claimed.previous)
-
-        def confirm(teacher: FrozenNetwork | None) -> None:
-            if teacher:
-                same_teacher.check_weights([folder], teacher)
-            claimed.confirm()
-
-        yield confirm
+        yield claimed.confirm
 
 
 def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
@@ -388,7 +380,7 @@ def load_teacher(
         if teacher.is_trained_here:
             shares_data = teacher.part.source == job.student.source
             with claim(path, job, teacher.part) as confirm:
-                confirm(None)
+                confirm()
                 teacher_setting = (
                     setting if shares_data else _prepare_teacher(teacher.part, setting)
                 )

@@ -8,7 +8,7 @@ import jax
 from rrd_jax import data, networks
 from rrd_jax import objectives as registry
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.objectives.parts.memory import Queue
+from rrd_jax.objectives.parts import memory
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Recipe, Training
 
@@ -91,13 +91,13 @@ def _memories(training: Training, states: Mapping[str, Any], examples: int) -> I
     epoch = examples // training.batch_size * training.batch_size
     pushed = training.epochs * epoch
     for name, state in states.items():
-        leaves = jax.tree.leaves(state.memory, is_leaf=lambda node: isinstance(node, Queue))
-        sizes = (leaf.rows.shape[0] for leaf in leaves if isinstance(leaf, Queue))
+        leaves = jax.tree.leaves(state.memory, is_leaf=lambda node: isinstance(node, memory.Queue))
+        sizes = (leaf.rows.shape[0] for leaf in leaves if isinstance(leaf, memory.Queue))
         rows = max(sizes, default=0)
         if rows <= pushed:
             continue
         options = next(c.options for c in training.objectives if c.name == name)
-        option = next((o for o in ("queue_size", "negatives") if o in options), "")
+        option = next((o for o in memory.SIZES if o in options), "")
         remedy = f"set objectives.{name}.{option}={epoch}" if option else f"use {epoch} rows"
         yield (
             f"the memory of {name} has {rows:,} rows, but the run pushes only {pushed:,}, so that"

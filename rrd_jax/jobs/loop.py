@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
@@ -135,10 +134,8 @@ class _Stops:
 
     def error(self, folder: pathlib.Path) -> BaseException:
         """Creates the exception that ends the run in `folder` after its state is saved."""
-        # JAX's agreement of several processes on a step, which SIGTERM starts, names no signal.
-        number = signal.SIGTERM if self._signal is True else self._signal
         return interrupts.error(
-            number,
+            self._signal,
             f"; step {self._position.step} is saved in {folder / 'checkpoints'}; run the same"
             " command again to resume",
         )

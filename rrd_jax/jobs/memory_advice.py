@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 
 from rrd_jax import errors, networks
+from rrd_jax.objectives.parts import memory
 from rrd_jax.training.recipe import Recipe
-
-# Options of objectives that set the number of rows of a memory.
-_ROWS = ("queue_size", "negatives")
 
 
 def for_state(recipe: Recipe, devices: int) -> Iterator[str]:
@@ -18,7 +16,9 @@ def for_state(recipe: Recipe, devices: int) -> Iterator[str]:
     """
     for name, options in _options(recipe):
         if options.get("memory", "fifo") == "fifo":
-            yield from (f"a smaller objectives.{name}.{row}" for row in _ROWS if row in options)
+            yield from (
+                f"a smaller objectives.{name}.{row}" for row in memory.SIZES if row in options
+            )
         else:
             # A bank has a row for every training image.
             yield f"objectives.{name}.memory=fifo"
@@ -42,7 +42,9 @@ def for_activations(recipe: Recipe, devices: int) -> Iterator[str]:
         yield f"train.remat={mode}"
     for name, options in _options(recipe):
         if options.get("memory", "fifo") != "fifo":
-            yield from (f"a smaller objectives.{name}.{row}" for row in _ROWS if row in options)
+            yield from (
+                f"a smaller objectives.{name}.{row}" for row in memory.SIZES if row in options
+            )
         if options.get("chunk") is not None:
             yield f"objectives.{name}.chunk=None"
 

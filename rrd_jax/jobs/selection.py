@@ -23,7 +23,7 @@ def choose(recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None)
     validated = dataset.validation is not None
     if dataset.labelled:
         return criterion.create("top1", validated=validated)
-    if teacher and is_aligned(recipe, dataset, teacher):
+    if teacher and _is_aligned(recipe, dataset, teacher):
         split = dataset.validation if validated else dataset.test
         has_many = min(len(split), recipe.training.alignment.images) >= _MIN_IMAGES
         return criterion.create(f"neighbours_{10 if has_many else 1}", validated=validated)
@@ -32,7 +32,7 @@ def choose(recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None)
     return ""
 
 
-def is_aligned(recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork) -> bool:
+def _is_aligned(recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork) -> bool:
     """Returns True if embeddings of held-out images can be compared with the teacher's.
 
     Both networks need an embedding, and each split needs at least three images.

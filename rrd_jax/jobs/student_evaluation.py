@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from rrd_jax.evaluation import predictions
-from rrd_jax.jobs import held_out, selection
+from rrd_jax.jobs import held_out
 from rrd_jax.jobs.alignment_during_training import Alignment
 from rrd_jax.jobs.epoch import EvaluationResults, SplitResults
 from rrd_jax.jobs.run import Position, Run
 from rrd_jax.terminal import console
+from rrd_jax.training import criterion
 from rrd_jax.training.state import TrainState
 
 
@@ -40,14 +41,9 @@ def create(run: Run) -> Evaluation:
             fast_cpu=training.fast_cpu,
         )
     losses = None if run.dataset.labelled else _held_out_losses(run)
-    chooses = not run.dataset.labelled and run.criterion and _is_aligned(run)
-    if run.teacher and (training.alignment or chooses):
+    if run.teacher and (training.alignment or criterion.compares_embeddings(run.criterion)):
         alignment = Alignment(run.recipe, run.dataset, run.mesh, run.teacher)
     return Evaluation(predict, losses, alignment)
-
-
-def _is_aligned(run: Run) -> bool:
-    return selection.is_aligned(run.recipe, run.dataset, run.teacher)
 
 
 def _held_out_losses(run: Run) -> held_out.Losses:

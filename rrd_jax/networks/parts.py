@@ -3,7 +3,6 @@
 import functools
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,39 +40,14 @@ def parts(
     jaxpr = jax.make_jaxpr(maps)([leaf for _, leaf in leaves], rest, images).jaxpr
     others = [0] * (len(jaxpr.invars) - len(leaves))
     earlier, stages = 0, {}
-    for i, used in enumerate(_dependence(jaxpr, [*(1 << n for n in range(len(leaves))), *others])):
+    for i, used in enumerate(
+        jaxprs.reached(jaxpr, [*(1 << n for n in range(len(leaves))), *others])
+    ):
         new = frozenset(name for n, name in enumerate(names) if (used & ~earlier) >> n & 1)
         earlier |= used
         if new:
             stages[f"stage{i}" if i else "stem"] = new
     return stages | ({"backbone": frozenset(names) - set(head)} if head else {})
-
-
-def _dependence(jaxpr: Any, inputs: list[int]) -> list[int]:
-    """Returns the inputs that each output depends on, as the bits of an integer.
-
-    Args:
-      jaxpr: the program.
-      inputs: the bits of each input.
-    """
-    dependence = dict(zip(jaxpr.invars, inputs, strict=True))
-
-    def bits(atom):
-        # Literals and constants depend on no input.
-        return 0 if hasattr(atom, "val") else dependence.get(atom, 0)
-
-    for equation in jaxpr.eqns:
-        operands = [bits(atom) for atom in equation.invars]
-        inner = jaxprs.called(equation)
-        if inner is not None:
-            results = _dependence(inner, operands)
-        else:
-            union = 0
-            for operand in operands:
-                union |= operand
-            results = [union] * len(equation.outvars)
-        dependence.update(zip(equation.outvars, results, strict=True))
-    return [bits(atom) for atom in jaxpr.outvars]
 
 
 # The cache avoids tracing the network again for each caller.

@@ -3,10 +3,7 @@
 from rrd_jax.objectives.base import Objective, Record
 from rrd_jax.objectives.parts import memory as memories
 from rrd_jax.objectives.parts import projections
-from rrd_jax.objectives.rrd import Comparison, with_queue
-
-# Number of memory rows of the published code.
-_ROWS = 128_000
+from rrd_jax.objectives.rrd import MEMORIES, Comparison, with_queue
 
 
 def compress(
@@ -43,7 +40,7 @@ def compress(
     comparison = Comparison(temperature, temperature, False, chunk, precision)
     projections.check_head(head, head_width)
     heads = projections.Heads(student=head, width=head_width)
-    return with_queue(comparison, heads, queue_size=memories.rows(queue_size, _ROWS))
+    return with_queue(comparison, heads, queue_size=memories.rows(queue_size, MEMORIES["compress"]))
 
 
 RECORD = Record(
@@ -52,5 +49,5 @@ RECORD = Record(
     "arXiv 2010.14713",
     verified=False,
     needs_classes=False,
-    rows=lambda options: _ROWS,
+    rows=lambda options: MEMORIES["compress"],
 )

@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_BASELINE_OPTIONS,
     },
 }
-# Number of memory rows of the presets; 16,384 for all others.
+# Number of memory rows of these presets and objectives; 16,384 for all other presets.
 MEMORIES = {"seed": 65_536, "compress": 128_000}
 
 # The lowest temperature at which three passes of bfloat16 keep the gradient within 1e-5 of float64.

@@ -3,10 +3,7 @@
 from rrd_jax.objectives.base import Objective, Record
 from rrd_jax.objectives.parts import memory as memories
 from rrd_jax.objectives.parts import projections
-from rrd_jax.objectives.rrd import Comparison, with_queue
-
-# Number of memory rows of the published code.
-_ROWS = 65_536
+from rrd_jax.objectives.rrd import MEMORIES, Comparison, with_queue
 
 
 def seed(
@@ -46,7 +43,7 @@ def seed(
     comparison = Comparison(temperature_student, temperature_teacher, True, chunk, precision)
     projections.check_head(head, head_width)
     heads = projections.Heads(student=head, width=head_width)
-    return with_queue(comparison, heads, queue_size=memories.rows(queue_size, _ROWS))
+    return with_queue(comparison, heads, queue_size=memories.rows(queue_size, MEMORIES["seed"]))
 
 
 RECORD = Record(
@@ -55,5 +52,5 @@ RECORD = Record(
     "arXiv 2101.04731",
     verified=False,
     needs_classes=False,
-    rows=lambda options: _ROWS,
+    rows=lambda options: MEMORIES["seed"],
 )

@@ -235,14 +235,14 @@ class StopRequests:
         self._has_peers = has_peers
 
     def __call__(self, step: int) -> int:
-        """Returns True, or the signal's number, to stop after a step; must be called at each step.
+        """Returns the number of a signal to stop after a step, or 0; must be called at each step.
 
         All processes get equal results.
         """
         # With several processes, JAX handles SIGTERM, and the processes agree on a step.
         if self._has_peers:
             interrupts.check()
-            return multihost_utils.reached_preemption_sync_point(step)
+            return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
         return interrupts.received()
 
 

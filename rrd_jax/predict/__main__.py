@@ -412,7 +412,6 @@ class _Tally:
       predictor: the predictor whose images are counted.
       total: the number of images.
       show_progress: whether to show a progress line.
-
     """
 
     def __init__(self, predictor: "Predictor", total: int, *, show_progress: bool):

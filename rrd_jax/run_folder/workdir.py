@@ -6,7 +6,6 @@ import fcntl
 import os
 import pathlib
 import re
-import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,12 +14,10 @@ from typing import IO, Any, NamedTuple
 from rrd_jax import __version__, checkpoints, errors, parallel, user_paths
 from rrd_jax.run_folder import atomic_write, jax_settings, provenance
 from rrd_jax.run_folder.config_fields import flatten
-from rrd_jax.terminal import console, interrupts, runtime_errors
+from rrd_jax.terminal import console, file_lock, interrupts, runtime_errors
 
 # Error numbers of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-# Seconds between attempts to acquire a lock.
-_POLL = 0.2
 # The key of config.json that holds provenance instead of a config field.
 _STARTS = "starts"
 
@@ -223,28 +220,22 @@ def exclusive(path: pathlib.Path, stop: Callable[[], bool] = lambda: False) -> I
     Raises:
       PreemptedError: `stop` returned True.
     """
+    may_stop = parallel.process_share() == (0, 1)
+
+    def wait() -> None:
+        console.progress("teacher", ["waiting for another run that computes the cache"])
+        if may_stop and stop():
+            raise interrupts.error(
+                interrupts.received(),
+                " while waiting for another run to compute the teacher cache; run the same command"
+                " again to continue",
+            )
+
     with contextlib.ExitStack() as locks:
-        parallel.main_first(lambda: _wait_for(path, stop, locks) if parallel.is_main() else None)
+        parallel.main_first(
+            lambda: locks.enter_context(file_lock.held(path, wait)) if parallel.is_main() else None
+        )
         yield
-
-
-def _wait_for(path: pathlib.Path, stop: Callable[[], bool], locks: contextlib.ExitStack) -> None:
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = locks.enter_context(path.open("a"))
-        may_stop = parallel.process_share() == (0, 1)
-        while True:
-            try:
-                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.progress("teacher", ["waiting for another run that computes the cache"])
-                time.sleep(_POLL)
-            if may_stop and stop():
-                raise interrupts.error(
-                    interrupts.received() or signal.SIGTERM,
-                    " while waiting for another run to compute the teacher cache; run the same"
-                    " command again to continue",
-                )
 
 
 class _Rules:

@@ -1,6 +1,5 @@
 """Computation of a teacher's outputs for all views of the training images."""
 
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -71,9 +70,8 @@ def fill(
         console.progress("teacher", [f"caching all views: {i * count / len(padded):.0%}"])
         if stop():
             _store(waiting, store)
-            # In a run with several processes, JAX handles SIGTERM.
             raise interrupts.error(
-                interrupts.received() or signal.SIGTERM,
+                interrupts.received(),
                 " while caching the teacher's embeddings; run the same command again to continue",
             )
     _store(waiting, store)

@@ -144,14 +144,14 @@ def error(number: int, details: str = "") -> BaseException:
     """Returns the exception of a signal.
 
     Args:
-      number: number of the signal.
+      number: number of the signal; 0 for SIGTERM to one of several processes, which JAX handles.
       details: the rest of the message; "" for the default.
     """
     if number == signal.SIGINT and not details:
         return KeyboardInterrupt()
     kind = KeyboardInterrupt if number == signal.SIGINT else errors.PreemptedError
     return kind(
-        f"stopped by {_NAMES[signal.Signals(number)]}"
+        f"stopped by {_NAMES[signal.Signals(number or signal.SIGTERM)]}"
         f"{details or '; run the same command again to resume'}"
     )
 

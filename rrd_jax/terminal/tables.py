@@ -6,7 +6,7 @@ from collections.abc import Sequence
 # A header, and rows of cells.
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 # Texts of cells without a value.
-EMPTY = ("", "-", "\N{EN DASH}")
+_EMPTY = ("", "-", "\N{EN DASH}")
 
 
 def without_empty_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -14,13 +14,17 @@ def without_empty_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) 
 
     The first column names the rows and remains. A table without rows keeps its header.
     """
-    columns = list(zip(*rows, strict=True))
-    indices = [
-        i
-        for i in range(len(header))
-        if not i or not columns or any(str(cell).strip() not in EMPTY for cell in columns[i])
-    ]
+    indices = filled_columns(len(header), rows)
     return [header[i] for i in indices], [[row[i] for i in indices] for row in rows]
+
+
+def filled_columns(count: int, rows: Sequence[Sequence[str]]) -> list[int]:
+    """Returns the indices of the columns that `without_empty_columns` keeps, of `count` columns."""
+    return [
+        i
+        for i in range(count)
+        if not i or not rows or any(str(row[i]).strip() not in _EMPTY for row in rows)
+    ]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

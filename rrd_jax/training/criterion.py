@@ -19,6 +19,7 @@ _METRICS = {
     "neighbours_1": "shared 1-NN",
     "agreement": "agreement with the teacher",
 }
+_NEIGHBORS = "neighbours_"
 _IMAGES = {"val": "validation", "test": "test", "proof": "held-out"}
 
 
@@ -31,7 +32,7 @@ def create(metric: str, *, validated: bool) -> str:
     """
     if validated:
         return f"val/{metric}"
-    return f"proof/{metric}" if metric.startswith("neighbours") else f"test/{metric}"
+    return f"proof/{metric}" if metric.startswith(_NEIGHBORS) else f"test/{metric}"
 
 
 def key(criterion: str) -> str:
@@ -44,6 +45,11 @@ def describe(criterion: str) -> str:
     """Returns a criterion in words, such as "validation top-1"."""
     split, _, metric = criterion.partition("/")
     return f"{_IMAGES.get(split, split)} {_METRICS.get(metric, metric)}"
+
+
+def compares_embeddings(criterion: str) -> bool:
+    """Returns True for a criterion that compares embeddings of student and teacher."""
+    return criterion.partition("/")[2].startswith(_NEIGHBORS)
 
 
 def images(criterion: str) -> str:

@@ -47,7 +47,7 @@ def read(file: pathlib.Path, model: str = "") -> Sidecar:
       InputError: the config describes another network, or a network with the same entries that
         computes another function, or its classes or preprocessing are invalid.
     """
-    content = _json(file.with_name("config.json"))
+    content = user_paths.read_object(file.with_name("config.json")) or {}
     location = str(file.with_name("config.json"))
     try:
         if isinstance(content.get("architecture"), str):
@@ -63,14 +63,6 @@ def read(file: pathlib.Path, model: str = "") -> Sidecar:
         raise errors.InputError(
             f"{location} is damaged ({type(error).__name__}: {error}); download or remove it"
         ) from error
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = user_paths.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _read_timm(file: pathlib.Path, content: dict[str, Any], model: str) -> Sidecar:
@@ -174,7 +166,7 @@ def _read_transformers(file: pathlib.Path, content: dict[str, Any], model: str) 
     if names == [f"LABEL_{label}" for label in range(len(names))]:
         names = []
     vision = content.get("vision_config") or content
-    images = _json(file.with_name("preprocessor_config.json"))
+    images = user_paths.read_object(file.with_name("preprocessor_config.json")) or {}
     preprocessing = _processor_preprocessing(images, vision.get("num_channels", 3))
     return Sidecar(model or fitting[0], len(labels) or None, tuple(names), preprocessing)
 

@@ -1,12 +1,10 @@
 """Model folders of transformers."""
 
 import pathlib
-from typing import Any
 
 from rrd_jax import errors, user_paths
 from rrd_jax.weights import transformers_config
 
-PREFIX = "hf:"
 # Weight files in order of preference; an index names several files.
 _WEIGHTS = (
     "model.safetensors",
@@ -27,20 +25,20 @@ def check(folder: pathlib.Path) -> None:
     """Raises an InputError unless a folder is a transformers folder with a supported network."""
     if not folder.is_dir():
         problem = "is a file; name its folder" if folder.exists() else "does not exist"
-        raise errors.InputError(f"{PREFIX}{folder} {problem}")
+        raise errors.InputError(f"{user_paths.PREFIX}{folder} {problem}")
     check_unsupported(folder)
-    content = read_config(folder)
+    content = user_paths.read_object(folder / "config.json")
     if content is None:
         raise errors.InputError(
             f"{folder} holds no config.json, so it is not a transformers folder; pass a weight file"
-            f" without {PREFIX}"
+            f" without {user_paths.PREFIX}"
         )
     if "model_type" not in content:
         part = content.get("_class_name")
         kind = f"it is a part of diffusers ({part})" if part else "it is not from transformers"
         raise errors.InputError(
             f"the config.json in {folder} has no model_type: {kind}; pass a timm folder without"
-            f" {PREFIX}"
+            f" {user_paths.PREFIX}"
         )
     transformers_config.names(content, str(folder))
     if weights_file(folder) is None:
@@ -61,12 +59,3 @@ def check_unsupported(folder: pathlib.Path) -> None:
             f"{folder} is a diffusers pipeline, which is not supported; use an image classifier or"
             " encoder"
         )
-
-
-def read_config(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Reads the config.json of a folder; None if it is missing or not a JSON object."""
-    try:
-        content = user_paths.read_json(folder / "config.json")
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -1,7 +1,6 @@
 """Creates the builders of data sets by name and prepares the data sets."""
 
 import contextlib
-import fcntl
 import functools
 import importlib.util
 import io
@@ -11,10 +10,9 @@ import re
 import shlex
 import tempfile
 import textwrap
-import time
 import warnings
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -30,7 +28,7 @@ from rrd_jax.data.builders import (
     tiny_imagenet,
 )
 from rrd_jax.data.sources import stored_examples
-from rrd_jax.terminal import console, interrupts
+from rrd_jax.terminal import console, file_lock, interrupts
 
 # Data sets that rrd_jax prepares without TensorFlow. All other names are data sets of TFDS.
 DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
@@ -164,30 +162,10 @@ def _check_remains(name: str, builder: tfds.core.DatasetBuilder) -> None:
         raise damaged(name, builder.data_dir, str(builder.data_dir_root), reason)
 
 
-@contextlib.contextmanager
-def alone(name: str, builder: tfds.core.DatasetBuilder) -> Iterator[None]:
-    """Waits until no other process prepares a data set under the same folder.
-
-    Nothing is locked if the folder is not writable, or its file system has no locks.
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            os.makedirs(builder.data_dir_root, exist_ok=True)
-            path = os.path.join(builder.data_dir_root, f".{re.sub('[:/]', '_', name)}.lock")
-            file = stack.enter_context(open(path, "a"))
-            while not _lock(file):
-                interrupts.check()
-                time.sleep(0.2)
-        yield
-
-
-def _lock(file: IO[str]) -> bool:
-    """Locks a file until it is closed; returns False if another process holds the lock."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def alone(name: str, builder: tfds.core.DatasetBuilder) -> contextlib.AbstractContextManager[None]:
+    """Waits until no other process prepares a data set under the same folder."""
+    file = f".{re.sub('[:/]', '_', name)}.lock"
+    return file_lock.held(pathlib.Path(builder.data_dir_root, file), interrupts.check)
 
 
 def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:

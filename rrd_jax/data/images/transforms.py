@@ -70,12 +70,13 @@ def stored_channels(image: bytes) -> int:
     Raises:
       InputError: the bytes are not an image.
     """
+    # The error for bytes that are not an image.
+    decode(image, 3)
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    channels = decode(image, 3).shape[-1]
     # OpenCV decodes fewer formats.
     with contextlib.suppress(errors.InputError):
-        channels = 1 if _decoded(image, flags).ndim == 2 else 3
-    return channels
+        return 1 if _decoded(image, flags).ndim == 2 else 3
+    return 3
 
 
 def _decoded(image: bytes, flags: int) -> np.ndarray:

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.objectives.parts import checks
+from rrd_jax.settings.kinds import is_auto
 
+# Options of objectives that set the number of rows of a memory.
+SIZES = ("queue_size", "negatives")
 # Initializations of a queue, and the axis along which vectors have length 1; see `init_queue`.
 INITIAL = {"unit": 1, "reference": 0}
 
@@ -83,7 +86,7 @@ def push(queue: Queue, rows: jax.Array) -> Queue:
 
 def rows(queue_size: int | str, published: int) -> int:
     """Returns the number of rows of a queue; `published` for "auto"."""
-    return published if isinstance(queue_size, str) and queue_size == "auto" else queue_size
+    return published if is_auto(queue_size) else queue_size
 
 
 class Bank(NamedTuple):
