@@ -233,7 +233,9 @@ def exclusive(path: pathlib.Path, stop: Callable[[], bool] = lambda: False) -> I
 
     with contextlib.ExitStack() as locks:
         parallel.main_first(
-            lambda: locks.enter_context(file_lock.held(path, wait)) if parallel.is_main() else None
+            lambda: (
+                locks.enter_context(file_lock.exclusive(path, wait)) if parallel.is_main() else None
+            )
         )
         yield
 

@@ -12,7 +12,7 @@ _POLL = 0.2
 
 
 @contextlib.contextmanager
-def held(path: pathlib.Path, wait: Callable[[], None]) -> Iterator[None]:
+def exclusive(path: pathlib.Path, wait: Callable[[], None]) -> Iterator[None]:
     """Waits for the exclusive lock of a file, and holds it inside the `with` block.
 
     Nothing is locked if the folder is not writable, or its file system has no locks.

@@ -165,7 +165,7 @@ def _check_remains(name: str, builder: tfds.core.DatasetBuilder) -> None:
 def alone(name: str, builder: tfds.core.DatasetBuilder) -> contextlib.AbstractContextManager[None]:
     """Waits until no other process prepares a data set under the same folder."""
     file = f".{re.sub('[:/]', '_', name)}.lock"
-    return file_lock.held(pathlib.Path(builder.data_dir_root, file), interrupts.check)
+    return file_lock.exclusive(pathlib.Path(builder.data_dir_root, file), interrupts.check)
 
 
 def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:
