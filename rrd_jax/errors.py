@@ -61,6 +61,14 @@ class PreemptedError(RuntimeError):
     """A preemption of the machine. The state is saved, so that the run can be resumed."""
 
 
+class BucketError(RuntimeError):
+    """A bucket that cannot be reached or accessed, which a missing file must not be mistaken for.
+
+    The message is one line that ends with a remedy. The class is neither an OSError nor a
+    ValueError, because code that catches these treats the file as missing or damaged.
+    """
+
+
 class UnreadError(Exception):
     """A closed output pipe, as after `| head -1`. The program exits without a message."""
 

@@ -31,6 +31,7 @@ _ORDER = """
     settings
     imports terminal
     user_paths
+    buckets
     errors deferred
 """
 _LEVEL = {
@@ -81,6 +82,10 @@ _LIBRARIES = {
     "grain": ["data"],
     "tensorflow_datasets": ["data"],
     "pyarrow": ["predict.parquet"],
+    **{
+        library: ["buckets"]
+        for library in ("aiohttp", "botocore", "etils", "fsspec", "gcsfs", "google.auth", "s3fs")
+    },
     "rich": ["terminal", "runs", "main"],
     "tensorboardX": ["run_folder.metrics_writer"],
     **{

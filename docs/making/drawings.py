@@ -75,7 +75,8 @@ PACKAGES = (
             ("functional", "layers of arrays", "pure"),
             ("settings", "field declarations", "pure"),
             ("cpu", "convolutions, options", "effects"),
-            ("terminal", "console, tables, exit codes", "effects"),
+            ("terminal", "console, exit codes", "effects"),
+            ("buckets", "gs://, s3://", "effects"),
         ),
     ),
 )

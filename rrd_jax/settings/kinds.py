@@ -193,19 +193,24 @@ class Text(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class Path(Text):
-    """The path of a file or folder on this machine, or a name; ~ stands for the home folder."""
+    """The path of a file or folder on this machine, or a name; ~ stands for the home folder.
 
+    Attributes:
+      bucket: whether the URL of a bucket is accepted.
+    """
+
+    bucket: bool = False
     words = "a path on one line, with printable characters only"
 
     def accepts(self, value: Any) -> bool:
         """Implements `Kind.accepts`."""
-        return super().accepts(value) and not user_paths.problem(value)
+        return super().accepts(value) and not user_paths.problem(value, bucket=self.bucket)
 
     def problem(self, path: str, value: Any) -> str:
         """Implements `Kind.problem`."""
         if not super().accepts(value):
             return super().problem(path, value)
-        problem = user_paths.problem(value)
+        problem = user_paths.problem(value, bucket=self.bucket)
         return f"{path} is {short_repr(value)}, {problem}" if problem else ""
 
     def value(self, raw: Any) -> Any:

@@ -10,7 +10,7 @@ A command prints an error as a message and ends with one of these exit codes:
 | 3    | the loss is not finite                                                                    |
 | 69   | a platform, device or library is not available                                            |
 | 70   | unexpected error; the message names the file with the traceback                           |
-| 74   | a disk, or the file of standard output, is full or cannot be written                      |
+| 74   | a disk, a bucket or the file of standard output is full or cannot be written or reached   |
 | 75   | stopped by SIGTERM, SIGHUP or a lost device or process; run the same command again        |
 | 130  | Ctrl-C: a run first saves its state; a second Ctrl-C ends it immediately                  |
 | 141  | the reader of standard output closed the pipe, as after `| head -1`                       |
@@ -42,6 +42,7 @@ from rrd_jax.terminal import config_errors, console, crashes, interrupts, runtim
 # is EX_UNAVAILABLE, and 75 is EX_TEMPFAIL.
 _CODES: dict[type[Exception], int] = {
     errors.DiskError: 74,
+    errors.BucketError: 74,
     errors.UnavailableError: 69,
     errors.FieldError: 1,
     errors.InputError: 2,

@@ -13,25 +13,31 @@ class _PathParser(flags.ArgumentParser):
 
     Args:
       special: whether a pipe or device is accepted, as for output.
+      bucket: whether the URL of a bucket is accepted.
     """
 
     syntactic_help = "a path; ~ is the home folder"
 
-    def __init__(self, special: bool):
+    def __init__(self, special: bool, bucket: bool):
         super().__init__()
-        self._special = special
+        self._special, self._bucket = special, bucket
 
     def parse(self, argument: str) -> str:
         """Returns the path with the home folder in place of ~; "" is unchanged."""
         if not isinstance(argument, str):
             raise TypeError(f"{argument!r} is not a path")
-        if problem := user_paths.problem(argument, special=self._special):
+        if problem := user_paths.problem(argument, special=self._special, bucket=self._bucket):
             raise ValueError(problem)
         return user_paths.expanded(argument)
 
 
 def define_path(
-    name: str, default: str | None, help_text: str, *, special: bool = False
+    name: str,
+    default: str | None,
+    help_text: str,
+    *,
+    special: bool = False,
+    bucket: bool = False,
 ) -> flags.FlagHolder[str | None]:
     """Defines a flag for a path.
 
@@ -40,9 +46,10 @@ def define_path(
       default: default value.
       help_text: help of the flag.
       special: whether a pipe or device is accepted, as for output.
+      bucket: whether the URL of a bucket is accepted.
     """
     return flags.DEFINE(
-        _PathParser(special),
+        _PathParser(special, bucket),
         name,
         default,
         help_text,

@@ -1,0 +1,23 @@
+"""Object storage: paths of buckets, reachability, retries, copies of folders, and leases."""
+
+from rrd_jax.buckets.locations import Location, is_bucket, parse, path, problem, require
+from rrd_jax.buckets.patience import STARTING, TRAINING, patient
+from rrd_jax.buckets.transfer import check, delete, download, read, upload, write
+
+__all__ = [
+    "STARTING",
+    "TRAINING",
+    "Location",
+    "check",
+    "delete",
+    "download",
+    "is_bucket",
+    "parse",
+    "path",
+    "patient",
+    "problem",
+    "read",
+    "require",
+    "upload",
+    "write",
+]
