@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, and fixtures that several test modules share."""
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -73,8 +74,8 @@ def use_one_device(patch):
     """Makes runs of the trainer use one of the eight devices until the patch is undone."""
     from rrd_jax import parallel
 
-    mesh = parallel.make_mesh(jax.devices()[:1])
-    patch.setattr(parallel, "make_mesh", lambda: mesh)
+    one_device = functools.partial(parallel.make_mesh, jax.devices()[:1])
+    patch.setattr(parallel, "make_mesh", one_device)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ tests/golden/frozen.json.
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -100,9 +101,9 @@ def run(name: str, folder: pathlib.Path) -> dict[str, Any]:
         fields.pop("teacher.checkpoint")
     config.update_from_flattened_dict(fields)
     workdir = folder / name
-    mesh = parallel.make_mesh(jax.devices()[:devices])
+    make_mesh = functools.partial(parallel.make_mesh, jax.devices()[:devices])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "make_mesh", lambda: mesh)
+        patch.setattr(parallel, "make_mesh", make_mesh)
         if stop_after:
             launch.preempt(config, workdir, stop_after)
         launch.run(config, workdir)

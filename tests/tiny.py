@@ -82,7 +82,10 @@ def job(
         "rrd": Term(rrd),
     }
     optimizer = optimizer or optim.sgd(lambda step: 0.002)
-    task = step.Task(network, terms, optimizer, PLAIN, 5, step_outputs.live(network), **options)
+    sharded = parallel.gathered(mesh, network, fully=shard_parameters)
+    gather = functools.partial(parallel.gather, mesh, fully=shard_parameters)
+    teach = step_outputs.live(sharded)
+    task = step.Task(sharded, terms, optimizer, PLAIN, 5, teach, gather=gather, **options)
 
     def create(key):
         named = {name: term.objective for name, term in terms.items()}
@@ -93,17 +96,19 @@ def job(
         return step.train_step(task, *arguments)
 
     abstract = jax.eval_shape(create, jax.random.key(0))
-    shardings = parallel.state_shardings(mesh, abstract, parameters=shard_parameters)
+    shardings = parallel.state_shardings(mesh, abstract, fully=shard_parameters)
     start = jax.jit(create, out_shardings=shardings, compiler_options=QUICK)(jax.random.key(0))
     compiled = jax.jit(
         parallel.with_mesh(mesh, chex.assert_max_traces(n=1)(train_step)),
         donate_argnums=0,
         out_shardings=(shardings, parallel.replicated(mesh)),
     )
-    teacher = {
+    variables = {
         "params": jax.tree.map(lambda leaf: leaf + 0.01, start.params["student"]),
         "batch_stats": jax.tree.map(jnp.copy, start.batch_stats),
     }
+    teacher_shardings = parallel.weight_shardings(mesh, variables, fully=shard_parameters)
+    teacher = jax.device_put(variables, teacher_shardings)
     rng = np.random.default_rng(0)
     batches = [
         Batch(

@@ -223,7 +223,7 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
       InputError: the data set is missing, or does not fit the run or the devices.
     """
     training, source = part.training, part.source
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(axes=training.mesh)
     parallel.check_batch(mesh, training.batch_size, training.accumulate)
     if dataset is None:
         # The first process prepares the data set if necessary.

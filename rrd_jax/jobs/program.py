@@ -85,8 +85,8 @@ def build(
     create = functools.partial(_create_state, recipe, optimizer, image_shape, teacher)
     abstract = _abstract_state(create, recipe, mesh, image_shape, teacher)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    teach = _make_teach(recipe, image_shape, teacher, teacher_is_cached)
-    task = _task(recipe, optimizer, image_shape, steps_per_epoch, teach, unroll=on_cpu)
+    teach = _make_teach(recipe, mesh, image_shape, teacher, teacher_is_cached)
+    task = _task(recipe, mesh, optimizer, image_shape, steps_per_epoch, teach, unroll=on_cpu)
     train_step = functools.partial(step.train_step, task)
     if resident:
         train_step = functools.partial(step.resident_step, task, image_shape)
@@ -177,7 +177,7 @@ def _abstract_state(create, recipe, mesh, image_shape, teacher):
         return create(0, variables)
 
     shapes = jax.eval_shape(create_with_teacher)
-    shardings = parallel.state_shardings(mesh, shapes, parameters=recipe.training.shard_parameters)
+    shardings = parallel.state_shardings(mesh, shapes, fully=recipe.training.shard_parameters)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -185,16 +185,19 @@ def _abstract_state(create, recipe, mesh, image_shape, teacher):
     )
 
 
-def _make_teach(recipe, image_shape, teacher, teacher_is_cached):
+def _make_teach(recipe, mesh, image_shape, teacher, teacher_is_cached):
     if not teacher:
         return None
     if not teacher_is_cached:
-        return step_outputs.live(teacher)
+        fully = recipe.training.shard_parameters
+        return step_outputs.live(parallel.gathered(mesh, teacher, fully=fully))
     return step_outputs.cached(teacher, recipe.training.augment.views, image_shape)
 
 
-def _task(recipe, optimizer, image_shape, steps_per_epoch, teach, *, unroll):
-    training, student = recipe.training, networks.remat(recipe.student, recipe.training.remat)
+def _task(recipe, mesh, optimizer, image_shape, steps_per_epoch, teach, *, unroll):
+    training = recipe.training
+    sharded = parallel.gathered(mesh, recipe.student, fully=training.shard_parameters)
+    student = networks.remat(recipe.student, training.remat, sharded)
     if frozen := training.frozen(recipe.student, image_shape):
         student = networks.freeze(student, frozen)
     return step.Task(
@@ -209,6 +212,7 @@ def _task(recipe, optimizer, image_shape, steps_per_epoch, teach, *, unroll):
         # A convolution in a loop is a hundred times slower on XLA's CPU backend.
         unroll=unroll,
         ema=training.ema,
+        gather=functools.partial(parallel.gather, mesh, fully=training.shard_parameters),
     )
 
 

@@ -39,6 +39,7 @@ from rrd_jax.networks.custom import (
     is_network,
 )
 from rrd_jax.networks.freezing import freeze, frozen_parts
+from rrd_jax.networks.gathering import gathered
 from rrd_jax.networks.gradients import trained_outputs
 from rrd_jax.networks.independence import check_independence
 from rrd_jax.networks.positions import NAME as POSITIONS
@@ -266,6 +267,7 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "frozen_parts",
+    "gathered",
     "head",
     "image_size",
     "init",

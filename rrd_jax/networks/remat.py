@@ -26,19 +26,20 @@ class _Recomputed(NamedTuple):
 
 
 def _save_convolutions(
-    network: nn.Module, variables: Any, images: jax.Array, **options: Any
+    network: nn.Module, function: Callable, variables: Any, images: jax.Array, **options: Any
 ) -> Any:
     if isinstance(network, vit.VisionTransformer | convnext.ConvNeXt):
         # Recomputing the whole network at once would need more memory than it saves; the inputs of
         # blocks are small.
-        return _save_blocks(network, variables, images, _SAVED, **options)
+        return _save_blocks(network, function, variables, images, _SAVED, **options)
     # One checkpoint covers the whole network. A checkpoint per block would also save its input.
-    apply = jax.checkpoint(partial(network.apply, **options), policy=_save_only(*_SAVED))
+    apply = jax.checkpoint(partial(function, **options), policy=_save_only(*_SAVED))
     return apply(variables, images)
 
 
 def _save_blocks(
     network: nn.Module,
+    function: Callable,
     variables: Any,
     images: jax.Array,
     saved: Sequence[str] = ("statistics",),
@@ -59,13 +60,13 @@ def _save_blocks(
             inside = False
 
     with nn.intercept_methods(recompute):
-        return network.apply(variables, images, **options)
+        return function(variables, images, **options)
 
 
 _APPLY = {"none": None, "convolutions": _save_convolutions, "all": _save_blocks}
 
 
-def remat(network: nn.Module, mode: str) -> Network:
+def remat(network: nn.Module, mode: str, applied: Network | None = None) -> Network:
     """Returns a network with the same results, whose gradients need less memory and more time.
 
     Args:
@@ -74,7 +75,9 @@ def remat(network: nn.Module, mode: str) -> Network:
         and the statistics of batch norms, and recomputes all other activations, such as attention
         weights; transformers and ConvNeXt are recomputed block by block, so the inputs of blocks
         are saved too. "all" saves the inputs of blocks and the statistics inside blocks only.
-        "none" returns the network itself.
+        "none" returns the applied network.
+      applied: a network with the same variables and results, whose `apply` is used, such as the
+        network that gathers its weights; None for the network itself.
 
     Raises:
       InputError: `mode` is unknown, "all" for a network without blocks, or not "none" for a custom
@@ -91,8 +94,8 @@ def remat(network: nn.Module, mode: str) -> Network:
             f"train.remat is 'all', but {type(network).__name__} has no blocks; set it to"
             " convolutions"
         )
+    applied = applied or network
     if not apply:
-        return network
-    return _Recomputed(
-        network.init, network.init_with_output, partial(apply, network), network.dtype
-    )
+        return applied
+    recomputed = partial(apply, network, applied.apply)
+    return _Recomputed(network.init, network.init_with_output, recomputed, network.dtype)

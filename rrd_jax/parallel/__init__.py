@@ -8,19 +8,10 @@ from rrd_jax.parallel.device_memory import (
     machine_bytes,
 )
 from rrd_jax.parallel.devices import (
-    AXIS,
-    check_batch,
     check_jaxlib,
     check_platform,
     has_fast_bfloat16,
-    make_mesh,
     peak_flops,
-    put,
-    put_batch,
-    replicated,
-    split,
-    state_shardings,
-    with_mesh,
 )
 from rrd_jax.parallel.processes import (
     StopRequests,
@@ -34,9 +25,24 @@ from rrd_jax.parallel.processes import (
     start,
     stop_requests,
 )
+from rrd_jax.parallel.sharding import (
+    AXES,
+    check_batch,
+    gather,
+    gathered,
+    make_mesh,
+    put,
+    put_batch,
+    replicated,
+    split,
+    state_shardings,
+    weight_axes,
+    weight_shardings,
+    with_mesh,
+)
 
 __all__ = [
-    "AXIS",
+    "AXES",
     "StopRequests",
     "broadcast_from_main",
     "check_agreement",
@@ -47,6 +53,8 @@ __all__ = [
     "device_bytes",
     "enable_compilation_cache",
     "free_device_bytes",
+    "gather",
+    "gathered",
     "has_fast_bfloat16",
     "host_bytes",
     "is_main",
@@ -63,5 +71,7 @@ __all__ = [
     "start",
     "state_shardings",
     "stop_requests",
+    "weight_axes",
+    "weight_shardings",
     "with_mesh",
 ]

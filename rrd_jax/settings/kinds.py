@@ -22,6 +22,8 @@ _COLORS = {"white": "#ffffff", "black": "#000000"}
 _NAMES = {code: name for name, code in _COLORS.items()}
 # The largest int32.
 LARGEST = 2**31 - 1
+# The size of an axis of a mesh that has the devices that the other axis leaves.
+REST = -1
 # The largest whole number of a field that can also be a share.
 _LARGEST_COUNT = 10**8
 # The square of this temperature times the rounding error of a divergence is 0.001.
@@ -377,6 +379,52 @@ class Mapped(Kind):
     def accepts(self, value: Any) -> bool:
         """Implements `Kind.accepts`."""
         return _is_mapping(value) and _has_names(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes(Kind):
+    """Axes of a mesh with their sizes, such as data:8,model:4, as ((name, size), ...)."""
+
+    names: tuple[str, ...]
+    type = str
+
+    def accepts(self, value: Any) -> bool:
+        """Implements `Kind.accepts`."""
+        return isinstance(value, str) and not self._problem(value)
+
+    def problem(self, path: str, value: Any) -> str:
+        """Implements `Kind.problem`."""
+        if not isinstance(value, str):
+            return super().problem(path, value)
+        problem = self._problem(value)
+        return f"{path} is {short_repr(value)}, {problem}; set it to {self}" if problem else ""
+
+    def value(self, raw: Any) -> tuple[tuple[str, int], ...]:
+        """Implements `Kind.value`."""
+        parts = (part.strip().partition(":") for part in raw.split(","))
+        return tuple((name.strip(), int(size or REST)) for name, _, size in parts)
+
+    def _problem(self, text: str) -> str:
+        """Returns what is wrong with a text; "" for a valid text."""
+        axes = [part.strip().partition(":") for part in text.split(",")]
+        names = [name.strip() for name, _, _ in axes]
+        if unknown := [name for name in names if name not in self.names]:
+            return f"but {unknown[0]!r} is not an axis"
+        if len(set(names)) < len(names):
+            return "which has an axis twice"
+        if invalid := [size for _, colon, size in axes if colon and not _is_size(size)]:
+            return f"but {invalid[0]!r} is not the size of an axis"
+        if sum(int(size or REST) == REST for _, _, size in axes) > 1:
+            return "which has two axes without a size"
+        return ""
+
+    def __str__(self) -> str:
+        sizes = ",".join(f"{name}:SIZE" for name in self.names)
+        return f"{sizes}, where one size may be missing or {REST} for all other devices"
+
+
+def _is_size(text: str) -> bool:
+    return re.fullmatch(rf" *(?:{REST}|[1-9][0-9]{{0,8}}) *", text, re.ASCII) is not None
 
 
 # Kinds that several fields share.

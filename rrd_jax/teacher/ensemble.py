@@ -1,12 +1,13 @@
 """Ensembles: several teachers that are used as one network."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import networks
 from rrd_jax.networks import Network, Outputs
 
 
@@ -69,6 +70,11 @@ class Ensemble:
                 for member, member_variables in members(self, variables)
             ]
         )
+
+    def gathered(self, gather: Callable, split: Callable) -> "Ensemble":
+        """Returns the ensemble for sharded variables, see `networks.gathered`."""
+        members = tuple(networks.gathered(member, gather, split) for member in self.members)
+        return dataclasses.replace(self, members=members)
 
     def join(self, outputs: Sequence[Outputs]) -> EnsembleOutputs:
         """Combines the members' outputs."""

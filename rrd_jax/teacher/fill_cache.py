@@ -143,7 +143,7 @@ def _compile_embed(
         rows = step_outputs.cached_row(network.apply(variables, views, train=False))
         return rows.reshape(len(index), count, -1)
 
-    split, replicated = PartitionSpec(parallel.AXIS), PartitionSpec()
+    split, replicated = parallel.split(mesh).spec, PartitionSpec()
     specs = (replicated, split, split, replicated)
     mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
     return compiling.jit_for_mesh(mapped, mesh, fast_cpu=fast_cpu, onednn=onednn)

@@ -65,8 +65,11 @@ class Training:
       remat: Activations of the trained network that are recomputed in the backward pass, to reduce
         memory. none: no activations; convolutions: all except the results of convolutions; all: all
         activations inside residual blocks.
-      shard_parameters: Shards the parameters, their average and the optimizer's state over the
-        devices, instead of replicating them.
+      mesh: Axes of the devices, such as data:8,model:4. Batches are split over all devices. Weights
+        of student and teacher are sharded over `model`, whose devices are neighbors, and replicated
+        over `data`. One size may be missing or -1 for all other devices.
+      shard_parameters: Shards the weights of student and teacher, the student's average and the
+        optimizer's state over all devices, instead of replicating them.
       eval_batch_size: Maximum number of images per evaluation step.
       steps_per_dispatch: Maximum number of steps per call to the devices, if the data set is
         resident. Between calls, losses are logged, checkpoints are written and SIGTERM is handled.
@@ -99,6 +102,9 @@ class Training:
     accumulate: int = field("train.accumulate", 1, kinds.COUNT)
     ema: float = field("train.ema", 0.0, kinds.PART)
     remat: str = field("train.remat", "none", kinds.Choice(("none", "convolutions", "all")))
+    mesh: tuple[tuple[str, int], ...] = field(
+        "mesh", "data", kinds.Axes(("data", "model")), changeable=True
+    )
     shard_parameters: bool = field("shard_parameters", False, kinds.Flag(), changeable=True)
     eval_batch_size: int = field("train.eval_batch_size", 500, kinds.COUNT)
     steps_per_dispatch: int = field(

@@ -49,6 +49,7 @@ class Task:
       ema: decay of the average of the student's variables, in [0, 1); used if the state has an
         average. The decay is at most (1 + step) / (10 + step), so that the initial weights soon
         lose their influence.
+      gather: gathers a parameter of an objective that may be sharded; the student gathers its own.
     """
 
     student: networks.Network
@@ -61,6 +62,7 @@ class Task:
     accumulate: int = 1
     unroll: bool = True
     ema: float = 0.0
+    gather: Callable[[jax.Array], jax.Array] = lambda parameter: parameter
 
 
 class Gradients(NamedTuple):
@@ -162,8 +164,9 @@ def total_loss(
             variables, batch.image, train=True, mutable=["batch_stats"], rngs=key
         )
     means, memories, logits = {}, {}, outputs.logits
+    heads = jax.tree.map(task.gather, params["objectives"])
     for name, term in task.terms.items():
-        carried = ObjectiveState(params["objectives"][name], state.frozen[name], state.memory[name])
+        carried = ObjectiveState(heads[name], state.frozen[name], state.memory[name])
         with jax.named_scope(f"objective_{name}"):
             losses, memories[name] = term.objective.loss(carried, outputs, teacher_outputs, batch)
             means[name] = jnp.mean(losses)

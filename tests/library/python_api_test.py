@@ -145,7 +145,8 @@ def test_the_loss_works_under_all_jax_transformations():
     np.testing.assert_allclose(jax.jit(loss)(student, teacher, queue.rows), expected, rtol=1e-5)
     vmapped = jax.vmap(lambda s, t: loss(s[None], t[None], queue.rows)[0])(student, teacher)
     np.testing.assert_allclose(vmapped, expected, rtol=1e-5)
-    mesh, by_example = parallel.make_mesh(), PartitionSpec(parallel.AXIS)
+    mesh = parallel.make_mesh()
+    by_example = parallel.split(mesh).spec
     shared = jax.shard_map(
         loss, mesh=mesh, in_specs=(by_example, by_example, PartitionSpec()), out_specs=by_example
     )

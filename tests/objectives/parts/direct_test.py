@@ -68,8 +68,8 @@ def test_the_direct_form_on_eight_devices_equals_the_chunked_form_on_one(has_ext
 
     direction, losses = jax.jit(jax.grad(total, has_aux=True))(arrays[0])
     mesh, replicated = parallel.make_mesh(), PartitionSpec()
-    form = functools.partial(direct.losses, gradient=True, axes=(parallel.AXIS,), reach=reach)
-    specs = (replicated, replicated, replicated, PartitionSpec(parallel.AXIS))
+    form = functools.partial(direct.losses, gradient=True, axes=mesh.axis_names, reach=reach)
+    specs = (replicated, replicated, replicated, parallel.split(mesh).spec)
     eight = jax.shard_map(form, mesh=mesh, in_specs=specs, out_specs=replicated)
     single = functools.partial(direct.losses, gradient=True, reach=reach)
     for actual in (jax.jit(f)(*arrays[:2], extra_rows, arrays[2]) for f in (single, eight)):

@@ -237,7 +237,7 @@ def test_the_callers_mesh_is_used_and_the_callers_shard_map_is_respected():
     mesh = parallel.make_mesh()
     arrays = [jnp.asarray(a, jnp.float32) for a in _arrays(160, batch=16)]
     expected = _values_and_gradient(*arrays, 0.04, 0.1, 64)
-    split, replicated = PartitionSpec(parallel.AXIS), PartitionSpec()
+    split, replicated = parallel.split(mesh).spec, PartitionSpec()
     values = functools.partial(_values_and_gradient.__wrapped__)
 
     def compare(*arrays):
