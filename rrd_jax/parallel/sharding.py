@@ -121,19 +121,18 @@ def weight_shardings(mesh: Mesh, tree: _Tree, *, fully: bool) -> _Tree:
       tree: arrays or shapes.
       fully: see `weight_axes`.
     """
+    return jax.tree.map(lambda leaf: _weight_sharding(mesh, np.shape(leaf), fully), tree)
+
+
+def _weight_sharding(mesh: Mesh, shape: tuple[int, ...], fully: bool) -> NamedSharding:
     axes = weight_axes(mesh, fully=fully)
     count = math.prod(mesh.shape[name] for name in axes)
-
-    def sharding(leaf):
-        shape = np.shape(leaf)
-        fitting = [size if size % count == 0 else 0 for size in shape]
-        is_vector = math.prod(shape) == max(shape, default=1)
-        if not axes or math.prod(shape) < _SMALL or is_vector or not any(fitting):
-            return replicated(mesh)
-        axis = fitting.index(max(fitting))
-        return NamedSharding(mesh, PartitionSpec(*[None] * axis, _joined(axes)))
-
-    return jax.tree.map(sharding, tree)
+    fitting = [size if size % count == 0 else 0 for size in shape]
+    is_vector = math.prod(shape) == max(shape, default=1)
+    if not axes or math.prod(shape) < _SMALL or is_vector or not any(fitting):
+        return replicated(mesh)
+    axis = fitting.index(max(fitting))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, _joined(axes)))
 
 
 def gather(mesh: Mesh, weight: jax.Array, *, fully: bool) -> jax.Array:
@@ -144,7 +143,7 @@ def gather(mesh: Mesh, weight: jax.Array, *, fully: bool) -> jax.Array:
       weight: a weight with the sharding of `weight_shardings`, in a traced function.
       fully: see `weight_axes`.
     """
-    shards, replicas = weight_shardings(mesh, weight, fully=fully), replicated(mesh)
+    shards, replicas = _weight_sharding(mesh, weight.shape, fully), replicated(mesh)
     if shards.spec == replicas.spec:
         return weight
 

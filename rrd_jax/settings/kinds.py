@@ -382,19 +382,18 @@ class Mapped(Kind):
 
 
 @dataclasses.dataclass(frozen=True)
-class Axes(Kind):
+class Axes(Text):
     """Axes of a mesh with their sizes, such as data:8,model:4, as ((name, size), ...)."""
 
     names: tuple[str, ...]
-    type = str
 
     def accepts(self, value: Any) -> bool:
         """Implements `Kind.accepts`."""
-        return isinstance(value, str) and not self._problem(value)
+        return super().accepts(value) and not self._problem(value)
 
     def problem(self, path: str, value: Any) -> str:
         """Implements `Kind.problem`."""
-        if not isinstance(value, str):
+        if not super().accepts(value):
             return super().problem(path, value)
         problem = self._problem(value)
         return f"{path} is {short_repr(value)}, {problem}; set it to {self}" if problem else ""
