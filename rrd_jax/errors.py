@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import operator
 import os
+import re
 import sys
 import traceback
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -16,6 +17,10 @@ _SMALLEST, _LARGEST = 1.2e-38, 3.4e38
 _LARGEST_COUNT = 2**31 - 1
 # A message lists up to _LIST_ALL names; of more names it lists _LIST_CLOSEST.
 _LIST_ALL, _LIST_CLOSEST = 60, 12
+# Names of environment variables whose values are never printed, and the length from which a value
+# is replaced: shorter ones are parts of ordinary words.
+_SECRET_NAME = re.compile("TOKEN|API_KEY|PASSWORD|SECRET|CREDENTIAL", re.IGNORECASE)
+_SHORTEST_SECRET = 6
 # NumPy's dtype kinds of real numbers.
 _REAL = tuple("fiuV")
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -148,6 +153,21 @@ def is_user_file(name: str) -> bool:
 def printable(text: str) -> str:
     """Returns text on one line, with control characters escaped, so that it is safe to print."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def redacted(text: str) -> str:
+    """Returns text without tokens and passwords.
+
+    Values of environment variables with names such as HF_TOKEN or WANDB_API_KEY, tokens of Hugging
+    Face, values of an Authorization header, and passwords in URLs are replaced by ***.
+    """
+    secrets = [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    text = re.sub(r"\bhf_[A-Za-z0-9]{8,}", "***", text)
+    text = re.sub(r"\b(Bearer|Basic) [^\s'\"]+", r"\1 ***", text)
+    return re.sub(r"(://)[^\s/@'\"]+@", r"\1***@", text)
 
 
 def lookup(kind: str, name: str, entries: Mapping[str, Any]) -> Any:

@@ -87,7 +87,10 @@ _LIBRARIES = {
         for library in ("aiohttp", "botocore", "etils", "fsspec", "gcsfs", "google.auth", "s3fs")
     },
     "rich": ["terminal", "runs", "main"],
-    "tensorboardX": ["run_folder.metrics_writer"],
+    "tensorboardX": ["run_folder.trackers.tensorboard"],
+    "wandb": ["run_folder.trackers.wandb_run"],
+    "mlflow": ["run_folder.trackers.mlflow_run"],
+    "trackio": ["run_folder.trackers.trackio_run"],
     **{
         library: [f"exports.{package}"]
         for library, package in {

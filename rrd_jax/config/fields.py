@@ -71,8 +71,9 @@ DECLARING = (
     choices.TeachingChoice,
     choices.OptimizerChoice,
     choices.AlignmentChoice,
+    choices.ReportChoice,
 )
-SECTIONS = ("", "data", "data.views", "student", "teacher", "optimizer", "train", "eval")
+SECTIONS = ("", "data", "data.views", "student", "teacher", "optimizer", "train", "eval", "report")
 
 
 def collect(classes: tuple[type, ...]) -> dict[str, Field]:

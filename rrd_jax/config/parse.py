@@ -27,6 +27,7 @@ from rrd_jax.training.choices import (
     NetworkChoice,
     ObjectiveChoice,
     OptimizerChoice,
+    ReportChoice,
     StartChoice,
     TeacherFields,
     TeachingChoice,
@@ -303,6 +304,7 @@ def _training(
         teacher_cache=cache,
         start=_start(values, context),
         alignment=build(AlignmentChoice, values),
+        report=build(ReportChoice, values),
     )
 
 

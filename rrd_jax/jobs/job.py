@@ -16,6 +16,7 @@ from rrd_jax.evaluation import alignment
 from rrd_jax.jobs import growth, job_results, loop, preflight, same_teacher
 from rrd_jax.jobs.progress import Result
 from rrd_jax.run_folder import atomic_write, startup_time, workdir
+from rrd_jax.run_folder.trackers import writers
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console, interrupts
@@ -52,6 +53,7 @@ def run(
       PreemptedError: the process received SIGTERM or SIGHUP; the state is saved.
     """
     _check_is_run(folder)
+    writers.check(job.student.training.report)
     same_teacher.check_paths(job, folder, teacher_paths(job, folder))
     setting = open_data(job, folder, dataset)
     job = job.with_rows(len(setting.dataset.train))

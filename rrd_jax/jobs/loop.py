@@ -24,6 +24,7 @@ from rrd_jax.jobs.student_evaluation import Evaluation
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.run_folder import jax_settings, startup_time, tracing
 from rrd_jax.run_folder.metrics_writer import Clock, MetricsWriter, speeds
+from rrd_jax.run_folder.trackers import writers
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console, interrupts
 from rrd_jax.training import stage
@@ -67,6 +68,7 @@ def fit(
         if profile:
             console.warn(f"profile: no steps traced, because the run in {folder} is finished")
         return result
+    writers.check(recipe.training.report)
     with (
         parallel.stop_requests() as request,
         contextlib.ExitStack() as stack,
@@ -211,13 +213,16 @@ def _train(run: Run, position: Position, stops: _Stops, trace: tracing.Trace) ->
     label, writes = run.training.label, parallel.is_main()
     try:
         with (
-            MetricsWriter(run.folder, label, position.step, writes=writes) as metrics,
+            MetricsWriter(
+                run.folder, label, position.step, run.training.report, writes=writes
+            ) as metrics,
             trace,
         ):
             metrics.start(description.describe(run), position.step, run.steps_per_epoch)
             session = _Session(evaluation, metrics, speed, stops)
             _make_steps(run, position, session, trace)
             run.checkpoints.wait()
+            metrics.finish(position.progress.result)
     except OSError as error:
         # The disk can also fill up between two checkpoints.
         raise run.checkpoints.disk_error(error, "the run stopped") from error

@@ -1,4 +1,4 @@
-"""Metrics of a run: console, metrics.jsonl and TensorBoard."""
+"""Metrics of a run: console, metrics.jsonl and trackers."""
 
 import contextlib
 import json
@@ -8,11 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import tensorboardX
-
 from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
+from rrd_jax.run_folder.trackers import writers
 from rrd_jax.terminal import console
+from rrd_jax.training.choices import ReportChoice
+
+_DEFAULT_REPORT = ReportChoice()
 
 
 class MetricsWriter:
@@ -21,15 +23,27 @@ class MetricsWriter:
     Rows after `step` are dropped at the start, so that a resumed run has one row per epoch.
 
     Args:
-      workdir: folder of metrics.jsonl and of the subfolder tensorboard.
+      workdir: the run folder, which contains metrics.jsonl.
       label: name of the run on the console.
       step: number of updates before this start; 0 for a new run.
-      writes: whether to write to the workdir; if False, metrics only appear on the console.
+      report: the trackers that receive the metrics.
+      writes: whether to write to the workdir and to trackers; if False, metrics only appear on the
+        console.
     """
 
-    def __init__(self, workdir: pathlib.Path, label: str, step: int = 0, *, writes: bool = True):
-        self._label = label
-        self._path, self._board = workdir / "metrics.jsonl", None
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        label: str,
+        step: int = 0,
+        report: ReportChoice = _DEFAULT_REPORT,
+        *,
+        writes: bool = True,
+    ):
+        self._label, self._writes = label, writes
+        self._path = workdir / "metrics.jsonl"
+        self._trackers: list[writers.Writer] = []
+        self._summary: dict[str, Any] | None = None
         if not writes:
             return
         rows = _read_rows(self._path)
@@ -38,15 +52,14 @@ class MetricsWriter:
         if not step and len(rows) > 1:
             backup = self._path.with_suffix(".jsonl.before")
             self._path.replace(backup)
+            writers.forget(workdir)
             console.warn(
                 f"{workdir} has metrics of {len(rows)} epochs but no checkpoint: training restarts"
                 f" from step 0; the old metrics are in {backup.name}"
             )
         lines = [json.dumps(row) + "\n" for row in earlier_rows]
         atomic_write.write_text(self._path, "".join(lines))
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
-        )
+        self._trackers = writers.start(report, workdir, label, earlier_rows, step)
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -55,16 +68,13 @@ class MetricsWriter:
         # Another message reports these errors.
         with contextlib.suppress(errors.DiskError, errors.UnreadError):
             console.clear()
-        if not self._board:
-            return
-        try:
-            self._board.close()
-        except OSError:
-            # Otherwise tensorboardX raises the error again when the process exits.
-            self._board.file_writer.event_writer._closed = True
-            # An exception that ended the run is more informative.
-            if kind is None:
-                raise
+        error = exception[0] if kind else None
+        for tracker in self._trackers:
+            tracker.close(self._summary, error)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Passes the result of a finished run, as JSON, to the trackers."""
+        self._summary = summary
 
     def start(self, description: Sequence[str], step: int, steps_per_epoch: int) -> None:
         """Prints the description of the run, and the step from which it resumes, if any."""
@@ -107,6 +117,8 @@ class MetricsWriter:
             *(f"{name} {value:.4g}" for name, value in names.items() if name != "loss"),
         ]
         console.progress(self._label, parts)
+        for tracker in self._trackers:
+            tracker.poll()
 
     def row(self, row: dict[str, Any], epochs: int, left: float = 0.0) -> None:
         """Writes the metrics of a finished epoch.
@@ -116,7 +128,7 @@ class MetricsWriter:
           epochs: number of epochs of the run.
           left: seconds until the end of the run, for the console; 0 at the end.
         """
-        if self._board:
+        if self._writes:
             self._store(row)
         evaluation = _test_parts(row) if "test/top1" in row else _held_out_parts(row)
         parts = [
@@ -138,10 +150,8 @@ class MetricsWriter:
     def _store(self, row: dict[str, Any]) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(name, value, row["step"])
-        self._board.flush()
+        for tracker in self._trackers:
+            tracker.row(row)
 
 
 def _test_parts(row: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from rrd_jax import __version__
+from rrd_jax import __version__, errors
 from rrd_jax.run_folder import jax_settings
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -72,7 +72,7 @@ def _command() -> str:
     """
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = ["-m", module.name.removesuffix(".__main__")] if module else sys.argv[:1]
-    return shlex.join(["python", *program, *sys.argv[1:]])
+    return errors.redacted(shlex.join(["python", *program, *sys.argv[1:]]))
 
 
 def _version(name: str) -> str | None:

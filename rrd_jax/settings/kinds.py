@@ -243,6 +243,46 @@ class Choice(Kind):
         return f"one of {', '.join(name or repr(name) for name in self.names)}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Names(Kind):
+    """A tuple of different names from a list; on the command line, names separated by commas."""
+
+    names: tuple[str, ...]
+    type = tuple
+    parser = staticmethod(str)
+
+    def _split(self, raw: Any) -> list[Any]:
+        parts = [raw] if isinstance(raw, str) else list(raw)
+        return [n.strip() for part in parts for n in part.split(",")] if _all_text(parts) else parts
+
+    def accepts(self, value: Any) -> bool:
+        """Implements `Kind.accepts`."""
+        return not self.problem("", value)
+
+    def value(self, raw: Any) -> Any:
+        """Implements `Kind.value`."""
+        return tuple(name for name in self._split(raw) if name)
+
+    def problem(self, path: str, value: Any) -> str:
+        """Implements `Kind.problem`."""
+        if not isinstance(value, str | tuple | list) or not _all_text(self._split(value)):
+            return f"{path} is {short_repr(value)}, but must be {self}"
+        chosen = self.value(value)
+        for name in chosen:
+            if problem := Choice(self.names).problem(path, name):
+                return problem
+        if repeated := next((name for name in chosen if chosen.count(name) > 1), ""):
+            return f"{path} names {repeated} twice; name it once"
+        return ""
+
+    def __str__(self) -> str:
+        return f"names from {', '.join(self.names)}, separated by commas, or ()"
+
+
+def _all_text(parts: list[Any]) -> bool:
+    return all(isinstance(part, str) for part in parts)
+
+
 class Color(Kind):
     """A color behind transparent pixels, or "none" to drop transparency."""
 

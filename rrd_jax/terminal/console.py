@@ -61,7 +61,7 @@ def error(text: str) -> None:
     # If standard error cannot be written, the exit code still reports the error.
     with contextlib.suppress(OSError):
         label = _colored("error:", "red", sys.stderr)
-        print(label, _printable(text), file=sys.stderr, flush=True)
+        print(label, _printable(errors.redacted(text)), file=sys.stderr, flush=True)
 
 
 def progress(label: str, parts: Sequence[str]) -> None:

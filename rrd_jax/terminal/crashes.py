@@ -21,7 +21,8 @@ def report(error: BaseException, folder: Callable[[], pathlib.Path] | None = Non
       folder: returns the folder of the file. If the file cannot be written to this folder, it is
         written to the folder for temporary files.
     """
-    text = f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
+    report_text = "".join(traceback.format_exception(error))
+    text = errors.redacted(f"{' '.join(sys.argv)}\n\n{report_text}")
     name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     location = "could not be written to a file"
     for get_folder in filter(None, (folder, tempfile.gettempdir)):
@@ -40,5 +41,5 @@ def report(error: BaseException, folder: Callable[[], pathlib.Path] | None = Non
 
 def _first_line(error: BaseException) -> str:
     """Returns the class of an error and the first line of its message."""
-    name, line = type(error).__name__, str(error).strip().partition("\n")[0]
+    name, line = type(error).__name__, errors.redacted(str(error)).strip().partition("\n")[0]
     return f"{name}: {textwrap.shorten(line, 300)}" if line else name

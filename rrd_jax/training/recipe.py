@@ -23,6 +23,7 @@ from rrd_jax.training.choices import (
     NetworkChoice,
     ObjectiveChoice,
     OptimizerChoice,
+    ReportChoice,
     StartChoice,
     TeachingChoice,
 )
@@ -51,6 +52,7 @@ class Training:
       teacher_cache: whether and how the teacher's outputs are cached.
       start: the network's weights before the first step.
       alignment: the comparison with the teacher on held-out images.
+      report: the trackers of its metrics.
       mean: Mean of each channel, for pixel values in [0, 1].
       std: Standard deviation of each channel, for pixel values in [0, 1].
       seed: Seed of the initial weights, the order of examples and the augmentation.
@@ -94,6 +96,7 @@ class Training:
     teacher_cache: CacheChoice
     start: StartChoice = dataclasses.field(default_factory=StartChoice)
     alignment: AlignmentChoice = dataclasses.field(default_factory=AlignmentChoice)
+    report: ReportChoice = dataclasses.field(default_factory=ReportChoice)
     mean: tuple[float, ...] = field("data.mean", (0.5071, 0.4867, 0.4408), kinds.MEAN)
     std: tuple[float, ...] = field("data.std", (0.2675, 0.2565, 0.2761), kinds.STD)
     seed: int = field("seed", 0, kinds.SEED)

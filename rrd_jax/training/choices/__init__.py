@@ -5,6 +5,7 @@ from rrd_jax.training.choices.images import AugmentChoice, MixChoice
 from rrd_jax.training.choices.network import DTYPES, NetworkChoice, StartChoice
 from rrd_jax.training.choices.objective import ObjectiveChoice
 from rrd_jax.training.choices.optimizer import OptimizerChoice
+from rrd_jax.training.choices.report import ReportChoice
 from rrd_jax.training.choices.teacher import CacheChoice, TeacherFields, TeachingChoice
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "NetworkChoice",
     "ObjectiveChoice",
     "OptimizerChoice",
+    "ReportChoice",
     "StartChoice",
     "TeacherFields",
     "TeachingChoice",

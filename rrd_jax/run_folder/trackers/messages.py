@@ -1,0 +1,16 @@
+"""Messages between a run and the process of a tracker: JSON objects with one of these keys."""
+
+import enum
+
+# To the tracker: the run and its earlier rows, the row of an epoch, and the end of this start.
+START, ROW, END = "start", "row", "end"
+# From the tracker: the location of the run, or a problem.
+NOTE, WARNING = "note", "warning"
+
+
+class Status(enum.Enum):
+    """How a start of a run ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
