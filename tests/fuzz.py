@@ -62,6 +62,8 @@ def valid(kind: kinds.Kind) -> st.SearchStrategy[Any]:
             return st.booleans()
         case kinds.Choice():
             return st.sampled_from(kind.names)
+        case kinds.Names():
+            return st.lists(st.sampled_from(kind.names), unique=True).map(tuple)
         case kinds.Numbers():
             sizes = kind.lengths or (0, 1, 2, 4)
             lists = st.sampled_from(sizes).flatmap(

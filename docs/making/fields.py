@@ -18,6 +18,7 @@ _SECTIONS = {
     "optimizer": "optimizer: learning rate, weight decay and schedule",
     "train": "train: epochs, batches, memory and checkpoints",
     "eval": "eval: metrics on held-out images",
+    "report": "report: trackers such as wandb and MLflow",
 }
 
 

@@ -166,6 +166,7 @@ def make(
     lines: dict[str, None] = {}
     for grid in study.grids:
         for cell, config, follows in cells.expand(grid, overrides, planned, configs):
+            config.report.group = config.report.group or study.name
             try:
                 with contextlib.redirect_stdout(io.StringIO()) as notes:
                     job = parse(config, explicit=overrides, platform=platform)

@@ -59,8 +59,6 @@ def _converted(value: Any, field_type: type) -> Any:
         return str(value)
     if field_type is tuple and isinstance(value, list | tuple):
         return tuple(_converted(part, float) for part in value)
-    if field_type is tuple and isinstance(value, str):
-        return (value,)
     if field_type is float and is_number:
         return float(value)
     if field_type is int and is_number and isinstance(value, numbers.Integral):

@@ -40,7 +40,7 @@ class _Report:
         self._pending: list[dict[str, Any]] = list(start.pop("rows"))
         self._run: Any = None
         # The last step that the tracker holds.
-        self._held = -1
+        self._reported = -1
 
     def add(self, row: dict[str, Any]) -> None:
         """Adds the row of an epoch."""
@@ -52,13 +52,13 @@ class _Report:
             if self._run is None:
                 self._run = self._module.start(self._start)
                 self._reply(NOTE, errors.printable(errors.redacted(str(self._run.location))))
-                self._held = self._run.last_step()
+                self._reported = self._run.last_step()
             while self._pending:
                 row = self._pending[0]
                 # A resumed run repeats the epoch in which it was killed.
-                if row["step"] > self._held:
+                if row["step"] > self._reported:
                     self._run.log(row)
-                    self._held = row["step"]
+                    self._reported = row["step"]
                 self._pending.pop(0)
         # A tracker can raise anything, also SystemExit.
         except BaseException as error:

@@ -9,7 +9,7 @@ NOTE, WARNING = "note", "warning"
 
 
 class Status(enum.Enum):
-    """How a start of a run ended."""
+    """The end of a start of a run."""
 
     FINISHED = "finished"
     STOPPED = "stopped"

@@ -31,13 +31,10 @@ class Process:
       name: the name of the tracker.
       label: name of the run on the console.
       start: the names of the run, its config and its earlier rows.
-      patience: seconds to wait for the last rows of a finished run.
     """
 
-    def __init__(
-        self, name: str, label: str, start: Mapping[str, Any], patience: float = _PATIENCE
-    ):
-        self._name, self._label, self._patience = name, label, patience
+    def __init__(self, name: str, label: str, start: Mapping[str, Any]):
+        self._name, self._label = name, label
         self._outgoing: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         self._has_warned = False
@@ -59,7 +56,7 @@ class Process:
             return
         for action in (self._send, self._receive):
             threading.Thread(target=action, name=f"{name} tracker", daemon=True).start()
-        self._put(START, {**start, "patience": patience})
+        self._put(START, {**start, "patience": _PATIENCE})
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Implements `Writer.row`."""
@@ -85,13 +82,13 @@ class Process:
             status = Status.FAILED
         self._put(END, {"status": status.value, "summary": summary})
         self._outgoing.put(None)
-        is_late = self._is_running(self._patience if error is None else _HURRY)
+        is_late = self._is_running(_PATIENCE if error is None else _HURRY)
         # Another message describes an error of the console.
         with contextlib.suppress(errors.DiskError, errors.UnreadError):
             self.poll()
             if is_late and error is None:
                 self._warn(
-                    f"has not accepted the last metrics within {self._patience:g} seconds; all of"
+                    f"has not accepted the last metrics within {_PATIENCE:g} seconds; all of"
                     " them are in metrics.jsonl"
                 )
             elif not is_late and self._process.returncode:
