@@ -47,7 +47,7 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
                 # ConfigDict would store 1.0 or 0.0.
                 raise errors.InputError(f"'{path}' is {value}, but must be a number")
             # A text is one of the names, or several separated by commas.
-            has_names = isinstance(section[name], tuple) and isinstance(value, str)
+            has_names = isinstance(section.get(name), tuple) and isinstance(value, str)
             if has_names and all(isinstance(part, str) for part in section[name] or (0,)):
                 value = (value,)
             section[name] = value if takes_any else _converted(value, section.get_type(name))

@@ -243,13 +243,17 @@ class Choice(Kind):
         return f"one of {', '.join(name or repr(name) for name in self.names)}"
 
 
-@dataclasses.dataclass(frozen=True)
 class Names(Kind):
-    """A tuple of different names from a list; on the command line, names separated by commas."""
+    """A tuple of different names from a list; on the command line, names separated by commas.
 
-    names: tuple[str, ...]
+    Args:
+      names: the list.
+    """
+
     type = tuple
-    parser = staticmethod(str)
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
 
     def _split(self, raw: Any) -> list[Any]:
         parts = [raw] if isinstance(raw, str) else list(raw)

@@ -65,8 +65,10 @@ def start(run: Mapping[str, Any]) -> Run:
 
 def _steps(file: pathlib.Path) -> Iterator[int]:
     """Yields the steps of the rows in a file of an offline run."""
+    # protobuf creates the class when the module is imported.
+    create = vars(wandb_internal_pb2)["Record"]
     for content in _records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
+        record = create()
         record.ParseFromString(content)
         for item in record.history.item:
             if item.key == "_step" or list(item.nested_key) == ["_step"]:
