@@ -155,6 +155,7 @@ def _gcs_error(error: Exception, url: str) -> Exception:
 def s3_class() -> type:
     """Returns the file system of s3://."""
     import s3fs
+    from fsspec import asyn
 
     class S3FileSystem(s3fs.S3FileSystem):
         """A file system of s3:// whose requests are repeated by `patience.retried`."""
@@ -171,6 +172,9 @@ def s3_class() -> type:
         async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
             call = super()._call_s3
             return await _s3_retried(kwargs.get("Bucket"), lambda: call(method, *args, **kwargs))
+
+        # The library's `call_s3` calls its own `_call_s3`.
+        call_s3 = asyn.sync_wrapper(_call_s3)
 
         async def _cat_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
             # The content arrives after the answer to `_call_s3`.
