@@ -50,7 +50,11 @@ CONFIG = config_flags.DEFINE_config_file(
     sys_argv=cli.command_line(sys.argv),
 )
 WORKDIR = path_flags.define_path(
-    "workdir", None, "The folder of checkpoints and metrics. Default: runs/<config.name>."
+    "workdir",
+    None,
+    "The folder of checkpoints and metrics, on this machine or in a bucket: gs://BUCKET/FOLDER or"
+    " s3://BUCKET/FOLDER. Default: runs/<config.name>.",
+    bucket=True,
 )
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -125,7 +129,7 @@ def _print_version() -> None:
 
 
 def _folder() -> pathlib.Path:
-    return pathlib.Path(WORKDIR.value or f"runs/{CONFIG.value.name}")
+    return user_paths.path_of(WORKDIR.value or f"runs/{CONFIG.value.name}")
 
 
 def _print_config() -> None:
@@ -152,6 +156,7 @@ def _job() -> None:
     parallel.check_jaxlib()
     config = CONFIG.value
     folder = _folder()
+    workdir.check_reachable(folder)
     recorded = workdir.recorded_fields(files.split(folder)[0])
     _check_agreement(config, folder, recorded)
     with contextlib.ExitStack() as stack:

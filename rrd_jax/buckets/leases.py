@@ -105,7 +105,9 @@ class _Lease:
                     " this run ends"
                 )
             name = _content(stored)["owner"]
-            wait(f"{self._folder} is leased by {name}: waiting up to {max(left, 0):.0f} s for its end")
+            wait(
+                f"{self._folder} is leased by {name}: waiting up to {max(left, 0):.0f} s for its end"
+            )
             time.sleep(_POLL)
         self._thread.start()
 

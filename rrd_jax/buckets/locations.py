@@ -131,6 +131,9 @@ def _path_class() -> type:
             except FileNotFoundError:
                 return
 
+        def mkdir(self, *args: Any, **kwargs: Any) -> None:
+            """Does nothing, because a folder exists as long as it has objects."""
+
         @property
         def parents(self) -> tuple["BucketPath", ...]:
             """The folders that contain the path, up to the bucket."""

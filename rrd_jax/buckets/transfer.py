@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rrd_jax import deferred, errors
-from rrd_jax.buckets import filesystems, locations
+from rrd_jax.buckets import filesystems, leases, locations
 
 futures = deferred.Library("concurrent.futures")
 
@@ -50,16 +50,28 @@ def read(path: Any) -> bytes:
 
 
 def write(path: Any, content: bytes) -> None:
-    """Writes an object atomically."""
+    """Writes an object atomically; see `leases.check`."""
+    leases.check()
     _filesystem(path).pipe_file(str(path), content)
 
 
 def delete(path: Any) -> None:
-    """Deletes an object, or a folder with its content, if it exists."""
+    """Deletes an object, or a folder with its content, if it exists; see `leases.check`."""
+    leases.check()
     try:
         _filesystem(path).rm(str(path), recursive=True)
     except FileNotFoundError:
         return
+
+
+def move(source: Any, target: Any) -> None:
+    """Renames a folder; one in a bucket is copied by the server and deleted."""
+    if not locations.is_bucket(source):
+        source.rename(target)
+        return
+    leases.check()
+    _filesystem(source).copy(str(source), str(target), recursive=True)
+    delete(source)
 
 
 def upload(source: pathlib.Path, target: Any, *, last: tuple[str, ...] = ()) -> None:
@@ -82,6 +94,7 @@ def upload(source: pathlib.Path, target: Any, *, last: tuple[str, ...] = ()) -> 
 def _upload_file(source: pathlib.Path, target: Any) -> None:
     if source.stat().st_size <= _PART:
         return write(target, source.read_bytes())
+    leases.check()
     with source.open("rb") as file, _filesystem(target).open(str(target), "wb") as copy:
         while part := file.read(_PART):
             copy.write(part)

@@ -1,6 +1,6 @@
 """Checkpoints of runs and networks, with digests that detect damaged files."""
 
-from rrd_jax.checkpoints.arrays import exists, load_arrays, save_arrays
+from rrd_jax.checkpoints.arrays import delete, exists, load_arrays, save_arrays
 from rrd_jax.checkpoints.best_checkpoint import best, score, scores
 from rrd_jax.checkpoints.digests import digest, host_digest
 from rrd_jax.checkpoints.manager import Checkpoints, read_meta
@@ -9,6 +9,7 @@ from rrd_jax.checkpoints.network_checkpoint import load_objective, load_student,
 __all__ = [
     "Checkpoints",
     "best",
+    "delete",
     "digest",
     "exists",
     "host_digest",

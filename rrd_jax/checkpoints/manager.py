@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors, optim, parallel
-from rrd_jax.checkpoints import digests, storage
+from rrd_jax import buckets, errors, optim, parallel
+from rrd_jax.checkpoints import digests, staging, storage
 from rrd_jax.checkpoints.best_checkpoint import KeepBest
 from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.training.state import TrainState
@@ -27,11 +27,13 @@ class Checkpoints:
     folder is opened in Orbax only at the first save.
 
     Args:
-      folder: folder of the checkpoints, created if missing.
+      folder: folder of the checkpoints, created if missing. Checkpoints of s3:// are staged in a
+        local folder.
 
     Raises:
       DiskError: the folder cannot be created or read.
       InputError: Orbax cannot open the folder.
+      BucketError: the bucket cannot be reached.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -41,10 +43,15 @@ class Checkpoints:
             lambda: parallel.is_main() and storage.rename_damaged_metadata(self.folder)
         )
         self._opened: Any = None
+        self._staging = staging.Staging(self.folder) if staging.is_staged(self.folder) else None
+        # The folder that Orbax writes.
+        self._written = self._staging.folder if self._staging else self.folder
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()):
-                self._opened = _open(self.folder)
+            self._written.mkdir(parents=True, exist_ok=True)
+            if any(self._written.iterdir()):
+                self._opened = _open(self._written)
+        except errors.BucketError:
+            raise
         except OSError as error:
             raise errors.DiskError(
                 f"checkpoints cannot be stored in {self.folder} ({storage.reason(error)}); fix the"
@@ -71,7 +78,7 @@ class Checkpoints:
     @property
     def _manager(self) -> Any:
         if self._opened is None:
-            self._opened = _open(self.folder)
+            self._opened = _open(self._written)
         return self._opened
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
@@ -85,7 +92,12 @@ class Checkpoints:
         Raises:
           DivergedError: a parameter or statistic is not finite; nothing is written.
           DiskError: this save or the previous save failed; earlier checkpoints are intact.
+          BucketError: the bucket cannot be reached; earlier checkpoints are intact.
+          InUseError: another job has taken the lease of the run folder.
         """
+        buckets.leases.check()
+        if self._staging:
+            self._staging.wait()
         step, state_digests = int(state.step), _digests(state)
         if average := optim.schedule_free(state.opt_state):
             state_digests["average"] = digests.digest(average)
@@ -97,6 +109,8 @@ class Checkpoints:
             )
         except (OSError, ValueError) as error:
             raise self.disk_error(error) from error
+        if self._staging:
+            self._staging.upload(self._manager, step)
 
     def wait(self) -> None:
         """Waits for pending saves; raises a DiskError if a save failed."""
@@ -104,6 +118,8 @@ class Checkpoints:
             return
         try:
             self._opened.wait_until_finished()
+            if self._staging:
+                self._staging.wait()
         except (OSError, ValueError) as error:
             raise self.disk_error(error) from error
 
@@ -124,7 +140,9 @@ class Checkpoints:
         steps = self._opened.all_steps() if self._opened else ()
         for step in sorted(steps, reverse=True):
             try:
-                restored = self._restore(step, like)
+                restored = self._restore_again(step, like)
+            except errors.BucketError:
+                raise
             # Orbax raises many types of errors for damaged files.
             except Exception as error:
                 damaged[step] = error
@@ -136,10 +154,10 @@ class Checkpoints:
                     f"warning: resuming from step {step}; damaged checkpoints were renamed to"
                     " *.damaged"
                 )
-                self._opened = _open(self.folder)
+                self._opened = _open(self._written)
             return restored
         if damaged:
-            if difference := storage.difference(self.folder, max(damaged), like):
+            if difference := storage.difference(self._written, max(damaged), like):
                 raise errors.InputError(
                     f"the checkpoints in {self.folder} are from another network, optimizer or"
                     f" objective: {difference}; pass another --workdir, or the config of the"
@@ -158,7 +176,18 @@ class Checkpoints:
 
     def _rename_damaged(self, damaged: list[int]) -> None:
         for step in damaged if parallel.is_main() else ():
-            (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+            for folder in dict.fromkeys((self._written, self.folder)):
+                buckets.move(folder / str(step), folder / f"{step}.damaged")
+
+    def _restore_again(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Restores a step; tries again in a bucket, where an outage looks like damage."""
+        try:
+            return self._restore(step, like)
+        except Exception:
+            if not buckets.is_bucket(self.folder):
+                raise
+        buckets.check(self.folder)
+        return self._restore(step, like)
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -177,6 +206,8 @@ class Checkpoints:
         self.wait()
         if self._opened is not None:
             self._opened.close()
+        if self._staging:
+            self._staging.close()
 
     @property
     def status(self) -> str:

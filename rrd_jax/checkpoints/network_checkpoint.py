@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from rrd_jax import errors, networks, optim
-from rrd_jax.checkpoints import best_checkpoint, digests, storage
+from rrd_jax.checkpoints import best_checkpoint, digests, staging, storage
 from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.terminal import console
@@ -97,6 +97,8 @@ def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[s
     for step in reversed(steps):
         try:
             content, meta = load(folder, step)
+        except errors.BucketError:
+            raise
         # Orbax raises many types of errors for damaged files.
         except Exception as error:
             storage.warn_damaged(folder, step, error)
@@ -123,6 +125,8 @@ def _load_step(
         )
     try:
         content, meta = load(folder, int(step))
+    except errors.BucketError:
+        raise
     # Orbax raises many types of errors for damaged files.
     except Exception as error:
         raise errors.InputError(
@@ -172,7 +176,7 @@ def _load_student(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     meta, stored = storage.read_json(folder, step)
     classifier = meta.get("classifier", "")
-    arrays_folder = folder / str(step) / "state"
+    arrays_folder = staging.readable(folder, step) / str(step) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(arrays_folder).item_metadata.tree
         needed = _parts_of_student(tree, classifier)
@@ -203,7 +207,7 @@ def _load_objectives(
 ) -> tuple[tuple[dict[str, Any], dict[str, Any]], dict[str, Any]]:
     """Reads (params, frozen) of all objectives, and the checkpoint's JSON."""
     meta, stored = storage.read_json(folder, step)
-    arrays_folder = folder / str(step) / "state"
+    arrays_folder = staging.readable(folder, step) / str(step) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(arrays_folder).item_metadata.tree
         # Digests cover whole parts; a checkpoint that contains only a network has no `frozen`.

@@ -14,8 +14,11 @@ from typing import Any
 
 from absl import logging as absl_logging
 
-from rrd_jax import deferred, errors, networks, user_paths
+from rrd_jax import buckets, deferred, errors, networks, user_paths
 from rrd_jax.checkpoints import digests as digesting
+
+# The file that marks a complete checkpoint in a bucket; Orbax writes it to gs://.
+MARKER = "commit_success.txt"
 
 ocp = deferred.Library("orbax.checkpoint")
 
@@ -52,7 +55,11 @@ quiet_orbax()
 
 
 def steps(folder: pathlib.Path) -> list[int]:
-    """Returns the steps of the checkpoints in a folder, in ascending order."""
+    """Returns the steps of the complete checkpoints in a folder, in ascending order."""
+    if buckets.is_bucket(folder):
+        # Folders cannot be renamed there, so that a marker tells which are complete.
+        names = (path.parent.name for path in folder.glob(f"*/{MARKER}"))
+        return sorted(int(name) for name in names if name.isdecimal())
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
@@ -103,7 +110,8 @@ def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str
 
 def rename_damaged_metadata(folder: pathlib.Path) -> None:
     """Renames damaged metadata files, because Orbax ignores missing files but fails on others."""
-    for step in steps(folder):
+    # In a bucket, a checkpoint with damaged metadata is found when it is read.
+    for step in steps(folder) if not buckets.is_bucket(folder) else ():
         path = folder / str(step) / "_CHECKPOINT_METADATA"
         try:
             readable = isinstance(user_paths.read_json(path), dict)
@@ -147,7 +155,7 @@ def warn_damaged(folder: pathlib.Path, step: int, error: Exception) -> None:
 
 def check_folder(folder: pathlib.Path) -> None:
     """Raises a DiskError if a file has the folder's name."""
-    if folder.exists() and not folder.is_dir():
+    if not buckets.is_bucket(folder) and folder.exists() and not folder.is_dir():
         raise errors.DiskError(
             f"{folder} is a file, but checkpoints need a folder with this name; move the file away"
         )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import checkpoints, data, errors, networks, parallel
+from rrd_jax import checkpoints, data, errors, networks, parallel, user_paths
 from rrd_jax.data.source import Source
 from rrd_jax.data.subsets import labelled_subset
 from rrd_jax.evaluation import alignment
@@ -197,8 +197,9 @@ def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
             console.warn(f"eval.labelled: {text}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "data.json"
+    has_runs = any(any(folder.glob(f"{home}checkpoints")) for home in ("", "*/"))
     # A resumed run keeps the summary of its first start.
-    if not (path.exists() and any(folder.glob("**/checkpoints"))):
+    if not (path.exists() and has_runs):
         atomic_write.write_json(path, dict(dataset.summary.details))
 
 
@@ -334,7 +335,9 @@ def train(
 def teacher_paths(job: Job, folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the path of each teacher's weights, which may not exist before training."""
     return [
-        pathlib.Path(teacher.checkpoint or folder / teacher.part.training.label)
+        user_paths.path_of(teacher.checkpoint)
+        if teacher.checkpoint
+        else folder / teacher.part.training.label
         for teacher in job.teachers
     ]
 

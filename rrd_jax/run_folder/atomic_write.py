@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from rrd_jax import errors
+from rrd_jax import buckets, errors
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -14,7 +14,10 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
       DiskError: the file cannot be written.
       InputError: a folder has the name of the file.
+      BucketError: the bucket cannot be reached or accessed.
     """
+    if buckets.is_bucket(path):
+        return buckets.write(path, text.encode())
     part = path.with_suffix(".part")
     try:
         part.write_text(text, encoding="utf-8")

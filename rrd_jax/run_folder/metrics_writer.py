@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rrd_jax import errors
+from rrd_jax import buckets, errors
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.run_folder.trackers import writers
 from rrd_jax.terminal import console
@@ -51,14 +51,18 @@ class MetricsWriter:
         # A run that is killed before its first checkpoint leaves one row.
         if not step and len(rows) > 1:
             backup = self._path.with_suffix(".jsonl.before")
-            self._path.replace(backup)
+            if buckets.is_bucket(self._path):
+                buckets.write(backup, self._path.read_bytes())
+            else:
+                self._path.replace(backup)
             writers.forget(workdir)
             console.warn(
                 f"{workdir} has metrics of {len(rows)} epochs but no checkpoint: training restarts"
                 f" from step 0; the old metrics are in {backup.name}"
             )
         lines = [json.dumps(row) + "\n" for row in earlier_rows]
-        atomic_write.write_text(self._path, "".join(lines))
+        self._text = "".join(lines)
+        atomic_write.write_text(self._path, self._text)
         self._trackers = writers.start(report, workdir, label, earlier_rows, step)
 
     def __enter__(self) -> "MetricsWriter":
@@ -148,8 +152,14 @@ class MetricsWriter:
         console.print_row(self._label, parts)
 
     def _store(self, row: dict[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        line = json.dumps(row) + "\n"
+        if buckets.is_bucket(self._path):
+            # A checkpoint of this epoch is written later, so that a resumed run finds the row.
+            self._text += line
+            buckets.write(self._path, self._text.encode())
+        else:
+            with self._path.open("a") as file:
+                file.write(line)
         for tracker in self._trackers:
             tracker.row(row)
 

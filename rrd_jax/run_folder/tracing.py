@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from rrd_jax import buckets
 from rrd_jax.terminal import console
 
 
@@ -25,7 +26,7 @@ class Trace:
     """
 
     def __init__(self, folder: pathlib.Path, steps: int):
-        self._folder, self._left = folder, steps
+        self._target, self._folder, self._left = folder, buckets.local(folder), steps
         self._traced, self._running = 0, False
 
     def __enter__(self) -> "Trace":
@@ -64,6 +65,8 @@ class Trace:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
+            if buckets.is_bucket(self._target):
+                buckets.upload(self._folder, self._target)
             console.say(
                 f"profile: {self._traced} steps traced in {self._folder}; {self._viewers()}"
             )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
-from rrd_jax import __version__, checkpoints, errors, parallel, user_paths
+from rrd_jax import __version__, buckets, checkpoints, errors, parallel, user_paths
 from rrd_jax.run_folder import atomic_write, jax_settings, provenance
 from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.terminal import console, file_lock, interrupts, runtime_errors
@@ -34,6 +34,28 @@ class Claim(NamedTuple):
 
     previous: dict[str, Any] | None
     confirm: Callable[[], None]
+
+
+def check_reachable(folder: pathlib.Path) -> None:
+    """Checks a workdir in a bucket before anything is read; a local workdir is not checked.
+
+    Raises:
+      UnavailableError: the library of the bucket is not installed.
+      InputError: the bucket does not exist, or the workdir is the bucket itself.
+      BucketError: the bucket cannot be reached or accessed.
+    """
+    if not buckets.is_bucket(folder):
+        return
+    if not buckets.parse(str(folder)).key:
+        raise errors.InputError(
+            f"workdir {folder} is a whole bucket; name a folder in the bucket, such as {folder}/run"
+        )
+    if buckets.parse(str(folder)).scheme == "s3" and parallel.process_share() != (0, 1):
+        raise errors.InputError(
+            f"workdir {folder} cannot be written by several processes, because Orbax does not write"
+            " to s3://; use gs:// or a shared folder"
+        )
+    buckets.check(folder)
 
 
 @contextlib.contextmanager
@@ -60,6 +82,8 @@ def claim(
         or it is not a folder.
     """
     with contextlib.ExitStack() as locks:
+        if buckets.is_bucket(folder):
+            locks.enter_context(buckets.patient(console.warn))
         yield parallel.main_first(
             lambda: (
                 _claim(folder, config, free, growing, defaults or {}, locks)
@@ -172,6 +196,9 @@ def unusable_error(folder: pathlib.Path, error: OSError | ValueError) -> errors.
 
 def _lock(folder: pathlib.Path, locks: contextlib.ExitStack) -> None:
     """Locks the folder until `locks` closes or the process ends."""
+    if buckets.is_bucket(folder):
+        locks.enter_context(buckets.leases.held(folder, _wait_for_lease))
+        return
     file = locks.enter_context((folder / "lock").open("a+", errors="replace"))
     try:
         _acquire(file)
@@ -191,6 +218,11 @@ def _lock(folder: pathlib.Path, locks: contextlib.ExitStack) -> None:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
+
+
+def _wait_for_lease(description: str) -> None:
+    console.progress("workdir", [description])
+    interrupts.check()
 
 
 def _acquire(file: IO[str]) -> None:
@@ -220,6 +252,10 @@ def exclusive(path: pathlib.Path, stop: Callable[[], bool] = lambda: False) -> I
     Raises:
       PreemptedError: `stop` returned True.
     """
+    # The lease of a workdir in a bucket keeps other jobs out.
+    if buckets.is_bucket(path):
+        yield
+        return
     may_stop = parallel.process_share() == (0, 1)
 
     def wait() -> None:

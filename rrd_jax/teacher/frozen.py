@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import checkpoints, data, errors, networks, parallel
+from rrd_jax import buckets, checkpoints, data, errors, networks, parallel
 from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import alignment, predictions, rows
 from rrd_jax.objectives import Objective
@@ -218,7 +218,9 @@ def load(
         )
     home, _ = files.split(path)
     home = home.parent if home.name == "checkpoints" else home
-    folder = home / "views" if home.is_dir() else home.with_name(f"{home.name}.views")
+    # The cache is written in place, which a bucket does not support.
+    views = buckets.local(home)
+    folder = views / "views" if home.is_dir() else views.with_name(f"{home.name}.views")
     spec = assembly.TeacherSpec(choice, teaching or TeachingChoice(), path, dataset, training)
     if terms is None:
         assembled = assembly.assemble(spec, variables, meta)

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import pathlib
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -87,7 +86,7 @@ def load_or_train(
         check_memory(len(dataset.train), width, mesh)
         head = _train(network, variables, dataset, mesh, training, l2, label=label)
         if store:
-            parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(path, True))
+            parallel.main_first(lambda: parallel.is_main() and checkpoints.delete(path))
             checkpoints.save_arrays(path, head, {})
     return head
 

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from rrd_jax import errors
+from rrd_jax import buckets, errors, user_paths
 
 
 def report(error: BaseException, folder: Callable[[], pathlib.Path] | None = None) -> str:
@@ -27,8 +27,11 @@ def report(error: BaseException, folder: Callable[[], pathlib.Path] | None = Non
     location = "could not be written to a file"
     for get_folder in filter(None, (folder, tempfile.gettempdir)):
         with contextlib.suppress(Exception):
-            path = pathlib.Path(get_folder()).absolute() / name
-            path.write_text(text, errors="backslashreplace")
+            path = user_paths.path_of(os.fspath(get_folder())).absolute() / name
+            if buckets.is_bucket(path):
+                buckets.write(path, text.encode(errors="backslashreplace"))
+            else:
+                path.write_text(text, errors="backslashreplace")
             location = f"is in {path}"
             break
     frames = traceback.extract_tb(error.__traceback__)

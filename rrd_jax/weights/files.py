@@ -33,12 +33,13 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     Raises:
       FieldError: the path is a URL, a pipe or a device.
     """
-    checked = str(user_paths.parse(str(path), "the path"))
-    path = pathlib.Path(checked.removeprefix(user_paths.PREFIX))
+    checked = str(user_paths.parse(str(path), "the path", bucket=True))
+    path = user_paths.path_of(checked.removeprefix(user_paths.PREFIX))
     base, at, which = str(path).rpartition("@")
-    if not at or "/" in which or not base or path.exists() or not pathlib.Path(base).exists():
+    if not at or "/" in which or not base:
         return path, ""
-    return pathlib.Path(base), which
+    home = user_paths.path_of(base)
+    return (path, "") if path.exists() or not home.exists() else (home, which)
 
 
 def load(

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from rrd_jax import errors, user_paths
+from rrd_jax import buckets, errors, user_paths
 from rrd_jax.run_folder import atomic_write, workdir
 from rrd_jax.run_folder.trackers import process, tensorboard
 from rrd_jax.training.choices import ReportChoice
@@ -96,6 +96,8 @@ def start(
 
 def forget(folder: pathlib.Path) -> None:
     """Lets the next start of a run folder begin a new run in the trackers."""
+    if buckets.is_bucket(folder):
+        return buckets.delete(folder / _FILE)
     (folder / _FILE).unlink(missing_ok=True)
 
 
