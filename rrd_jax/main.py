@@ -52,8 +52,8 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = path_flags.define_path(
     "workdir",
     None,
-    "The folder of checkpoints and metrics, on this machine or in a bucket: gs://BUCKET/FOLDER or"
-    " s3://BUCKET/FOLDER. Default: runs/<config.name>.",
+    "The folder of checkpoints and metrics. Default: runs/<config.name>. A folder in a bucket is"
+    " gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.",
     bucket=True,
 )
 _MODE = flags.DEFINE_enum(

@@ -24,11 +24,11 @@ DURATION, _RENEWAL = 60.0, 15.0
 # Seconds between two looks at the lease of another job.
 _POLL = 1.0
 # The leases of this process, by URL.
-_held: dict[str, "_Lease"] = {}
+_active: dict[str, "_Lease"] = {}
 
 
 @contextlib.contextmanager
-def held(folder: Any, wait: Callable[[str], None]) -> Iterator[None]:
+def hold(folder: Any, wait: Callable[[str], None]) -> Iterator[None]:
     """Holds the lease of a folder inside the `with` block.
 
     The lease of a process that has ended on this machine is taken at once. Otherwise, the function
@@ -44,11 +44,11 @@ def held(folder: Any, wait: Callable[[str], None]) -> Iterator[None]:
     """
     lease = _Lease(folder)
     lease.acquire(wait)
-    _held[str(folder)] = lease
+    _active[str(folder)] = lease
     try:
         yield
     finally:
-        del _held[str(folder)]
+        del _active[str(folder)]
         lease.release()
 
 
@@ -61,7 +61,7 @@ def check() -> None:
       InUseError: another job has taken a lease.
       BucketError: a lease that has expired cannot be renewed.
     """
-    for lease in list(_held.values()):
+    for lease in list(_active.values()):
         lease.check()
 
 
@@ -88,7 +88,7 @@ class _Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def acquire(self, wait: Callable[[str], None]) -> None:
-        """Takes the lease; see `held`."""
+        """Takes the lease; see `hold`."""
         first = None
         while True:
             stored = conditional.read(self._path)
@@ -104,10 +104,8 @@ class _Lease:
                     f" expires {left:.0f} s after its end; pass another --workdir, or wait until"
                     " this run ends"
                 )
-            name = _content(stored)["owner"]
-            wait(
-                f"{self._folder} is leased by {name}: waiting up to {max(left, 0):.0f} s for its end"
-            )
+            name, seconds = _content(stored)["owner"], max(left, 0)
+            wait(f"{self._folder} is leased by {name}: waiting up to {seconds:.0f} s for its end")
             time.sleep(_POLL)
         self._thread.start()
 

@@ -100,9 +100,9 @@ class Staging:
         source, target = self.folder / str(step), self._remote / str(step)
         buckets.upload(source, target)
         buckets.write(target / storage.MARKER, b"")
-        kept = {step, *storage.steps(self.folder)}
+        remaining = {step, *storage.steps(self.folder)}
         for old in storage.steps(self._remote):
-            if old not in kept:
+            if old not in remaining:
                 # Without the marker, a folder whose deletion is interrupted is incomplete.
                 buckets.delete(self._remote / str(old) / storage.MARKER)
                 buckets.delete(self._remote / str(old))

@@ -190,13 +190,17 @@ class _Objects(NamedTuple):
 
 def _recorded(workdir: Any) -> dict[str, Any] | None:
     """Returns the config that a workdir records; None for a new workdir or an invalid path."""
-    return run_folder.recorded_fields(_folder(workdir)) if workdir else None
+    if not workdir:
+        return None
+    folder = _folder(workdir)
+    run_folder.check_reachable(folder)
+    return run_folder.recorded_fields(folder)
 
 
 def _folder(workdir: Any) -> pathlib.Path:
     """Returns the path of a workdir, a temporary folder for None."""
     path = tempfile.mkdtemp(prefix="rrd_jax_") if workdir is None else workdir
-    return user_paths.parse(path, "workdir")
+    return user_paths.parse(path, "workdir", bucket=True)
 
 
 def _run(
@@ -207,6 +211,7 @@ def _run(
 ) -> Trained:
     """Runs or resumes a job, and loads its network."""
     folder = _folder(workdir)
+    run_folder.check_reachable(folder)
     parallel.check_jaxlib()
     results = job.run(plan, folder, dataset=dataset)
     student = custom.networks.get(plan.student.training.network.model)

@@ -197,7 +197,7 @@ def unusable_error(folder: pathlib.Path, error: OSError | ValueError) -> errors.
 def _lock(folder: pathlib.Path, locks: contextlib.ExitStack) -> None:
     """Locks the folder until `locks` closes or the process ends."""
     if buckets.is_bucket(folder):
-        locks.enter_context(buckets.leases.held(folder, _wait_for_lease))
+        locks.enter_context(buckets.leases.hold(folder, _wait_for_lease))
         return
     file = locks.enter_context((folder / "lock").open("a+", errors="replace"))
     try:
