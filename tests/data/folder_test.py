@@ -4,6 +4,7 @@ import os
 import pathlib
 import pickle
 import shutil
+import time
 
 import pytest
 from tensorflow_datasets.core import hashing
@@ -411,3 +412,15 @@ def test_a_large_folder_without_images_is_refused_early(tmp_path, monkeypatch):
 def test_examples_of_a_folder_can_be_pickled(tree):
     source = load(tree).train.examples
     assert [dict(e) for e in pickle.loads(pickle.dumps(source))] == [dict(e) for e in source]
+
+
+def test_many_classes_and_empty_folders_are_sorted_in_linear_time():
+    classes = [f"c{i}" for i in range(20_000)]
+    paths = [f"{split}/{name}/a.jpg" for split in ("train", "test") for name in classes]
+    folders = ["train", "test", *(f"train/{name}" for name in classes)]
+    folders += [f"train/empty{i}" for i in range(20_000)]
+    start = time.process_time()
+    plan = layout.arrange("/photos", paths, folders)
+    assert time.process_time() - start < 5
+    assert len(plan.classes) == 20_000
+    assert any("empty0" in text for text in plan.warnings)

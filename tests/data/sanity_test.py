@@ -1,6 +1,7 @@
 """Sanity checks of images, labels, predictions and losses."""
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -80,3 +81,12 @@ def test_a_run_prints_each_warning_once_and_data_warnings_before_the_first_step(
     output = capsys.readouterr().out
     assert output.count("test images are classified as class") == 1
     assert 0 < output.find("near 0 and 1") < output.find("epoch   1/4")
+
+
+def test_constant_predictions_of_many_classes_are_checked_in_linear_time():
+    classes, count = 100_000, 200_000
+    labels = np.arange(count) % classes
+    predictions = {"prediction": np.zeros(count, int), "label": labels, "loss": labels * 1.0}
+    start = time.process_time()
+    assert sanity.prediction_warning(predictions).endswith("the embedding is constant")
+    assert time.process_time() - start < 1

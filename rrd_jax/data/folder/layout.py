@@ -265,10 +265,10 @@ def _empty_folders(
     split_folders: Sequence[str], folders: Sequence[str], classes: Sequence[str]
 ) -> list[str]:
     """Returns the folders at the level of classes that hold no images."""
-    depth = 2 if split_folders else 1
+    depth, names_of_classes = 2 if split_folders else 1, set(classes)
     parts = [(folder, folder.split(os.sep)) for folder in folders]
     return [
         display_path(folder)
         for folder, names in parts
-        if len(names) == depth and class_name(names[-1]) not in classes
+        if len(names) == depth and class_name(names[-1]) not in names_of_classes
     ]

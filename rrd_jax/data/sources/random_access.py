@@ -1,17 +1,19 @@
 """Random access to the examples of custom sources, in the form that feeds expect."""
 
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.data import splits
-from rrd_jax.data.images import example_forms
+from rrd_jax.data.images import decoding, example_forms
+from rrd_jax.data.sources import memory_maps
 from rrd_jax.data.sources.first_reads import FirstReads
 
 Reopen = Callable[[], Any]
@@ -19,7 +21,7 @@ Reopen = Callable[[], Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Handle:
-    """A source that is pickled for worker processes, or opened again there.
+    """A source that worker processes open again; it is pickled only if it cannot be reopened.
 
     Attributes:
       description: name of the data set, for messages.
@@ -32,18 +34,39 @@ class Handle:
     reopen: Reopen | None = None
 
     def __reduce__(self) -> tuple:
-        dumped = None
+        if self.reopen is not None:
+            return _reopened, (self.description, self.reopen, self.fingerprint())
         try:
-            dumped = cloudpickle.dumps(self.source)
+            dumped = memory_maps.dumps(self.source)
         # A user's object may raise any exception.
         except Exception as error:
-            if self.reopen is None:
-                raise errors.InputError(
-                    f"{self.description} cannot be sent to worker processes"
-                    f" ({type(error).__name__}: {error}); set data.workers=0, or pass the data set"
-                    " as an import path"
-                ) from error
-        return _received, (self.description, dumped, self.reopen)
+            raise errors.InputError(
+                f"{self.description} cannot be sent to worker processes"
+                f" ({type(error).__name__}: {error}); set data.workers=0, or pass the data set as"
+                " an import path"
+            ) from error
+        return _received, (self.description, dumped)
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the length and of the first, middle and last example."""
+        count = len(self.source)
+        rows, digest = Rows(self.description, ((self, range(count)),)), hashlib.sha256()
+        for i in sorted({0, count // 2, count - 1}):
+            digest.update(content(rows.read(i)))
+        return f"{count} {digest.hexdigest()[:16]}"
+
+
+def content(example: Mapping[str, Any]) -> bytes:
+    """Returns the image and the label of a conformed example as bytes, for digests."""
+    image = example["image"]
+    if isinstance(image, np.ndarray):
+        image = repr(image.shape).encode() + image.tobytes()
+    else:
+        # Version 0.2.0 ignored the orientation: its runs do not resume with rotated images.
+        with contextlib.suppress(errors.InputError):
+            orientation = decoding.orientation(image)
+            image += f"orientation {orientation}".encode() if orientation != 1 else b""
+    return image + repr(example["label"]).encode()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,17 +88,31 @@ class Images(Sequence):
 
 def without_labels(handle: Handle) -> Handle:
     """Returns a handle of the source without labels."""
-    reopen = handle.reopen and functools.partial(_reopened, handle.reopen)
+    reopen = handle.reopen and functools.partial(_images, handle.reopen)
     return Handle(handle.description, Images(handle.source), reopen)
 
 
-def _reopened(reopen: Reopen) -> Images:
+def _images(reopen: Reopen) -> Images:
     return Images(reopen())
 
 
-def _received(description: str, dumped: bytes | None, reopen: Reopen | None) -> Handle:
-    source = pickle.loads(dumped) if dumped is not None else reopen()
-    return Handle(description, source, reopen)
+def _received(description: str, dumped: bytes) -> Handle:
+    return Handle(description, pickle.loads(dumped))
+
+
+def _reopened(description: str, reopen: Reopen, fingerprint: str) -> Handle:
+    """Opens a source again in a worker process.
+
+    Raises:
+      InputError: the source has other examples than in the process that trains.
+    """
+    handle = Handle(description, reopen(), reopen)
+    if handle.fingerprint() != fingerprint:
+        raise errors.InputError(
+            f"{description} has other examples when a worker process opens it again; remove"
+            " randomness and shared state from the code that opens it, or set data.workers=0"
+        )
+    return handle
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,6 +1,5 @@
 """Opens the splits of custom sources, and checks some of their examples."""
 
-import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +9,17 @@ import numpy as np
 
 from rrd_jax import errors, imports
 from rrd_jax.data import label_checks
-from rrd_jax.data.images import decoding, example_forms, transforms
+from rrd_jax.data.images import example_forms, transforms
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import split_expressions
 from rrd_jax.data.sources.first_reads import FirstReads
-from rrd_jax.data.sources.random_access import Handle, Rows, UserExamples, without_labels
+from rrd_jax.data.sources.random_access import (
+    Handle,
+    Rows,
+    UserExamples,
+    content,
+    without_labels,
+)
 from rrd_jax.data.splits import Splits
 
 # Number of examples that are read when a split is opened.
@@ -174,13 +179,13 @@ def _read_sample(rows: Rows, background: str) -> _Sample:
     form = functools.partial(example_forms.conform, background=background)
     for i in _sample_indices(len(rows)):
         example, again = rows.read(i, form), rows.read(i, form)
-        if _content(example) != _content(again):
+        if content(example) != content(again):
             raise errors.InputError(
                 f"example {i} of {rows.description} changes between two reads; remove random"
                 " transforms from the source, because a resumed run could not repeat them, and use"
                 " data.augment for augmentation"
             )
-        digest.update(_content(example))
+        digest.update(content(example))
         labels[i] = example["label"]
         image = example["image"]
         try:
@@ -197,18 +202,6 @@ def _read_sample(rows: Rows, background: str) -> _Sample:
 
 def _sample_indices(count: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, min(_SAMPLE_SIZE, count))]
-
-
-def _content(example: Mapping[str, Any]) -> bytes:
-    image = example["image"]
-    if isinstance(image, np.ndarray):
-        image = repr(image.shape).encode() + image.tobytes()
-    else:
-        # Version 0.2.0 ignored the orientation: its runs do not resume with rotated images.
-        with contextlib.suppress(errors.InputError):
-            orientation = decoding.orientation(image)
-            image += f"orientation {orientation}".encode() if orientation != 1 else b""
-    return image + repr(example["label"]).encode()
 
 
 def _labels(rows: Rows, *, needed: bool) -> np.ndarray | None:
