@@ -131,7 +131,7 @@ def _compile(run: Run) -> Step:
     program, training = run.program, run.recipe.training
     teacher = None
     if run.teacher_network:
-        teacher = _random_embeddings(run) if run.teacher_is_cached else run.teacher.folded
+        teacher = _random_embeddings(run) if run.teacher_is_cached else run.teacher.variables
     variables = run.teacher.variables if run.teacher_network else None
     state = program.create(training.seed, variables)
     calls = loop.dispatches(run.recipe, run.dataset, run.mesh, program.length, start=0)

@@ -20,7 +20,7 @@ def digest(tree: Any) -> str:
 
 
 def host_digest(tree: Any) -> str:
-    """Returns the digest of a tree of NumPy arrays, without compilation."""
+    """Returns the digest of a tree of arrays without compilation, one array at a time."""
     return combine(tree, jax.tree.map(_host_sums, tree))
 
 
@@ -95,6 +95,8 @@ def _leaf_sums(leaf: jax.Array) -> jax.Array:
 
 def _sums(leaf: Any) -> Any:
     """Returns `_leaf_sums` of an array; NumPy for small ones, because XLA compiles each shape."""
+    # Leaves can be arrays in files.
+    leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     is_small = leaf.size <= _SMALL and getattr(leaf, "is_fully_addressable", True)
     if is_small and all(device.platform == "cpu" for device in _devices(leaf)):
         return _host_sums(np.asarray(leaf))

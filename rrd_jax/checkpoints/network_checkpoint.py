@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from rrd_jax import errors, networks, optim
-from rrd_jax.checkpoints import best_checkpoint, digests, staging, storage
+from rrd_jax.checkpoints import best_checkpoint, digests, staging, storage, stored_arrays
 from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.terminal import console
@@ -43,7 +42,7 @@ def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str
 
 
 def load_student(
-    folder: pathlib.Path, which: str = "", *, raw: bool = False
+    folder: pathlib.Path, which: str = "", *, raw: bool = False, lazy: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads the network of a checkpoint.
 
@@ -51,14 +50,16 @@ def load_student(
       folder: a workdir, or the `checkpoints` folder of a workdir.
       which: "best" by `best_checkpoint.score`, "last", or a step. "" is "last" without a log line.
       raw: True to read the raw weights instead of their average.
+      lazy: True to return arrays that are read when they are used, after their digest is verified.
 
     Returns:
-      `TrainState.evaluated.student` as NumPy arrays, and the checkpoint's JSON.
+      `TrainState.evaluated.student` as NumPy arrays, or as `networks.Stored` if lazy, and the
+      checkpoint's JSON. The average of a schedule-free optimizer is never lazy.
 
     Raises:
       InputError: the checkpoint is missing or damaged.
     """
-    return _load(folder, which, functools.partial(_load_student, raw=raw))
+    return _load(folder, which, functools.partial(_load_student, raw=raw, lazy=lazy))
 
 
 def load_objective(
@@ -172,7 +173,7 @@ def _best_step(folder: pathlib.Path) -> int:
 
 
 def _load_student(
-    folder: pathlib.Path, step: int, *, raw: bool
+    folder: pathlib.Path, step: int, *, raw: bool, lazy: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     meta, stored = storage.read_json(folder, step)
     classifier = meta.get("classifier", "")
@@ -184,9 +185,11 @@ def _load_student(
         # Digests cover whole parts of the state.
         if raw and has_ema:
             needed = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
-        if not raw and not has_ema:
-            needed |= _average(tree)
-        restored = _restored(checkpointer, arrays_folder, needed)
+        average = {} if raw or has_ema else _average(tree)
+        if lazy and not average:
+            restored = stored_arrays.open_arrays(arrays_folder, needed)
+        else:
+            restored = stored_arrays.read(checkpointer, arrays_folder, needed | average)
     parts = dict.fromkeys(TrainState.__dataclass_fields__) | restored
     state = TrainState(**parts | {"classifier": classifier})
     _verify_average(state.opt_state, stored)
@@ -214,22 +217,13 @@ def _load_objectives(
         needed = {part: tree[part] for part in ("params", "frozen") if part in tree}
         has_ema = "params" in (tree.get("ema") or {})
         average = {} if has_ema else _average(tree)
-        restored = _restored(checkpointer, arrays_folder, needed | average)
+        restored = stored_arrays.read(checkpointer, arrays_folder, needed | average)
     opt_state = restored.pop("opt_state", None)
     _verify_average(opt_state, stored)
     computed = {part: digests.digest(tree) for part, tree in restored.items()}
     digests.verify({part: value for part, value in computed.items() if part in stored}, stored)
     params = optim.evaluation_params(opt_state, restored["params"])
     return (params.get("objectives", {}), restored.get("frozen", {})), meta
-
-
-def _restored(checkpointer: Any, folder: pathlib.Path, needed: Any) -> Any:
-    """Reads the needed leaves of a stored state as NumPy arrays."""
-    restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), needed)
-    return checkpointer.restore(
-        folder,
-        args=ocp.args.PyTreeRestore(needed, restore_args=restore_args, partial_restore=True),
-    )
 
 
 def _parts_of_student(tree: dict[str, Any], classifier: str) -> dict[str, Any]:

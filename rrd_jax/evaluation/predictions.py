@@ -98,10 +98,12 @@ def compile_predict(
     objectives: Mapping[str, Objective] | None = None,
     *,
     fast_cpu: bool = True,
+    fully: bool = False,
 ) -> Callable:
     """Compiles a function of `make_predict`, which returns the whole batch in every process.
 
-    Runs with the same network share the compiled function.
+    Runs with the same network share the compiled function. Weights have the shardings of
+    `parallel.weight_shardings` for `fully`.
     """
     terms = dict(objectives or {})
     is_shared = not classifier(terms)
@@ -111,11 +113,12 @@ def compile_predict(
     except TypeError:
         is_shared = False
     if is_shared:
-        return _shared_predict(network, normalize, mesh, fast_cpu)
-    return _compile_predict(network, normalize, mesh, fast_cpu, terms)
+        return _shared_predict(network, normalize, mesh, fast_cpu, fully)
+    return _compile_predict(network, normalize, mesh, fast_cpu, fully, terms)
 
 
-def _compile_predict(network, normalize, mesh, fast_cpu, objectives=None):
+def _compile_predict(network, normalize, mesh, fast_cpu, fully, objectives=None):
+    network = parallel.gathered(mesh, network, fully=fully)
     predict = make_predict(network, normalize, objectives)
     replicated = parallel.replicated(mesh)
     return compiling.jit_for_mesh(predict, mesh, fast_cpu=fast_cpu, out_shardings=replicated)
@@ -197,15 +200,18 @@ def compile_embed(
     mesh: jax.sharding.Mesh,
     *,
     fast_cpu: bool = True,
+    fully: bool = False,
 ) -> Callable:
     """Compiles a function that returns embeddings and labels of a batch.
 
     For an ensemble, the cosines of the embeddings are the weighted means of the members' cosines.
-    In every process, the function returns the whole batch's embeddings.
+    Weights have the shardings of `parallel.weight_shardings` for `fully`. In every process, the
+    function returns the whole batch's embeddings.
 
     Returns:
       (variables, images [B, H, W, channels], labels [B]) -> (embeddings [B, D], labels [B]).
     """
+    network = parallel.gathered(mesh, network, fully=fully)
 
     def embed(variables, images, labels):
         network_variables = {

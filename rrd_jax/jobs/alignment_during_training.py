@@ -45,7 +45,11 @@ class Alignment:
         self._compares_embeddings = self._choice.on or not dataset.labelled
         self._split = held_out(dataset, self._choice.images)
         self._embed = predictions.compile_embed(
-            recipe.student, self._training.normalize, mesh, fast_cpu=self._training.fast_cpu
+            recipe.student,
+            self._training.normalize,
+            mesh,
+            fast_cpu=self._training.fast_cpu,
+            fully=self._training.shard_parameters,
         )
         # Successive measurements of nearly constant embeddings.
         self._collapsed = 0

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from rrd_jax import checkpoints, data, errors, networks
+from rrd_jax import checkpoints, data, errors
 from rrd_jax.evaluation import predictions
 from rrd_jax.jobs import job, run_info
 from rrd_jax.run_folder import workdir
@@ -145,7 +145,7 @@ def _row(
         "images": len(test_predictions["label"]),
         "agreement": None,
         **predictions.compute_metrics(test_predictions, teacher.reference if teacher else None),
-        "parameters": networks.count_parameters(network.variables["params"]),
+        "parameters": network.parameters,
         "checkpoint": checkpoint,
     }
 

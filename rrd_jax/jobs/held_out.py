@@ -57,12 +57,14 @@ def compile_losses(
     training = recipe.training
     size = training.batch_size // training.accumulate
     names = _comparable(recipe, state, teacher, image_shape, size)
-    teach, normalize = teacher and step_outputs.live(teacher), training.normalize
+    fully, normalize = training.shard_parameters, training.normalize
+    teach = teacher and step_outputs.live(parallel.gathered(mesh, teacher, fully=fully))
+    network = parallel.gathered(mesh, recipe.student, fully=fully)
 
     def compute(student, states, teacher, images):
         batch = Batch(normalize(images), None, None)
         teacher_outputs = teach(teacher, batch) if teach else None
-        outputs = recipe.student.apply(student, batch.image, train=False)
+        outputs = network.apply(student, batch.image, train=False)
         means = {
             name: jnp.mean(
                 recipe.objectives[name].loss(states[name], outputs, teacher_outputs, batch)[0]

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
-from rrd_jax import networks, user_paths
+from rrd_jax import user_paths
 from rrd_jax.evaluation import predictions
 from rrd_jax.jobs.progress import Result
 from rrd_jax.run_folder import metrics_writer
@@ -60,7 +60,7 @@ def of_teachers(
                 best_top1=None,
                 best_epoch=0,
                 agreement=None,
-                parameters=networks.count_parameters(member.variables["params"]),
+                parameters=member.parameters,
                 seconds=0.0,
                 checkpoint=location,
             )

@@ -265,7 +265,7 @@ def _teacher(run: Run, stops: _Stops) -> Any:
     if not run.teacher_network:
         return None
     if not run.teacher_is_cached:
-        return run.teacher.folded
+        return run.teacher.variables
     return run.teacher.cache.load(run.training.augment, run.cache.place, stops.between_steps)
 
 

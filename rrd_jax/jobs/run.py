@@ -190,7 +190,7 @@ def _state_creation(
     run: Run, weights: pretrained.InitialWeights | None
 ) -> Callable[[], tuple[TrainState, Mapping[str, np.ndarray]]]:
     """Traces the creation of the initial state; returns a function that compiles and runs it."""
-    seed, variables = run.training.seed, run.teacher.variables if run.teacher_network else None
+    seed, variables = run.training.seed, _teacher_with_head(run)
     arrays = weights and parallel.put(parallel.replicated(run.mesh), weights.weights)
     lowered = run.program.create.lower(seed, variables, arrays)
 
@@ -200,6 +200,14 @@ def _state_creation(
         return state, sample_weights(run, state)
 
     return create_state
+
+
+def _teacher_with_head(run: Run) -> Any:
+    """Returns the teacher's variables if objectives can copy its classifier; or None."""
+    if not run.teacher_network:
+        return None
+    outputs = networks.summarize(run.teacher_network, run.dataset.image_shape).outputs
+    return run.teacher.evaluated() if outputs.head else None
 
 
 def sample_weights(run: Run, state: TrainState) -> dict[str, np.ndarray]:

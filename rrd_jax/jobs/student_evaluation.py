@@ -39,6 +39,7 @@ def create(run: Run) -> Evaluation:
             run.mesh,
             run.recipe.objectives,
             fast_cpu=training.fast_cpu,
+            fully=training.shard_parameters,
         )
     losses = None if run.dataset.labelled else _held_out_losses(run)
     if run.teacher and (training.alignment or criterion.compares_embeddings(run.criterion)):
@@ -102,6 +103,6 @@ def _evaluate_split(
             evaluation.predict, state.student, split, training.eval_batch_size, run.mesh, stop=stop
         )
     if evaluation.losses:
-        teacher = run.teacher.folded if run.teacher_network else None
+        teacher = run.teacher.variables if run.teacher_network else None
         losses = held_out.collect(evaluation.losses, state, teacher, split, run.mesh, stop)
     return SplitResults(predicted, losses)

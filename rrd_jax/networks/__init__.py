@@ -46,6 +46,7 @@ from rrd_jax.networks.positions import NAME as POSITIONS
 from rrd_jax.networks.positions import WAYS as POSITION_WAYS
 from rrd_jax.networks.positions import fit as fit_positions
 from rrd_jax.networks.remat import remat
+from rrd_jax.networks.stored import Stored
 from rrd_jax.networks.summary import (
     Summary,
     count_parameters,
@@ -245,6 +246,7 @@ __all__ = [
     "CustomNetwork",
     "Network",
     "Outputs",
+    "Stored",
     "Summary",
     "adapt",
     "aliases",

@@ -9,6 +9,7 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.networks.contract import Network
+from rrd_jax.networks.stored import Stored
 from rrd_jax.networks.summary import leaf_name, named_shapes, summarize
 
 
@@ -63,12 +64,16 @@ def check_weights(
 def check_values(location: str, variables: Any) -> None:
     """Raises an InputError for weights that are not finite, and for negative variances.
 
+    Arrays in files are checked when they are read.
+
     Args:
       location: the location of the weights in messages.
       variables: a tree of arrays.
     """
     invalid = {}
     for path, leaf in _float_leaves(variables):
+        if isinstance(leaf, Stored):
+            continue
         is_variance = leaf_name(path[:1]) == "batch_stats" and leaf_name(path[-1:]) == "var"
         if text := invalid_values(leaf, is_variance=is_variance):
             invalid[leaf_name(path)] = text

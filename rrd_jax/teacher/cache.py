@@ -21,9 +21,10 @@ from rrd_jax import checkpoints, errors, networks, parallel
 from rrd_jax.data import Dataset
 from rrd_jax.data.augment.pipeline import Augment
 from rrd_jax.run_folder import workdir
-from rrd_jax.teacher import ensemble, step_outputs
+from rrd_jax.teacher import step_outputs
 from rrd_jax.teacher.cache_file import CacheFile, CacheInMemory, fallback
 from rrd_jax.teacher.fill_cache import fill
+from rrd_jax.teacher.placement import FrozenWeights
 from rrd_jax.terminal import console
 
 # On devices, the number of images is padded to a multiple of this number.
@@ -52,8 +53,7 @@ class Space(NamedTuple):
 class _Member(NamedTuple):
     """A member of an ensemble, with its weights and the file of its embeddings."""
 
-    network: networks.Network
-    variables: Any
+    weights: FrozenWeights
     file: CacheFile
 
 
@@ -61,9 +61,7 @@ class EmbeddingCache:
     """Cached embeddings of a teacher or an ensemble, which are computed or read once.
 
     Args:
-      network: a network of `networks.create`, or an Ensemble.
-      variables: weights of the network, on the devices.
-      folded: () -> the weights after `fold.fold`.
+      weights: the teacher, or each member of an ensemble, with its weights.
       folders: the folder with the embeddings of each member.
       dataset: data set whose training images are embedded.
       mesh: the devices.
@@ -74,9 +72,7 @@ class EmbeddingCache:
 
     def __init__(
         self,
-        network: networks.Network,
-        variables: Any,
-        folded: Callable[[], Any],
+        weights: Sequence[FrozenWeights],
         folders: Sequence[pathlib.Path],
         dataset: Dataset,
         mesh: jax.sharding.Mesh,
@@ -84,8 +80,7 @@ class EmbeddingCache:
         dtype: str = "auto",
         fast_cpu: bool = True,
     ):
-        self._network, self._variables, self._folded = network, variables, folded
-        self._folders, self._dataset, self._mesh = folders, dataset, mesh
+        self._weights, self._folders, self._dataset, self._mesh = weights, folders, dataset, mesh
         self._dtype, self._fast_cpu = dtype, fast_cpu
         # Embeddings by folder and place.
         self._loaded: dict[tuple[pathlib.Path, str], Any] = {}
@@ -133,7 +128,7 @@ class EmbeddingCache:
         members = self._members(augment)
         tables = tuple(self._load_member(i, augment, place, stop) for i in range(len(members)))
         self._on_host = () if place == "device" else tables
-        heads = tuple(self._head(member) for member in members)
+        heads = tuple(weights.head() for weights in self._weights)
         return {"embedding": tables if place == "device" else (), "head": heads}
 
     def rows(self, index: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -142,22 +137,19 @@ class EmbeddingCache:
 
     def _members(self, augment: Augment) -> list[_Member]:
         """Returns the members with the files of their embeddings, which may be missing."""
-        pairs = ensemble.members(self._network, self._variables)
         return [
-            _Member(network, variables, self._file(network, folder, digests, augment))
-            for (network, variables), folder, digests in zip(
-                pairs, self._folders, self._digests, strict=True
-            )
+            _Member(weights, self._file(weights, folder, augment))
+            for weights, folder in zip(self._weights, self._folders, strict=True)
         ]
 
     def _file(
         self,
-        network: networks.Network,
+        weights: FrozenWeights,
         folder: pathlib.Path,
-        digests: tuple[str, str],
         augment: Augment,
     ) -> CacheFile:
         """Returns the file of a member, named by a digest of everything that affects its rows."""
+        network, digests = weights.network, (self._images_digest, weights.digest)
         shapes = networks.summarize(network, self._dataset.image_shape).outputs
         width = jax.eval_shape(step_outputs.cached_row, shapes).shape[-1]
         shape = len(self._dataset.train), augment.views, width
@@ -169,24 +161,15 @@ class EmbeddingCache:
         return CacheFile(folder.absolute() / name, shape, dtype)
 
     @functools.cached_property
-    def _digests(self) -> list[tuple[str, str]]:
-        """Digests of the images and of the weights, per member."""
+    def _images_digest(self) -> str:
+        """The digest of the images."""
         split = self._dataset.train
         if split.on_device:
-            images = checkpoints.digest(split.images)
-        else:
-            # Reading all images of a streamed split would take too long.
-            places = np.linspace(0, len(split) - 1, _SAMPLED).astype(int)
-            (sample,) = split.images_at(places, _SAMPLED)
-            images = repr((self._dataset.pixels_version, checkpoints.host_digest(sample)))
-        members = ensemble.members(self._network, self._variables)
-        return [(images, checkpoints.digest(variables)) for _, variables in members]
-
-    def _head(self, member: _Member) -> Any:
-        shape = self._dataset.image_shape
-        if not networks.summarize(member.network, shape).outputs.head:
-            return ()
-        return networks.head(member.network, member.variables, shape)
+            return checkpoints.digest(split.images)
+        # Reading all images of a streamed split would take too long.
+        places = np.linspace(0, len(split) - 1, _SAMPLED).astype(int)
+        (sample,) = split.images_at(places, _SAMPLED)
+        return repr((self._dataset.pixels_version, checkpoints.host_digest(sample)))
 
     def _load_member(self, i: int, augment: Augment, place: str, stop: Callable[[], bool]) -> Any:
         """Returns the embeddings of member i in a place."""
@@ -214,13 +197,12 @@ class EmbeddingCache:
         stop: Callable[[], bool],
     ) -> np.ndarray:
         """Computes the missing rows of member i, stores them on disk if possible, returns all."""
-        start, (network, _, file) = time.monotonic(), self._members(augment)[i]
-        _, folded = ensemble.members(self._network, self._folded())[i]
+        start, (weights, file) = time.monotonic(), self._members(augment)[i]
 
         def compute(images: np.ndarray, target: CacheFile | CacheInMemory) -> np.ndarray:
             fill(
-                network,
-                folded,
+                weights.network,
+                weights.folded,
                 self._dataset.train,
                 augment,
                 self._mesh,
@@ -228,6 +210,7 @@ class EmbeddingCache:
                 target.write,
                 stop,
                 fast_cpu=self._fast_cpu,
+                fully=weights.fully,
             )
             seconds = time.monotonic() - start
             rate = len(images) * augment.views / seconds

@@ -30,12 +30,13 @@ def fill(
     stop: Callable[[], bool] = lambda: False,
     *,
     fast_cpu: bool = True,
+    fully: bool = False,
 ) -> None:
     """Computes the rows of all views of images, with a progress line.
 
     Args:
       network: a network of `networks.create`.
-      variables: weights of the network, replicated on all devices.
+      variables: weights of the network, with the shardings of `parallel.weight_shardings`.
       split: the split with the images.
       augment: the views.
       mesh: the devices.
@@ -44,6 +45,7 @@ def fill(
         images of this process's devices; the last images may be repeated.
       stop: polled between batches; True stops.
       fast_cpu: whether a CPU may use faster operations that round differently.
+      fully: see `parallel.weight_axes`.
 
     Raises:
       PreemptedError: `stop` returned True; stored rows remain valid.
@@ -58,7 +60,7 @@ def fill(
     # The choice depends on the whole split, so that a cache filled in two starts has equal rows.
     ordinary = compiling.calls_without_onednn(networks.summarize(network, shape).macs)
     onednn = len(split) * augment.views > ordinary
-    embed = _compile_embed(network, augment, mesh, views, fast_cpu, onednn)
+    embed = _compile_embed(network, augment, mesh, views, fast_cpu, onednn, fully)
     waiting = None
     for i, images in enumerate(split.images_at(padded, count, parallel.process_share())):
         batch = padded[i * count : (i + 1) * count]
@@ -128,12 +130,14 @@ def _compile_embed(
     count: int,
     fast_cpu: bool,
     onednn: bool,
+    fully: bool,
 ) -> Callable:
     """Compiles (variables, images, index [b], first) -> rows [b, count, width] of `count` views.
 
     Images are [b, H, W, channels], or [b, count, H, W, channels] if the host computes the views.
     """
-    show = augment.show_teacher or augment.show
+    show, sharded = augment.show_teacher or augment.show, parallel.weight_axes(mesh, fully=fully)
+    network = parallel.gathered(mesh, network, fully=fully)
 
     def embed(variables, images, index, first):
         images = images if images.ndim == 5 else jnp.repeat(images[:, None], count, axis=1)
@@ -143,6 +147,10 @@ def _compile_embed(
         rows = step_outputs.cached_row(network.apply(variables, views, train=False))
         return rows.reshape(len(index), count, -1)
 
+    if sharded:
+        return compiling.jit_for_mesh(
+            embed, mesh, fast_cpu=fast_cpu, onednn=onednn, out_shardings=parallel.split(mesh)
+        )
     split, replicated = parallel.split(mesh).spec, PartitionSpec()
     specs = (replicated, split, split, replicated)
     mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)

@@ -1,6 +1,7 @@
 """Folding of batch norms into convolutions, for frozen networks."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,44 @@ from rrd_jax.networks import Network, layers, transformer
 from rrd_jax.teacher import ensemble
 
 _Path = tuple[str, ...]
+
+
+class Folding(NamedTuple):
+    """The layers of rrd_jax in a network that `fold` changes.
+
+    Attributes:
+      dtypes: the dtype of the computation of convolutions and linear layers, by path.
+      norms: (path of a convolution, path of the batch norm after the convolution, epsilon).
+      joined: blocks whose branches can be joined, by path.
+    """
+
+    dtypes: dict[_Path, Any]
+    norms: list[tuple[_Path, _Path, float]]
+    joined: dict[_Path, layers.Joined]
+
+    def combines(self, variables: Mapping[str, Any]) -> frozenset[_Path]:
+        """Returns the paths of the leaves that are combined with others, with their collection.
+
+        All other leaves are unchanged or, for kernels, cast to the dtype of their computation, as
+        the network itself would cast them.
+        """
+        flat = traverse_util.flatten_dict({n: variables[n] for n in ("params", "batch_stats")})
+        modules = {*self.joined}
+        for conv, norm, _ in self.norms:
+            # The collections of a custom network can lack these statistics.
+            modules |= {conv, norm} if ("batch_stats", *norm, "var") in flat else set()
+        return frozenset(
+            path for path in flat if any(path[1 : i + 1] in modules for i in range(1, len(path)))
+        )
+
+    def dtype(self, path: _Path) -> Any:
+        """Returns the dtype that a leaf is cast to unless it is combined; None for its own.
+
+        Args:
+          path: path of the leaf, with its collection.
+        """
+        is_kernel = path[0] == "params" and path[-1] == "kernel"
+        return self.dtypes.get(path[1:-1]) if is_kernel else None
 
 
 def fold(
@@ -26,7 +65,7 @@ def fold(
 
     Args:
       network: a network of `networks.create`, or an Ensemble.
-      variables: weights of the network.
+      variables: weights of the network, or some of its modules.
       image_shape: (H, W, channels) of the network's images.
 
     Returns:
@@ -39,7 +78,7 @@ def fold(
         traverse_util.flatten_dict(variables[name], keep_empty_nodes=True)
         for name in ("params", "batch_stats")
     )
-    convolutions, pairs, joined = _layers(network, image_shape)
+    dtypes, norms, joined = plan(network, tuple(image_shape))
     for path, block in joined.items():
         block_params, block_stats = (
             {key[len(path) :]: tree.pop(key) for key in list(tree) if key[: len(path)] == path}
@@ -48,7 +87,7 @@ def fold(
         params |= {
             (*path, *key): value for key, value in block.join(block_params, block_stats).items()
         }
-    for conv, norm, epsilon in pairs:
+    for conv, norm, epsilon in norms:
         # The collections of a custom network can lack these statistics.
         if (*norm, "var") not in stats:
             continue
@@ -58,7 +97,7 @@ def fold(
         params[*conv, "kernel"] = kernel * functional.per_channel(factor, kernel)
         if (*conv, "bias") in params:
             params[*conv, "bias"] = params[*conv, "bias"] * factor
-    for path, dtype in convolutions.items():
+    for path, dtype in dtypes.items():
         # Joined branches have been removed.
         if (*path, "kernel") in params:
             params[*path, "kernel"] = params[*path, "kernel"].astype(dtype)
@@ -68,28 +107,22 @@ def fold(
     }
 
 
-def _layers(
-    network: Network, image_shape: tuple[int, ...]
-) -> tuple[dict[_Path, Any], list[tuple[_Path, _Path, float]], dict[_Path, layers.Joined]]:
-    """Finds the layers of rrd_jax in a network.
-
-    Returns:
-      {path: dtype} of convolutions and linear layers; [(path of a convolution, path of the batch
-      norm after the convolution, epsilon)]; {path: block} of blocks whose branches can be joined.
-    """
-    convolutions, pairs, joined = {}, [], {}
+def plan(network: Network, image_shape: tuple[int, ...]) -> Folding:
+    """Finds the layers of rrd_jax in a network, by tracing."""
+    folding = Folding({}, [], {})
 
     def record(call, args, kwargs, context):
         module = context.module
         if isinstance(module, layers.BatchNorm) and module.follows:
-            pairs.append(((*module.path[:-1], module.follows), module.path, module.epsilon))
+            convolution = (*module.path[:-1], module.follows)
+            folding.norms.append((convolution, module.path, module.epsilon))
         if isinstance(module, layers.Conv | transformer.Linear):
-            convolutions[module.path] = module.dtype
+            folding.dtypes[module.path] = module.dtype
         if isinstance(module, layers.Joined):
-            joined[module.path] = module
+            folding.joined[module.path] = module
         return call(*args, **kwargs)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(record):
         jax.eval_shape(network.init, jax.random.key(0), images)
-    return convolutions, pairs, joined
+    return folding

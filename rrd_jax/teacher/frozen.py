@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import buckets, checkpoints, data, errors, networks, parallel
+from rrd_jax import buckets, checkpoints, data, errors, networks
 from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import alignment, predictions, rows
 from rrd_jax.objectives import Objective
@@ -19,12 +19,13 @@ from rrd_jax.teacher import (
     class_matching,
     embedding_accuracy,
     ensemble,
-    fold,
+    placement,
     prediction_checks,
     probe,
     wrappers,
 )
 from rrd_jax.teacher.cache import EmbeddingCache
+from rrd_jax.teacher.placement import FrozenWeights
 from rrd_jax.terminal import console
 from rrd_jax.training.choices import NetworkChoice, TeachingChoice
 from rrd_jax.training.recipe import Training
@@ -33,11 +34,11 @@ from rrd_jax.weights import files
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenNetwork:
-    """A network with its weights on the devices.
+    """A network with its weights.
 
     Attributes:
       network: a network of `networks.create`, or an Ensemble.
-      variables: weights of the network.
+      weights: the weights of each member of the network.
       folders: cache folders of the members' embeddings of training images.
       dataset: the data set.
       mesh: the devices.
@@ -52,7 +53,7 @@ class FrozenNetwork:
     """
 
     network: networks.Network
-    variables: Any
+    weights: tuple[FrozenWeights, ...]
     folders: tuple[pathlib.Path, ...]
     dataset: data.Dataset
     mesh: jax.sharding.Mesh
@@ -64,11 +65,23 @@ class FrozenNetwork:
     earlier_digests: tuple[str, ...] = ()
     compares: bool = True
 
-    @functools.cached_property
-    def folded(self) -> Any:
-        """The weights with batch norms folded into convolutions, for training steps."""
-        folding = functools.partial(fold.fold, self.network, image_shape=self.dataset.image_shape)
-        return jax.jit(folding, out_shardings=parallel.replicated(self.mesh))(self.variables)
+    @property
+    def variables(self) -> Any:
+        """The variables that train steps apply, on the devices."""
+        return self._combined([weights.folded for weights in self.weights])
+
+    def evaluated(self) -> Any:
+        """Returns the variables for an evaluation; see `FrozenWeights.evaluated`."""
+        return self._combined([weights.evaluated() for weights in self.weights])
+
+    def _combined(self, variables: Sequence[Any]) -> Any:
+        is_ensemble = isinstance(self.network, ensemble.Ensemble)
+        return ensemble.stack_variables(variables) if is_ensemble else variables[0]
+
+    @property
+    def parameters(self) -> int:
+        """The number of trained scalars of all members."""
+        return sum(weights.parameters for weights in self.weights)
 
     @functools.cached_property
     def predictions(self) -> predictions.SplitPredictions:
@@ -79,10 +92,11 @@ class FrozenNetwork:
             self.mesh,
             self.terms,
             fast_cpu=self.training.fast_cpu,
+            fully=self.training.shard_parameters,
         )
         batch_size = self.training.eval_batch_size
         return predictions.collect(
-            predict, self.variables, self.dataset.test, batch_size, self.mesh
+            predict, self.evaluated(), self.dataset.test, batch_size, self.mesh
         )
 
     @property
@@ -100,7 +114,7 @@ class FrozenNetwork:
         """The embeddings of held-out images, for comparisons with a student's."""
         split = held_out(self.dataset, self.training.alignment.images)
         embeddings, _ = predictions.collect_embeddings(
-            self._embed, self.variables, split, self.training.eval_batch_size, self.mesh
+            self._embed, self.evaluated(), split, self.training.eval_batch_size, self.mesh
         )
         predictions.check_finite(embeddings, f"the embeddings of {self.description}")
         return alignment.reference(embeddings)
@@ -115,13 +129,17 @@ class FrozenNetwork:
         """Accuracies of classifiers on the embeddings, see `embedding_accuracy.evaluate`."""
         dataset = self.dataset.labelled_subset or self.dataset
         return embedding_accuracy.evaluate(
-            self._embed, self.variables, dataset, self.mesh, self.training
+            self._embed, self.evaluated(), dataset, self.mesh, self.training
         )
 
     @functools.cached_property
     def _embed(self) -> Callable:
         return predictions.compile_embed(
-            self.network, self.training.normalize, self.mesh, fast_cpu=self.training.fast_cpu
+            self.network,
+            self.training.normalize,
+            self.mesh,
+            fast_cpu=self.training.fast_cpu,
+            fully=self.training.shard_parameters,
         )
 
     def examine(self) -> str:
@@ -155,24 +173,22 @@ class FrozenNetwork:
         """The members of an Ensemble, or only this network."""
         if not isinstance(self.network, ensemble.Ensemble):
             return (self,)
-        pairs = ensemble.members(self.network, self.variables)
+        count = len(self.weights)
         return tuple(
             dataclasses.replace(
                 self,
-                network=network,
-                variables=variables,
-                description=f"teacher {i} of {len(pairs)}",
+                network=weights.network,
+                weights=(weights,),
+                description=f"teacher {i} of {count}",
             )
-            for i, (network, variables) in enumerate(pairs, start=1)
+            for i, weights in enumerate(self.weights, start=1)
         )
 
     @functools.cached_property
     def cache(self) -> EmbeddingCache:
         """The cache of the embeddings of the training images."""
         return EmbeddingCache(
-            self.network,
-            self.variables,
-            lambda: self.folded,
+            self.weights,
             self.folders,
             self.dataset,
             self.mesh,
@@ -209,7 +225,7 @@ def load(
     Raises:
       InputError: the checkpoint is missing, damaged, or of another network or data set.
     """
-    variables, meta = files.load(path, choice.model, headless=terms is None)
+    variables, meta = files.load(path, choice.model, headless=terms is None, lazy=True)
     classifier = meta.get("classifier")
     if classifier and classifier not in (terms or {}):
         raise errors.InputError(
@@ -228,7 +244,7 @@ def load(
     class_matching.check_fits(path, meta, choice.model, dataset)
     class_matching.warn_about_other_data(path, meta, dataset)
     assembled = assembly.assemble_student(spec, variables)
-    student = _on_devices(spec, assembled, variables, folder, mesh)
+    student = _on_devices(spec, assembled, variables, folder, mesh, folds=False)
     return dataclasses.replace(student, terms=terms if classifier else None)
 
 
@@ -259,7 +275,11 @@ def from_variables(
     return _on_devices(spec, assembly.assemble(spec, variables, {}), variables, folder, mesh)
 
 
-def weights_digest(variables: Any, class_vectors: np.ndarray | None = None) -> str:
+def weights_digest(
+    variables: Any,
+    class_vectors: np.ndarray | None = None,
+    sums: Mapping[int, Any] | None = None,
+) -> str:
     """Returns the digest that identifies a teacher's weights.
 
     The digest is that of the arrays as loaded: a network has the same digest in every file format,
@@ -268,10 +288,14 @@ def weights_digest(variables: Any, class_vectors: np.ndarray | None = None) -> s
     Args:
       variables: weights as loaded, before they are adapted to the data.
       class_vectors: class vectors [C, D] of a zero-shot teacher; None for other teachers.
+      sums: `checkpoints.leaf_sums` of arrays by id, which are not read again.
     """
-    if class_vectors is None:
-        return checkpoints.digest(variables)
-    return checkpoints.digest((variables, class_vectors))
+    tree = variables if class_vectors is None else (variables, class_vectors)
+    known = sums or {}
+    leaf_sums = jax.tree.map(
+        lambda leaf: known[id(leaf)] if id(leaf) in known else checkpoints.leaf_sums(leaf), tree
+    )
+    return checkpoints.combine(tree, leaf_sums)
 
 
 def _on_devices(
@@ -280,24 +304,33 @@ def _on_devices(
     loaded: Any,
     folder: pathlib.Path,
     mesh: jax.sharding.Mesh,
+    *,
+    folds: bool = True,
 ) -> FrozenNetwork:
     """Puts an assembled network, made of the weights `loaded`, on the devices."""
-    variables = parallel.put(parallel.replicated(mesh), assembled.variables)
+    weights, sums = placement.place(
+        assembled.network,
+        assembled.variables,
+        spec.dataset.image_shape,
+        mesh,
+        fully=spec.training.shard_parameters,
+        folds=folds,
+    )
     origin = {"model": spec.choice.model, "checkpoint": spec.location}
-    origin["digest"] = weights_digest(loaded, spec.class_vectors())
+    origin["digest"] = weights_digest(loaded, spec.class_vectors(), sums)
     if spec.teaching.classifier:
         origin["classifier"] = spec.teaching.classifier
     pairs = itertools.zip_longest(jax.tree.leaves(loaded), jax.tree.leaves(assembled.variables))
     is_adapted = any(before is not after for before, after in pairs)
     return FrozenNetwork(
         assembled.network,
-        variables,
+        (weights,),
         (folder,),
         spec.dataset,
         mesh,
         spec.training,
         origins=(origin,),
-        earlier_digests=(checkpoints.digest(variables) if is_adapted else origin["digest"],),
+        earlier_digests=(weights.digest if is_adapted else origin["digest"],),
         compares=assembled.compares,
     )
 
@@ -315,9 +348,11 @@ def with_probe(
     """
     if not teaching.probe:
         return teacher
+    (weights,) = teacher.weights
     head = probe.load_or_train(
         teacher.network,
-        teacher.variables,
+        weights.evaluated,
+        weights.digest,
         teacher.dataset,
         teacher.mesh,
         teacher.training,
@@ -326,11 +361,9 @@ def with_probe(
         label=teaching.label,
         store=store,
     )
-    return dataclasses.replace(
-        teacher,
-        network=wrappers.Probed(teacher.network, teacher.dataset.num_classes),
-        variables=wrappers.with_parameter(teacher.variables, wrappers.PROBE, head),
-    )
+    network = wrappers.Probed(teacher.network, teacher.dataset.num_classes)
+    weights = weights.with_parameter(network, wrappers.PROBE, head)
+    return dataclasses.replace(teacher, network=network, weights=(weights,))
 
 
 def combine(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> FrozenNetwork:
@@ -346,7 +379,7 @@ def combine(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> Froz
     return dataclasses.replace(
         teachers[0],
         network=ensemble.Ensemble(members, tuple(weights)),
-        variables=ensemble.stack_variables([teacher.variables for teacher in teachers]),
+        weights=tuple(weights for teacher in teachers for weights in teacher.weights),
         folders=tuple(folder for teacher in teachers for folder in teacher.folders),
         origins=tuple(origin for teacher in teachers for origin in teacher.origins),
         earlier_digests=tuple(digest for teacher in teachers for digest in teacher.earlier_digests),

@@ -42,7 +42,8 @@ class Fitted(NamedTuple):
 
 def load_or_train(
     network: networks.Network,
-    variables: Any,
+    variables: Callable[[], Any],
+    digest: str,
     dataset: data.Dataset,
     mesh: jax.sharding.Mesh,
     training: Training,
@@ -56,7 +57,8 @@ def load_or_train(
 
     Args:
       network: a network of `networks.create` or a wrapper, with an embedding.
-      variables: weights of the network, on the devices.
+      variables: () -> weights of the network, on the devices.
+      digest: digest of the weights.
       dataset: the data set, whose training images are preprocessed like test images.
       mesh: the devices.
       training: the student's training settings, for normalization and evaluation batches.
@@ -75,7 +77,7 @@ def load_or_train(
             " pair (logits, embedding)"
         )
     width = outputs.embedding.shape[-1]
-    path = folder.absolute() / _key(network, variables, dataset, training, l2)
+    path = folder.absolute() / _key(network, digest, dataset, training, l2)
     replicated = parallel.replicated(mesh)
     with workdir.exclusive(path.with_suffix(".lock")) if store else contextlib.nullcontext():
         if parallel.broadcast_from_main(checkpoints.exists(path)):
@@ -84,7 +86,7 @@ def load_or_train(
                 console.say(f"[{label}] linear probe: read from {path}")
                 return head
         check_memory(len(dataset.train), width, mesh)
-        head = _train(network, variables, dataset, mesh, training, l2, label=label)
+        head = _train(network, variables(), dataset, mesh, training, l2, label=label)
         if store:
             parallel.main_first(lambda: parallel.is_main() and checkpoints.delete(path))
             checkpoints.save_arrays(path, head, {})
@@ -149,11 +151,11 @@ def _like(width: int, num_classes: int, sharding: jax.sharding.Sharding) -> dict
 
 
 def _key(
-    network: networks.Network, variables: Any, dataset: data.Dataset, training: Training, l2: float
+    network: networks.Network, digest: str, dataset: data.Dataset, training: Training, l2: float
 ) -> str:
     """Returns a name for the probe: a digest of everything that affects its weights."""
     images = (dataset.pixels_version, len(dataset.train), dataset.num_classes, dataset.image_shape)
-    inputs = (repr(network), checkpoints.digest(variables), images, training.mean, training.std, l2)
+    inputs = (repr(network), digest, images, training.mean, training.std, l2)
     return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 
 
@@ -188,7 +190,13 @@ def embed(
     training: Training,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns embeddings [N, D] float32 and labels [N] of a split, without augmentation."""
-    embed = predictions.compile_embed(network, training.normalize, mesh, fast_cpu=training.fast_cpu)
+    embed = predictions.compile_embed(
+        network,
+        training.normalize,
+        mesh,
+        fast_cpu=training.fast_cpu,
+        fully=training.shard_parameters,
+    )
 
     def show(share):
         console.progress("probe", [f"embedding images: {share:.0%}"])

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors
+from rrd_jax.networks import Stored
 from rrd_jax.weights import entry_values
-from rrd_jax.weights.entry_values import Stored
 
 Entries = dict[str, Any]
 _LEAF = r"(weight|bias|running_mean|running_var)"

@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
@@ -121,7 +120,7 @@ def describe(variables: dict[str, Any], names: str) -> dict[str, Any]:
 
 def digest(variables: dict[str, Any]) -> str:
     """Returns the digest of variables, which runs also record for their teachers."""
-    return checkpoints.host_digest(jax.device_get(variables))
+    return checkpoints.host_digest(variables)
 
 
 def check(file: pathlib.Path, variables: dict[str, Any], expected: WeightsInfo) -> None:
@@ -152,10 +151,16 @@ def unflatten(arrays: dict[str, np.ndarray], tree: Any = None) -> dict[str, Any]
     return {**{name: {} for name in _COLLECTIONS}, **variables}
 
 
-def read_native(file: pathlib.Path, description: WeightsInfo) -> dict[str, Any]:
-    """Reads the variables of a file with native names; raises an InputError if it is damaged."""
+def read_native(
+    file: pathlib.Path, description: WeightsInfo, *, lazy: bool = False
+) -> dict[str, Any]:
+    """Reads the variables of a file with native names, or returns them as `networks.Stored`.
+
+    Raises:
+      InputError: the file is damaged.
+    """
     try:
-        arrays = safetensors.numpy.load_file(file)
+        arrays = file_formats.stored(file) if lazy else safetensors.numpy.load_file(file)
         return unflatten(arrays, description.tree)
     # safetensors raises errors of several types.
     except Exception as error:

@@ -12,8 +12,8 @@ import numpy as np
 import safetensors
 
 from rrd_jax import errors, user_paths
+from rrd_jax.networks import Stored
 from rrd_jax.weights import torchscript
-from rrd_jax.weights.entry_values import Stored
 
 _REMEDY = "pass a .safetensors file or a file of torch.save(network.state_dict(), FILE)"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -31,10 +31,11 @@ _KINDS: list[tuple[int, bytes, str]] = [
 # Members of TorchScript archives.
 _SCRIPT = r"/code/|constants\.pkl$"
 _SAFETENSORS_TYPES = {
-    "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
-    "F32": np.float32,
-    "F64": np.float64,
+    "BOOL": np.bool_,
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
 }
 
 
@@ -165,18 +166,23 @@ def _damaged_members(archive: zipfile.ZipFile) -> list[str]:
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, Stored]:
     try:
-        file = safetensors.safe_open(path, framework="numpy")
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return stored(path)
     # safetensors raises errors of several types.
     except Exception as error:
         raise _unreadable(path, error) from error
-    stored = {}
+
+
+def stored(path: pathlib.Path) -> dict[str, Stored]:
+    """Returns the arrays of a .safetensors file, which are read when they are used."""
+    file = safetensors.safe_open(path, framework="numpy")
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    arrays = {}
     for name, part in slices.items():
         kind = part.get_dtype()
         dtype = np.dtype(_SAFETENSORS_TYPES[kind]).name if kind in _SAFETENSORS_TYPES else kind
         # Versions of safetensors before 0.8 do not accept an Ellipsis.
-        stored[name] = Stored(tuple(part.get_shape()), dtype, lambda part=part: part[()])
-    return stored
+        arrays[name] = Stored(tuple(part.get_shape()), dtype, lambda part=part: part[()])
+    return arrays
 
 
 def _read_torch(path: pathlib.Path) -> Any:

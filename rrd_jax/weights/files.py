@@ -1,8 +1,11 @@
 """Loads a network's weights from a run, a converted folder, an exported file or a PyTorch file."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+import jax
 
 from rrd_jax import checkpoints, errors, imports, networks, user_paths
 from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
@@ -43,7 +46,7 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
 
 
 def load(
-    path: pathlib.Path, model: str, *, raw: bool = False, headless: bool = False
+    path: pathlib.Path, model: str, *, raw: bool = False, headless: bool = False, lazy: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads the variables and the metadata of a network.
 
@@ -55,6 +58,8 @@ def load(
       model: name of the network; "" for the network that the path names, see `network_of`.
       raw: whether to load the raw weights of a run that averages its weights.
       headless: whether the classifier of a PyTorch file may be missing; num_classes is then 0.
+      lazy: whether arrays are read when they are used, as `networks.Stored` whose `read` raises the
+        InputError for values that are not finite.
 
     Returns:
       {"params", "batch_stats"} as numpy arrays, with "classifier" if an objective classifies
@@ -71,17 +76,37 @@ def load(
     path, model = exported.weights_file(path), networks.canonical(model)
     if not path.is_file():
         _check_folder(path)
-        variables, meta = checkpoints.load_student(path, which, raw=raw)
-        networks.check_values(str(path), variables)
+        variables, meta = checkpoints.load_student(path, which, raw=raw, lazy=lazy)
+        variables = _checked(path, variables)
         _warn_about_code(path, meta)
         return variables, meta
     description = exported.read(path)
     if description and not which:
-        variables, meta = _load_exported(path, description, model)
+        variables, meta = _load_exported(path, description, model, lazy=lazy)
         _warn_about_code(path, meta)
         return variables, meta
     model = model or (description.about.model if description else "")
-    return _load_file(path, which, model, headless=headless)
+    return _load_file(path, which, model, headless=headless, lazy=lazy)
+
+
+def _checked(path: pathlib.Path, variables: dict[str, Any]) -> dict[str, Any]:
+    """Raises an InputError for weights that are not finite, now or when they are read."""
+    networks.check_values(str(path), variables)
+
+    def checked(keys, leaf):
+        if not isinstance(leaf, networks.Stored):
+            return leaf
+        names = [str(getattr(key, "key", getattr(key, "idx", ""))) for key in keys]
+
+        def read():
+            array = leaf.read()
+            tree = functools.reduce(lambda node, name: {name: node}, reversed(names), array)
+            networks.check_values(str(path), tree)
+            return array
+
+        return networks.Stored(leaf.shape, leaf.dtype, read)
+
+    return jax.tree_util.tree_map_with_path(checked, variables)
 
 
 def _warn_about_code(path: pathlib.Path, meta: Mapping[str, Any]) -> None:
@@ -140,7 +165,7 @@ def _check_hub(path: pathlib.Path) -> None:
 
 
 def _load_exported(
-    path: pathlib.Path, description: exported.WeightsInfo, model: str
+    path: pathlib.Path, description: exported.WeightsInfo, model: str, *, lazy: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     about = description.about
     if model and model != about.model:
@@ -149,11 +174,11 @@ def _load_exported(
             f" '{about.model}'"
         )
     if description.names == "ours":
-        variables = exported.read_native(path, description)
+        variables = exported.read_native(path, description, lazy=lazy)
     else:
-        variables = _from_torch(path, about.model, headless=not about.num_classes)
+        variables = _from_torch(path, about.model, headless=not about.num_classes, lazy=lazy)
     exported.check(path, variables, description)
-    networks.check_values(str(path), variables)
+    variables = _checked(path, variables)
     meta = {
         "model": about.model,
         "num_classes": about.num_classes,
@@ -165,11 +190,11 @@ def _load_exported(
     return variables, meta
 
 
-def _from_torch(path: pathlib.Path, model: str, *, headless: bool) -> dict[str, Any]:
+def _from_torch(path: pathlib.Path, model: str, *, headless: bool, lazy: bool) -> dict[str, Any]:
     """Reads an exported file with PyTorch's names, which fits its network unless it is damaged."""
     content = file_formats.read(path)
     try:
-        return from_torch(model, content, location=str(path), headless=headless)
+        return from_torch(model, content, location=str(path), headless=headless, lazy=lazy)
     except errors.InputError as error:
         reason, *_ = str(error).removeprefix(f"{path} ").split("\n")
         raise errors.InputError(
@@ -178,7 +203,7 @@ def _from_torch(path: pathlib.Path, model: str, *, headless: bool) -> dict[str, 
 
 
 def _load_file(
-    path: pathlib.Path, which: str, model: str, *, headless: bool
+    path: pathlib.Path, which: str, model: str, *, headless: bool, lazy: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads a PyTorch file."""
     if imports.is_path(model):
@@ -194,7 +219,9 @@ def _load_file(
             f" {errors.name_list(networks.MODELS)}"
         )
     content = file_formats.read(path)
-    variables = from_torch(model, content, location=str(path), key=which, headless=headless)
+    variables = from_torch(
+        model, content, location=str(path), key=which, headless=headless, lazy=lazy
+    )
     _warn_about_activation(path, model, content)
     num_classes, channels = sizes(model, variables)
     meta = {"model": model, "num_classes": num_classes, "image_shape": [None, None, channels]}

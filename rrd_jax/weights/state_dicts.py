@@ -1,5 +1,6 @@
 """Conversion between PyTorch state dicts and network variables, by entry names."""
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ def from_torch(
     location: str = "the state dict",
     key: str = "",
     headless: bool = False,
+    lazy: bool = False,
 ) -> dict[str, Any]:
     """Converts a PyTorch state dict, or a checkpoint that contains one, to network variables.
 
@@ -40,9 +42,11 @@ def from_torch(
       location: source of the state dict, for messages.
       key: prefix of the entries to convert, such as "state_dict_ema"; "" to detect the prefix.
       headless: whether the classifier may be missing; if so, the variables have no classifier.
+      lazy: whether each array is read and converted when it is used.
 
     Returns:
-      {"params": ..., "batch_stats": ...} of float32 numpy arrays.
+      {"params": ..., "batch_stats": ...} of float32 numpy arrays; of `networks.Stored` if lazy,
+      whose `read` raises an InputError for values that are not finite.
 
     Raises:
       InputError: names or shapes differ, as the message describes; the state dict contains two
@@ -51,15 +55,43 @@ def from_torch(
     template = entry_templates.template(name)
     try:
         entries = _entries(name, state_dict, location, key, headless=headless)
-        arrays = _values(name, entries)
     except entry_search.MisfitError as error:
         raise errors.InputError(f"{location} {error}") from None
-    flat = {
-        path: np.ascontiguousarray(entry_templates.from_torch_layout(path[-1], arrays[entry], rank))
-        for entry, (path, _, rank) in template.items()
-        if entry in arrays
-    }
+    template = {entry: layout for entry, layout in template.items() if entry in entries}
+    description = f"{location} cannot be used as {name}"
+    if not lazy:
+        return _unflatten(template, _converted(description, template, entries))
+    _without_problems(description, entries, lambda entry: entry_values.check(entries[entry]))
+
+    def stored(entry):
+        path, _, rank = template[entry]
+        like = np.broadcast_to(np.float32(0), tuple(entries[entry].shape))
+        shape = entry_templates.from_torch_layout(path[-1], like, rank).shape
+        part = {entry: template[entry]}
+        return networks.Stored(
+            shape, like.dtype, lambda: _converted(description, part, entries)[entry]
+        )
+
+    return _unflatten(template, {entry: stored(entry) for entry in template})
+
+
+def _unflatten(template: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables of a network from its entries."""
+    flat = {template[entry].path: array for entry, array in arrays.items()}
     return {"batch_stats": {}, **traverse_util.unflatten_dict(flat)}
+
+
+def _converted(
+    description: str, template: Mapping[str, Any], entries: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Reads the entries of a template as float32 arrays in the layout of Flax."""
+
+    def convert(entry):
+        path, _, rank = template[entry]
+        value = entry_values.read_float32(entry, entries[entry])
+        return np.ascontiguousarray(entry_templates.from_torch_layout(path[-1], value, rank))
+
+    return _without_problems(description, template, convert)
 
 
 def _entries(name: str, content: Any, location: str, key: str, *, headless: bool) -> dict[str, Any]:
@@ -83,18 +115,30 @@ def _entries(name: str, content: Any, location: str, key: str, *, headless: bool
     return choice.entries
 
 
-def _values(name: str, entries: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the values of entries; raises a MisfitError for invalid values."""
-    arrays, problems = entry_values.read_all(entries)
+def _without_problems(
+    description: str, entries: Iterable[str], function: Callable[[str], Any]
+) -> dict[str, Any]:
+    """Returns the results of a function of entry names.
+
+    Raises:
+      InputError: the function raised a ValueError; the message starts with the description.
+    """
+    results, problems = {}, []
+    for entry in entries:
+        try:
+            results[entry] = function(entry)
+        except ValueError as error:
+            problems.append(f"{entry} {error}")
     if len(problems) == 1:
-        raise entry_search.MisfitError(f"cannot be used as {name}: {problems[0]}")
+        raise errors.InputError(f"{description}: {problems[0]}")
     if problems:
         lines = [f"  {problem}" for problem in problems[:_ROWS]]
         if len(problems) > _ROWS:
             lines.append(f"  and {len(problems) - _ROWS} more")
-        first = f"cannot be used as {name}: {len(problems)} of {len(entries)} entries are invalid:"
-        raise entry_search.MisfitError("\n".join([first, *lines]))
-    return arrays
+        count = len(problems) + len(results)
+        first = f"{description}: {len(problems)} of {count} entries are invalid:"
+        raise errors.InputError("\n".join([first, *lines]))
+    return results
 
 
 def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ def teacher():
     """The result of a training run of GroupNorm."""
     with pytest.MonkeyPatch.context() as patch:
         mesh = parallel.make_mesh(jax.devices()[:1])
-        patch.setattr(parallel, "make_mesh", lambda: mesh)
+        patch.setattr(parallel, "make_mesh", lambda **_: mesh)
         return rrd_jax.train_teacher(nets.GroupNorm(10), **_OPTIONS)
 
 

@@ -15,7 +15,7 @@ from rrd_jax.data.augment import pipeline
 from rrd_jax.data.feeds import feed
 from rrd_jax.jobs import job
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import cache, cache_plan, ensemble, fill_cache, fold, step_outputs
+from rrd_jax.teacher import cache, cache_plan, ensemble, fill_cache, placement, step_outputs
 from rrd_jax.training import recipe, state, step
 from rrd_jax.training.recipe import Term
 from tests import fresh, launch, tiny
@@ -59,12 +59,11 @@ def _network(dataset, seed=0):
 
 
 def _cache(network, variables, folders, dataset, mesh, **options):
-    variables = parallel.put(parallel.replicated(mesh), variables)
-
-    def folded():
-        return fold.fold(network, variables, dataset.image_shape)
-
-    return cache.EmbeddingCache(network, variables, folded, folders, dataset, mesh, **options)
+    members = ensemble.members(network, variables)
+    weights = [
+        placement.place(*member, dataset.image_shape, mesh, fully=False)[0] for member in members
+    ]
+    return cache.EmbeddingCache(weights, folders, dataset, mesh, **options)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -98,7 +97,7 @@ def test_a_cached_teacher_gives_the_losses_of_a_live_teacher(
     teacher, tmp_path, monkeypatch, capsys, dtype, devices, tolerance
 ):
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    monkeypatch.setattr(parallel, "make_mesh", lambda: mesh)
+    monkeypatch.setattr(parallel, "make_mesh", lambda **_: mesh)
     for mode in ("on", "off"):
         config = _config(teacher, **{"dtype": dtype, "teacher.cache": mode})
         launch.run(config, tmp_path / mode)

@@ -25,7 +25,7 @@ from rrd_jax import data, networks, parallel
 from rrd_jax.config import limit, parse
 from rrd_jax.data.feeds.feed import Resident
 from rrd_jax.jobs import loop, program
-from rrd_jax.teacher import fill_cache
+from rrd_jax.teacher import fill_cache, placement
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job
@@ -46,9 +46,11 @@ class _Setting:
         init = functools.partial(networks.init, network, image_shape=self.dataset.image_shape)
         variables = jax.jit(init, out_shardings=parallel.replicated(self.mesh))(jax.random.key(1))
         training = job.student.training
-        self.teacher = FrozenNetwork(network, variables, (), self.dataset, self.mesh, training)
+        shape = self.dataset.image_shape
+        weights, _ = placement.place(network, variables, shape, self.mesh, fully=False)
+        self.teacher = FrozenNetwork(network, (weights,), (), self.dataset, self.mesh, training)
         images = self.dataset.train.images
-        jax.block_until_ready(self.teacher.folded)
+        jax.block_until_ready(self.teacher.variables)
         self.embeddings, self.fill_seconds = None, 0.0
         if training.augment.views:
             self.embeddings, self.fill_seconds = _embed(self.teacher, images)
@@ -96,7 +98,7 @@ def _embed(teacher: FrozenNetwork, images: np.ndarray) -> tuple[dict[str, Any], 
     index, start = np.arange(len(computed)), time.perf_counter()
     fill_cache.fill(
         teacher.network,
-        teacher.folded,
+        teacher.variables,
         teacher.dataset.train,
         augment,
         teacher.mesh,
@@ -138,7 +140,7 @@ class _Case:
             onednn_from=0,
         )
         self._state = self._program.create(training.seed, teacher and teacher.variables)
-        self._teacher = setting.embeddings if is_cached else teacher and teacher.folded
+        self._teacher = setting.embeddings if is_cached else teacher and teacher.variables
         length = self._program.length
         self._calls = loop.dispatches(plan, setting.dataset, setting.mesh, length, start=0)
         self.run_epochs(1)
