@@ -291,11 +291,11 @@ def weights_digest(
       sums: `checkpoints.leaf_sums` of arrays by id, which are not read again.
     """
     tree = variables if class_vectors is None else (variables, class_vectors)
-    known = sums or {}
-    leaf_sums = jax.tree.map(
-        lambda leaf: known[id(leaf)] if id(leaf) in known else checkpoints.leaf_sums(leaf), tree
-    )
-    return checkpoints.combine(tree, leaf_sums)
+
+    def sums_of(leaf):
+        return sums[id(leaf)] if sums and id(leaf) in sums else checkpoints.leaf_sums(leaf)
+
+    return checkpoints.combine(tree, jax.tree.map(sums_of, tree))
 
 
 def _on_devices(

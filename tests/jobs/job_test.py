@@ -119,10 +119,10 @@ def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher):
     _, network = job.load_teacher(plan, tmp_path, job.prepare(plan.student))
     student = recipe.create(plan.student.training, num_classes=10, examples=24).student
     assert student.dtype == np.float32
-    kernels = [leaf for leaf in jax.tree.leaves(network.folded["params"]) if leaf.ndim == 4]
+    kernels = [leaf for leaf in jax.tree.leaves(network.variables["params"]) if leaf.ndim == 4]
     assert {str(kernel.dtype) for kernel in kernels} == {"bfloat16"}
     assert all(leaf.sharding.is_fully_replicated for leaf in kernels)
-    assert {leaf.dtype for leaf in jax.tree.leaves(network.variables)} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(network.evaluated())} == {np.dtype(np.float32)}
 
 
 @pytest.mark.long

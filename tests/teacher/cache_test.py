@@ -58,19 +58,19 @@ def _network(dataset, seed=0):
     return network, fresh.init(network, dataset.image_shape, seed)
 
 
-def _cache(network, variables, folders, dataset, mesh, **options):
+def _cache(network, variables, folders, dataset, mesh, *, fully=False, **options):
     members = ensemble.members(network, variables)
     weights = [
-        placement.place(*member, dataset.image_shape, mesh, fully=False)[0] for member in members
+        placement.place(*member, dataset.image_shape, mesh, fully=fully)[0] for member in members
     ]
     return cache.EmbeddingCache(weights, folders, dataset, mesh, **options)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_rows_are_the_embeddings_of_each_view(devices, tmp_path):
+@pytest.mark.parametrize(("devices", "fully"), [(1, False), (8, False), (8, True)])
+def test_rows_are_the_embeddings_of_each_view(devices, fully, tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:devices]), _split()
     network, variables = _network(split)
-    embeddings = _cache(network, variables, [tmp_path], split, mesh)
+    embeddings = _cache(network, variables, [tmp_path], split, mesh, fully=fully)
     (table,) = embeddings.load(_CROP)["embedding"]
     assert table.sharding.shard_shape(table.shape)[0] == 8 * 18 // devices
 
