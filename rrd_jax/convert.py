@@ -2,6 +2,7 @@
 
     python -m rrd_jax.convert --model=resnet32x4 --input=ckpt_epoch_240.pth --output=DIR
     python -m rrd_jax.convert --input=hf:FOLDER --output=DIR
+    python -m rrd_jax.convert --input=hf-hub:ORG/NAME --output=DIR
 
 The input is a .safetensors file, or a file written by torch.save (requires `pip install
 'rrd_jax[torch]'`) that holds a state dict or a training checkpoint with a state dict. FILE@KEY
@@ -28,7 +29,7 @@ _MODEL = flags.DEFINE_string(
     None,
     "The network, a name in rrd_jax.networks.MODELS. Default: the network that config.json names.",
 )
-_INPUT = path_flags.define_path("input", None, "The .pth, .pt or .safetensors file, or hf:FOLDER.")
+_INPUT = path_flags.define_path("input", None, "The .pth, .pt or .safetensors file, hf:FOLDER or hf-hub:ORG/NAME.", repository=True)
 _OUTPUT = path_flags.define_path("output", None, "The folder to write to.")
 
 
@@ -38,7 +39,7 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     Args:
       model: a name in `networks.MODELS` or `networks.ALIASES`; "" for the network that the
         config.json next to the weights names.
-      source: the PyTorch file, or hf:FOLDER.
+      source: the PyTorch file, hf:FOLDER, or hf-hub:ORG/NAME.
       output: the folder to write to.
 
     Raises:

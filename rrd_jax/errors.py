@@ -42,6 +42,10 @@ class DiskError(InputError):
     """A failed write, such as on a full disk. Files that were saved earlier are intact."""
 
 
+class HubError(InputError):
+    """A repository of the Hugging Face Hub that cannot be read or written."""
+
+
 class InUseError(InputError):
     """A folder that another process is using."""
 

@@ -5,6 +5,7 @@
     python -m rrd_jax.export --workdir=runs/digits --format=litert --quantize=int8
     python -m rrd_jax.export --workdir=weights.pth --network=resnet18 --format=onnx \
         --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225
+    python -m rrd_jax.export --workdir=runs/digits --format=hub --push=ORG/NAME --license=mit
     python -m rrd_jax.export --workdir=runs/digits --report
 
 Formats: safetensors, torch, hub, stablehlo, onnx, litert, openvino, coreml; `all` selects every
@@ -49,11 +50,14 @@ def define_flags() -> None:
         "workdir",
         None,
         "A run, RUN@best, RUN@last or RUN@STEP; a folder written by rrd_jax.convert; or, with"
-        " --network, a PyTorch file.",
+        " --network, a PyTorch file; or hf-hub:ORG/NAME.",
+        repository=True,
     )
     flags.DEFINE_list("format", None, "One format, several separated by commas, or all.")
     path_flags.define_path(
-        "output", None, "The file, or the folder for files. Default: WORKDIR/exports."
+        "output",
+        None,
+        "The file, or the folder for files. Default: WORKDIR/exports; exports for hf-hub:ORG/NAME.",
     )
     flags.DEFINE_bool("teacher", False, "Export the run's teacher instead of its student.")
     flags.DEFINE_enum(
@@ -94,6 +98,16 @@ def define_flags() -> None:
         "Naming scheme of the weights: ours is rrd_jax's; torch is the scheme of the PyTorch"
         " library that has the network.",
     )
+    flags.DEFINE_string(
+        "license", "", "With --format=hub, the license in the model card, such as apache-2.0."
+    )
+    flags.DEFINE_string(
+        "push",
+        "",
+        "With --format=hub, the repository ORG/NAME of the Hugging Face Hub to which the verified"
+        " folder is uploaded. It is created if missing; HF_TOKEN needs write permission.",
+    )
+    flags.DEFINE_bool("private", False, "Create the repository of --push as a private one.")
     flags.DEFINE_enum("quantize", "", ["", "int8"], "int8 for 8-bit weights.")
     flags.DEFINE_bool(
         "embed_preprocessing", False, "Include the normalization; the file then takes uint8 images."
@@ -126,6 +140,9 @@ class Request(NamedTuple):
     teacher: bool = False
     load_options: Mapping[str, Any] = {}
     names: str = "ours"
+    license: str = ""
+    push: str = ""
+    private: bool = False
     quantize: str = ""
     embed_preprocessing: bool = False
     fold: bool = True
@@ -197,9 +214,14 @@ def _formats(request: Request) -> tuple[list["Format"], "Options"]:
         embed_preprocessing=request.embed_preprocessing,
         quantize=request.quantize,
         names=request.names,
+        # Without a license, the page of the repository says that it is unknown.
+        license=request.license or ("unknown" if request.push else ""),
+        push=request.push,
+        private=request.private,
     )
     for fmt in formats if not is_all else ():
         writer.check_options(fmt, options)
+    writer.check_push(options)
     return formats, options
 
 
@@ -232,6 +254,7 @@ def _default_path(
     request: Request, about: "ModelInfo", fmt: "Format", options: "Options"
 ) -> pathlib.Path:
     """Returns the path of a format's file if --output does not name a file."""
+    from rrd_jax import hub
     from rrd_jax.exports import writer
     from rrd_jax.weights import files
 
@@ -239,6 +262,8 @@ def _default_path(
     name = writer.file_name(about, fmt, writer.supported_options(fmt, options), suffix)
     if request.output is not None:
         return pathlib.Path(request.output) / name
+    if hub.is_name(str(request.workdir)):
+        return pathlib.Path("exports") / name
     home, _ = files.split(request.workdir)
     is_inside = home.is_file() or home.name == "checkpoints"
     return (home.parent if is_inside else home) / "exports" / name
@@ -261,6 +286,9 @@ def _request() -> Request:
         output=FLAGS.output,
         teacher=FLAGS.teacher,
         names=FLAGS.names,
+        license=FLAGS.license,
+        push=FLAGS.push,
+        private=FLAGS.private,
         quantize=FLAGS.quantize,
         embed_preprocessing=FLAGS.embed_preprocessing,
         fold=FLAGS.fold,

@@ -8,7 +8,7 @@ import re
 import stat
 from typing import Any
 
-from rrd_jax import buckets, errors
+from rrd_jax import buckets, errors, hub
 
 # Stands before the path of a folder of transformers or a data set of Hugging Face.
 PREFIX = "hf:"
@@ -18,6 +18,10 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):(?P<slashes>/+)(?P<rest>.*)", 
 _SHORT_URL = re.compile(
     r"(?P<scheme>gs|gcs|s3|s3a|az|abfs|adl|hdfs|https?|ftp|memory|file):(?P<slashes>)(?P<rest>.+)",
     re.IGNORECASE,
+)
+_NO_REPOSITORY = (
+    "a repository of the Hugging Face Hub, but must be a path on this machine; download the"
+    " repository with `hf download` and pass its folder"
 )
 _SPECIAL = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
 # The largest list or JSON file that is read, in bytes.
@@ -37,7 +41,9 @@ def expanded(path: str) -> str:
     return prefix + os.path.expanduser(path.removeprefix(PREFIX))
 
 
-def problem(path: str, *, special: bool = False, bucket: bool = False) -> str:
+def problem(
+    path: str, *, special: bool = False, bucket: bool = False, repository: bool = False
+) -> str:
     """Returns why a text cannot be the path of a file or folder; "" if it can.
 
     The reason completes the sentence "PATH is 'TEXT', ...".
@@ -46,11 +52,14 @@ def problem(path: str, *, special: bool = False, bucket: bool = False) -> str:
       path: the text, which may start with "hf:".
       special: whether a pipe or device is accepted, as for output.
       bucket: whether the URL of a bucket is accepted.
+      repository: whether the name of a repository of the Hugging Face Hub is accepted.
     """
     if "\0" in path:
         return "a path with a null byte; remove the byte"
     if not _is_utf8(path):
         return "a path that is not valid UTF-8; rename the file or folder"
+    if hub.is_name(path):
+        return hub.problem(path) if repository else _NO_REPOSITORY
     if url := url_problem(path, bucket=bucket):
         return url
     if bucket_url(path):
@@ -128,16 +137,17 @@ def _special_problem(path: str) -> str:
     return f"{kind}, but must be a regular file or a folder; copy the content to a file"
 
 
-def parse(path: Any, name: str, *, bucket: bool = False) -> Any:
+def parse(path: Any, name: str, *, bucket: bool = False, repository: bool = False) -> Any:
     """Returns the path that a user's argument names.
 
     Args:
       path: the argument, text or a path.
       name: name of the argument, for messages.
       bucket: whether the URL of a bucket is accepted.
+      repository: whether the name of a repository of the Hugging Face Hub is accepted.
 
     Returns:
-      A `pathlib.Path`, or an `etils.epath.Path` with the same methods for the URL of a bucket.
+      A `pathlib.Path`, also for a repository, or an `etils.epath.Path` with the same methods for the URL of a bucket.
 
     Raises:
       FieldError: the argument is not a path of a regular file or a folder.
@@ -148,7 +158,7 @@ def parse(path: Any, name: str, *, bucket: bool = False) -> Any:
     text = os.fspath(path)
     if not text:
         raise errors.FieldError(f"{name} is '', but must be the path of a file or folder")
-    if reason := problem(text, bucket=bucket):
+    if reason := problem(text, bucket=bucket, repository=repository):
         raise errors.FieldError(f"{name} is '{errors.printable(text)}', {reason}")
     return path_of(expanded(text))
 

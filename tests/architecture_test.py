@@ -31,7 +31,7 @@ _ORDER = """
     settings
     imports terminal
     user_paths
-    buckets
+    buckets hub
     errors deferred
 """
 _LEVEL = {
@@ -88,6 +88,7 @@ _LIBRARIES = {
     },
     "rich": ["terminal", "runs", "main"],
     "tensorboardX": ["run_folder.trackers.tensorboard"],
+    "huggingface_hub": ["hub", "data.sources.hub_tables"],
     "wandb": ["run_folder.trackers.wandb_run"],
     "mlflow": ["run_folder.trackers.mlflow_run"],
     "trackio": ["run_folder.trackers.trackio_run"],

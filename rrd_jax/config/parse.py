@@ -90,6 +90,7 @@ def parse(
     values = validation.validate(config, custom.objectives)
     changed = list(unused.iterate_changed(values)) if explicit is None else explicit
     automatic.resolve(values, recorded)
+    naming.pin_repositories(values, recorded)
     naming.resolve(values, custom.networks)
     validation.check_conflicts(values)
     for path, value in implied(values, explicit or ()).items():

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rrd_jax import errors, settings
+from rrd_jax import errors, hub, settings
 from rrd_jax.settings import field, kinds, unless
 
 FEEDS = ("auto", "resident", "streamed")
@@ -60,7 +60,8 @@ class Source:
     Attributes:
       name: digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012,
         image_folder, any TFDS data set of labeled images, an import path of random-access sources
-        such as my_data:source, or hf:PATH for a Hugging Face data set on disk.
+        such as my_data:source, or hf:PATH for a Hugging Face data set on disk,
+        or hf-hub:ORG/NAME for one of the Hub with Parquet files.
       dir: Folder of prepared data sets; '' for TFDS_DATA_DIR or ~/tensorflow_datasets.
       manual_dir: Folder of images for image_folder, read in place; or the files of
         fashion_mnist, '' for Debian's folder.
@@ -98,7 +99,8 @@ class Source:
       mock_examples: Number of images per split in a smoke test: random images, or for an import
         path or hf the first examples; 0 for all real data.
       options: Arguments of the function of an import path, in addition to the split; or the columns
-        of hf:PATH if several fit, data.options.image and data.options.label.
+        of hf:PATH if several fit, data.options.image and data.options.label; a configuration of
+        hf-hub:ORG/NAME, data.options.subset.
       class_names: File of class names that replace those of the data set: text with one name per
         line, or JSON with a list or {"0": name}; '' for the names of the data set.
       share: Share of data.train_split that is used, stratified by class, with at least one image
@@ -233,7 +235,7 @@ class Source:
         # TFDS names may be NAME:VERSION.
         if not colon or re.match(r"[\d*]", rest):
             return "tfds"
-        return "hf" if prefix == "hf" else "import path"
+        return "hf" if prefix == "hf" or hub.is_name(self.name) else "import path"
 
     @property
     def is_degraded(self) -> bool:

@@ -11,7 +11,7 @@ from rrd_jax import errors
 from rrd_jax.exports.interface import Exportable, Format, Options, Outputs, Runtime, require
 from rrd_jax.exports.sample_images import Images
 from rrd_jax.exports.verification import Comparison, Trial
-from rrd_jax.exports.writer import Written, make_exportable, make_options, write
+from rrd_jax.exports.writer import Written, check_push, make_exportable, make_options, write
 
 FORMATS = (
     "safetensors",
@@ -83,6 +83,7 @@ __all__ = [
     "Runtime",
     "Trial",
     "Written",
+    "check_push",
     "detect_format",
     "format_for_extension",
     "get_format",

@@ -9,7 +9,7 @@ import json
 import pathlib
 from typing import Any
 
-from rrd_jax import errors, networks, user_paths
+from rrd_jax import errors, hub, networks, user_paths
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.exports import interface, weight_files
 from rrd_jax.exports.interface import Exportable, Format, Options, Runtime
@@ -23,7 +23,6 @@ _PREFIX = "rrd_jax:"
 
 
 def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
-    del options
     import safetensors.numpy
 
     about = exportable.about
@@ -41,7 +40,8 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
         json.dumps(_config(exportable, timm, content), indent=2) + "\n",
     )
     parameters = networks.count_parameters(exportable.variables["params"])
-    model_card.write(path, about, parameters=parameters, timm=bool(timm))
+    page = model_card.Page(f"{hub.PREFIX}{options.push}" if options.push else "", options.license)
+    model_card.write(path, about, page, parameters=parameters, timm=bool(timm))
     if not timm:
         console.note(f"{path.name} can be read by rrd_jax.load only: {_skip_reason(about)}")
 
@@ -132,4 +132,4 @@ def _recognizes(path: pathlib.Path) -> bool:
         return False
 
 
-FORMAT = Format("hub", "", "", ("safetensors",), (), _write, _open, _recognizes)
+FORMAT = Format("hub", "", "", ("safetensors",), ("license", "push", "private"), _write, _open, _recognizes)

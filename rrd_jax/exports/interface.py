@@ -105,12 +105,19 @@ class Options:
       quantize: "int8" for 8-bit weights, "" for float32.
       names: names of the weights: "ours" for rrd_jax's, "torchvision" or "timm" for a library's, or
         "torch" for the names of the library or reference implementation that has the network.
+      license: license in the model card of a folder for model hubs, such as "apache-2.0"; "" for
+        none.
+      push: repository ORG/NAME of the Hugging Face Hub to which the folder is uploaded; "" for none.
+      private: True to create that repository as a private one.
     """
 
     fold: bool = True
     embed_preprocessing: bool = False
     quantize: str = ""
     names: str = "ours"
+    license: str = ""
+    push: str = ""
+    private: bool = False
 
 
 class Runtime(Protocol):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from rrd_jax import checkpoints, errors, imports
+from rrd_jax import checkpoints, errors, hub, imports
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.exports import headers, interface
 from rrd_jax.exports.interface import Exportable, Format, Options
@@ -26,6 +26,8 @@ from rrd_jax.training.choices import NetworkChoice
 # Command-line flags whose names differ from the option's.
 _FLAGS = {"fold": "nofold"}
 _DEFAULT = Options()
+# Options that are text.
+_TEXTS = ("license", "push")
 _VALUES = {"quantize": ("", "int8"), "names": interface.NAMES}
 
 
@@ -38,6 +40,7 @@ class Written(NamedTuple):
       bytes: size in bytes, including a separate header file.
       runtime: the library that verified the file; "" if the file cannot be run on this platform.
       comparison: comparison with the network; None if the file was not run.
+      url: the commit of a folder that was pushed to a repository; "" for none.
     """
 
     format: str
@@ -45,8 +48,12 @@ class Written(NamedTuple):
     bytes: int
     runtime: str
     comparison: Comparison | None
+    url: str = ""
 
     def __str__(self) -> str:
+        return self._verification() + (f"; pushed: {self.url}" if self.url else "")
+
+    def _verification(self) -> str:
         size = f"{self.path}, {tables.format_bytes(self.bytes)}"
         if self.comparison is None:
             return f"{size}: structure verified, not run on this platform"
@@ -103,12 +110,33 @@ def make_options(options: Mapping[str, Any]) -> Options:
     """Returns `Options`; raises an InputError for unknown names and invalid values."""
     for name, value in options.items():
         errors.lookup("option", name, {field.name: field for field in dataclasses.fields(Options)})
+        if name in _TEXTS and isinstance(value, str):
+            continue
         allowed = _VALUES.get(name, (False, True))
         if value not in allowed:
             raise errors.InputError(
                 f"option {name} is {value!r}, but must be one of {', '.join(map(repr, allowed))}"
             )
     return dataclasses.replace(_DEFAULT, **options)
+
+
+def check_push(options: Options) -> None:
+    """Checks the options of a push before anything is written.
+
+    Raises:
+      InputError: the repository cannot be written, see `hub.check_push`; the license is not valid;
+        or `private` is set without a repository.
+      UnavailableError: huggingface_hub is not installed.
+    """
+    if options.license and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", options.license):
+        raise errors.InputError(
+            f"--license={errors.printable(options.license)} is not the identifier of a license; use"
+            " one such as apache-2.0, cc-by-4.0 or other"
+        )
+    if options.private and not options.push:
+        raise errors.InputError("--private is set without --push; add --push=ORG/NAME, or omit it")
+    if options.push:
+        hub.check_push(options.push, private=options.private)
 
 
 def check_options(fmt: Format, options: Options) -> None:
@@ -241,7 +269,20 @@ def write(
         for draft in drafts:
             draft.chmod(0o666 & ~_umask())
         _move(folder, path)
-    return Written(fmt.name, path, size, runtime, comparison)
+    return Written(fmt.name, path, size, runtime, comparison, _push(path, options))
+
+
+def _push(path: pathlib.Path, options: Options) -> str:
+    """Uploads a folder; returns the URL of the commit, "" without a repository."""
+    if not options.push:
+        return ""
+    try:
+        return hub.push(path, options.push, private=options.private)
+    except errors.HubError as error:
+        raise errors.HubError(
+            f"{path} is written and verified, but not pushed: {error}; then run the command again"
+            " with --overwrite"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -156,10 +156,12 @@ class Loaded:
         path = user_paths.parse(path, "path")
         fmt = exports.get_format(format) if format else exports.format_for_extension(path)
         about = self.about or ModelInfo(self.name, self.num_classes)
+        choices = exports.make_options(options)
+        exports.check_push(choices)
         network = exports.make_exportable(self.network, self.variables, about, self.terms)
         images = sample_images.load(about, self.source, test, 500)
         trial = exports.Trial(network, images)
-        return exports.write(trial, fmt, path, exports.make_options(options), overwrite=overwrite)
+        return exports.write(trial, fmt, path, choices, overwrite=overwrite)
 
     @functools.cached_property
     def _apply(self) -> Callable[[Any, jax.Array], Outputs]:

@@ -48,8 +48,9 @@ def load(
 
     Args:
       path: the workdir of a run, a folder written by `rrd_jax.convert`, a PyTorch file, hf:FOLDER
-        for a folder of transformers, or a file written by `rrd_jax.export`. The newest checkpoint
-        is loaded; RUN@best, RUN@last and RUN@STEP select another one. FILE@KEY selects the weights
+        for a folder of transformers, hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION for a repository
+        of the Hugging Face Hub, or a file written by `rrd_jax.export`. The newest checkpoint is
+        loaded; RUN@best, RUN@last and RUN@STEP select another one. FILE@KEY selects the weights
         under a key of a file.
       network: a name, an import path or an object; None for the name stored with the weights.
         Required for PyTorch files, and for runs of a network that was passed as an object.
@@ -243,7 +244,7 @@ def _as_path(path: Any) -> pathlib.Path:
             f"path is {value}, but must be the workdir of a run, a folder of rrd_jax.convert or"
             " rrd_jax.export, or a PyTorch file"
         )
-    return user_paths.parse(path, "path")
+    return user_paths.parse(path, "path", repository=True)
 
 
 def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...] | None:

@@ -5,9 +5,9 @@ import json
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from rrd_jax import errors
+from rrd_jax import errors, hub
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.settings import kinds
@@ -32,18 +32,40 @@ _METRICS = {
 _FOLDERS = re.compile(r"(?<![\w./])(~[\w.-]*/|/(?=[^/\s]+/))(?:[^/\s,;:'\"=]+/)*")
 
 
+class Page(NamedTuple):
+    """The page of a network on a model hub.
+
+    Attributes:
+      name: how users name the network, such as hf-hub:ORG/NAME; "" for a folder.
+      license: identifier of the license; "" for none.
+    """
+
+    name: str = ""
+    license: str = ""
+
+
+_NO_PAGE = Page()
+
+
 def write(
-    folder: pathlib.Path, about: ModelInfo, *, parameters: int = 0, timm: bool = False
+    folder: pathlib.Path,
+    about: ModelInfo,
+    page: Page = _NO_PAGE,
+    *,
+    parameters: int = 0,
+    timm: bool = False,
 ) -> None:
     """Writes the model card of a folder, unless the folder has a README.md of another author.
 
     Args:
       folder: a run folder, or a folder in the layout of model hubs.
       about: description of the network.
+      page: the page on a model hub.
       parameters: number of parameters; 0 if unknown.
       timm: whether timm can load the folder.
     """
-    path, text = folder / _FILE, render(folder.name, about, parameters=parameters, timm=timm)
+    path = folder / _FILE
+    text = render(folder.name, about, page, parameters=parameters, timm=timm)
     try:
         current = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -81,12 +103,20 @@ def without_folders(text: str) -> str:
     return _FOLDERS.sub("", text)
 
 
-def render(name: str, about: ModelInfo, *, parameters: int = 0, timm: bool = False) -> str:
+def render(
+    name: str,
+    about: ModelInfo,
+    page: Page = _NO_PAGE,
+    *,
+    parameters: int = 0,
+    timm: bool = False,
+) -> str:
     """Returns the text of a model card.
 
     Args:
       name: name of the card's folder.
       about: description of the network.
+      page: the page on a model hub.
       parameters: number of parameters; 0 if unknown.
       timm: whether timm can load the folder.
     """
@@ -97,21 +127,23 @@ def render(name: str, about: ModelInfo, *, parameters: int = 0, timm: bool = Fal
         about = dataclasses.replace(about, training={**about.training, **dataset})
     sections = [
         *_network(about, parameters),
-        *_usage(name, about, timm),
+        *_usage(page.name or name, about, timm),
         *_training(about),
         *_classes(about),
     ]
-    front = "\n".join(_front_matter(about, timm))
+    front = "\n".join(_front_matter(about, page, timm))
     return _encodable(f"---\n{front}\n---\n{_MARK}\n\n" + "\n".join(sections) + "\n")
 
 
-def _front_matter(about: ModelInfo, timm: bool) -> Iterator[str]:
+def _front_matter(about: ModelInfo, page: Page, timm: bool) -> Iterator[str]:
     """Yields the lines of the YAML front matter."""
     dataset = about.dataset_name
     task = "image-classification" if about.num_classes else "image-feature-extraction"
     tags = [task, *(["timm"] if timm else []), "rrd_jax", "jax"]
     if about.training.get("teachers"):
         tags.append("knowledge-distillation")
+    if page.license:
+        yield f"license: {page.license}"
     yield f"library_name: {'timm' if timm else 'rrd_jax'}"
     yield f"pipeline_tag: {task}"
     yield f"tags: {_yaml(tags)}"
@@ -135,6 +167,8 @@ def _slug(dataset: str) -> str:
 
     Changes of the training images and digests are omitted.
     """
+    if hub.is_name(dataset) and not hub.problem(name := dataset.split()[0]):
+        return hub.parse(name).repository
     first = re.split(r"[/:]| with | (?=[0-9a-f]+$)", dataset.strip().removeprefix("hf:"))[0]
     return re.sub(r"[^\w.-]+", "-", first, flags=re.ASCII).strip("-.")
 
@@ -212,12 +246,13 @@ def _usage(name: str, about: ModelInfo, timm: bool) -> Iterator[str]:
         lines.append("embeddings = network.embed(IMAGES)")
     yield from _block("\n".join(lines), "python")
     if timm:
-        call = f"network = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
+        location = folder if hub.is_name(folder) else f"local-dir:{folder}"
+        call = f"network = timm.create_model({location!r}, pretrained=True)"
         yield from _block(f"import timm\n\n{call}", "python")
 
 
 def _argument(folder: str) -> str:
-    return folder if re.fullmatch(r"[\w.@+-]+", folder) else json.dumps(folder, ensure_ascii=False)
+    return folder if re.fullmatch(r"[\w.@+:/-]+", folder) else json.dumps(folder, ensure_ascii=False)
 
 
 def _training(about: ModelInfo) -> Iterator[str]:

@@ -199,21 +199,27 @@ class Path(Text):
 
     Attributes:
       bucket: whether the URL of a bucket is accepted.
+      repository: whether the name of a repository of the Hugging Face Hub is accepted.
     """
 
     bucket: bool = False
+    repository: bool = False
     words = "a path on one line, with printable characters only"
 
     def accepts(self, value: Any) -> bool:
         """Implements `Kind.accepts`."""
-        return super().accepts(value) and not user_paths.problem(value, bucket=self.bucket)
+        return super().accepts(value) and not self._reason(value)
 
     def problem(self, path: str, value: Any) -> str:
         """Implements `Kind.problem`."""
         if not super().accepts(value):
             return super().problem(path, value)
-        problem = user_paths.problem(value, bucket=self.bucket)
-        return f"{path} is {short_repr(value)}, {problem}" if problem else ""
+        reason = self._reason(value)
+        return f"{path} is {short_repr(value)}, {reason}" if reason else ""
+
+    def _reason(self, value: str) -> str:
+        """Returns why a text cannot be a path of this kind; "" if it can."""
+        return user_paths.problem(value, bucket=self.bucket, repository=self.repository)
 
     def value(self, raw: Any) -> Any:
         """Implements `Kind.value`."""

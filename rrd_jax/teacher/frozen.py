@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import buckets, checkpoints, data, errors, networks
+from rrd_jax import buckets, checkpoints, data, errors, hub, networks
 from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import alignment, predictions, rows
 from rrd_jax.objectives import Objective
@@ -235,7 +235,7 @@ def load(
     home, _ = files.split(path)
     home = home.parent if home.name == "checkpoints" else home
     # The cache is written in place, which a bucket does not support.
-    views = buckets.local(home)
+    views = hub.scratch(home) if hub.is_name(str(path)) else buckets.local(home)
     folder = views / "views" if home.is_dir() else views.with_name(f"{home.name}.views")
     spec = assembly.TeacherSpec(choice, teaching or TeachingChoice(), path, dataset, training)
     if terms is None:

@@ -14,19 +14,20 @@ class _PathParser(flags.ArgumentParser):
     Args:
       special: whether a pipe or device is accepted, as for output.
       bucket: whether the URL of a bucket is accepted.
+      repository: whether the name of a repository of the Hugging Face Hub is accepted.
     """
 
     syntactic_help = "a path; ~ is the home folder"
 
-    def __init__(self, special: bool, bucket: bool):
+    def __init__(self, special: bool, bucket: bool, repository: bool):
         super().__init__()
-        self._special, self._bucket = special, bucket
+        self._accepted = {"special": special, "bucket": bucket, "repository": repository}
 
     def parse(self, argument: str) -> str:
         """Returns the path with the home folder in place of ~; "" is unchanged."""
         if not isinstance(argument, str):
             raise TypeError(f"{argument!r} is not a path")
-        if problem := user_paths.problem(argument, special=self._special, bucket=self._bucket):
+        if problem := user_paths.problem(argument, **self._accepted):
             raise ValueError(problem)
         return user_paths.expanded(argument)
 
@@ -38,6 +39,7 @@ def define_path(
     *,
     special: bool = False,
     bucket: bool = False,
+    repository: bool = False,
 ) -> flags.FlagHolder[str | None]:
     """Defines a flag for a path.
 
@@ -47,9 +49,10 @@ def define_path(
       help_text: help of the flag.
       special: whether a pipe or device is accepted, as for output.
       bucket: whether the URL of a bucket is accepted.
+      repository: whether the name of a repository of the Hugging Face Hub is accepted.
     """
     return flags.DEFINE(
-        _PathParser(special, bucket),
+        _PathParser(special, bucket, repository),
         name,
         default,
         help_text,

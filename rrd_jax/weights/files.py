@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from rrd_jax import checkpoints, errors, imports, networks, user_paths
+from rrd_jax import checkpoints, errors, hub, imports, networks, user_paths
 from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
 from rrd_jax.run_folder import source_code
 from rrd_jax.terminal import console
@@ -16,6 +16,7 @@ from rrd_jax.weights import (
     exported,
     file_formats,
     from_torch,
+    hub_folder,
     mismatch,
     published,
     sidecar,
@@ -27,15 +28,21 @@ from rrd_jax.weights import (
 def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     """Splits RUN@best, RUN@last, RUN@STEP or FILE@KEY at the last @, and expands ~.
 
+    A repository of the Hugging Face Hub is downloaded to the cache.
+
     Args:
-      path: the user's path, with or without "hf:"; a path that exists is not split.
+      path: the user's path, with or without "hf:", or hf-hub:ORG/NAME; a path that exists is not
+        split.
 
     Returns:
       The path, and the part after the last @, "" without one.
 
     Raises:
+      HubError: the repository is not available.
       FieldError: the path is a URL, a pipe or a device.
     """
+    if hub.is_name(str(path)):
+        return hub_folder.download(str(path)), ""
     checked = str(user_paths.parse(str(path), "the path", bucket=True))
     path = user_paths.path_of(checked.removeprefix(user_paths.PREFIX))
     base, at, which = str(path).rpartition("@")
@@ -52,7 +59,8 @@ def load(
 
     Args:
       path: the workdir of a run, a folder written by `rrd_jax.convert`, an exported file or folder
-        of weights, a PyTorch file, or hf:FOLDER for a transformers folder. RUN@best, RUN@last and
+        of weights, a PyTorch file, hf:FOLDER for a transformers folder, or hf-hub:ORG/NAME for a
+        repository of the Hugging Face Hub. RUN@best, RUN@last and
         RUN@STEP select a checkpoint other than the newest, FILE@KEY selects the weights under a
         key.
       model: name of the network; "" for the network that the path names, see `network_of`.
@@ -71,7 +79,7 @@ def load(
       InputError: the path does not exist, or the weights are damaged, not finite or do not fit the
         network.
     """
-    _check_hub(path)
+    _check_transformers(path)
     path, which = split(path)
     path, model = exported.weights_file(path), networks.canonical(model)
     if not path.is_file():
@@ -150,7 +158,9 @@ def network_of(path: pathlib.Path) -> str:
     Raises:
       InputError: the description is damaged, or names a network that is not supported.
     """
-    _check_hub(path)
+    if hub.is_name(str(path)):
+        return hub_folder.network(str(path))
+    _check_transformers(path)
     file = exported.weights_file(split(path)[0])
     if not file.is_file():
         return ""
@@ -158,7 +168,7 @@ def network_of(path: pathlib.Path) -> str:
     return description.about.model if description else sidecar.read(file).model
 
 
-def _check_hub(path: pathlib.Path) -> None:
+def _check_transformers(path: pathlib.Path) -> None:
     """Raises an InputError unless hf:FOLDER is a transformers folder with a supported network."""
     if str(path).startswith(user_paths.PREFIX):
         transformers_folder.check(split(path)[0])

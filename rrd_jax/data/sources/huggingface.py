@@ -1,4 +1,4 @@
-"""Hugging Face data sets on disk: folders of `save_to_disk` and Parquet files."""
+"""Hugging Face data sets: folders of `save_to_disk`, Parquet files, and repositories of the Hub."""
 
 import dataclasses
 import functools
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from rrd_jax import errors, imports, user_paths
+from rrd_jax import errors, hub, imports, user_paths
 from rrd_jax.data.source import Source
-from rrd_jax.data.sources import user_splits
+from rrd_jax.data.sources import hub_tables, user_splits
 from rrd_jax.data.sources.random_access import Handle
 from rrd_jax.data.splits import Splits
 
@@ -59,15 +59,18 @@ class Table(Sequence):
 
 
 def open_source(source: Source) -> Splits:
-    """Opens hf:PATH, where PATH is a folder of `save_to_disk`, a Parquet file or a folder of these.
+    """Opens hf:PATH or hf-hub:ORG/NAME.
+
+    PATH is a folder of `save_to_disk`, a Parquet file or a folder of these.
 
     Raises:
+      HubError: the repository is not available.
       InputError: `datasets` is not installed, PATH holds no data set, a split is missing, or the
         column of images or of labels is missing or ambiguous.
     """
     name = source.name
-    tables = _tables(name)
     columns = _chosen_columns(name, source)
+    tables = _tables(name, columns.pop("subset", ""))
 
     def open_split(split: str) -> Handle:
         table = _table(name, split, tables[split], use_labels=source.use_labels, **columns)
@@ -80,11 +83,15 @@ def _chosen_columns(name: str, source: Source) -> dict[str, str]:
     def columns(image: str = "", label: str = "") -> dict[str, str]:
         return {"image": image, "label": label}
 
+    def columns_of_subset(image: str = "", label: str = "", subset: str = "") -> dict[str, str]:
+        return {"image": image, "label": label, "subset": subset}
+
     subject = f"data set '{name}'"
-    return columns(**imports.check(subject, columns, dict(source.options), prefix="data.options."))
+    choose = columns_of_subset if hub.is_name(name) else columns
+    return choose(**imports.check(subject, choose, dict(source.options), prefix="data.options."))
 
 
-def _tables(name: str) -> Mapping[str, Any]:
+def _tables(name: str, subset: str) -> Mapping[str, Any]:
     """Returns the `datasets.Dataset` of each split by name."""
     # The package `datasets` is an optional extra.
     try:
@@ -94,6 +101,11 @@ def _tables(name: str) -> Mapping[str, Any]:
             f"data set '{name}' needs the package datasets, which cannot be imported ({error}); run"
             " `pip install 'rrd_jax[hf]'`"
         ) from error
+    if hub.is_name(name):
+        files = hub_tables.files(name, subset)
+        for paths in files.values():
+            _check_complete(name, paths)
+        return _read_parquet(name, files)
     path = pathlib.Path(str(user_paths.parse(name, "data.name")).removeprefix(user_paths.PREFIX))
     if not path.exists():
         raise errors.InputError(
@@ -112,14 +124,27 @@ def _tables(name: str) -> Mapping[str, Any]:
             return saved if isinstance(saved, Mapping) else {"train": saved}
         else:
             files = {"train": [str(path)]}
-        # The library copies the files to its cache in HF_HOME and memory-maps the copy.
-        return datasets.load_dataset("parquet", data_files=files)
     except errors.InputError:
         raise
-    # Damaged files raise errors of datasets, pyarrow and other packages.
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise errors.InputError(f"data set '{name}' cannot be opened: {text}") from error
+        raise _unreadable(name, error) from error
+    return _read_parquet(name, files)
+
+
+def _read_parquet(name: str, files: dict[str, list[str]]) -> Mapping[str, Any]:
+    """Opens Parquet files; the library copies them to its cache in HF_HOME, and maps the copy."""
+    import datasets
+
+    try:
+        return datasets.load_dataset("parquet", data_files=files)
+    except Exception as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> errors.InputError:
+    """Returns the error for damaged files; datasets, pyarrow and other packages raise many types."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return errors.InputError(f"data set '{name}' cannot be opened: {errors.redacted(text)}")
 
 
 def _is_saved(path: pathlib.Path) -> bool:
@@ -127,16 +152,8 @@ def _is_saved(path: pathlib.Path) -> bool:
 
 
 def _files_by_split(name: str, folder: pathlib.Path) -> dict[str, list[str]]:
-    """Returns the Parquet files of each split.
-
-    The split is the prefix of the file's name, as in train-00000-of-00002.parquet. For names that
-    start with a number or `part`, the split is the name of the file's folder.
-    """
-    files: dict[str, list[str]] = {}
-    for path in sorted(filter(pathlib.Path.is_file, folder.rglob("*.parquet"))):
-        word = re.match(r"[a-zA-Z]*", path.stem).group()
-        split = word if word not in ("", "part") else path.parent.name
-        files.setdefault(split, []).append(str(path))
+    """Returns the Parquet files of each split, see `hub_tables.by_split`."""
+    files = hub_tables.by_split(sorted(filter(pathlib.Path.is_file, folder.rglob("*.parquet"))))
     if not files:
         raise errors.InputError(
             f"data set '{name}': {folder.absolute()} is not a folder of datasets' save_to_disk and"

@@ -47,7 +47,7 @@ class AlignmentChoice:
     images: int = _field("proof_images", 2000, kinds.Integer(3), _without_metrics)
     every: int = _field("every", 1, kinds.COUNT, _without_metrics)
     knn: bool = _field("knn", False, kinds.Flag(), _with_labelled_images)
-    labelled: str = _field("labelled", "", kinds.Path())
+    labelled: str = _field("labelled", "", kinds.Path(repository=True))
     per_class: int = _field("labelled_per_class", 0, kinds.Integer(0), unless("eval.labelled"))
 
     def __bool__(self) -> bool:

@@ -146,7 +146,7 @@ class TeacherFields:
 
     model: str = field("teacher.model", "", Text(), overrides="student.model")
     options: Mapping[str, Any] = _field("options", {}, kinds.Mapped(), overrides="student.options")
-    checkpoint: str = field("teacher.checkpoint", "", Path(), changeable=True)
+    checkpoint: str = field("teacher.checkpoint", "", Path(repository=True), changeable=True)
     positions: str = _field(
         "positions", kinds.AUTO, POSITIONS, overrides="student.positions", **POSITIONS_OF_RUNS
     )
