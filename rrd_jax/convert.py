@@ -29,7 +29,12 @@ _MODEL = flags.DEFINE_string(
     None,
     "The network, a name in rrd_jax.networks.MODELS. Default: the network that config.json names.",
 )
-_INPUT = path_flags.define_path("input", None, "The .pth, .pt or .safetensors file, hf:FOLDER or hf-hub:ORG/NAME.", repository=True)
+_INPUT = path_flags.define_path(
+    "input",
+    None,
+    "The .pth, .pt or .safetensors file, hf:FOLDER or hf-hub:ORG/NAME.",
+    repository=True,
+)
 _OUTPUT = path_flags.define_path("output", None, "The folder to write to.")
 
 

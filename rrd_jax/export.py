@@ -214,8 +214,7 @@ def _formats(request: Request) -> tuple[list["Format"], "Options"]:
         embed_preprocessing=request.embed_preprocessing,
         quantize=request.quantize,
         names=request.names,
-        # Without a license, the page of the repository says that it is unknown.
-        license=request.license or ("unknown" if request.push else ""),
+        license=request.license,
         push=request.push,
         private=request.private,
     )

@@ -147,7 +147,8 @@ def parse(path: Any, name: str, *, bucket: bool = False, repository: bool = Fals
       repository: whether the name of a repository of the Hugging Face Hub is accepted.
 
     Returns:
-      A `pathlib.Path`, also for a repository, or an `etils.epath.Path` with the same methods for the URL of a bucket.
+      A `pathlib.Path`, also for a repository, or an `etils.epath.Path` with the same methods for
+      the URL of a bucket.
 
     Raises:
       FieldError: the argument is not a path of a regular file or a folder.

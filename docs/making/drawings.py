@@ -77,6 +77,7 @@ PACKAGES = (
             ("cpu", "convolutions, options", "effects"),
             ("terminal", "console, exit codes", "effects"),
             ("buckets", "gs://, s3://", "effects"),
+            ("hub", "Hugging Face", "effects"),
         ),
     ),
 )

@@ -16,14 +16,14 @@ def pin_repositories(values: Values, recorded: Mapping[str, Any] | None) -> None
 
     Args:
       values: checked values; modified in place.
-      recorded: the config of the workdir, whose commits a resumed run keeps; None for a new workdir.
+      recorded: the config of the workdir, whose commits a resumed run keeps; None for a new one.
 
     Raises:
       HubError: a repository is not available.
       InputError: a repository holds no network or data that is supported.
     """
     earlier = flatten(recorded or {})
-    fields = {path: hub_tables.pin for path in ("data.name", "eval.labelled")}
+    fields = dict.fromkeys(("data.name", "eval.labelled"), hub_tables.pin)
     sections = ["student", *values.labels]
     fields |= {f"{section}.checkpoint": hub_folder.pin for section in sections}
     commits = {}

@@ -40,7 +40,9 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
         json.dumps(_config(exportable, timm, content), indent=2) + "\n",
     )
     parameters = networks.count_parameters(exportable.variables["params"])
-    page = model_card.Page(f"{hub.PREFIX}{options.push}" if options.push else "", options.license)
+    # Without a license, the page of a repository says that it is unknown.
+    license_name = options.license or ("unknown" if options.push else "")
+    page = model_card.Page(f"{hub.PREFIX}{options.push}" if options.push else "", license_name)
     model_card.write(path, about, page, parameters=parameters, timm=bool(timm))
     if not timm:
         console.note(f"{path.name} can be read by rrd_jax.load only: {_skip_reason(about)}")
@@ -132,4 +134,6 @@ def _recognizes(path: pathlib.Path) -> bool:
         return False
 
 
-FORMAT = Format("hub", "", "", ("safetensors",), ("license", "push", "private"), _write, _open, _recognizes)
+FORMAT = Format(
+    "hub", "", "", ("safetensors",), ("license", "push", "private"), _write, _open, _recognizes
+)

@@ -107,7 +107,7 @@ class Options:
         "torch" for the names of the library or reference implementation that has the network.
       license: license in the model card of a folder for model hubs, such as "apache-2.0"; "" for
         none.
-      push: repository ORG/NAME of the Hugging Face Hub to which the folder is uploaded; "" for none.
+      push: repository ORG/NAME of the Hugging Face Hub that receives the folder; "" for none.
       private: True to create that repository as a private one.
     """
 

@@ -26,6 +26,9 @@ def library(subject: str) -> Any:
             " `pip install 'rrd_jax[hub]'`"
         )
     import huggingface_hub
+    import huggingface_hub.constants
+    import huggingface_hub.errors
+    import huggingface_hub.utils
 
     # A log file cannot overwrite the lines of a progress bar.
     if not (sys.stderr and sys.stderr.isatty()):
@@ -71,13 +74,13 @@ def _problem(error: Exception, subject: str, revision: str, *, writes: bool) -> 
             " a folder on another disk"
         )
     if isinstance(error, hub_errors.GatedRepoError):
-        text = (
-            "is gated: request access on its page, and set HF_TOKEN to a token of the account"
-        )
+        text = "is gated: request access on its page, and set HF_TOKEN to a token of the account"
     elif isinstance(error, hub_errors.RevisionNotFoundError):
         text = f"has no revision '{revision}'; use a branch, a tag or a commit of its page"
     elif isinstance(error, hub_errors.RepositoryNotFoundError):
-        text = "does not exist, or is private; check the name, or set HF_TOKEN to a token with access"
+        text = (
+            "does not exist, or is private; check the name, or set HF_TOKEN to a token with access"
+        )
     elif status == 401:
         text = "is not accessible: the token is not valid; set HF_TOKEN to a valid token"
     elif status == 403:
@@ -86,7 +89,9 @@ def _problem(error: Exception, subject: str, revision: str, *, writes: bool) -> 
     elif status:
         text = f"is not available: the hub answers with status {status}; try again later"
     elif _is_offline(error):
-        text = "is not in the cache, and HF_HUB_OFFLINE is set; download it once without this variable"
+        text = (
+            "is not in the cache, and HF_HUB_OFFLINE is set; download it once without this variable"
+        )
     elif isinstance(error, OSError | hub_errors.LocalEntryNotFoundError) or _is_network(error):
         endpoint = errors.redacted(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
         text = (

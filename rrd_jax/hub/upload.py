@@ -41,7 +41,13 @@ def check_push(repository: str, *, private: bool) -> None:
     api = library.HfApi()
     with client.one_line(subject, writes=True):
         # Raises an error for an invalid token.
-        api.whoami()
+        account = api.whoami()
+        owners = [account["name"], *(owner["name"] for owner in account.get("orgs") or ())]
+        if repository.partition("/")[0] not in owners:
+            raise errors.HubError(
+                f"{subject} cannot be written with this token, which belongs to"
+                f" {' and '.join(owners)}; use one of these names"
+            )
         if private and not _is_private(api, library, repository):
             raise errors.InputError(
                 f"{subject} exists and is public, but --private is set; omit --private, or make the"

@@ -252,7 +252,9 @@ def _usage(name: str, about: ModelInfo, timm: bool) -> Iterator[str]:
 
 
 def _argument(folder: str) -> str:
-    return folder if re.fullmatch(r"[\w.@+:/-]+", folder) else json.dumps(folder, ensure_ascii=False)
+    return (
+        folder if re.fullmatch(r"[\w.@+:/-]+", folder) else json.dumps(folder, ensure_ascii=False)
+    )
 
 
 def _training(about: ModelInfo) -> Iterator[str]:

@@ -6,11 +6,14 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import pathlib
 import re
 import threading
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 TOKEN = "hf_TokenOfTheTests0123456789"
 _KINDS = {"models": "model", "datasets": "dataset"}
@@ -313,7 +316,34 @@ _ROUTES = [
     (f"(GET|HEAD) {_BLOB}", _Handler.blob),
     (f"PUT {_BLOB}", _Handler.store),
     (
-        "(GET|HEAD) /(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>refs/[^/]+/[^/]+|[^/]+)/(?P<path>.+)",
+        "(GET|HEAD) /(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)/resolve/"
+        "(?P<revision>refs/[^/]+/[^/]+|[^/]+)/(?P<path>.+)",
         _Handler.resolve,
     ),
 ]
+
+
+@contextlib.contextmanager
+def connected(cache: pathlib.Path) -> Iterator[Hub]:
+    """Starts the server; huggingface_hub uses it in this process, with a new cache."""
+    from huggingface_hub import constants
+
+    with running() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+        patch.delenv("HF_TOKEN", raising=False)
+        yield hub
+
+
+def environment(hub: Hub, home: pathlib.Path) -> dict[str, str]:
+    """Returns the variables with which a command uses the server."""
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }

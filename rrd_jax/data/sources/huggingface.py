@@ -142,7 +142,7 @@ def _read_parquet(name: str, files: dict[str, list[str]]) -> Mapping[str, Any]:
 
 
 def _unreadable(name: str, error: Exception) -> errors.InputError:
-    """Returns the error for damaged files; datasets, pyarrow and other packages raise many types."""
+    """Returns the error for a damaged file, for which libraries raise many types."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return errors.InputError(f"data set '{name}' cannot be opened: {errors.redacted(text)}")
 
