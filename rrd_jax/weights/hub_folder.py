@@ -88,8 +88,8 @@ def _check_configs(folder: pathlib.Path) -> None:
     if _is_own(content):
         return
     if isinstance(architecture, str):
-        known = published.from_timm(architecture.split(".")[0])
-        if not known and architecture.split(".")[0] not in networks.MODELS:
+        model = architecture.split(".")[0]
+        if not published.from_timm(model) and model not in networks.MODELS:
             raise errors.InputError(
                 f"{folder} holds timm's {errors.printable(architecture)}, which is not supported;"
                 " `python -m rrd_jax.networks` lists the networks"

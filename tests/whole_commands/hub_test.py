@@ -95,7 +95,7 @@ def test_a_resumed_run_keeps_the_commit_of_its_teacher(commands, server, tmp_pat
     repository = server.repositories["model", "org/net"]
     commit = repository.refs["main"]
     weights = safetensors.numpy.load(repository.files()["model.safetensors"])
-    changed = {name: np.asarray(value) * 2 for name, value in weights.items()}
+    changed = {name: np.asarray(value * 2) for name, value in weights.items()}
     repository.commit({"model.safetensors": safetensors.numpy.save(changed)})
     outcome = commands.run(*flags, "--config.train.epochs=3", env=env)
     assert outcome.code == 0, outcome.err
