@@ -4,16 +4,30 @@ from rrd_jax.buckets import leases
 from rrd_jax.buckets.locations import Location, is_bucket, parse, path, problem, require
 from rrd_jax.buckets.patience import STARTING, TRAINING, patient
 from rrd_jax.buckets.scratch import Mirror, local
-from rrd_jax.buckets.transfer import check, delete, download, move, read, upload, write
+from rrd_jax.buckets.transfer import (
+    Entry,
+    check,
+    delete,
+    download,
+    download_file,
+    entries,
+    move,
+    read,
+    upload,
+    write,
+)
 
 __all__ = [
     "STARTING",
     "TRAINING",
+    "Entry",
     "Location",
     "Mirror",
     "check",
     "delete",
     "download",
+    "download_file",
+    "entries",
     "is_bucket",
     "leases",
     "local",

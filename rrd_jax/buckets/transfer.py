@@ -1,9 +1,12 @@
 """Objects: reading, writing, and copies of folders between a bucket and this machine."""
 
+import base64
+import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from rrd_jax import deferred, errors
 from rrd_jax.buckets import filesystems, leases, locations
@@ -134,27 +137,94 @@ def download(
             progress(copied, total)
 
 
-def _sizes(source: Any) -> dict[str, int]:
-    """Returns the sizes of the objects in a folder, in bytes, by their names in the folder."""
-    infos = _filesystem(source).find(str(source), detail=True)
-    root = str(source).partition("://")[2]
+class Entry(NamedTuple):
+    """An object in a folder of a bucket.
+
+    Attributes:
+      size: size in bytes.
+      version: text that changes with the content.
+      md5: hexadecimal digest of the content; "" if the server does not know it.
+    """
+
+    size: int
+    version: str
+    md5: str
+
+
+def entries(folder: Any) -> dict[str, Entry]:
+    """Returns the objects in a folder and its subfolders, by their names in the folder.
+
+    An object itself has the name "". A folder that does not exist is empty.
+    """
+    root = str(folder).partition("://")[2]
+    try:
+        infos = _filesystem(folder).find(str(folder), detail=True)
+    except FileNotFoundError:
+        return {}
     # Objects whose names end with a slash stand for empty folders.
     return {
-        name.removeprefix(root).strip("/"): info["size"]
+        name.removeprefix(root).strip("/"): _entry(info)
         for name, info in infos.items()
         if not name.endswith("/")
     }
 
 
-def _download_file(source: Any, target: pathlib.Path, size: int) -> None:
+def _entry(info: dict[str, Any]) -> Entry:
+    tag = str(info.get("ETag", "")).strip('"')
+    # The ETag of an object of s3:// that was written in one part is its digest.
+    md5 = tag if re.fullmatch(r"[0-9a-f]{32}", tag) else ""
+    if encoded := info.get("md5Hash"):
+        md5 = base64.b64decode(encoded).hex()
+    return Entry(info["size"], md5 or str(info.get("crc32c") or info.get("etag") or tag), md5)
+
+
+def _sizes(source: Any) -> dict[str, int]:
+    return {name: entry.size for name, entry in entries(source).items()}
+
+
+def download_file(
+    source: Any,
+    target: pathlib.Path,
+    entry: Entry,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Copies an object to a file of this machine, which appears when it is complete.
+
+    Args:
+      source: path of the object.
+      target: path of the file.
+      entry: the object, as listed.
+      progress: called with the number of bytes after each part.
+
+    Raises:
+      BucketError: the copy has another size or digest than the object had.
+      OSError: the file cannot be written.
+    """
+    _download_file(source, target, entry.size, entry.md5, progress)
+
+
+def _download_file(
+    source: Any,
+    target: pathlib.Path,
+    size: int,
+    md5: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part, digest = (
+        target.with_name(f"{target.name}.{os.getpid()}.part"),
+        hashlib.md5(usedforsecurity=False),
+    )
     try:
         with part.open("wb") as file:
             for start in range(0, size, _PART):
                 end = min(start + _PART, size)
-                file.write(_filesystem(source).cat_file(str(source), start=start, end=end))
-        if part.stat().st_size != size:
+                content = _filesystem(source).cat_file(str(source), start=start, end=end)
+                digest.update(content)
+                file.write(content)
+                if progress:
+                    progress(len(content))
+        if part.stat().st_size != size or (md5 and digest.hexdigest() != md5):
             raise errors.BucketError(
                 f"{source} has changed while it was copied; run the same command again"
             )

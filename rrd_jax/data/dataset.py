@@ -3,13 +3,14 @@
 import dataclasses
 import importlib
 import math
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.data import class_names_file, label_checks, sanity
 from rrd_jax.data.augment.views import Views
 from rrd_jax.data.feeds import feed
@@ -35,6 +36,7 @@ _MODULES = {
     "folder": "folder",
     "hf": "sources.huggingface",
     "import path": "sources.imported",
+    "wds": "shards",
 }
 
 
@@ -147,8 +149,18 @@ def load(source: Source) -> Dataset:
             "no data set: data.name is empty; name a data set, or pass train= and test= in Python"
         )
     module = importlib.import_module(f"rrd_jax.data.{_MODULES[source.kind]}")
-    dataset = _dataset(source, module.open_source(source), load)
+    dataset = _dataset(source, module.open_source(_localized(source)), load)
     return dataclasses.replace(dataset, code=(source.name,))
+
+
+def _localized(source: Source) -> Source:
+    """Returns a source without paths in buckets; see `bucket_sources.localize`."""
+    places = (source.dir, source.manual_dir, os.environ.get("TFDS_DATA_DIR", ""))
+    if source.kind != "wds" and not any(map(user_paths.bucket_url, places)):
+        return source
+    from rrd_jax.data import bucket_sources
+
+    return bucket_sources.localize(source)
 
 
 def from_sources(

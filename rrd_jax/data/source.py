@@ -60,11 +60,15 @@ class Source:
     Attributes:
       name: digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012,
         image_folder, any TFDS data set of labeled images, an import path of random-access sources
-        such as my_data:source, or hf:PATH for a Hugging Face data set on disk,
-        or hf-hub:ORG/NAME for one of the Hub with Parquet files.
-      dir: Folder of prepared data sets; '' for TFDS_DATA_DIR or ~/tensorflow_datasets.
-      manual_dir: Folder of images for image_folder, read in place; or the files of
-        fashion_mnist, '' for Debian's folder.
+        such as my_data:source, hf:PATH for a Hugging Face data set on disk, hf-hub:ORG/NAME for one
+        of the Hub with Parquet files, or wds:PATTERN for WebDataset shards.
+      dir: Folder of prepared data sets, on this machine or in a bucket; '' for TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
+      manual_dir: Folder of images for image_folder, read in place; the folder of relative patterns
+        wds:PATTERN; or the files of fashion_mnist, '' for Debian's folder. The first two may be
+        in a bucket.
+      scratch: Folder for copies of data in buckets; '' for rrd_jax/data/ in XDG_CACHE_HOME or
+        ~/.cache.
       train_split: TFDS split expression of the training images, such as train[:90%].
       test_split: TFDS split expression of the test images; validation for imagenet2012 and
         tiny_imagenet. In an image folder without a folder test, the split test is val.
@@ -99,8 +103,9 @@ class Source:
       mock_examples: Number of images per split in a smoke test: random images, or for an import
         path or hf the first examples; 0 for all real data.
       options: Arguments of the function of an import path, in addition to the split; or the columns
-        of hf:PATH if several fit, data.options.image and data.options.label; a configuration of
-        hf-hub:ORG/NAME, data.options.subset.
+        of hf:PATH, or the extensions of wds:PATTERN, if several fit, data.options.image and
+        data.options.label; a configuration of hf-hub:ORG/NAME, data.options.subset; for wds also
+        patterns of shards, data.options.test and data.options.validation.
       class_names: File of class names that replace those of the data set: text with one name per
         line, or JSON with a list or {"0": name}; '' for the names of the data set.
       share: Share of data.train_split that is used, stratified by class, with at least one image
@@ -125,8 +130,9 @@ class Source:
     """
 
     name: str = field("data.name", "", kinds.Text())
-    dir: str = field("data.dir", "", kinds.Path(), changeable=True)
-    manual_dir: str = field("data.manual_dir", "", kinds.Path(), changeable=True)
+    dir: str = field("data.dir", "", kinds.Path(bucket=True), changeable=True)
+    manual_dir: str = field("data.manual_dir", "", kinds.Path(bucket=True), changeable=True)
+    scratch: str = field("data.scratch", "", kinds.Path(), changeable=True)
     train_split: str = field("data.train_split", "train", kinds.Text())
     test_split: str = field("data.test_split", "test", kinds.Text())
     val_split: float = field("data.val_split", 0.0, kinds.ShareOrCount(), unused=_IF_REAL)
@@ -228,9 +234,11 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """Kind of storage: "tfds", "folder", "hf" or "import path"."""
+        """Kind of storage: "tfds", "folder", "hf", "wds" or "import path"."""
         if self.name == "image_folder":
             return "folder"
+        if self.name.startswith("wds:"):
+            return "wds"
         prefix, colon, rest = self.name.partition(":")
         # TFDS names may be NAME:VERSION.
         if not colon or re.match(r"[\d*]", rest):
