@@ -43,6 +43,8 @@ def check_independence(
     if variables is None:
         variables = _random_variables(network, image_shape)
     variables = {part: leaf for part, leaf in variables.items() if part != "classifier"}
+    # Arrays in files are read.
+    variables = jax.tree.map(jnp.asarray, variables)
 
     @jax.jit
     def evaluate(variables, images):

@@ -147,9 +147,16 @@ def test_a_file_as_the_output_folder_is_refused(output, tmp_path):
         program.run("resnet8", tmp_path / "missing.pth", tmp_path / output)
 
 
-@pytest.mark.parametrize("path", ["https://x/y.pth", "hf:https://x/y.pth", "gs://x/y.pth@best"])
-def test_a_url_is_refused(path):
-    with pytest.raises(errors.InputError, match="a URL .[a-z]+://x/y.pth.* download the file or"):
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("https://x/y.pth", "a URL .https://x/y.pth.*must be a path"),
+        ("hf:https://x/y.pth", "a URL .https://x/y.pth.*must be a path"),
+        ("gs://x/y.pth@best", "bucket 'x' is not a valid name"),
+    ],
+)
+def test_a_url_is_refused(path, message):
+    with pytest.raises(errors.InputError, match=message):
         files.load(pathlib.Path(path), "resnet8")
 
 

@@ -34,7 +34,7 @@ def _refused(commands, folder, arguments, code, message, module="rrd_jax.main"):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workdir=gs://bucket/run"], "--workdir=gs://bucket/run: a URL"),
+        (["--workdir=gs://B/run"], "--workdir=gs://B/run: .*bucket 'B' is not a valid name"),
         (["--workdir=memory://run"], "a URL .memory://run."),
         (["--workdir=FOLDER/pipe"], "--workdir=.*/pipe: a pipe"),
         (["--workdir=~nobody-here/x"], "unknown user"),
