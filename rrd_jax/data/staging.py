@@ -6,6 +6,7 @@ copies only the objects that are missing or have changed.
 
 import concurrent.futures
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -68,6 +69,7 @@ def copy(folder: Any, scratch: str, selection: Selection) -> pathlib.Path:
         copies = _Copies(target)
         copies.keep_only(listed)
         missing = {name: entry for name, entry in selected.items() if not copies.has(name, entry)}
+        copies.save()
         if missing:
             _check_space(folder, target, missing)
             _copy_all(folder, target, missing, copies)
@@ -102,9 +104,16 @@ class _Copies:
     def has(self, name: str, entry: buckets.Entry) -> bool:
         """Returns True if the copy of an object is complete and unchanged."""
         with contextlib.suppress(OSError):
-            status = (self._folder / name).stat()
-            state = [entry.version, status.st_size, status.st_mtime_ns]
-            return status.st_size == entry.size and self._rows.get(name) == state
+            path = self._folder / name
+            status = path.stat()
+            if status.st_size != entry.size:
+                return False
+            if self._rows.get(name) == [entry.version, status.st_size, status.st_mtime_ns]:
+                return True
+            # A killed program has not written the list.
+            if entry.md5 and _md5(path) == entry.md5:
+                self.add(name, entry)
+                return True
         return False
 
     def add(self, name: str, entry: buckets.Entry) -> None:
@@ -124,8 +133,15 @@ class _Copies:
     def save(self) -> None:
         """Writes the list."""
         part = self._folder / f"{_LIST}.part"
-        part.write_text(json.dumps(self._rows))
-        part.replace(self._folder / _LIST)
+        # Without the list, the next start computes digests of the files.
+        with contextlib.suppress(OSError):
+            part.write_text(json.dumps(self._rows))
+            part.replace(self._folder / _LIST)
+
+
+def _md5(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _check_names(folder: Any, names: Mapping[str, Any]) -> None:
@@ -215,5 +231,4 @@ def _copy_all(
             raise _disk_error(folder, target, error) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            with contextlib.suppress(OSError):
-                copies.save()
+            copies.save()
