@@ -110,16 +110,28 @@ def _follow(name: str, messages: _Messages, replies: TextIO) -> None:
     module = importlib.import_module(f"rrd_jax.run_folder.trackers.{name}_run")
     report = _Report(module, start, reply)
     # After a kill, the process of the earlier start may still send its last rows.
-    lock = pathlib.Path(tempfile.gettempdir()) / f"rrd_jax-{os.getuid()}-{name}-{start['id']}.lock"
+    name = f"{name}-{start['id']}"
+    lock = pathlib.Path(tempfile.gettempdir(), f"rrd_jax-{os.getuid()}", name)
     with file_lock.exclusive(lock, lambda: None):
-        report.send()
-        while END not in (message := messages.get()):
-            if ROW in message:
-                report.add(message[ROW])
-                report.send()
-        report.send()
-        report.end(Status(message[END]["status"]), message[END]["summary"])
-        lock.unlink(missing_ok=True)
+        if _is_latest(lock, start["order"]):
+            report.send()
+            while END not in (message := messages.get()):
+                if ROW in message:
+                    report.add(message[ROW])
+                    report.send()
+            report.send()
+            report.end(Status(message[END]["status"]), message[END]["summary"])
+
+
+def _is_latest(lock: pathlib.Path, order: int) -> bool:
+    """Returns False if a later start of the run has reported, which had all rows of this start."""
+    with contextlib.suppress(OSError, ValueError):
+        text = lock.read_text()
+        if text and int(text) > order:
+            return False
+    with contextlib.suppress(OSError):
+        lock.write_text(str(order))
+    return True
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ own, because their libraries can wait for a network, print, or end with an error
 import importlib.util
 import pathlib
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -87,6 +88,7 @@ def start(
         home = _job_folder(folder)
         message = {
             **_identity(choice, folder, home)._asdict(),
+            "order": time.time_ns(),
             "config": workdir.read_fields(folder) or workdir.read_fields(home) or {},
             "rows": list(rows),
         }
