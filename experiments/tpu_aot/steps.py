@@ -4,6 +4,7 @@ import importlib.util
 import math
 import os
 import runpy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,12 +43,15 @@ class Step(NamedTuple):
     flops: float
 
 
-def make_mesh(topology: str, chips: int | None = None) -> jax.sharding.Mesh:
+def make_mesh(
+    topology: str, chips: int | None = None, axes: Sequence[tuple[str, int]] = ()
+) -> jax.sharding.Mesh:
     """Returns the mesh of a run on the chips of a topology.
 
     Args:
       topology: libtpu's name of the topology.
       chips: number of chips, the first ones; None for all.
+      axes: see `parallel.make_mesh`.
 
     Raises:
       InputError: libtpu is missing or does not support the topology.
@@ -65,13 +69,19 @@ def make_mesh(topology: str, chips: int | None = None) -> jax.sharding.Mesh:
         raise errors.InputError(
             f"unknown topology '{topology}' ({reason}); set a topology such as v5e:2x4"
         ) from error
-    return parallel.make_mesh(list(devices)[:chips])
+    return parallel.make_mesh(list(devices)[:chips], axes)
 
 
-def parse_job(config_file: str) -> Job:
-    """Returns the job of a config file, FILE or FILE:STRING, parsed for TPUs."""
+def parse_job(config_file: str, **fields: Any) -> Job:
+    """Returns the job of a config file, FILE or FILE:STRING, parsed for TPUs.
+
+    Args:
+      config_file: the config file.
+      **fields: values of config fields by path.
+    """
     path, _, argument = config_file.partition(":")
     config = runpy.run_path(path)["get_config"](argument)
+    config.update_from_flattened_dict(fields)
     config.baseline = bool(config.teacher.model)
     plan = parse(config, platform="tpu")
     if len(plan.teachers) != 1:
@@ -105,7 +115,10 @@ def train_step(plan: Job, mesh: jax.sharding.Mesh) -> Step:
         lambda key: fold.fold(teacher, networks.init(teacher, key, image_shape), image_shape),
         built.abstract.key,
     )
-    variables = _with_sharding(variables, parallel.replicated(mesh))
+    shardings = parallel.weight_shardings(mesh, variables, fully=training.shard_parameters)
+    variables = jax.tree.map(
+        lambda leaf, sharding: _abstract(leaf.shape, leaf.dtype, sharding), variables, shardings
+    )
     batch = _step_input(mesh, examples, size, image_shape, resident=resident)
     step = built.train_steps or built.train_step
     # In the backward pass, each product has two gradients.

@@ -87,4 +87,27 @@ def _gather_layer(
         params = params | {"kernel": params["kernel"].astype(module.dtype)}
         return layer.apply({"params": jax.tree.map(gather, params)}, x)
 
-    return jax.checkpoint(apply)(module.variables["params"], *args)
+    return _recomputing(apply)(module.variables["params"], *args)
+
+
+def _recomputing(function: Callable) -> Callable:
+    """Returns a function (params, x) -> y that keeps only its arguments for its gradient.
+
+    `jax.checkpoint` would do the same, but its barrier includes x, which XLA could then no longer
+    recompute from the results of earlier layers: in a ViT-L, a quarter more memory.
+    """
+    recomputing = jax.custom_vjp(function)
+
+    def forward(params, x):
+        return function(params, x), (params, x)
+
+    def backward(arguments, cotangent):
+        params, x = arguments
+        # Without a dependence on the backward pass, XLA would keep the gathered weights.
+        started = cotangent[(0,) * cotangent.ndim]
+        params, _ = jax.lax.optimization_barrier((params, started))
+        _, transpose = jax.vjp(function, params, x)
+        return transpose(cotangent)
+
+    recomputing.defvjp(forward, backward)
+    return recomputing

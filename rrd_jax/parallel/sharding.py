@@ -136,29 +136,22 @@ def _weight_sharding(mesh: Mesh, shape: tuple[int, ...], fully: bool) -> NamedSh
 
 
 def gather(mesh: Mesh, weight: jax.Array, *, fully: bool) -> jax.Array:
-    """Returns a sharded weight, gathered; its gradient is reduced to the shards.
+    """Returns a sharded weight, gathered; returns replicated weights as they are.
+
+    The gradient is a sum over the devices, of which each needs its shard. XLA's compilers for TPUs
+    and GPUs compute it with one reduce-scatter. If the gradient were constrained to shards, the TPU
+    compiler would interleave the products and the transfers of the sum, for which it would keep the
+    activations longer: 9.9 GB of temporaries instead of 7.8 GB for a ViT-L on 8 chips.
 
     Args:
       mesh: the devices.
       weight: a weight with the sharding of `weight_shardings`, in a traced function.
       fully: see `weight_axes`.
     """
-    shards, replicas = _weight_sharding(mesh, weight.shape, fully), replicated(mesh)
-    if shards.spec == replicas.spec:
+    replicas = replicated(mesh)
+    if _weight_sharding(mesh, weight.shape, fully).spec == replicas.spec:
         return weight
-
-    @jax.custom_vjp
-    def gather_shards(weight):
-        return jax.lax.with_sharding_constraint(weight, replicas)
-
-    def forward(weight):
-        return gather_shards(weight), None
-
-    def backward(_, gradient):
-        return (jax.lax.with_sharding_constraint(gradient, shards),)
-
-    gather_shards.defvjp(forward, backward)
-    return gather_shards(weight)
+    return jax.lax.with_sharding_constraint(weight, replicas)
 
 
 def gathered(mesh: Mesh, network: networks.Network, *, fully: bool) -> networks.Network:
