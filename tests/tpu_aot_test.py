@@ -131,7 +131,9 @@ def test_a_collective_in_several_lines_is_counted_once():
         "all-reduce": [["f32[512]", "bf16[3,3,8,8]"]],
         "collective-permute": [["f32[2,8]"]],
     }
-    assert table._describe("all-reduce", collectives["all-reduce"]) == ("1 all-reduce, f32[512]")
+    assert table._describe("all-reduce", collectives["all-reduce"]) == (
+        "1 all-reduce, 0.0, f32[512]"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
     python -m experiments.tpu_aot
     python -m experiments.tpu_aot --config=configs/cifar100.py:vgg13-vgg8 --topologies=v5e:2x4
+    python -m experiments.tpu_aot --large=all --topologies=v5e:2x4,v6e:2x4 --memory=0
 
 libtpu's ahead-of-time compiler produces the programs that the chips would run. The table is written
 to <workdir>/tpu_aot.md, its values to <workdir>/tpu_aot.json, and the compiler's input (.mlir) and
@@ -20,8 +21,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from absl import app, flags
 
-from experiments.tpu_aot import steps, table
+from experiments.tpu_aot import large, steps, table
 from experiments.tpu_aot.steps import Step
+from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli, path_flags
 
@@ -29,6 +31,11 @@ _CONFIGS = flags.DEFINE_multi_string(
     "config",
     ["configs/cifar100.py:vgg13-vgg8", "configs/imagenet_r34_r18.py"],
     "Config file with a teacher, as FILE or FILE:STRING; may be repeated.",
+)
+_LARGE = flags.DEFINE_list(
+    "large",
+    [],
+    f"Compile large students and teachers instead of --config: all, or {', '.join(large.CASES)}.",
 )
 _TOPOLOGIES = flags.DEFINE_list(
     "topologies", ["v5e:2x4", "v5p:2x2x1"], "Topologies in libtpu's names."
@@ -65,16 +72,23 @@ def measure(step: Step, folder: pathlib.Path) -> dict[str, Any]:
         "flops": {"xla": costs["flops"], "counted": step.flops / step.mesh.size},
         "moved": costs["bytes accessed"],
         "cycles": table.cycles(program),
+        "teacher_cycles": table.cycles(program, scope="teacher"),
         "seconds": seconds,
     }
 
 
 def _steps() -> Iterator[Step]:
+    chosen = large.CASES if _LARGE.value == ["all"] else _LARGE.value
+    cases = {name: errors.lookup("step of --large", name, large.CASES) for name in chosen}
+    if not cases:
+        cases = {name: (name, {}) for name in filter(None, _CONFIGS.value)}
     for topology in _TOPOLOGIES.value:
-        mesh = steps.make_mesh(topology)
-        for config_file in filter(None, _CONFIGS.value):
-            step = steps.train_step(steps.parse_job(config_file), mesh)
-            yield step._replace(name=f"{step.name}-{topology.replace(':', '-')}")
+        for name, (config_file, fields) in cases.items():
+            plan = steps.parse_job(config_file, **fields)
+            mesh = steps.make_mesh(topology, axes=plan.student.training.mesh)
+            step = steps.train_step(plan, mesh)
+            name = name if name in large.CASES else step.name
+            yield step._replace(name=f"{name}-{topology.replace(':', '-')}")
     if _MEMORY.value:
         mesh = steps.make_mesh(_TOPOLOGIES.value[0], chips=1)
         yield steps.memory_step(mesh, _MEMORY.value)

@@ -17,22 +17,32 @@ _ARRAY = re.compile(r"\b[a-z]+[a-z\d]*\[[\d,]*\]")
 def collectives(text: str) -> dict[str, list[list[str]]]:
     """Returns the arrays of each collective of an HLO module, such as ["f32[64,128]"], by kind."""
     arrays: dict[str, dict[str, list[str]]] = {}
+    computation = ""
     for line in text.split("\n"):
+        if line[:1] == "%":
+            computation = line
         if match := _COLLECTIVE.search(line):
+            # TPUs compute an all-reduce and the slice of its result at once.
+            is_sliced = match[2] == "all-reduce" and "all-reduce-scatter" in computation
             # A collective that is fused with a product has several lines with one channel.
             channel = re.search(r"channel_id=(\d+)", line)
-            by_channel = arrays.setdefault(match[2], {})
+            by_channel = arrays.setdefault("reduce-scatter" if is_sliced else match[2], {})
             by_channel[channel[0] if channel else line] = _ARRAY.findall(match[1])
     return {kind: list(by_channel.values()) for kind, by_channel in sorted(arrays.items())}
 
 
-def cycles(text: str) -> int:
+def cycles(text: str, scope: str = "") -> int:
     """Returns XLA's estimate of the cycles of an HLO module's instructions, run in sequence.
 
     The estimate serves to compare two ways of writing a program. The body of a loop counts once,
-    and parallel execution is not considered.
+    and parallel execution and collectives are not considered.
+
+    Args:
+      text: the HLO module.
+      scope: a named scope; "" for all instructions.
     """
-    return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
+    lines = [line for line in text.split("\n") if f"/{scope}/" in line] if scope else [text]
+    return sum(int(n) for line in lines for n in re.findall(r'"estimated_cycles":"(\d+)"', line))
 
 
 def summary(results: dict[str, dict[str, Any]]) -> str:
@@ -51,7 +61,8 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
         "GFLOP counted",
         "MB moved",
         "estimated Mcycles",
-        "collectives: number, largest array",
+        "of these the teacher's",
+        "collectives: number, MB, largest array",
         "compilation, s",
     )
     rows = []
@@ -68,6 +79,7 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
                 f"{figures['flops']['counted'] / 1e9:.1f}",
                 f"{figures['moved'] / 1e6:.0f}",
                 f"{figures['cycles'] / 1e6:.2f}",
+                f"{figures['teacher_cycles'] / max(figures['cycles'], 1):.0%}",
                 "; ".join(_describe(*item) for item in figures["collectives"].items()) or "-",
                 f"{figures['seconds']:.0f}",
             )
@@ -76,8 +88,9 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _describe(kind: str, returned: list[list[str]]) -> str:
-    largest = max((array for arrays in returned for array in arrays), key=_bytes)
-    return f"{len(returned)} {kind}, {largest}"
+    arrays = [array for arrays in returned for array in arrays]
+    size = sum(map(_bytes, arrays)) / 1e6
+    return f"{len(returned)} {kind}, {size:.1f}, {max(arrays, key=_bytes)}"
 
 
 def _bytes(array: str) -> int:

@@ -63,7 +63,8 @@ def _layer_paths(network: Network, variables: Any, images: jax.Array) -> frozens
     with nn.intercept_methods(record):
         jax.eval_shape(functools.partial(network.apply, train=False), variables, images)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
-    return frozenset(paths & {_module(path) for path, _ in leaves})
+    # The path of the whole network is not distinguished from the path of a copy of a layer.
+    return frozenset(paths & {_module(path) for path, _ in leaves} - {()})
 
 
 def _module(path: Any) -> _Path | None:
@@ -78,7 +79,7 @@ def _gather_layer(
     """Intercepts the call of a layer: its weights are gathered, and not kept for its gradient."""
     module = context.module
     # The copy of the layer has an empty path.
-    if module.path not in paths or not module.path or context.method_name != "__call__":
+    if module.path not in paths or context.method_name != "__call__":
         return call(*args, **kwargs)
     layer = module.clone(parent=None, name=None)
 

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import optim, parallel
+from rrd_jax import errors, optim, parallel
 from rrd_jax.objectives.parts import memory
+from rrd_jax.settings import kinds
 from tests import tiny
 
 
-def _run(devices, **options):
+def _run(devices, axes=(), **options):
     """Runs 20 steps; returns their losses and the last state."""
     chex.clear_trace_counter()
-    mesh = parallel.make_mesh(jax.devices()[:devices])
+    mesh = parallel.make_mesh(jax.devices()[:devices], axes)
     state, step, teacher, batches = tiny.job(mesh, **options)
     losses = []
     for i in range(20):
@@ -33,19 +34,22 @@ def one_device_run():
 
 
 @pytest.mark.parametrize(
-    ("devices", "shard_parameters"),
+    ("devices", "model", "shard_parameters"),
     [
-        pytest.param(2, False, marks=pytest.mark.long),
-        (8, False),
-        pytest.param(4, True, marks=pytest.mark.long),
-        pytest.param(8, True, marks=pytest.mark.long),
+        pytest.param(2, 1, False, marks=pytest.mark.long),
+        (8, 1, False),
+        (8, 4, False),
+        pytest.param(4, 1, True, marks=pytest.mark.long),
+        pytest.param(8, 1, True, marks=pytest.mark.long),
+        pytest.param(8, 2, True, marks=pytest.mark.long),
     ],
 )
 def test_any_number_of_devices_gives_the_losses_and_the_memory_of_one_device(
-    devices, shard_parameters, one_device_run
+    devices, model, shard_parameters, one_device_run
 ):
     losses_of_one, state_of_one = one_device_run
-    losses, state = _run(devices, shard_parameters=shard_parameters)
+    axes = [("model", model)]
+    losses, state = _run(devices, axes, shard_parameters=shard_parameters)
     np.testing.assert_allclose(losses, losses_of_one, rtol=1e-5)
     queue, queue_of_one = state.memory["rrd"], state_of_one.memory["rrd"]
     assert queue.rows.sharding.shard_shape(queue.rows.shape) == (24 // devices, 8)
@@ -53,8 +57,33 @@ def test_any_number_of_devices_gives_the_losses_and_the_memory_of_one_device(
     assert int(queue.cursor) == int(queue_of_one.cursor) == 16 * 20 % 24
     for tree in (state.params, state.opt_state):
         largest = max(jax.tree.leaves(tree), key=lambda leaf: leaf.size)
-        share = largest.size // devices if shard_parameters else largest.size
+        share = largest.size // (devices if shard_parameters else model)
         assert np.prod(largest.sharding.shard_shape(largest.shape)) == share
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        ((), {"data": 8}),
+        ((("data", 8), ("model", 1)), {"data": 8}),
+        ((("model", 4),), {"data": 2, "model": 4}),
+        ((("model", 2), ("data", -1)), {"data": 4, "model": 2}),
+        ((("data", 2), ("model", -1)), {"data": 2, "model": 4}),
+    ],
+)
+def test_an_axis_without_a_size_has_all_other_devices(axes, shape):
+    mesh = parallel.make_mesh(axes=axes)
+    assert dict(mesh.shape) == shape
+    assert [device.id for device in mesh.devices.flat] == list(range(8))
+
+
+@pytest.mark.parametrize("axes", [[("data", 4)], [("data", 4), ("model", 4)], [("model", 3)]])
+def test_the_sizes_of_a_mesh_must_multiply_to_the_devices(axes):
+    with pytest.raises(errors.FieldError, match="8 devices.*; set it to data:[0-9]+") as caught:
+        parallel.make_mesh(axes=axes)
+    # The proposed mesh is valid.
+    text = str(caught.value).rsplit(" ", 1)[1]
+    assert parallel.make_mesh(axes=kinds.Axes(parallel.AXES).value(text)).size == 8
 
 
 def _collected_shapes(text):
