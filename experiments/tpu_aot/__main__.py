@@ -98,14 +98,15 @@ def _job() -> None:
     folder = pathlib.Path(_WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     results = {}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    text = ""
     for step in _steps():
         results[step.name] = figures = measure(step, folder)
         print(f"[{step.name}] compiled in {figures['seconds']:.0f} s", flush=True)
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    text = f"{table.summary(results)}\n\n{listed}."
-    atomic_write.write_text(folder / "tpu_aot.md", text + "\n")
-    atomic_write.write_json(folder / "tpu_aot.json", {"versions": versions, "steps": results})
+        text = f"{table.summary(results)}\n\n{listed}."
+        atomic_write.write_text(folder / "tpu_aot.md", text + "\n")
+        atomic_write.write_json(folder / "tpu_aot.json", {"versions": versions, "steps": results})
     print(f"\n{text}\n\nwritten to {folder / 'tpu_aot.md'} and {folder / 'tpu_aot.json'}")
 
 

@@ -33,7 +33,7 @@ def _vit():
 _NETWORKS = {
     "vit": _vit,
     "resnet": functools.partial(networks.create, "resnet8", 4),
-    "custom": lambda: networks.adapt(_Custom()),
+    "custom": lambda: networks.adapt(_Custom(), "custom"),
 }
 
 

@@ -38,7 +38,7 @@ def one_device_run():
     [
         pytest.param(2, 1, False, marks=pytest.mark.long),
         (8, 1, False),
-        (8, 4, False),
+        pytest.param(8, 4, False, marks=pytest.mark.long),
         pytest.param(4, 1, True, marks=pytest.mark.long),
         pytest.param(8, 1, True, marks=pytest.mark.long),
         pytest.param(8, 2, True, marks=pytest.mark.long),
