@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from rrd_jax import checkpoints, errors, networks
+from rrd_jax import buckets, checkpoints, errors, networks, user_paths
 from rrd_jax.terminal import cli, console, path_flags
 from rrd_jax.weights import exported, files, from_torch, sizes, to_torch
 
@@ -32,10 +32,14 @@ _MODEL = flags.DEFINE_string(
 _INPUT = path_flags.define_path(
     "input",
     None,
-    "The .pth, .pt or .safetensors file, hf:FOLDER or hf-hub:ORG/NAME.",
+    "The .pth, .pt or .safetensors file, also in gs://BUCKET or s3://BUCKET; hf:FOLDER or"
+    " hf-hub:ORG/NAME.",
+    bucket=True,
     repository=True,
 )
-_OUTPUT = path_flags.define_path("output", None, "The folder to write to.")
+_OUTPUT = path_flags.define_path(
+    "output", None, "The folder to write to, also in a bucket.", bucket=True
+)
 
 
 def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
@@ -90,6 +94,8 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
 
 def _check_output(output: pathlib.Path) -> None:
     """Raises an InputError if --output, or a folder that contains it, is a file."""
+    if buckets.is_bucket(output):
+        return buckets.check(output)
     nearest = next((path for path in (output, *output.absolute().parents) if path.exists()), None)
     if nearest and not nearest.is_dir():
         problem = (
@@ -133,7 +139,7 @@ def _run() -> None:
     for flag in (_INPUT, _OUTPUT):
         if not flag.value.strip():
             raise errors.InputError(f"--{flag.name} is empty; set it to a path")
-    run(model, pathlib.Path(_INPUT.value), pathlib.Path(_OUTPUT.value))
+    run(model, user_paths.path_of(_INPUT.value), user_paths.path_of(_OUTPUT.value))
 
 
 def _main(argv: list[str]) -> None:

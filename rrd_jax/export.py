@@ -15,7 +15,7 @@ largest logit and every image has the same top-1 class; for a network without a 
 embeddings are compared. Class names and preprocessing are stored in the file or next to it.
 
 --report compares the accuracy, size and latency of the student and its teacher: as a table, in
-WORKDIR/gains.json and in WORKDIR/gains.png.
+WORKDIR/gains.json and in WORKDIR/gains.png; in exports/ for a WORKDIR in a bucket.
 
 Exit codes: 0 for success, 1 for an invalid flag, 2 for other invalid input or a file that was not
 written, 69 for a missing library, 70 for an error in this program, 74 for a full disk, 75 after
@@ -50,14 +50,17 @@ def define_flags() -> None:
         "workdir",
         None,
         "A run, RUN@best, RUN@last or RUN@STEP; a folder written by rrd_jax.convert; or, with"
-        " --network, a PyTorch file; or hf-hub:ORG/NAME.",
+        " --network, a PyTorch file; in a bucket, gs://BUCKET/PATH or s3://BUCKET/PATH; or"
+        " hf-hub:ORG/NAME.",
+        bucket=True,
         repository=True,
     )
     flags.DEFINE_list("format", None, "One format, several separated by commas, or all.")
     path_flags.define_path(
         "output",
         None,
-        "The file, or the folder for files. Default: WORKDIR/exports; exports for hf-hub:ORG/NAME.",
+        "The file, or the folder for files. Default: WORKDIR/exports; exports in the current folder"
+        " for hf-hub:ORG/NAME and for a WORKDIR in a bucket.",
     )
     flags.DEFINE_bool("teacher", False, "Export the run's teacher instead of its student.")
     flags.DEFINE_enum(
@@ -253,7 +256,6 @@ def _default_path(
     request: Request, about: "ModelInfo", fmt: "Format", options: "Options"
 ) -> pathlib.Path:
     """Returns the path of a format's file if --output does not name a file."""
-    from rrd_jax import hub
     from rrd_jax.exports import writer
     from rrd_jax.weights import files
 
@@ -261,16 +263,12 @@ def _default_path(
     name = writer.file_name(about, fmt, writer.supported_options(fmt, options), suffix)
     if request.output is not None:
         return pathlib.Path(request.output) / name
-    if hub.is_name(str(request.workdir)):
-        return pathlib.Path("exports") / name
-    home, _ = files.split(request.workdir)
-    is_inside = home.is_file() or home.name == "checkpoints"
-    return (home.parent if is_inside else home) / "exports" / name
+    return (files.home_of(request.workdir) or pathlib.Path()) / "exports" / name
 
 
 def _request() -> Request:
     """Returns the values of the flags; raises an InputError for an invalid value."""
-    from rrd_jax import errors
+    from rrd_jax import errors, user_paths
 
     for name in ("workdir", "output"):
         if FLAGS[name].value is not None and not FLAGS[name].value.strip():
@@ -279,7 +277,7 @@ def _request() -> Request:
     options |= {name: _numbers(name) for name in ("mean", "std")}
     options["raw"] = FLAGS.weights == "raw"
     return Request(
-        pathlib.Path(FLAGS.workdir),
+        user_paths.path_of(FLAGS.workdir),
         load_options={name: value for name, value in options.items() if value},
         format=FLAGS.format,
         output=FLAGS.output,

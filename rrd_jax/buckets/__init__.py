@@ -3,7 +3,7 @@
 from rrd_jax.buckets import leases
 from rrd_jax.buckets.locations import Location, is_bucket, parse, path, problem, require
 from rrd_jax.buckets.patience import STARTING, TRAINING, patient
-from rrd_jax.buckets.scratch import Mirror, local
+from rrd_jax.buckets.scratch import Mirror, cache, local
 from rrd_jax.buckets.transfer import (
     Entry,
     check,
@@ -23,6 +23,7 @@ __all__ = [
     "Entry",
     "Location",
     "Mirror",
+    "cache",
     "check",
     "delete",
     "download",

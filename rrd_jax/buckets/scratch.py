@@ -17,9 +17,14 @@ def local(folder: Any) -> pathlib.Path:
     """
     if not locations.is_bucket(folder):
         return folder
+    return cache("buckets", folder)
+
+
+def cache(kind: str, folder: Any) -> pathlib.Path:
+    """Returns the folder on this machine for files of one kind that belong to a bucket's folder."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     scheme, bucket, key = locations.parse(str(folder))
-    return pathlib.Path(home, "rrd_jax", "buckets", scheme, bucket, key)
+    return pathlib.Path(home, "rrd_jax", kind, scheme, bucket, key)
 
 
 class Mirror:

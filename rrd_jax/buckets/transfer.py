@@ -77,19 +77,19 @@ def move(source: Any, target: Any) -> None:
     delete(source)
 
 
-def upload(source: pathlib.Path, target: Any, *, last: tuple[str, ...] = ()) -> None:
+def upload(source: pathlib.Path, target: Any, *, last: str = "") -> None:
     """Copies a file, or the files of a folder and its subfolders, to a bucket.
 
     Args:
       source: the file or folder.
       target: its path in the bucket.
-      last: names of files that are copied after all others, such as a marker of completeness.
+      last: name of a file in the folder that is copied when all others are complete.
     """
     if source.is_file():
         return _upload_file(source, target)
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     for is_last in (False, True):
-        batch = [path for path in files if (path.name in last) == is_last]
+        batch = [path for path in files if (path == source / last) == is_last]
         copies = [(path, target / path.relative_to(source).as_posix()) for path in batch]
         list(_in_parallel(lambda pair: _upload_file(*pair), copies))
 
@@ -151,14 +151,22 @@ class Entry(NamedTuple):
     md5: str
 
 
-def entries(folder: Any) -> dict[str, Entry]:
+def entries(folder: Any, *, recursive: bool = True) -> dict[str, Entry]:
     """Returns the objects in a folder and its subfolders, by their names in the folder.
 
     An object itself has the name "". A folder that does not exist is empty.
+
+    Args:
+      folder: the folder in a bucket.
+      recursive: False to omit the subfolders.
     """
     root = str(folder).partition("://")[2]
     try:
-        infos = _filesystem(folder).find(str(folder), detail=True)
+        if recursive:
+            infos = _filesystem(folder).find(str(folder), detail=True)
+        else:
+            listed = _filesystem(folder).ls(str(folder), detail=True)
+            infos = {info["name"]: info for info in listed if info["type"] == "file"}
     except FileNotFoundError:
         return {}
     # Objects whose names end with a slash stand for empty folders.

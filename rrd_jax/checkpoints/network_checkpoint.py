@@ -37,7 +37,8 @@ def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str
         )
     student = digests.digest(variables)
     arrays = {"params": {"student": variables["params"]}, "batch_stats": variables["batch_stats"]}
-    storage.write(checkpoint_folder, arrays, meta, {"student": student})
+    write = staging.write if staging.is_staged(checkpoint_folder) else storage.write
+    write(checkpoint_folder, arrays, meta, {"student": student})
     return student
 
 
@@ -98,7 +99,7 @@ def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[s
     for step in reversed(steps):
         try:
             content, meta = load(folder, step)
-        except errors.BucketError:
+        except (errors.BucketError, errors.DiskError):
             raise
         # Orbax raises many types of errors for damaged files.
         except Exception as error:
@@ -126,7 +127,7 @@ def _load_step(
         )
     try:
         content, meta = load(folder, int(step))
-    except errors.BucketError:
+    except (errors.BucketError, errors.DiskError):
         raise
     # Orbax raises many types of errors for damaged files.
     except Exception as error:

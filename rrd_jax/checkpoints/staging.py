@@ -4,7 +4,11 @@ Orbax writes to gs:// itself, and marks a complete checkpoint by a file. A check
 written to a scratch folder and uploaded; the same file, `storage.MARKER`, is uploaded last.
 """
 
+import atexit
+import functools
+import pathlib
 import shutil
+import tempfile
 import time
 from typing import Any
 
@@ -25,6 +29,8 @@ def is_staged(folder: Any) -> bool:
 def readable(folder: Any, step: int) -> Any:
     """Returns a folder with a step that Orbax can read: the folder itself, or a local copy.
 
+    A copy is deleted at the end of the process.
+
     Args:
       folder: folder of the checkpoints.
       step: step of a complete checkpoint.
@@ -35,9 +41,28 @@ def readable(folder: Any, step: int) -> Any:
     """
     if not is_staged(folder):
         return folder
-    copy = buckets.local(folder).with_name("read")
-    shutil.rmtree(copy, ignore_errors=True)
-    buckets.download(folder / str(step), copy / str(step))
+    marker = buckets.entries(folder / str(step), recursive=False).get(storage.MARKER)
+    if marker is None:
+        raise FileNotFoundError(f"{folder / str(step)} does not exist")
+    return _copy(str(folder), step, marker.version)
+
+
+# The student, its objectives and its teachers are read one after the other.
+@functools.lru_cache(maxsize=8)
+def _copy(folder: str, step: int, version: str) -> pathlib.Path:
+    """Returns a copy of a checkpoint whose marker has a version."""
+    del version
+    copy = pathlib.Path(tempfile.mkdtemp(prefix="rrd_jax_"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    try:
+        buckets.download(buckets.path(folder) / str(step), copy / str(step))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise errors.DiskError(
+            f"checkpoint {folder}/{step} cannot be copied to {copy} ({storage.reason(error)}); free"
+            " disk space, or set TMPDIR to a folder on a larger disk"
+        ) from error
     return copy
 
 
@@ -85,11 +110,12 @@ class Staging:
             pending.result()
 
     def close(self) -> None:
-        """Waits for the last upload, and ends the thread."""
+        """Waits for the last upload, ends the thread and deletes the local copies."""
         try:
             self.wait()
         finally:
             self._pool.shutdown()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _upload(self, manager: Any, step: int) -> None:
         while step not in storage.steps(self.folder):
@@ -98,8 +124,7 @@ class Staging:
                 return
             time.sleep(_POLL)
         source, target = self.folder / str(step), self._remote / str(step)
-        buckets.upload(source, target)
-        buckets.write(target / storage.MARKER, b"")
+        buckets.upload(source, target, last=storage.MARKER)
         remaining = {step, *storage.steps(self.folder)}
         for old in storage.steps(self._remote):
             if old not in remaining:
@@ -113,6 +138,5 @@ def write(folder: Any, arrays: Any, meta: dict[str, Any], digests: dict[str, str
     local = buckets.local(folder)
     shutil.rmtree(local, ignore_errors=True)
     storage.write(local, arrays, meta, digests)
-    buckets.upload(local / "0", folder / "0")
-    buckets.write(folder / "0" / storage.MARKER, b"")
+    buckets.upload(local / "0", folder / "0", last=storage.MARKER)
     shutil.rmtree(local, ignore_errors=True)

@@ -257,9 +257,11 @@ def _print(report: Report) -> None:
 
 
 def _write_report(report: Report, path: pathlib.Path) -> None:
-    """Writes gains.json and gains.png into the workdir."""
-    home, _ = files.split(path)
-    folder = home.parent if home.is_file() or home.name == "checkpoints" else home
+    """Writes gains.json and gains.png into the workdir, or exports/ for one in a bucket."""
+    folder = files.home_of(path)
+    if folder is None:
+        folder = pathlib.Path("exports")
+        folder.mkdir(exist_ok=True)
     atomic_write.write_json(folder / "gains.json", report.to_json())
     written = [folder / "gains.json"]
     try:

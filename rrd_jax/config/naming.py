@@ -1,10 +1,9 @@
 """Names of networks and repositories: canonical names, and the commits of revisions."""
 
-import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rrd_jax import hub, networks, parallel
+from rrd_jax import hub, networks, parallel, user_paths
 from rrd_jax.data.sources import hub_tables
 from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.settings import Values
@@ -51,6 +50,6 @@ def resolve(values: Values, custom_networks: Collection[str]) -> None:
     """
     for section in (values["student"], *values.teachers):
         if not section["model"] and section["checkpoint"]:
-            section["model"] = files.network_of(pathlib.Path(section["checkpoint"])) or ""
+            section["model"] = files.network_of(user_paths.path_of(section["checkpoint"])) or ""
         if section["model"] not in custom_networks:
             section["model"] = networks.canonical(section["model"])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import config as configs
-from rrd_jax import errors, networks
+from rrd_jax import errors, networks, user_paths
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.library import weights_loader
@@ -80,7 +80,7 @@ def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
     return [
         Teacher(
             teacher["model"],
-            pathlib.Path(_checkpoint(teacher) or folder / f"teacher{_suffix(number)}"),
+            _path(teacher) or folder / f"teacher{_suffix(number)}",
             teacher.get("weight", 1.0),
             configs.teaching_of(fields, number - 1),
         )
@@ -188,9 +188,10 @@ def with_student_classes(network: Loaded, student: ModelInfo | None) -> Loaded:
     )
 
 
-def _checkpoint(teacher: Mapping[str, Any]) -> str:
-    """Returns the checkpoint of a teacher; "" if the run trained the teacher."""
-    return "" if teacher.get("fine_tune") else teacher.get("checkpoint", "")
+def _path(teacher: Mapping[str, Any]) -> pathlib.Path | None:
+    """Returns the path of a teacher's checkpoint; None if the run trained the teacher."""
+    checkpoint = "" if teacher.get("fine_tune") else teacher.get("checkpoint", "")
+    return user_paths.path_of(checkpoint) if checkpoint else None
 
 
 def _suffix(number: int) -> str:

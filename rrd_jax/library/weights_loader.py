@@ -244,7 +244,7 @@ def _as_path(path: Any) -> pathlib.Path:
             f"path is {value}, but must be the workdir of a run, a folder of rrd_jax.convert or"
             " rrd_jax.export, or a PyTorch file"
         )
-    return user_paths.parse(path, "path", repository=True)
+    return user_paths.parse(path, "path", bucket=True, repository=True)
 
 
 def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...] | None:

@@ -43,8 +43,9 @@ _WORKDIR = path_flags.define_path(
     "workdir",
     None,
     "The network: a run, as RUN, RUN@best, RUN@last or RUN@STEP; an output of rrd_jax.export or"
-    " rrd_jax.convert; hf-hub:ORG/NAME; or a PyTorch file, with --network, --mean, --std and"
-    " --image_size.",
+    " rrd_jax.convert; or a PyTorch file, with --network, --mean, --std and --image_size; each also"
+    " in a bucket, as gs://BUCKET/PATH or s3://BUCKET/PATH; or hf-hub:ORG/NAME.",
+    bucket=True,
     repository=True,
 )
 _TEACHER = flags.DEFINE_bool("teacher", False, "Use the teacher of the run in --workdir.")

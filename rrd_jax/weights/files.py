@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 
-from rrd_jax import checkpoints, errors, hub, imports, networks, user_paths
+from rrd_jax import buckets, checkpoints, errors, hub, imports, networks, user_paths
 from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
 from rrd_jax.run_folder import source_code
 from rrd_jax.terminal import console
 from rrd_jax.weights import (
+    bucket_copies,
     entry_search,
     exported,
     file_formats,
@@ -28,7 +29,7 @@ from rrd_jax.weights import (
 def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     """Splits RUN@best, RUN@last, RUN@STEP or FILE@KEY at the last @, and expands ~.
 
-    A repository of the Hugging Face Hub is downloaded to the cache.
+    A repository of the Hugging Face Hub, and a weight file in a bucket, are downloaded to a cache.
 
     Args:
       path: the user's path, with or without "hf:", or hf-hub:ORG/NAME; a path that exists is not
@@ -39,17 +40,39 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
 
     Raises:
       HubError: the repository is not available.
-      FieldError: the path is a URL, a pipe or a device.
+      FieldError: the path is a URL of another scheme, a pipe or a device.
+      InputError: the bucket does not exist.
+      BucketError: the bucket cannot be reached or accessed.
     """
     if hub.is_name(str(path)):
         return hub_folder.download(str(path)), ""
     checked = str(user_paths.parse(str(path), "the path", bucket=True))
     path = user_paths.path_of(checked.removeprefix(user_paths.PREFIX))
+    if buckets.is_bucket(path):
+        buckets.check(path)
+    home, which = _split_existing(path)
+    return bucket_copies.localize(home) if buckets.is_bucket(home) else home, which
+
+
+def _split_existing(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     base, at, which = str(path).rpartition("@")
     if not at or "/" in which or not base:
         return path, ""
     home = user_paths.path_of(base)
     return (path, "") if path.exists() or not home.exists() else (home, which)
+
+
+def home_of(path: pathlib.Path) -> pathlib.Path | None:
+    """Returns the folder of weights for files about them; None for weights on other machines.
+
+    Args:
+      path: see `load`. The folder of a run is its workdir; that of a file contains the file.
+    """
+    text = str(path)
+    if hub.is_name(text) or user_paths.bucket_url(text):
+        return None
+    home, _ = split(path)
+    return home.parent if home.is_file() or home.name == "checkpoints" else home
 
 
 def load(

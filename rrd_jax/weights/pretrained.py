@@ -52,7 +52,9 @@ def read(plan: Recipe, dataset: data.Dataset) -> InitialWeights | None:
         location, meta, variables = f"'{training.network.model}'", start.meta, start.variables
     else:
         location = start.checkpoint
-        variables, meta = files.load(pathlib.Path(location), training.network.model, headless=True)
+        variables, meta = files.load(
+            user_paths.path_of(location), training.network.model, headless=True
+        )
     prepared = adapt(location, variables, meta, plan, dataset)
     for line in prepared.lines:
         console.say(line)

@@ -29,7 +29,7 @@ class StartChoice:
       section: the section of the config in messages.
     """
 
-    checkpoint: str = field("student.checkpoint", "", kinds.Path(repository=True))
+    checkpoint: str = field("student.checkpoint", "", kinds.Path(bucket=True, repository=True))
     head: str = field(
         "student.head", "auto", kinds.Choice(HEADS), unused=unless("student.checkpoint")
     )

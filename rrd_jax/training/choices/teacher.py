@@ -118,7 +118,8 @@ class TeacherFields:
       checkpoint: Weights of the teacher: the workdir of a run, or RUN@best, RUN@last, RUN@STEP; a
         folder of rrd_jax.convert; a .pth or .safetensors file, or FILE@KEY for the weights under a
         key of the file; hf:FOLDER, a folder of transformers, which also sets teacher.model if that
-        is ''; '' to train the teacher in <workdir>/teacher first.
+        is ''; each but the last also in a bucket, as gs://BUCKET/PATH or s3://BUCKET/PATH; '' to
+        train the teacher in <workdir>/teacher first.
       positions: Resampling of position embeddings, as for student.positions.
       fine_tune: Fine-tunes the teacher from teacher.checkpoint on these images first, in
         <workdir>/teacher. Implied by flags for both teacher.checkpoint and teacher.epochs.
@@ -146,7 +147,9 @@ class TeacherFields:
 
     model: str = field("teacher.model", "", Text(), overrides="student.model")
     options: Mapping[str, Any] = _field("options", {}, kinds.Mapped(), overrides="student.options")
-    checkpoint: str = field("teacher.checkpoint", "", Path(repository=True), changeable=True)
+    checkpoint: str = field(
+        "teacher.checkpoint", "", Path(bucket=True, repository=True), changeable=True
+    )
     positions: str = _field(
         "positions", kinds.AUTO, POSITIONS, overrides="student.positions", **POSITIONS_OF_RUNS
     )
