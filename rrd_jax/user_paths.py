@@ -89,8 +89,9 @@ def url_problem(path: str, *, bucket: bool = False) -> str:
         return buckets.problem(location)
     if bucket:
         return (
-            f"a URL ({url}), but must be a path on this machine or in a bucket: gs://BUCKET/FOLDER"
-            " or s3://BUCKET/FOLDER"
+            f"a URL ({url}), but must be a path on this machine or in a bucket, gs://BUCKET/PATH or"
+            " s3://BUCKET/PATH; other URLs are not read: download the file or folder and pass its"
+            " path"
         )
     if location:
         return (

@@ -67,7 +67,7 @@ def test_a_path_that_is_no_file_of_this_machine_is_refused(commands, special, ar
         (_PREDICT, ["--workdir=x", "/"], 2, "a system folder"),
         ("rrd_jax.data.prepare", ["--name=image_folder", "--manual_dir=/"], 2, "a system folder"),
         ("rrd_jax.convert", ["--input=FOLDER/pipe", "--output=x"], 1, "a pipe"),
-        ("rrd_jax.convert", ["--input=x", "--output=gs://b"], 1, "a URL"),
+        ("rrd_jax.convert", ["--input=x", "--output=gcs://b"], 1, "a URL"),
         ("experiments.study", ["--study=FOLDER/pipe", "--dry_run"], 1, "a pipe"),
         (
             "experiments.study",
