@@ -73,6 +73,12 @@ def _problem(error: Exception, subject: str, revision: str, *, writes: bool) -> 
             f"{subject} cannot be downloaded ({error.strerror}); free disk space, or set HF_HOME to"
             " a folder on another disk"
         )
+    # Errors of the network have no file name.
+    if isinstance(error, OSError) and error.filename and not status:
+        return errors.HubError(
+            f"{subject} cannot be kept in the cache ({error.strerror}:"
+            f" {errors.printable(str(error.filename))}); set HF_HOME to a folder that you can write"
+        )
     if isinstance(error, hub_errors.GatedRepoError):
         text = "is gated: request access on its page, and set HF_TOKEN to a token of the account"
     elif isinstance(error, hub_errors.RevisionNotFoundError):

@@ -5,6 +5,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from rrd_jax import errors
 from rrd_jax.hub import client
 from rrd_jax.hub.names import Name
 
@@ -40,7 +41,23 @@ def _snapshot(name: Name, patterns: tuple[str, ...], kind: str) -> pathlib.Path:
             repo_type=kind,
             allow_patterns=list(patterns),
         )
+    if kind == "dataset":
+        _check_listed(name, pathlib.Path(folder))
     return pathlib.Path(folder)
+
+
+def _check_listed(name: Name, folder: pathlib.Path) -> None:
+    """Raises an HubError if a folder in the cache may lack files, which a network would show.
+
+    huggingface_hub compares a folder with the list of the commit's files. The list is missing if
+    another program has downloaded single files. Networks name the files that they consist of, but
+    a data set without a file of a split is a smaller data set.
+    """
+    if not (folder.parents[1] / "trees" / f"{commit_of(folder)}.json").is_file():
+        raise errors.HubError(
+            f"{name} is in the cache without the list of its files, so that some may be missing;"
+            " download it once with a network and huggingface_hub 1.22 or later"
+        )
 
 
 def commit_of(folder: pathlib.Path) -> str:

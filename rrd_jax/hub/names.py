@@ -45,7 +45,7 @@ def parse(text: str) -> Name:
     A commit is its own revision: hf-hub:ORG/NAME@COMMIT has the default revision and this commit.
     """
     if reason := problem(text):
-        raise errors.InputError(f"'{errors.printable(text)}' is {reason}")
+        raise errors.InputError(f"the name is '{errors.printable(text)}', {reason}")
     repository, _, rest = text[len(PREFIX) :].partition("@")
     revision, _, commit = rest.partition(":")
     if _COMMIT.fullmatch(revision):

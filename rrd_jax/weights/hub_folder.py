@@ -80,6 +80,11 @@ def _check_configs(folder: pathlib.Path) -> None:
     content = user_paths.read_object(folder / "config.json")
     if content is None:
         transformers_folder.check_unsupported(folder)
+        if (folder / "config.json").is_file():
+            raise errors.InputError(
+                f"{folder} has a config.json that is not a JSON object; use another repository or"
+                " revision"
+            )
         raise errors.InputError(
             f"{folder} has no config.json, which names the network; download the weights, and pass"
             " their file with the name of the network"
@@ -87,7 +92,7 @@ def _check_configs(folder: pathlib.Path) -> None:
     architecture = content.get("architecture")
     if _is_own(content):
         return
-    if isinstance(architecture, str):
+    if architecture and isinstance(architecture, str):
         model = architecture.split(".")[0]
         if not published.from_timm(model) and model not in networks.MODELS:
             raise errors.InputError(

@@ -54,7 +54,11 @@ def from_timm(architecture: str) -> str:
     """Returns the native name of a network of timm; "" if there is no equivalent."""
     # The part after the dot names the weights.
     name = architecture.split(".")[0]
-    return next((native for native, record in _NETWORKS.items() if record.timm == name), "")
+    # Networks that timm lacks have the name "".
+    natives = [
+        native for native, record in _NETWORKS.items() if record.timm and record.timm == name
+    ]
+    return next(iter(natives), "")
 
 
 def library_of(name: str) -> str:

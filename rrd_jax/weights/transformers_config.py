@@ -233,8 +233,21 @@ def names(content: Config, location: str) -> list[str]:
       location: path of the config, for messages.
 
     Raises:
-      InputError: no network in rrd_jax is equivalent.
+      InputError: no network in rrd_jax is equivalent, or a value is not valid.
     """
+    try:
+        return _names(content, location)
+    except errors.InputError:
+        raise
+    # The values of a config that people write can be of any type.
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise errors.InputError(
+            f"{location} has values that are not valid ({type(error).__name__}:"
+            f" {errors.printable(str(error))}); download or correct the config"
+        ) from error
+
+
+def _names(content: Config, location: str) -> list[str]:
     model_type = content["model_type"]
     if model_type not in KINDS:
         text = (

@@ -41,11 +41,15 @@ def server(tmp_path_factory):
             "unknown": '{"architecture": "swin_base"}',
             "bert": '{"model_type": "bert"}',
             "neither": "{}",
+            "damaged": "[1]",
+            "unnamed": json.dumps(config | {"architecture": ""}),
+            "typed": json.dumps({"model_type": ["vit"]}),
         }
         for name, text in others.items():
             started.add(f"org/{name}", {"config.json": text.encode()})
         started.add("org/nothing", {"x.txt": b"x"})
         started.add("org/lora", {"adapter_config.json": b"{}"})
+        started.add("org/uncached", pickled)
         started.add("org/private", {"config.json": b"{}"}, private=True)
         started.add("org/gated", {"config.json": b"{}"}, gated=True)
         tables = _tables(tmp_path_factory.mktemp("tables"))
@@ -80,6 +84,9 @@ def test_the_weights_of_a_repository_are_those_of_its_folder(server):
         ("changed", "output_stride=8"),
         ("unknown", "swin_base, which is not supported"),
         ("bert", "bert"),
+        ("damaged", "config.json that is not a JSON object"),
+        ("unnamed", "without timm's"),
+        ("typed", "values that are not valid"),
         ("neither", "without timm's architecture or transformers' model_type"),
         ("nothing", "no config.json"),
         ("lora", "LoRA"),
@@ -139,6 +146,28 @@ def test_the_images_of_a_repository_are_read(server, tmp_path, monkeypatch, name
 def test_other_data_are_refused(server, name, options, message):
     with pytest.raises(errors.InputError, match=message):
         data.load(data.Source(f"hf-hub:org/{name}", image_size=8, options=options))
+
+
+def test_a_partial_copy_of_a_data_set_is_not_a_smaller_data_set(server, tmp_path, monkeypatch):
+    from huggingface_hub import hf_hub_download
+
+    tables = _tables(tmp_path)
+    server.add("org/partial", {f"data/{name}": c for name, c in tables.items()}, "dataset")
+    hf_hub_download("org/partial", "data/train.parquet", repo_type="dataset")
+    monkeypatch.setattr(server, "status", 503)
+    with pytest.raises(errors.HubError, match="some may be missing"):
+        data.load(data.Source("hf-hub:org/partial", image_size=8))
+
+
+def test_a_cache_that_cannot_be_written_is_not_a_problem_of_the_network(
+    server, tmp_path, monkeypatch
+):
+    from huggingface_hub import constants
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(errors.HubError, match="set HF_HOME to a folder"):
+        rrd_jax.load("hf-hub:org/uncached")
 
 
 @pytest.mark.parametrize(
