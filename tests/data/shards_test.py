@@ -128,6 +128,13 @@ def _without_end(path):
     path.write_bytes(path.read_bytes()[:end])
 
 
+def _linked(path):
+    with tarfile.open(path, "a") as tar:
+        member = tarfile.TarInfo("linked.png")
+        member.type, member.linkname = tarfile.LNKTYPE, "a.b/000.PNG"
+        tar.addfile(member)
+
+
 def _scrambled(path):
     content = bytearray(path.read_bytes())
     content[2048:2148] = b"\xff" * 100
@@ -142,6 +149,7 @@ _EXTRA = [("x.png", b"\x89PNG"), ("x.png", b"\x89PNG")]
     [
         (_truncated, r"train-0.tar is damaged or incomplete \(.*\); copy or write it again"),
         (_without_end, r"train-0.tar is damaged or incomplete \(it has no mark of its end\)"),
+        (_linked, r"train-0.tar: 'linked.png' is a link or a device.*--hard-dereference"),
         (_scrambled, r"train-0.tar is damaged or incomplete \(there is no entry at byte"),
         (lambda path: path.write_bytes(b""), "it is empty"),
         (lambda path: path.write_bytes(b"\x1f\x8b" * 99), "compressed with gzip.*decompress"),
@@ -179,6 +187,11 @@ def test_invalid_patterns_are_refused_in_one_line(pattern, message):
     with pytest.raises(errors.InputError, match=message) as error:
         _load(pattern)
     assert "\n" not in str(error.value)
+
+
+def test_a_shard_in_two_splits_is_refused(folder):
+    with pytest.raises(errors.FieldError, match=r"train-1.tar is a shard of the split train"):
+        _load(f"{folder}/train-*.tar", options={"test": f"{folder}/train-1.tar"})
 
 
 def test_captions_are_not_classes(tmp_path, monkeypatch):

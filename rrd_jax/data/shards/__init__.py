@@ -95,6 +95,12 @@ def _paths(source: Source, options: _Options) -> dict[str, list[str]]:
                 for path in patterns.expand(_absolute(source, pattern, field), field)
             ]
             selected[split] = patterns.select(names, f"{field} is '{text}'")
+            for other, paths in selected.items():
+                if other != split and (shared := set(paths) & set(selected[split])):
+                    raise errors.FieldError(
+                        f"{field} is '{text}', but {errors.printable(min(shared))} is a shard of"
+                        f" the split {other}; name each shard in one split"
+                    )
     if len(selected) > 1:
         return selected
     return patterns.by_split(selected["train"], f"data.name is '{source.name}'")

@@ -104,8 +104,9 @@ def _list(path: str, state: State) -> Shard:
             for member in tar:
                 interrupts.check()
                 match = _NAME.fullmatch(member.name)
-                if not member.isreg() or _META.match(member.name) or not match:
+                if member.isdir() or _META.match(member.name) or not match:
                     continue
+                _check_content(path, member)
                 if member.offset_data + member.size > state.size:
                     raise _damaged(path, f"it ends within '{member.name}'")
                 sample = keys.setdefault(match["key"], len(keys))
@@ -128,6 +129,17 @@ def _list(path: str, state: State) -> Shard:
     samples, kinds, offsets, sizes = table.reshape(-1, 4).T
     encoded = np.array([os.fsencode(key) for key in keys], np.bytes_)
     return Shard(path, state, digest, encoded, tuple(extensions), samples, kinds, offsets, sizes)
+
+
+def _check_content(path: str, member: tarfile.TarInfo) -> None:
+    """Raises an InputError for an entry whose content is not stored in one piece."""
+    if not member.isreg() or member.issparse():
+        kind = "a sparse file" if member.issparse() else "a link or a device"
+        raise errors.InputError(
+            f"shard {errors.printable(path)}: '{errors.printable(member.name)}' is {kind}, which has"
+            " no content in one piece; write the shard again without --sparse and with"
+            " --dereference --hard-dereference"
+        )
 
 
 def _damaged(path: str, reason: str) -> errors.InputError:
