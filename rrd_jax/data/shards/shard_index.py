@@ -136,9 +136,9 @@ def _check_content(path: str, member: tarfile.TarInfo) -> None:
     if not member.isreg() or member.issparse():
         kind = "a sparse file" if member.issparse() else "a link or a device"
         raise errors.InputError(
-            f"shard {errors.printable(path)}: '{errors.printable(member.name)}' is {kind}, which has"
-            " no content in one piece; write the shard again without --sparse and with"
-            " --dereference --hard-dereference"
+            f"shard {errors.printable(path)}: '{errors.printable(member.name)}' is {kind} without a"
+            " content in one piece; write the shard again without --sparse and with --dereference"
+            " --hard-dereference"
         )
 
 
