@@ -144,11 +144,13 @@ class Entry(NamedTuple):
       size: size in bytes.
       version: text that changes with the content.
       md5: hexadecimal digest of the content; "" if the server does not know it.
+      time: time of the last write, in seconds since the epoch; 0 if unknown.
     """
 
     size: int
     version: str
     md5: str
+    time: float = 0.0
 
 
 def entries(folder: Any, *, recursive: bool = True) -> dict[str, Entry]:
@@ -183,7 +185,9 @@ def _entry(info: dict[str, Any]) -> Entry:
     md5 = tag if re.fullmatch(r"[0-9a-f]{32}", tag) else ""
     if encoded := info.get("md5Hash"):
         md5 = base64.b64decode(encoded).hex()
-    return Entry(info["size"], md5 or str(info.get("crc32c") or info.get("etag") or tag), md5)
+    version = md5 or str(info.get("crc32c") or info.get("etag") or tag)
+    written = info.get("LastModified") or info.get("mtime")
+    return Entry(info["size"], version, md5, written.timestamp() if written else 0.0)
 
 
 def _sizes(source: Any) -> dict[str, int]:

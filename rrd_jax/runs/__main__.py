@@ -5,6 +5,7 @@
     python -m rrd_jax.runs runs --format=csv
     python -m rrd_jax.runs runs --diff digits/kd digits/rrd
     python -m rrd_jax.runs runs --watch
+    python -m rrd_jax.runs gs://BUCKET/runs
 
 The command writes no files and does not disturb runs that are training. docs/runs.md describes the
 columns, and shows how to filter with pandas. The exit code is 0 if there are runs, 1 for an invalid
@@ -80,6 +81,9 @@ def main(argv: list[str]) -> None:
     names = list(map(user_paths.expanded, argv[1:]))
     if not all(names):
         cli.stop(1, "a folder name is empty; name a folder of runs, or . for the current folder")
+    for name in names:
+        if problem := user_paths.problem(name, bucket=True):
+            cli.stop(1, f"the folder is '{errors.printable(name)}', {problem}")
     if _DIFF.value:
         cli.guard(functools.partial(_diff, names), stopped="stopped")
         return
@@ -100,7 +104,9 @@ def _read(folder: str) -> tuple[list["Run"], list[str]]:
     """Returns the sorted runs and the names of the columns."""
     from rrd_jax.runs import status, table
 
-    if not os.path.isdir(folder):
+    if user_paths.bucket_url(folder):
+        folder = str(user_paths.path_of(folder))
+    elif not os.path.isdir(folder):
         problem = "is a file" if os.path.exists(folder) else "does not exist"
         raise errors.InputError(f"folder {folder} {problem}; name a folder that contains runs")
     names = _COLUMNS.value or table.DEFAULT_COLUMNS

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.runs import status, table
 from rrd_jax.runs.status import Run
 from rrd_jax.terminal import tables
@@ -23,8 +23,11 @@ def find(name: str, root: str | None) -> Run:
     Raises:
       InputError: the folder does not contain a run.
     """
-    path = os.path.normpath(os.path.join(root or "", name))
-    for run in status.read(path, with_size=False)[0] if os.path.isdir(path) else ():
+    path = os.path.join(root or "", name)
+    is_bucket = user_paths.bucket_url(path) is not None
+    path = str(user_paths.path_of(path)) if is_bucket else os.path.normpath(path)
+    exists = is_bucket or os.path.isdir(path)
+    for run in status.read(path, with_size=False)[0] if exists else ():
         if run.columns["name"] == ".":
             return run
     names = [run.columns["name"] for run in status.read(root, with_size=False)[0]] if root else []

@@ -5,6 +5,10 @@ import os
 import re
 from typing import NamedTuple
 
+from rrd_jax import buckets
+
+# The lock of a folder on this machine, and the lease of a folder in a bucket.
+LOCKS = ("lock", "lease")
 # Folders that belong to a run and never contain other runs.
 _INNER = ("checkpoints", "measures", "profile", "tensorboard", "views")
 
@@ -18,6 +22,8 @@ class Folder(NamedTuple):
       role: "teacher", "alone" or "scratch" for such a run of a job, otherwise "student".
       files: names of the files and folders in the folder.
       parent: path of the run that contains this run; "" without one.
+      objects: for a folder in a bucket, all objects of the run by their names in the folder,
+        without those of other runs; None for a folder on this machine.
     """
 
     path: str
@@ -25,6 +31,7 @@ class Folder(NamedTuple):
     role: str
     files: frozenset[str]
     parent: str
+    objects: dict[str, buckets.Entry] | None = None
 
 
 def search(root: str) -> tuple[list[Folder], list[str]]:
@@ -57,26 +64,32 @@ def search(root: str) -> tuple[list[Folder], list[str]]:
             unreadable.append(path)
             continue
         files = frozenset(entry.name for entry in entries)
-        is_run = _is_run(files)
-        if is_run:
-            runs.append(Folder(path, name, _role(path, parent), files, parent))
+        in_run = is_run(files)
+        if in_run:
+            runs.append(Folder(path, name, role(path, parent), files, parent))
         for entry in entries:
-            is_inner = is_run and entry.name.startswith((*_INNER, "before-"))
-            if is_inner or entry.name.startswith(".") or not _is_folder(entry):
+            if is_skipped(entry.name, in_run=in_run) or not _is_folder(entry):
                 continue
             inner = entry.name if name == "." else f"{name}/{entry.name}"
-            item = (entry.path, inner, path if is_run else parent)
+            item = (entry.path, inner, path if in_run else parent)
             (links if entry.is_symlink() else pending).append(item)
     return runs, unreadable
 
 
-def _is_run(files: frozenset[str]) -> bool:
-    if "config.json" in files:
-        return not files.isdisjoint(("lock", "metrics.jsonl", "checkpoints"))
-    return "lock" in files and not files.isdisjoint(("metrics.jsonl", "checkpoints"))
+def is_run(files: frozenset[str]) -> bool:
+    """Returns True for the names of the files in the folder of a run."""
+    has_lock = not files.isdisjoint(LOCKS)
+    has_results = not files.isdisjoint(("metrics.jsonl", "checkpoints"))
+    return (has_lock or has_results) if "config.json" in files else has_lock and has_results
 
 
-def _role(path: str, parent: str) -> str:
+def is_skipped(name: str, *, in_run: bool) -> bool:
+    """Returns True for a subfolder that is not searched."""
+    return name.startswith(".") or (in_run and name.startswith((*_INNER, "before-")))
+
+
+def role(path: str, parent: str) -> str:
+    """Returns the role of the run in a folder; see `Folder`."""
     above, name = os.path.split(path)
     # A study keeps its shared teachers in this folder.
     if os.path.basename(above) == "teachers":

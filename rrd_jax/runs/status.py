@@ -4,22 +4,29 @@ import contextlib
 import fcntl
 import json
 import os
-import pathlib
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rrd_jax import user_paths
+from rrd_jax import buckets, deferred, user_paths
 from rrd_jax.run_folder import config_fields
-from rrd_jax.runs import folders
+from rrd_jax.runs import bucket_folders, folders
 from rrd_jax.runs.folders import Folder
 from rrd_jax.training import criterion
+
+futures = deferred.Library("concurrent.futures")
 
 STATES = ("running", "done", "died", "damaged")
 # Number of bytes at the end of metrics.jsonl that are searched for the last row.
 _TAIL = 1 << 16
+# The process in a lock or lease, as `run_folder.workdir` and `buckets.leases` write it.
+_OWNER = re.compile(r"process (\d+) on (\S+)\s*")
+# The object that completes a checkpoint in a bucket.
+_MARKER = re.compile(r"checkpoints/(\d+)/commit_success\.txt")
+# Number of runs in a bucket that are read at the same time.
+_THREADS = 16
 # Seconds without a write after which a run on another machine is considered dead.
 _SILENT = 600.0
 _METRICS = {"top1": "test/top1", "best": "best/top1", "best_epoch": "best/epoch"}
@@ -62,14 +69,18 @@ def read(root: str, *, with_size: bool = True) -> tuple[list[Run], list[str]]:
     Returns:
       The runs, and the paths of folders that cannot be listed.
     """
-    run_folders, unreadable = folders.search(root)
+    is_bucket = user_paths.bucket_url(root) is not None
+    run_folders, unreadable = (
+        (bucket_folders.search(root), []) if is_bucket else folders.search(root)
+    )
     paths = frozenset(folder.path for folder in run_folders)
     runs: dict[str, Run] = {}
-    for folder in run_folders:
-        run = _read(folder)
+    for folder, run in zip(run_folders, _read_all(run_folders), strict=True):
         if run is None:
             continue
-        if with_size:
+        if folder.objects is not None:
+            run.columns["size"] = sum(entry.size for entry in folder.objects.values())
+        elif with_size:
             run.columns["size"] = folders.size(folder.path, paths)
         runs[folder.path] = run
         parent = runs[folder.parent].columns if folder.parent in runs else {}
@@ -81,9 +92,24 @@ def read(root: str, *, with_size: bool = True) -> tuple[list[Run], list[str]]:
 def read_metrics(path: str) -> list[dict[str, Any]]:
     """Reads all valid rows of metrics.jsonl in a run's folder."""
     with contextlib.suppress(OSError):
-        lines = pathlib.Path(path, "metrics.jsonl").read_bytes().split(b"\n")
+        lines = _path(path, "metrics.jsonl").read_bytes().split(b"\n")
         return [row for line in lines if (row := _parse_row(line))]
     return []
+
+
+def _read_all(run_folders: list[Folder]) -> Iterator[Run | None]:
+    """Yields the result of `_read` for each folder."""
+    if all(folder.objects is None for folder in run_folders):
+        yield from map(_read, run_folders)
+        return
+    # Requests to a bucket take long.
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(_read, run_folders)
+
+
+def _path(folder: str, name: str) -> Any:
+    """Returns the path of a file in a run's folder."""
+    return user_paths.path_of(f"{folder}/{name}")
 
 
 def _read(folder: Folder) -> Run | None:
@@ -183,6 +209,9 @@ def _state(
 
 
 def _last_write(folder: Folder) -> float:
+    if folder.objects is not None:
+        # The lease is renewed at intervals.
+        return max((entry.time for entry in folder.objects.values()), default=0.0)
     times = [0.0]
     for name in folder.files & {"metrics.jsonl", "lock", "config.json"}:
         with contextlib.suppress(OSError):
@@ -193,17 +222,17 @@ def _last_write(folder: Folder) -> float:
 def _read_config(folder: Folder, damages: list[str]) -> dict[str, Any]:
     """Returns the fields of config.json by path; {} if the file is damaged or not rrd_jax's."""
     try:
-        content = user_paths.read_json(pathlib.Path(folder.path, "config.json"))
+        content = user_paths.read_json(_path(folder.path, "config.json"))
         fields = config_fields.flatten(content) if isinstance(content, dict) else {}
     except OSError as error:
-        damages.append(f"config.json cannot be read ({error.strerror})")
+        damages.append(f"config.json cannot be read ({error.strerror or 'it is missing'})")
         return {}
     except (ValueError, RecursionError):
         damages.append("config.json is not JSON")
         return {}
     if _number(fields.get("train.epochs")) is None:
         # Folders of other programs may contain config.json, but no lock.
-        if "lock" in folder.files:
+        if not folder.files.isdisjoint(folders.LOCKS):
             damages.append("config.json has no train.epochs")
         return {}
     return fields
@@ -214,9 +243,7 @@ def _read_last_row(folder: Folder, damages: list[str]) -> dict[str, Any]:
     if "metrics.jsonl" not in folder.files:
         return {}
     try:
-        with open(os.path.join(folder.path, "metrics.jsonl"), "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            *lines, unfinished = file.read().split(b"\n")
+        *lines, unfinished = _read_tail(folder).split(b"\n")
     except OSError as error:
         damages.append(f"metrics.jsonl cannot be read ({error.strerror})")
         return {}
@@ -226,6 +253,15 @@ def _read_last_row(folder: Folder, damages: list[str]) -> dict[str, Any]:
         if i == 1:
             damages.append("the last line of metrics.jsonl cannot be read")
     return {}
+
+
+def _read_tail(folder: Folder) -> bytes:
+    path = _path(folder.path, "metrics.jsonl")
+    if folder.objects is not None:
+        return buckets.read(path)
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        return file.read()
 
 
 def _parse_row(line: bytes) -> dict[str, Any] | None:
@@ -240,10 +276,8 @@ def _read_checkpoint(folder: Folder, damages: list[str]) -> tuple[int | None, di
     """Returns the epoch and the metrics of the newest checkpoint; None and {} without one."""
     if "checkpoints" not in folder.files:
         return None, {}
-    checkpoints = pathlib.Path(folder.path, "checkpoints")
-    steps = [0]
-    with contextlib.suppress(OSError):
-        steps += [int(name) for name in os.listdir(checkpoints) if name.isdecimal()]
+    checkpoints = _path(folder.path, "checkpoints")
+    steps = [0, *_steps(folder)]
     if len(steps) == 1:
         # A study deletes the checkpoints of finished runs. A run that was killed during its first
         # save has no checkpoint.
@@ -256,6 +290,18 @@ def _read_checkpoint(folder: Folder, damages: list[str]) -> tuple[int | None, di
         return None, {}
 
 
+def _steps(folder: Folder) -> list[int]:
+    """Returns the steps of the complete checkpoints."""
+    if folder.objects is not None:
+        matches = map(_MARKER.fullmatch, folder.objects)
+        return [int(match[1]) for match in matches if match]
+    try:
+        names = os.listdir(os.path.join(folder.path, "checkpoints"))
+    except OSError:
+        return []
+    return [int(name) for name in names if name.isdecimal()]
+
+
 def _lock(folder: Folder) -> tuple[int | None, str | None, bool | None]:
     """Returns the process and host in the lock file, and whether the process holds the lock.
 
@@ -263,10 +309,12 @@ def _lock(folder: Folder) -> tuple[int | None, str | None, bool | None]:
     last value is None if the lock may be invisible on this machine: the process is on another
     machine, or the file system does not support locks.
     """
+    if folder.objects is not None:
+        match = _OWNER.fullmatch(buckets.leases.owner(user_paths.path_of(folder.path)))
+        return (int(match[1]), match[2], True) if match else (None, None, False)
     try:
         with open(os.path.join(folder.path, "lock")) as file:
-            # `run_folder.workdir` writes this format.
-            match = re.fullmatch(r"process (\d+) on (\S+)\s*", file.read(300))
+            match = _OWNER.fullmatch(file.read(300))
             if not match:
                 return None, None, False
             process, host = int(match[1]), match[2]
