@@ -174,8 +174,8 @@ def main() -> None:
             with start() as server:
                 os.environ |= server.environment
                 runs, bucket = Runs(commands, home, server.environment), server.bucket()
-                _, whole = runs.finish(f"{bucket}/whole")
-                assert whole == expected
+                _, undisturbed = runs.finish(f"{bucket}/whole")
+                assert undisturbed == expected
                 total = len(server.proxy.requests)
                 for i in range(moments):
                     number = total * (2 * i + 1) // (2 * moments)
