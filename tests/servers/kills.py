@@ -181,11 +181,9 @@ def main() -> None:
                     number = total * (2 * i + 1) // (2 * moments)
                     killed = runs.kill(server, f"{bucket}/run{i}", number, i)
                     verdict = "yes" if killed.ending == expected else "NO"
-                    print(
-                        f"| {bucket} | {number} of {total}: `{_short(killed.request)}` |"
-                        f" {killed.received} | {killed.outage:g} s | {killed.resumed} | {verdict} |",
-                        flush=True,
-                    )
+                    moment = f"{number} of {total}: `{_short(killed.request)}`"
+                    cells = [bucket[:5], moment, killed.received, f"{killed.outage:g} s"]
+                    print("|", " | ".join([*cells, killed.resumed, verdict]), "|", flush=True)
 
 
 def _short(request: str) -> str:
