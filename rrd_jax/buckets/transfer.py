@@ -209,10 +209,17 @@ def download_file(
       progress: called with the number of bytes after each part.
 
     Raises:
-      BucketError: the copy has another size or digest than the object had.
+      BucketError: the copy has another size or digest than the object had, or the object has
+        changed.
       OSError: the file cannot be written.
     """
     _download_file(source, target, entry.size, entry.md5, progress)
+    # Parts of a large object are read one after the other.
+    if not entry.md5:
+        current = entries(source).get("")
+        if current is None or current[:2] != entry[:2]:
+            target.unlink()
+            raise _changed(source)
 
 
 def _download_file(
@@ -237,12 +244,16 @@ def _download_file(
                 if progress:
                     progress(len(content))
         if part.stat().st_size != size or (md5 and digest.hexdigest() != md5):
-            raise errors.BucketError(
-                f"{source} has changed while it was copied; run the same command again"
-            )
+            raise _changed(source)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _changed(source: Any) -> errors.BucketError:
+    return errors.BucketError(
+        f"{source} has changed while it was copied; run the same command again"
+    )
 
 
 def _in_parallel(function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:

@@ -79,8 +79,8 @@ def _localize_shards(source: Source) -> dict[str, Any]:
             return pattern
         place, rest = patterns.split_place(pattern)
         folder = _path(place, field)
-        selection = patterns.matcher(rest, f"{field} is '{pattern}'")
-        target = staging.copy(folder, source.scratch, selection)
+        selection, required = patterns.matcher(rest, f"{field} is '{pattern}'")
+        target = staging.copy(folder, source.scratch, selection, required)
         return f"{glob.escape(str(target))}/{rest}" if rest else str(target)
 
     options = dict(source.options)

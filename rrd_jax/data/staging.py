@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import tqdm
@@ -45,7 +45,9 @@ def local_folder(folder: Any, scratch: str) -> pathlib.Path:
     return cache / "data" / scheme / bucket / key
 
 
-def copy(folder: Any, scratch: str, selection: Selection) -> pathlib.Path:
+def copy(
+    folder: Any, scratch: str, selection: Selection, required: Collection[str] = ()
+) -> pathlib.Path:
     """Copies the selected objects below a folder in a bucket; returns the folder of the copies.
 
     All other files in the folder of the copies are deleted, unless they are copies of objects.
@@ -54,6 +56,7 @@ def copy(folder: Any, scratch: str, selection: Selection) -> pathlib.Path:
       folder: the folder in the bucket.
       scratch: data.scratch.
       selection: returns True for names, relative to the folder, of objects to copy.
+      required: names of objects and folders that must exist.
     """
     buckets.check(folder)
     target = local_folder(folder, scratch)
@@ -65,6 +68,7 @@ def copy(folder: Any, scratch: str, selection: Selection) -> pathlib.Path:
                 f"{folder} has no files{' of that name' if listed else ''}; correct the path, or"
                 " copy the data to it"
             )
+        _check_required(folder, listed, required)
         _check_names(folder, selected)
         copies = _Copies(target)
         copies.keep_only(listed)
@@ -142,6 +146,20 @@ class _Copies:
 def _md5(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _check_required(folder: Any, listed: Mapping[str, Any], required: Collection[str]) -> None:
+    """Raises an InputError if a name is neither an object nor a folder."""
+    unknown = [name for name in required if name not in listed]
+    if not unknown:
+        return
+    folders = {str(folder) for name in listed for folder in pathlib.PurePosixPath(name).parents}
+    if absent := [name for name in unknown if name not in folders]:
+        more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
+        raise errors.InputError(
+            f"there is no {errors.printable(f'{folder}/{absent[0]}')}{more}; correct the name, or"
+            " copy the missing files"
+        )
 
 
 def _check_names(folder: Any, names: Mapping[str, Any]) -> None:

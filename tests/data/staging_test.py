@@ -124,11 +124,15 @@ def test_a_disk_that_is_too_small_is_told_before_copying(bucket, monkeypatch, tm
 
 
 def test_missing_folders_and_invalid_names_are_refused_in_one_line(bucket):
-    folder, _ = bucket
+    folder, copied = bucket
     with pytest.raises(errors.InputError, match="photos-of-pets/none has no files; correct"):
         _load("gs://photos-of-pets/none")
     with pytest.raises(errors.InputError, match="correct the path"):
         data.load(data.Source("wds:gs://photos-of-pets/all/{0..3}.tar"))
+    (folder / "0.tar").touch()
+    with pytest.raises(errors.InputError, match=r"there is no gs://.*/all/1.tar and 2 more"):
+        data.load(data.Source("wds:gs://photos-of-pets/all/{0..3}.tar"))
+    assert not copied
     entries = buckets.entries
 
     def colliding(path):

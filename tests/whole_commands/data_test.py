@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rrd_jax import buckets, data
+from rrd_jax import buckets, data, errors
 from tests.servers import faults
 
 _CONFIG = "--config=configs/image_folder.py:resnet8,ce"
@@ -80,7 +80,7 @@ def server(request, folder, tmp_path, monkeypatch):
          "samples have the files cls, png; name one of them"),
         (["--config.data.scratch=gs://some-bucket/x"], 1, "does not support buckets"),
         (["--config.data.manual_dir=gs://x"], 1, "is not a valid name"),
-        (["--config.data.manual_dir=memory://x/y"], 1, "in a bucket: gs://BUCKET/FOLDER"),
+        (["--config.data.manual_dir=memory://x/y"], 1, "in a bucket, gs://BUCKET/PATH"),
     ],
 )  # fmt: skip
 def test_shards_and_buckets_that_cannot_be_read_are_refused(
@@ -104,6 +104,30 @@ def test_data_in_a_bucket_equal_the_data_on_this_machine(server, folder):
     assert versions == expected
     assert photos.class_names == tuple(f"class {i}" for i in range(4))
     np.testing.assert_array_equal(shards.train.labels, np.arange(64) % 4)
+
+
+def test_an_object_without_a_digest_that_changes_is_not_copied_in_two_states(server, tmp_path):
+    started, url = server
+    path = buckets.path(f"{url}/shards/val-0.tar")
+    entry = buckets.entries(path)[""]._replace(md5="")
+    buckets.download_file(path, tmp_path / "val-0.tar", entry)
+    change = faults.call(lambda: buckets.write(path, b"x" * entry.size))
+    with (
+        started.proxy.fault(change, on="GET .*val-0.tar.*", times=1),
+        pytest.raises(errors.BucketError, match="has changed while it was copied"),
+    ):
+        buckets.download_file(path, tmp_path / "changed.tar", entry)
+    assert not (tmp_path / "changed.tar").exists()
+
+
+def test_folders_in_braces_stand_for_their_shards(server, folder):
+    _, url = server
+    for name in ("train-0", "val-0"):
+        part = name.partition("-")[0]
+        shard = folder / "shards" / f"{name}.tar"
+        buckets.upload(shard, buckets.path(f"{url}/sets/{part}/{name}.tar"))
+    source = data.Source(f"wds:{url}/sets/{{train,val}}", image_size=8, augment="none")
+    assert len(data.load(source).train) == 32
 
 
 def test_a_copy_survives_faults_and_is_shared_by_two_readers(server):

@@ -4,6 +4,7 @@ import fnmatch
 import glob
 import itertools
 import os
+import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -112,17 +113,26 @@ def split_place(pattern: str) -> tuple[str, str]:
     return "/".join(fixed), "/".join(parts[len(fixed) :])
 
 
-def matcher(pattern: str, subject: str) -> Callable[[str], bool]:
+def matcher(pattern: str, subject: str) -> tuple[Callable[[str], bool], list[str]]:
     """Returns a function of names, relative to a folder, that match a pattern with braces.
 
-    Without a pattern, all tar files match.
+    A folder stands for all tar files below it, and so does an empty pattern.
+
+    Returns:
+      The function, and the names without wildcards that the pattern stands for.
     """
-    if not pattern:
-        return lambda name: name.lower().endswith(".tar")
-    names = expand(pattern, subject)
-    plain = set(names)
+    names = expand(pattern, subject) if pattern else []
+    plain = {name.rstrip("/"): None for name in names if not set("*?[") & set(name)}
     wild = [name.split("/") for name in names if set("*?[") & set(name)]
-    return lambda name: name in plain or any(_matches(name.split("/"), parts) for parts in wild)
+
+    def matches(name: str) -> bool:
+        is_below = not pattern or any(
+            str(folder) in plain for folder in pathlib.PurePosixPath(name).parents
+        )
+        is_shard = is_below and name.lower().endswith(".tar")
+        return is_shard or name in plain or any(_matches(name.split("/"), parts) for parts in wild)
+
+    return matches, list(plain)
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
