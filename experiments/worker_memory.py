@@ -83,10 +83,8 @@ def main(_: list[str]) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     before, first = _anonymous_gb(), 0.0
-    batches = dataset.train.train_batches(64, 0, 0, _BATCHES.value)
-    for _batch in batches:
+    for _ in dataset.train.train_batches(64, 0, 0, _BATCHES.value):
         first = first or time.monotonic() - start
-    batches.close()
     seconds = time.monotonic() - start
     ended.set()
     watcher.join()
