@@ -8,10 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrd_jax import deferred
+
+futures = deferred.Library("concurrent.futures")
+
+# Number of arrays whose sums are computed at the same time.
+_THREADS = 4
 # Hexadecimal digits of a digest.
 _LENGTH = 32
-# Number of elements up to which NumPy computes the sums. NumPy allocates several copies.
-_SMALL = 2**20
+# Number of elements up to which NumPy computes the sums, and of a part that fits into a core's
+# cache.
+_SMALL, _CHUNK = 2**20, 2**15
 
 
 def digest(tree: Any) -> str:
@@ -26,7 +33,10 @@ def host_digest(tree: Any) -> str:
 
 def leaf_sums(tree: Any) -> Any:
     """Returns a uint32 array [3] for each array: two sums, and 1 if all elements are finite."""
-    return jax.device_get(jax.tree.map(_sums, tree))
+    leaves, structure = jax.tree.flatten(tree)
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        sums = list(pool.map(_sums, leaves))
+    return jax.device_get(jax.tree.unflatten(structure, sums))
 
 
 def combine(tree: Any, sums: Any) -> str:
@@ -110,11 +120,15 @@ def _devices(leaf: Any) -> Any:
 def _host_sums(leaf: Any) -> np.ndarray:
     """Computes `_leaf_sums` in NumPy."""
     flat = np.ascontiguousarray(leaf).reshape(-1)
-    words = flat.view(f"uint{8 * flat.dtype.itemsize}").astype(np.uint32)
-    weight = _scramble(np.arange(flat.size, dtype=np.uint32))
-    first = np.sum(words * (weight | np.uint32(1)), dtype=np.uint32)
-    second = np.sum(_scramble(words ^ weight), dtype=np.uint32)
-    return np.array([first, second, np.isfinite(flat).all()], np.uint32)
+    words = flat.view(f"uint{8 * flat.dtype.itemsize}")
+    first, second, is_finite = 0, 0, True
+    for start in range(0, flat.size, _CHUNK):
+        chunk = words[start : start + _CHUNK].astype(np.uint32)
+        weight = _scramble(np.arange(start, start + chunk.size, dtype=np.uint32))
+        first += int(np.sum(chunk * (weight | np.uint32(1)), dtype=np.uint32))
+        second += int(np.sum(_scramble(chunk ^ weight), dtype=np.uint32))
+        is_finite = is_finite and bool(np.isfinite(flat[start : start + _CHUNK]).all())
+    return np.array([first % 2**32, second % 2**32, is_finite], np.uint32)
 
 
 def _scramble(words: Any) -> Any:

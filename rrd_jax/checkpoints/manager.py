@@ -107,19 +107,29 @@ class Checkpoints:
                 args=storage.save_arguments(_without_empty(state), meta, state_digests),
                 metrics=None if score is None else {"score": score},
             )
+        except errors.InputError:
+            raise
         except (OSError, ValueError) as error:
             raise self.disk_error(error) from error
         if self._staging:
             self._staging.upload(self._manager, step)
 
     def wait(self) -> None:
-        """Waits for pending saves; raises a DiskError if a save failed."""
+        """Waits for pending saves.
+
+        Raises:
+          DiskError: a save failed.
+          BucketError: the bucket cannot be reached.
+          InUseError: another job has taken the lease of the run folder.
+        """
         if self._opened is None:
             return
         try:
             self._opened.wait_until_finished()
             if self._staging:
                 self._staging.wait()
+        except errors.InputError:
+            raise
         except (OSError, ValueError) as error:
             raise self.disk_error(error) from error
 
@@ -250,6 +260,7 @@ def _open(folder: pathlib.Path) -> Any:
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(preserved),
         cleanup_tmp_directories=True,
+        temporary_path_class=staging.path_class() if buckets.is_bucket(folder) else None,
     )
     return ocp.CheckpointManager(folder, options=options)
 

@@ -4,6 +4,7 @@ Orbax writes to gs:// itself, and marks a complete checkpoint by a file. A check
 written to a scratch folder and uploaded; the same file, `storage.MARKER`, is uploaded last.
 """
 
+import asyncio
 import atexit
 import functools
 import pathlib
@@ -14,6 +15,7 @@ from typing import Any
 
 from rrd_jax import buckets, deferred, errors
 from rrd_jax.checkpoints import storage
+from rrd_jax.checkpoints.storage import ocp
 
 futures = deferred.Library("concurrent.futures")
 
@@ -64,6 +66,27 @@ def _copy(folder: str, step: int, version: str) -> pathlib.Path:
             " disk space, or set TMPDIR to a folder on a larger disk"
         ) from error
     return copy
+
+
+@functools.cache
+def path_class() -> type:
+    """Returns the class with which Orbax writes checkpoints to gs:// while the lease is held.
+
+    A job that has lost its lease does not complete a checkpoint: its marker is not written.
+    """
+
+    class LeasedPath(ocp.path.atomicity.CommitFileTemporaryPath):
+        """A checkpoint whose creation and completion check the lease."""
+
+        async def create(self) -> Any:
+            await asyncio.to_thread(buckets.leases.check)
+            return await super().create()
+
+        async def finalize(self) -> None:
+            await asyncio.to_thread(buckets.leases.check)
+            await super().finalize()
+
+    return LeasedPath
 
 
 class Staging:

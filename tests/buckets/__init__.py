@@ -1,0 +1,1 @@
+"""Tests of `rrd_jax.buckets`, and of run folders in buckets."""
