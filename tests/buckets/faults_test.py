@@ -28,7 +28,7 @@ def folder(server):
 
 
 def _state(step):
-    parts = dict.fromkeys(("batch_stats", "ema", "opt_state", "frozen", "memory"), {})
+    parts = {name: {} for name in ("batch_stats", "ema", "opt_state", "frozen", "memory")}
     params = {"student": {"kernel": jnp.full((64, 64), step, jnp.float32)}}
     return TrainState(step=jnp.int32(step), params=params, key=jax.random.key(0), **parts)
 
@@ -101,30 +101,39 @@ def test_a_lease_that_is_not_renewed_expires(folder, monkeypatch):
     assert time.monotonic() - start < 10
 
 
-def test_a_job_that_lost_its_lease_completes_no_checkpoint(folder, monkeypatch):
-    monkeypatch.setattr(leases, "_RENEWAL", 0.2)
-    with _hold(folder), pytest.raises(errors.InUseError, match="process 1 on other"):
-        with checkpoints.Checkpoints(folder / "checkpoints") as saved:
-            saved.save(_state(1), {"epoch": 1})
-            saved.wait()
-            _steal(folder)
-            # The lease is lost while this checkpoint is written.
-            saved.save(_state(2), {"epoch": 2})
-            saved.wait()
+def _save(saved, step):
+    saved.save(_state(step), {"epoch": step})
+    saved.wait()
+
+
+# An upload within a checkpoint.
+_UPLOAD = "(POST|PUT) .*(2%2Fstate%2F_METADATA|2/state/_METADATA)"
+
+
+def test_a_job_that_lost_its_lease_completes_no_checkpoint(server, folder, monkeypatch):
+    # Each check renews the lease, as after a suspension.
+    monkeypatch.setattr(leases, "DURATION", leases._RENEWAL)
+    with _hold(folder), checkpoints.Checkpoints(folder / "checkpoints") as saved:
+        _save(saved, 1)
+        with (
+            server.proxy.fault(faults.call(lambda: _steal(folder)), on=_UPLOAD, times=1),
+            pytest.raises(errors.InUseError, match="process 1 on other"),
+        ):
+            _save(saved, 2)
+        with pytest.raises(errors.InUseError, match="process 1 on other"):
+            buckets.write(folder / "file", b"content")
     assert checkpoints.read_meta(folder / "checkpoints") == {"epoch": 1}
-    with pytest.raises(errors.InUseError), _hold(folder):
-        pass
+    assert b"process 1 on other" in buckets.read(folder / leases.NAME)
 
 
 def test_a_checkpoint_is_complete_only_with_all_of_its_files(server, folder):
     with checkpoints.Checkpoints(folder / "checkpoints") as saved:
-        saved.save(_state(1), {"epoch": 1})
-        saved.wait()
-        target = "2%2Fstate%2F_METADATA|2/state/_METADATA"
-        with server.proxy.fault(faults.status(403, "Forbidden"), on=f"(POST|PUT) .*({target})"):
-            with pytest.raises((errors.BucketError, errors.DiskError)):
-                saved.save(_state(2), {"epoch": 2})
-                saved.wait()
+        _save(saved, 1)
+        with (
+            server.proxy.fault(faults.status(403, "Forbidden"), on=_UPLOAD),
+            pytest.raises((errors.BucketError, errors.DiskError)),
+        ):
+            _save(saved, 2)
     with checkpoints.Checkpoints(folder / "checkpoints") as saved:
         state, meta = saved.restore(_state(0))
     assert (int(state.step), meta) == (1, {"epoch": 1})
