@@ -20,7 +20,7 @@ from experiments import measures
 from experiments.study import attempts, local
 from experiments.study.attempts import is_finished
 from experiments.study.plan import Plan, Run
-from rrd_jax import errors
+from rrd_jax import errors, parallel
 from rrd_jax.config import unused_fields
 from rrd_jax.data import Dataset
 from rrd_jax.jobs import job, preflight, same_teacher
@@ -175,7 +175,8 @@ class Worker:
             dataset = self._dataset(student)
             if not is_finished(folder, run.epochs):
                 # The check comes before the training of a teacher, which can take hours.
-                preflight.check(run.job, dataset, self._paths(run))
+                mesh = parallel.make_mesh(axes=student.training.mesh)
+                preflight.check(run.job, dataset, self._paths(run), mesh)
             for path in filter(self._plan.owners.get, run.teachers):
                 self._ensure_teacher(path)
             self._link_teachers(run)

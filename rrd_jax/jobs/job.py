@@ -59,7 +59,7 @@ def run(
     job = job.with_rows(len(setting.dataset.train))
     interrupts.check()
     startup_time.phase("data")
-    recipes = preflight.check(job, setting.dataset, teacher_paths(job, folder))
+    recipes = preflight.check(job, setting.dataset, teacher_paths(job, folder), setting.mesh)
     _warn_about_bfloat16(job)
     starts = _read_starts(job, folder, setting.dataset, recipes)
     _check_labels(job.student.source, setting.dataset, folder)

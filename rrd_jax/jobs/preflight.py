@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rrd_jax import data, errors, networks, parallel
 from rrd_jax import objectives as registry
-from rrd_jax.jobs import learning_checks
+from rrd_jax.jobs import learning_checks, memory_plan
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import assembly, ensemble
 from rrd_jax.terminal import console
@@ -19,7 +19,7 @@ from rrd_jax.training.recipe import Job
 
 
 def check(
-    job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]
+    job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path], mesh: jax.sharding.Mesh
 ) -> dict[str, recipe.Recipe]:
     """Creates the recipes of a job's runs; checks networks, objectives and memory by tracing.
 
@@ -27,6 +27,7 @@ def check(
       job: the job.
       dataset: the student's data set.
       paths: paths of the teachers' weights, which may not exist before training.
+      mesh: the devices.
 
     Returns:
       The recipe of each run by its key in `job.comparisons`; "" is the key of the student.
@@ -43,7 +44,7 @@ def check(
     }
     plan = plans[""]
     _check_custom(plan.student, training.network, dataset)
-    teachers = []
+    outlines, teachers = [], []
     for teacher, path in zip(job.teachers, paths, strict=True):
         network = teacher.network.create(dataset.num_classes)
         _check_custom(network, teacher.network, dataset, teacher.teaching)
@@ -56,8 +57,8 @@ def check(
             dataset,
             training,
         )
-        outline = assembly.outline(spec)
-        teachers.append(networks.summarize(outline, dataset.image_shape).outputs)
+        outlines.append(assembly.outline(spec))
+        teachers.append(networks.summarize(outlines[-1], dataset.image_shape).outputs)
     student = networks.summarize(plan.student, dataset.image_shape).outputs
     if training.alignment and teachers:
         _check_embeddings(training.alignment, dataset, student, *teachers)
@@ -77,6 +78,7 @@ def check(
     needs = {f"objective '{name}', with a copy, needs": (s, s) for name, s in states.items()}
     needs |= {f"feature maps of the student for {part} images need": maps}
     _check_memory(needs, parallel.machine_bytes())
+    memory_plan.check(plan, outlines, dataset, mesh)
     return plans
 
 

@@ -57,8 +57,8 @@ def test_a_complete_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
 def test_an_untrained_classifier_is_warned_about(method, fields, warns, teacher, tmp_path, capsys):
     config = launch.digits(f"{_PAIR},{method}", **teacher, **fields)
     plan = parse(config)
-    dataset = job.prepare(plan.student).dataset
-    preflight.check(plan, dataset, [pathlib.Path(teacher["teacher.checkpoint"])])
+    dataset, mesh = job.prepare(plan.student)
+    preflight.check(plan, dataset, [pathlib.Path(teacher["teacher.checkpoint"])], mesh)
     assert ("no objective trains the classifier" in capsys.readouterr().out) is warns
 
 
