@@ -68,12 +68,12 @@ def describe(
     listed = {name: argument_arrays(tree, name) for name, tree in arguments.items()}
     sizes = {name: sum(array.bytes for array in members) for name, members in listed.items()}
     sizes[ACTIVATIONS] = needed.temporaries + needed.libraries
-    parts = ", ".join(f"{name} {_format_size(size)}" for name, size in sizes.items() if size)
-    line = f"memory per device: {_format_size(needed.peak)} of {_format_size(available)} ({parts})"
+    parts = ", ".join(f"{name} {format_size(size)}" for name, size in sizes.items() if size)
+    line = f"memory per device: {format_size(needed.peak)} of {format_size(available)} ({parts})"
     if needed.peak <= available:
         return line
     largest = sorted([*itertools.chain(*listed.values()), *temporaries(compiled)], reverse=True)[:3]
-    listing = "; ".join(f"{array.description}, {_format_size(array.bytes)}" for array in largest)
+    listing = "; ".join(f"{array.description}, {format_size(array.bytes)}" for array in largest)
     by_size = sorted(sizes, key=sizes.__getitem__, reverse=True)
     relevant = [name for name in by_size if sizes[name] >= _RELEVANT_SHARE * needed.peak]
     advice = list(dict.fromkeys(field for name in relevant for field in fields.get(name, ())))
@@ -94,6 +94,11 @@ def measure(compiled: Any) -> Footprint | None:
         stats.generated_code_size_in_bytes,
         libraries.bytes if libraries else 0,
     )
+
+
+def format_size(size: float) -> str:
+    """Formats a number of bytes in MB or GB."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
 
 def _is_for_cpu(compiled: Any) -> bool:
@@ -155,11 +160,6 @@ def temporaries(compiled: Any) -> list[SizedArray]:
         location = _location(largest.instruction.op_name)
         members.add(SizedArray(largest.bytes, f"patches of a convolution{location}"))
     return sorted(members, reverse=True)
-
-
-def _format_size(size: float) -> str:
-    """Formats a number of bytes in MB or GB."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def _describe_result(result: hlo.Array, instruction: hlo.Instruction) -> str:

@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import data, errors, networks, parallel
+from rrd_jax.cpu import footprint
 from rrd_jax.jobs import memory_advice, program
 from rrd_jax.teacher import ensemble, fold
 from rrd_jax.training.recipe import Recipe
 from rrd_jax.training.state import TrainState
 
 # The share of the values for the backward pass that XLA keeps: measured from 0.28 (ResNet-50) to
-# 0.67 (ViT-L). A run is refused with the first, and a mesh is recommended with the second.
+# 0.67 (ViT-L). A run is refused with the least memory, in which gradients replace values for the
+# backward pass, and a mesh is recommended with the most memory.
 _LEAST, _MOST = 0.25, 0.75
 # Runs that need less than this share of a device's memory by a rough estimate are not examined.
 _EXAMINED = 0.25
@@ -96,11 +98,13 @@ def check(
     needed = _estimate(recipe, shapes, layout, _LEAST)
     if needed.total <= available:
         return
-    parts = ", ".join(f"{name} {_format(size)}" for name, size in needed._asdict().items() if size)
-    remedy = _remedy(recipe, shapes, mesh.size, available)
+    size = footprint.format_size
+    parts = ", ".join(f"{name} {size(part)}" for name, part in needed._asdict().items() if part)
+    devices = f"each of {mesh.size} devices" if mesh.size > 1 else "one device"
     raise errors.InputError(
-        f"not enough device memory: a step needs at least {_format(needed.total)} of"
-        f" {_format(available)} on each of {mesh.size} devices ({parts}); {remedy}"
+        f"not enough device memory: a step needs at least {size(needed.total)} of"
+        f" {size(available)} on {devices} ({parts});"
+        f" {_remedy(recipe, shapes, mesh.size, available)}"
     )
 
 
@@ -189,9 +193,9 @@ def _estimate(recipe: Recipe, shapes: _Shapes, layout: _Layout, share: float) ->
     """
     training, (mesh, fully) = recipe.training, layout
     images = training.batch_size / training.accumulate / mesh.size
-    params = shapes.state.params
-    temporaries = share * shapes.activations * images
-    temporaries += _bytes(params, parallel.weight_shardings(mesh, params, fully=fully))
+    params, activations = shapes.state.params, share * shapes.activations * images
+    gradients = _bytes(params, parallel.weight_shardings(mesh, params, fully=fully))
+    temporaries = max(activations, gradients) if share == _LEAST else activations + gradients
     if parallel.weight_axes(mesh, fully=fully):
         temporaries += shapes.gathered
     return Estimate(
@@ -216,27 +220,23 @@ def _remedy(recipe: Recipe, shapes: _Shapes, devices: int, available: int) -> st
     def needs(layout):
         return _estimate(recipe, shapes, layout, _MOST).total
 
+    size, training = footprint.format_size, recipe.training
     fitting = [layout for layout in _layouts(devices) if needs(layout) <= available]
     if fitting:
         # The layouts begin with the one that communicates least.
         chosen = dict.fromkeys((fitting[0], fitting[-1]))
-        sizes = ", ".join(_format(needs(layout)) for layout in chosen)
-        return f"set {' or '.join(layout.fields for layout in chosen)} (about {sizes} on each)"
+        sizes = " or ".join(size(needs(layout)) for layout in chosen)
+        fields = " or ".join(layout.fields for layout in chosen)
+        return f"set {fields}, with about {sizes} on each"
     count = devices
-    while (count := 2 * count) <= recipe.training.batch_size:
+    while training.batch_size % ((count := 2 * count) * training.accumulate) == 0:
         layout = _Layout(_mesh(count, 1), True)
-        if needs(layout) <= available:
-            return (
-                f"no mesh of {devices} devices fits; use {count} such devices with"
-                f" {layout.fields} (about {_format(needs(layout))} on each)"
-            )
-    advice = dict.fromkeys(
-        (
-            *memory_advice.for_state(recipe, devices),
-            *memory_advice.for_activations(recipe, devices),
-        )
-    )
-    return f"no number of such devices fits; set {', '.join(advice)}, or use a smaller network"
+        if (needed := needs(layout)) <= available:
+            return f"use {count} devices with {layout.fields}, with about {size(needed)} on each"
+    advice = [*memory_advice.for_state(recipe, devices)]
+    advice += memory_advice.for_activations(recipe, devices)
+    listed = ", ".join(dict.fromkeys(advice))
+    return f"more devices are not enough; set {listed}, or use a smaller network"
 
 
 def _layouts(devices: int) -> Iterator[_Layout]:
@@ -251,7 +251,3 @@ def _layouts(devices: int) -> Iterator[_Layout]:
 def _mesh(data_size: int, model_size: int) -> Any:
     sizes = (data_size, model_size)[: 1 + (model_size > 1)]
     return jax.sharding.AbstractMesh(sizes, parallel.AXES[: len(sizes)])
-
-
-def _format(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
