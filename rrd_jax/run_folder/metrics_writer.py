@@ -73,8 +73,11 @@ class MetricsWriter:
         with contextlib.suppress(errors.DiskError, errors.UnreadError):
             console.clear()
         error = exception[0] if kind else None
+        # All trackers send their last rows at the same time.
+        for tracker in reversed(self._trackers):
+            tracker.end(self._summary, error)
         for tracker in self._trackers:
-            tracker.close(self._summary, error)
+            tracker.close()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Passes the result of a finished run, as JSON, to the trackers."""

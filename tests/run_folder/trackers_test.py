@@ -186,6 +186,21 @@ def test_a_tracker_that_waits_holds_up_neither_rows_nor_the_end(run, library, ca
     assert "within 0.5 seconds" in capsys.readouterr().out
 
 
+def test_trackers_that_wait_share_the_time_after_the_last_epoch(run, library, capsys, monkeypatch):
+    library("time.sleep(60)")
+    monkeypatch.setattr(process, "_PATIENCE", 1.0)
+    start = {"project": "p", "name": "n", "group": "g", "order": 0, "rows": [], "config": {}}
+    trackers = [process.Process("trackio", name, start | {"id": name}) for name in "abc"]
+    for tracker in trackers:
+        tracker.row(_row(1))
+        tracker.end(None, None)
+    begin = time.monotonic()
+    for tracker in trackers:
+        tracker.close()
+    assert time.monotonic() - begin < 2
+    assert capsys.readouterr().out.count("within 1 seconds") == 3
+
+
 def test_a_new_run_in_an_old_folder_is_a_new_run_of_the_tracker(run, library):
     library()
     _write(run, [1, 2], 0, ("trackio",))

@@ -38,6 +38,8 @@ class Process:
         self._outgoing: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         self._has_warned = False
+        # Whether the run has finished, and the end of the time that the tracker has left.
+        self._is_finished, self._deadline = False, 0.0
         self._process = None
         root = str(pathlib.Path(__file__).absolute().parents[3])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -73,8 +75,8 @@ class Process:
                 else:
                     console.say(f"[{self._label}] {self._name}: {reply[NOTE]}")
 
-    def close(self, summary: Mapping[str, Any] | None, error: BaseException | None) -> None:
-        """Implements `Writer.close`."""
+    def end(self, summary: Mapping[str, Any] | None, error: BaseException | None) -> None:
+        """Implements `Writer.end`."""
         if self._process is None:
             return
         status = Status.FINISHED if error is None else Status.STOPPED
@@ -82,11 +84,18 @@ class Process:
             status = Status.FAILED
         self._put(END, {"status": status.value, "summary": summary})
         self._outgoing.put(None)
-        is_late = self._is_running(_PATIENCE if error is None else _HURRY)
+        self._is_finished = error is None
+        self._deadline = time.monotonic() + (_PATIENCE if self._is_finished else _HURRY)
+
+    def close(self) -> None:
+        """Implements `Writer.close`."""
+        if self._process is None:
+            return
+        is_late = self._is_running()
         # Another message describes an error of the console.
         with contextlib.suppress(errors.DiskError, errors.UnreadError):
             self.poll()
-            if is_late and error is None:
+            if is_late and self._is_finished:
                 self._warn(
                     f"has not accepted the last metrics within {_PATIENCE:g} seconds; all of"
                     " them are in metrics.jsonl"
@@ -96,16 +105,15 @@ class Process:
                     f"ended with code {self._process.returncode}; all metrics are in metrics.jsonl"
                 )
 
-    def _is_running(self, seconds: float) -> bool:
-        """Waits for the end of the process; returns True if it still runs after some seconds."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
+    def _is_running(self) -> bool:
+        """Waits for the end of the process; returns True if it still runs at the deadline."""
+        while (left := self._deadline - time.monotonic()) > 0:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(min(left, 0.5))
                 return False
             # Ctrl-C ends the wait.
             console.progress(self._label, [f"waiting for {self._name}"])
-        return True
+        return self._process.poll() is None
 
     def _warn(self, text: str) -> None:
         """Prints the first warning of the tracker."""

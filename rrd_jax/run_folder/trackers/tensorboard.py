@@ -35,8 +35,8 @@ class Board:
     def poll(self) -> None:
         """Implements `Writer.poll`."""
 
-    def close(self, summary: Mapping[str, Any] | None, error: BaseException | None) -> None:
-        """Implements `Writer.close`; raises an OSError if the file cannot be written."""
+    def end(self, summary: Mapping[str, Any] | None, error: BaseException | None) -> None:
+        """Implements `Writer.end`; raises an OSError if the file cannot be written."""
         del summary
         try:
             self._board.close()
@@ -47,6 +47,9 @@ class Board:
             # An exception that ended the run is more informative.
             if error is None:
                 raise
+
+    def close(self) -> None:
+        """Implements `Writer.close`."""
 
     def _upload(self, error: BaseException | None) -> None:
         """Uploads the last events; an exception that ended the run is more informative."""

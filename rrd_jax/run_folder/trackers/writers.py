@@ -29,13 +29,16 @@ class Writer(Protocol):
     def poll(self) -> None:
         """Prints what the tracker has reported since the last call."""
 
-    def close(self, summary: Mapping[str, Any] | None, error: BaseException | None) -> None:
-        """Ends the report of this start.
+    def end(self, summary: Mapping[str, Any] | None, error: BaseException | None) -> None:
+        """Ends the report of this start, without waiting for the tracker.
 
         Args:
           summary: the result of a finished run, as JSON; None for an unfinished run.
           error: the exception that ends this start; None without one.
         """
+
+    def close(self) -> None:
+        """Waits until the tracker has received everything, for a limited time after `end`."""
 
 
 class _Identity(NamedTuple):
