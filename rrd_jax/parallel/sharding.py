@@ -34,14 +34,16 @@ def make_mesh(
 
     Args:
       devices: devices of the mesh; None for all devices, grouped by process.
-      axes: (name, size) of axes; a size of -1, and an axis `data` that is not listed, stand for the
-        devices that the other axis leaves; an axis `model` that is not listed has size 1.
+      axes: (name, size) of axes. A size of -1 stands for the devices that the other axis leaves. Of
+        axes that are not listed, `model` has size 1, and `data` has size 1 if `model` has size -1,
+        otherwise size -1.
 
     Raises:
       FieldError: the product of the sizes is not the number of devices.
     """
     devices = devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-    sizes = {DATA: kinds.REST, MODEL: 1} | dict(axes)
+    sizes = {MODEL: 1} | dict(axes)
+    sizes.setdefault(DATA, 1 if sizes[MODEL] == kinds.REST else kinds.REST)
     product = math.prod(size for size in sizes.values() if size != kinds.REST)
     if kinds.REST in sizes.values() and len(devices) % product == 0:
         sizes = {

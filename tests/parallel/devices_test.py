@@ -69,6 +69,7 @@ def test_any_number_of_devices_gives_the_losses_and_the_memory_of_one_device(
         ((("model", 4),), {"data": 2, "model": 4}),
         ((("model", 2), ("data", -1)), {"data": 4, "model": 2}),
         ((("data", 2), ("model", -1)), {"data": 2, "model": 4}),
+        ((("model", -1),), {"data": 1, "model": 8}),
     ],
 )
 def test_an_axis_without_a_size_has_all_other_devices(axes, shape):
