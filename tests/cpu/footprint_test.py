@@ -99,8 +99,8 @@ def test_a_run_logs_its_memory_and_is_refused_if_it_does_not_fit(
     tiny_teacher, tmp_path, monkeypatch, capsys
 ):
     fields = {"teacher.checkpoint": str(tiny_teacher), "train.epochs": 1}
-    monkeypatch.setattr(parallel, "device_bytes", lambda mesh: 10_000)
-    with pytest.raises(errors.InputError, match="memory per device: .* of 0.01 MB"):
+    monkeypatch.setattr(parallel, "device_bytes", lambda mesh: 250_000)
+    with pytest.raises(errors.InputError, match="memory per device: .* of 0.25 MB"):
         launch.run(launch.digits("smoke,tiny-tiny,rrd", **fields), tmp_path)
     monkeypatch.undo()
     launch.run(launch.digits("smoke,tiny-tiny,rrd", **fields), tmp_path)
