@@ -68,11 +68,11 @@ def main(_: list[str]) -> None:
     splits = {"train_split": "train[:90%]", "test_split": "train[90%:]"}
     source = data.Source(**fields, **splits)
     dataset = data.from_sources((images, np.arange(len(images)) % 10), None, source)
-    peak, ended = 0.0, threading.Event()
+    peak, done = 0.0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
-        while not ended.wait(0.1):
+        while not done.wait(0.1):
             peak = max(peak, _anonymous_gb())
             if 0 < _LIMIT.value < peak:
                 print(f"more than {_LIMIT.value:g} GB", flush=True)
@@ -86,7 +86,7 @@ def main(_: list[str]) -> None:
     for _ in dataset.train.train_batches(64, 0, 0, _BATCHES.value):
         first = first or time.monotonic() - start
     seconds = time.monotonic() - start
-    ended.set()
+    done.set()
     watcher.join()
     print(
         f"{images.nbytes / 1e9:.2f} GB in the file, {_WORKERS.value} workers: {before:.2f} GB"

@@ -176,9 +176,11 @@ def _activations(recipe: Recipe, image_shape: tuple[int, int, int]) -> float:
         return jax.vjp(forward, variables["params"])[1]
 
     images = jax.ShapeDtypeStruct((_TRACED, *image_shape), jnp.float32)
-    kept = jax.tree.leaves(jax.eval_shape(backward, variables, images))
+    residuals = jax.tree.leaves(jax.eval_shape(backward, variables, images))
     return sum(
-        leaf.size * leaf.dtype.itemsize / _TRACED for leaf in kept if leaf.shape[:1] == (_TRACED,)
+        leaf.size * leaf.dtype.itemsize / _TRACED
+        for leaf in residuals
+        if leaf.shape[:1] == (_TRACED,)
     )
 
 
