@@ -32,7 +32,7 @@ def localize(source: Source) -> Source:
     if user_paths.bucket_url(source.manual_dir):
         folder = _path(source.manual_dir, "data.manual_dir")
         changes["manual_dir"] = str(staging.local_folder(folder, scratch))
-        if source.kind == "folder":
+        if source.kind in ("folder", "masks"):
             staging.copy(folder, scratch, lambda name: True)
     if source.kind == "wds":
         changes |= _localize_shards(source)

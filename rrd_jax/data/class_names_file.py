@@ -24,18 +24,28 @@ def read(path: pathlib.Path, num_classes: int, field: str) -> tuple[str, ...]:
       InputError: the file cannot be read, or does not have C names.
     """
     subject = f"{field} is '{path}'"
-    try:
-        names = _names(user_paths.read_text(path))
-    except OSError as error:
-        raise errors.InputError(f"{subject}, which cannot be read: {error.strerror}") from error
-    except (RecursionError, ValueError) as error:
-        raise errors.InputError(f"{subject}, which has no valid class names: {error}") from error
+    names = read_all(path, subject)
     if len(names) != num_classes:
         raise errors.InputError(
             f"{subject}, which has {len(names):,} names, but there are {num_classes:,} classes;"
             " list one name per class, in the order of labels"
         )
     return names
+
+
+def read_all(path: pathlib.Path, subject: str) -> tuple[str, ...]:
+    """Returns all names in a file of unknown length; see `read`.
+
+    Args:
+      path: path of the file.
+      subject: the file in messages, such as "data.class_names is 'names.txt'".
+    """
+    try:
+        return _names(user_paths.read_text(path))
+    except OSError as error:
+        raise errors.InputError(f"{subject}, which cannot be read: {error.strerror}") from error
+    except (RecursionError, ValueError) as error:
+        raise errors.InputError(f"{subject}, which has no valid class names: {error}") from error
 
 
 def _names(text: str) -> tuple[str, ...]:

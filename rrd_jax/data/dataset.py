@@ -34,6 +34,7 @@ _SAMPLE_SIZE, _MIN_COVERED = 4, 0.5
 _MODULES = {
     "tfds": "sources.prepared",
     "folder": "folder",
+    "masks": "masks",
     "hf": "sources.huggingface",
     "import path": "sources.imported",
     "wds": "shards",

@@ -5,10 +5,10 @@
 FOLDER holds the published archives; if an archive is missing, the error names the file. Data sets
 without a builder in this package are prepared by TFDS with TensorFlow, and downloaded unless they
 are in FOLDER. A folder of images needs no preparation: --name=image_folder checks the images in
-FOLDER and lists all files that cannot be read. With --resize=256, the images of ImageNet or of a
-folder are stored with a shorter side of 256 pixels, which makes reading faster. The exit code is 0
-on success, 1 for an invalid flag, 2 for invalid input, 74 for a full disk, 75 after SIGTERM or
-SIGHUP, and 130 after Ctrl-C.
+FOLDER and lists all files that cannot be read, as does --name=mask_folder for images with masks.
+With --resize=256, the images of ImageNet or of a folder are stored with a shorter side of 256
+pixels, which makes reading faster. The exit code is 0 on success, 1 for an invalid flag, 2 for
+invalid input, 74 for a full disk, 75 after SIGTERM or SIGHUP, and 130 after Ctrl-C.
 """
 
 from rrd_jax.terminal import interrupts
@@ -24,7 +24,7 @@ from typing import Any
 from absl import app, flags
 
 from rrd_jax import data, errors
-from rrd_jax.data import folder
+from rrd_jax.data import folder, masks
 from rrd_jax.data.builders import registry, resized
 from rrd_jax.data.source import Source
 from rrd_jax.terminal import cli, console, path_flags
@@ -80,8 +80,8 @@ def _prepare(
     name: str, data_dir: str, manual_dir: str, *, verify: bool, resize: resized.Resize | None
 ) -> None:
     kind = Source(name).kind
-    if kind == "folder" and not resize:
-        _inspect_folder(data_dir, manual_dir)
+    if kind == "masks" or (kind == "folder" and not resize):
+        _inspect_folder(name, data_dir, manual_dir)
         return
     if kind not in ("folder", "tfds"):
         raise errors.InputError(f"data set '{name}' needs no preparation; train with it directly")
@@ -119,13 +119,16 @@ def _write(name: str, builder: Any, resize: resized.Resize | None, *, verify: bo
     print(f"{name} is prepared under {builder.data_dir}{size}: {counts}")
 
 
-def _inspect_folder(data_dir: str, manual_dir: str) -> None:
-    """Prints the files of a folder of images that cannot be read, and a summary."""
-    problems = folder.problems(data_dir, manual_dir)
-    print("image_folder needs no preparation: images are read in place")
+def _inspect_folder(name: str, data_dir: str, manual_dir: str) -> None:
+    """Prints the files of a folder of images that are not used, and a summary."""
+    module = masks if name == "mask_folder" else folder
+    problems = module.problems(data_dir, manual_dir)
+    print(f"{name} needs no preparation: images are read in place")
     for path, reason in problems.items():
         print(f"{path}: {reason}")
-    dataset = data.load(Source("image_folder", dir=data_dir, manual_dir=manual_dir))
+    use_labels = name == "image_folder"
+    source = Source(name, dir=data_dir, manual_dir=manual_dir, use_labels=use_labels)
+    dataset = data.load(source)
     for line in dataset.summary.lines:
         print(line)
     for text in dataset.summary.warnings:

@@ -15,6 +15,8 @@ DECODERS = ("auto", "cv2", "nvimgcodec")
 DEVICE_AUGMENTATIONS = ("none", "crop_flip", "resized_crop")
 HOST_AUGMENTATIONS = ("random_resized",)
 DEFAULT_BACKGROUND = "white"
+# Kinds of data sets that are read in place from data.manual_dir.
+_FOLDERS = {"image_folder": "folder", "mask_folder": "masks"}
 NOISES = ("symmetric", "asymmetric")
 # With a larger ratio of data.resize to data.image_size, less than half of a test image is used.
 _LARGEST_RATIO = 1.5
@@ -59,14 +61,15 @@ class Source:
 
     Attributes:
       name: digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012,
-        image_folder, any TFDS data set of labeled images, an import path of random-access sources
-        such as my_data:source, hf:PATH for a Hugging Face data set on disk, hf-hub:ORG/NAME for one
-        of the Hub with Parquet files, or wds:PATTERN for WebDataset shards.
+        image_folder, mask_folder (images with masks), any TFDS data set of labeled images, an
+        import path of random-access sources such as my_data:source, hf:PATH for a Hugging Face data
+        set on disk, hf-hub:ORG/NAME for one of the Hub with Parquet files, or wds:PATTERN for
+        WebDataset shards.
       dir: Folder of prepared data sets, on this machine or in a bucket; '' for TFDS_DATA_DIR or
         ~/tensorflow_datasets.
-      manual_dir: Folder of images for image_folder, read in place; the folder of relative patterns
-        wds:PATTERN; or the files of fashion_mnist, '' for Debian's folder. The first two may be
-        in a bucket.
+      manual_dir: Folder of images for image_folder and mask_folder, read in place; the folder of
+        relative patterns wds:PATTERN; or the files of fashion_mnist, '' for Debian's folder. The
+        first two may be in a bucket.
       scratch: Folder for copies of data in buckets; '' for rrd_jax/data/ in XDG_CACHE_HOME or
         ~/.cache.
       train_split: TFDS split expression of the training images, such as train[:90%].
@@ -234,9 +237,9 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """Kind of storage: "tfds", "folder", "hf", "wds" or "import path"."""
-        if self.name == "image_folder":
-            return "folder"
+        """Kind of storage: "tfds", "folder", "masks", "hf", "wds" or "import path"."""
+        if self.name in _FOLDERS:
+            return _FOLDERS[self.name]
         if self.name.startswith("wds:"):
             return "wds"
         prefix, colon, rest = self.name.partition(":")

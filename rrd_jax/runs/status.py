@@ -154,7 +154,7 @@ def _role(folder: Folder, config: Mapping[str, Any]) -> str:
 def _data(config: Mapping[str, Any]) -> str | None:
     """Returns the name of the data set; for a folder of images, the folder's name."""
     name, folder = config.get("data.name"), config.get("data.manual_dir")
-    if name == "image_folder" and isinstance(folder, str) and folder:
+    if name in ("image_folder", "mask_folder") and isinstance(folder, str) and folder:
         return os.path.basename(os.path.abspath(folder))
     return name
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.cpu import convolutions
+from rrd_jax.data.mask_index import IGNORED
 
 _TRIES = 10
 _ASPECTS = (3 / 4, 4 / 3)
@@ -20,11 +21,14 @@ class Crop(NamedTuple):
       views: number of crops of an image; 0 if there are too many to count.
       choose: key -> number [] int32 in [0, views), or any number >= 0 if `views` is 0.
       cut: (numbers [B], images [B, H, W, channels] uint8) -> uint8 images of the same shape.
+      cut_masks: the same for masks [B, H, W] uint8: the nearest class index at each position of the
+        crop, and 255 for pixels outside the image.
     """
 
     views: int
     choose: Callable[[jax.Array], jax.Array]
     cut: Callable[[jax.Array, jax.Array], jax.Array]
+    cut_masks: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def crop_flip(pad: int, flip: bool) -> Crop:
@@ -51,14 +55,18 @@ def crop_flip(pad: int, flip: bool) -> Crop:
         image = jax.lax.dynamic_slice(padded, (top, left, 0), size)
         return jnp.where(side, image[:, ::-1], image) if flip else image
 
-    def cut(view, images):
+    def cut(view, images, fill=0):
         corner, side = jnp.divmod(view, sides)
-        padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        padding = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+        padded = jnp.pad(images, padding, constant_values=fill)
         # After fusion, a CPU would compute the corner again for each pixel.
         arguments = convolutions.unfused((*jnp.divmod(corner, offsets), side, padded))
         return jax.vmap(cut_one)(*arguments)
 
-    return Crop(offsets**2 * sides, choose, cut)
+    def cut_masks(view, masks):
+        return cut(view, masks[..., None], fill=IGNORED)[..., 0]
+
+    return Crop(offsets**2 * sides, choose, cut, cut_masks)
 
 
 def resized_crop(area: float, flip: bool) -> Crop:
@@ -77,14 +85,20 @@ def resized_crop(area: float, flip: bool) -> Crop:
     def choose(key):
         return (jax.random.bits(key) >> 1).astype(jnp.int32)
 
-    def cut_one(number, image):
+    def cut_one(number, image, resize):
         numbers = jax.random.uniform(jax.random.key(number), (_TRIES + 1, 4))
         box = random_box(numbers[:_TRIES], image.shape[:2], area)
-        scaled = resized(image, *jax.lax.optimization_barrier(box))
+        scaled = resize(image, *jax.lax.optimization_barrier(box))
         mirrored = flip & (numbers[_TRIES, 0] < 0.5)
         return jnp.where(mirrored, scaled[:, ::-1], scaled)
 
-    return Crop(0, choose, lambda number, images: jax.vmap(cut_one)(number, images))
+    def cut(number, images, resize=resized):
+        return jax.vmap(lambda i, image: cut_one(i, image, resize))(number, images)
+
+    def cut_masks(number, masks):
+        return cut(number, masks[..., None], nearest)[..., 0]
+
+    return Crop(0, choose, cut, cut_masks)
 
 
 def random_box(
@@ -135,6 +149,21 @@ def resized(
     )
     scaled = jnp.einsum("ow,hwc->hoc", columns, scaled, precision=jax.lax.Precision.HIGHEST)
     return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)
+
+
+def nearest(
+    mask: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array
+) -> jax.Array:
+    """Resizes a part of a mask to the size of the mask by nearest neighbor; see `resized`."""
+    rows = _nearest_pixels(mask.shape[0], top, height)
+    columns = _nearest_pixels(mask.shape[1], left, width)
+    return mask[rows][:, columns]
+
+
+def _nearest_pixels(size: int, first: jax.Array, length: jax.Array) -> jax.Array:
+    """Returns the index of the input pixel that contains the center of each output pixel."""
+    # Integers, because a rounded center could be in the next pixel.
+    return first + ((2 * jnp.arange(size) + 1) * length) // (2 * size)
 
 
 def _weights(size: int, first: jax.Array, length: jax.Array) -> jax.Array:

@@ -1,20 +1,27 @@
 """Data sets from folders of images, which are read in place.
 
 `file_tree` lists the files, `inspection` checks each file once and stores the results in an index,
-`layout` sorts the images into splits and classes (`unlabelled_layout` only into splits), and
-`folder_summary` reports the results.
+`layout` sorts the images into splits and classes (`unlabelled_layout` only into splits, and
+`mask_pairing` matches images with masks), and `folder_summary` reports the results.
 """
 
 import hashlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rrd_jax import errors, user_paths
-from rrd_jax.data.folder import file_tree, folder_summary, inspection, layout, unlabelled_layout
+from rrd_jax.data.folder import (
+    file_tree,
+    folder_summary,
+    inspection,
+    layout,
+    mask_pairing,
+    unlabelled_layout,
+)
 from rrd_jax.data.folder.file_tree import File, Tree
 from rrd_jax.data.folder.folder_examples import FolderExamples
 from rrd_jax.data.folder.inspection import CheckedFile
@@ -50,13 +57,15 @@ def open_source(source: Source) -> Splits:
     )
     train, test = (folder.examples(text) for text in expressions)
     plan = folder.plan
+    if not source.use_labels:
+        plan.warnings.extend(mask_pairing.describe_masks(folder.root, folder.files))
     version = f"image_folder/{folder.digest()}"
     summary = folder_summary.summarize(
         version, folder.root, folder.tree, folder.checked, plan, train, test, source.background
     )
     if source.mock_examples:
         train, test = (
-            _random_images(source.mock_examples, len(plan.classes) or 1, seed) for seed in range(2)
+            random_images(source.mock_examples, len(plan.classes) or 1, seed) for seed in range(2)
         )
     return Splits(
         version,
@@ -128,30 +137,8 @@ class _Folder(NamedTuple):
 
     def examples(self, expression: str) -> FolderExamples:
         """Returns the images of a split expression."""
-        plan, chosen = self.plan, []
-        try:
-            for part in _parse(expression):
-                name = _canonical(part.name)
-                if name == "test" and name not in plan.splits and "validation" in plan.splits:
-                    name = "validation"
-                    plan.notes.append(
-                        f"{self.root} has no test images; split '{expression}' uses its validation"
-                        " images"
-                    )
-                if name not in plan.splits:
-                    raise ValueError(f"unknown split '{part.name}'")
-                images = plan.splits[name]
-                rows = part.rows(len(images))
-                chosen += images[rows.start : rows.stop]
-            if not chosen:
-                raise ValueError("the split is empty")
-        except ValueError as error:
-            if isinstance(error, errors.InputError):
-                raise
-            raise errors.InputError(
-                f"split '{expression}' of data set 'image_folder' cannot be read ({error});"
-                f" available splits: {', '.join(plan.splits)}, or parts such as train[90%:]"
-            ) from error
+        plan = self.plan
+        chosen = select_parts(plan.splits, expression, "image_folder", self.root, plan.notes)
         labels = {name: i for i, name in enumerate(plan.classes or ("",))}
         files = [self.files[image.index] for image in chosen]
         return FolderExamples(
@@ -162,6 +149,50 @@ class _Folder(NamedTuple):
             digests=[self.digests[image.index] for image in chosen],
             states=inspection.trusted_states(files),
         )
+
+
+def select_parts(
+    splits: Mapping[str, Sequence[Any]],
+    expression: str,
+    name: str,
+    root: str,
+    notes: list[str],
+) -> list[Any]:
+    """Returns the examples of a split expression.
+
+    Args:
+      splits: examples by the name of their split.
+      expression: a TFDS expression; test stands for validation in a folder without test images.
+      name: name of the data set, for messages.
+      root: the folder.
+      notes: list to which such a replacement is added.
+
+    Raises:
+      InputError: the split is unknown or empty.
+    """
+    chosen = []
+    try:
+        for part in _parse(expression, name):
+            split = _canonical(part.name)
+            if split == "test" and split not in splits and "validation" in splits:
+                split = "validation"
+                notes.append(
+                    f"{root} has no test images; split '{expression}' uses its validation images"
+                )
+            if split not in splits:
+                raise ValueError(f"unknown split '{part.name}'")
+            rows = part.rows(len(splits[split]))
+            chosen += splits[split][rows.start : rows.stop]
+        if not chosen:
+            raise ValueError("the split is empty")
+    except ValueError as error:
+        if isinstance(error, errors.InputError):
+            raise
+        raise errors.InputError(
+            f"split '{expression}' of data set '{name}' cannot be read ({error}); available"
+            f" splits: {', '.join(splits)}, or parts such as train[90%:]"
+        ) from error
+    return chosen
 
 
 def _inspect(
@@ -213,12 +244,12 @@ def _check_root(manual_dir: str, use_labels: bool = True) -> str:
     return root
 
 
-def _parse(expression: str) -> list[split_expressions.Slice]:
+def _parse(expression: str, name: str = "image_folder") -> list[split_expressions.Slice]:
     try:
         return split_expressions.parse(expression)
     except ValueError as error:
         raise errors.InputError(
-            f"split '{expression}' of data set 'image_folder' cannot be read ({error})"
+            f"split '{expression}' of data set '{name}' cannot be read ({error})"
         ) from error
 
 
@@ -227,7 +258,7 @@ def _canonical(name: str) -> str:
     return layout.SPLITS.get(name.lower(), name)
 
 
-def _random_images(number: int, classes: int, seed: int) -> Sequence[Mapping]:
+def random_images(number: int, classes: int, seed: int) -> Sequence[Mapping]:
     """Returns random examples that replace the images of the folder."""
     rng = np.random.default_rng(seed)
     return [

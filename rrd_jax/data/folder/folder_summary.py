@@ -41,17 +41,17 @@ def check_damage(
             f"image folder {root}: no image of {abbreviate(list(map(display_path, lost)))} can be"
             f" read ({some}); repair the images, or remove the folder"
         )
-    allowed = (
-        max(_MAX_DAMAGED_SHARE * total, min(_SMALL_COUNT, _SMALL_SHARE * total))
-        if use_labels
-        else total / 2
-    )
-    if len(damaged) > allowed:
+    if len(damaged) > (damage_limit(total) if use_labels else total / 2):
         raise errors.InputError(
             f"image folder {root}: {len(damaged):,} of {total:,} images cannot be read ({some});"
             " repair or remove them; `python -m rrd_jax.data.prepare --name=image_folder"
             f" --manual_dir={root}` lists all of them"
         )
+
+
+def damage_limit(total: int) -> float:
+    """Returns the largest number of damaged files among `total` files with labels."""
+    return max(_MAX_DAMAGED_SHARE * total, min(_SMALL_COUNT, _SMALL_SHARE * total))
 
 
 def problems(tree: Tree, checked: Sequence[CheckedFile]) -> dict[str, str]:

@@ -8,8 +8,8 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
@@ -51,6 +51,11 @@ class CheckedFile(NamedTuple):
     problem: str = ""
     transparent: bool | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        """False for a result from an index of an earlier version, which lacks a property."""
+        return self.transparent is not None or self.format in ("", "JPEG", "MPO")
+
 
 def check_all(
     root: str,
@@ -59,7 +64,9 @@ def check_all(
     others: Sequence[File] = (),
     *,
     report_changes: bool = False,
-) -> list[CheckedFile]:
+    check: Callable[[str, File], Any] | None = None,
+    result_type: type = CheckedFile,
+) -> list[Any]:
     """Inspects each file that is not in the index or has changed since the last inspection.
 
     The index is written every 30 seconds, so an interrupted inspection resumes from there.
@@ -71,11 +78,18 @@ def check_all(
       others: files below the root that are not inspected; the index keeps their results.
       report_changes: whether to report the number of files added or removed since the last
         inspection.
+      check: (root, file) -> the result for a file; None for `check_file`.
+      result_type: class of the results, a named tuple with `digest`, `format`, `problem` and
+        `is_complete` as in CheckedFile.
+
+    Returns:
+      The result for each file.
 
     Raises:
       InputError: there is no image among the first 20,000 files.
     """
-    start_time, (index, listed) = time.time_ns(), _read_index(index_file)
+    start_time, (index, listed) = time.time_ns(), _read_index(index_file, result_type)
+    check_one = functools.partial(check or check_file, root)
     current_paths = {file.path for part in (files, others) for file in part}
     if report_changes and listed and listed != current_paths:
         console.say(
@@ -83,12 +97,9 @@ def check_all(
             f" {len(listed - current_paths):,} removed"
         )
 
-    def look_up(file: File) -> CheckedFile | None:
+    def look_up(file: File) -> Any:
         state, checked = index.get(file.path, (None, None))
-        if state != file[1:]:
-            return None
-        is_unknown = checked.transparent is None and checked.format not in ("", "JPEG", "MPO")
-        return None if is_unknown else checked
+        return checked if state == file[1:] and checked.is_complete else None
 
     checked = list(map(look_up, files))
     carried_over = [(file, result) for file in others if (result := look_up(file))]
@@ -113,7 +124,7 @@ def check_all(
                 search.report(f"{first:,} of {len(new):,} new files are read")
             interrupts.check()
             chunk = new[first : first + _CHUNK_SIZE]
-            results = pool.map(functools.partial(check_file, root), (files[i] for i in chunk))
+            results = pool.map(check_one, (files[i] for i in chunk))
             for i, result in zip(chunk, results, strict=True):
                 checked[i] = result
                 bar.update()
@@ -166,7 +177,9 @@ def trusted_states(files: Sequence[File]) -> np.ndarray:
     return states
 
 
-def _read_index(index_file: pathlib.Path) -> tuple[dict[str, tuple[tuple, CheckedFile]], set[str]]:
+def _read_index(
+    index_file: pathlib.Path, result_type: type
+) -> tuple[dict[str, tuple[tuple, Any]], set[str]]:
     """Returns {path: ((size, modified, changed), result)} and all paths of the last inspection.
 
     Both are empty if the index is missing or damaged.
@@ -179,7 +192,7 @@ def _read_index(index_file: pathlib.Path) -> tuple[dict[str, tuple[tuple, Checke
         if is_damaged or content["format"] != _INDEX_FORMAT:
             return {}, set()
         rows = content["files"].items()
-        index = {path: (tuple(row[:3]), CheckedFile(*row[3:])) for path, row in rows}
+        index = {path: (tuple(row[:3]), result_type(*row[3:])) for path, row in rows}
         return index, {*index, *content.get("others", ())}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}, set()
@@ -187,7 +200,7 @@ def _read_index(index_file: pathlib.Path) -> tuple[dict[str, tuple[tuple, Checke
 
 def _write_index(
     index_file: pathlib.Path,
-    results: Sequence[tuple[File, CheckedFile | None]],
+    results: Sequence[tuple[File, Any]],
     start_time: int,
     current_paths: set[str],
 ) -> None:

@@ -79,7 +79,7 @@ def decode(content: bytes, channels: int = 3, background: str = "white") -> np.n
       InputError: the content is not an image, is damaged, or has too many pixels or pixels of
         more than 16 bits.
     """
-    file = _open(content)
+    file = open_file(content)
     pixels = _composited(file, content, background)
     if pixels is not None:
         pixels = to_grayscale(pixels) if channels == 1 else pixels
@@ -111,14 +111,14 @@ def composited(content: bytes, background: str) -> np.ndarray | None:
     if background == kinds.NO_COLOR or not transparency.may_be_transparent(content):
         return None
     try:
-        return _composited(_open(content), content, background)
+        return _composited(open_file(content), content, background)
     except errors.InputError:
         return None
 
 
 def decode_transparent(content: bytes) -> np.ndarray | None:
     """Returns an upright image, uint8 [H, W, 4] with alpha; None for an opaque image."""
-    file = _open(content)
+    file = open_file(content)
     pixels = _rgba(file, content)
     return None if pixels is None else upright(pixels, _orientation(file))
 
@@ -161,11 +161,11 @@ def check(content: bytes) -> Header:
       InputError: see `decode`; or the file is truncated.
     """
     header = _check_complete(content)
-    return header._replace(transparent=_rgba(_open(content), content) is not None)
+    return header._replace(transparent=_rgba(open_file(content), content) is not None)
 
 
 def _check_complete(content: bytes) -> Header:
-    file = _open(content)
+    file = open_file(content)
     header = Header(file.format, *file.size)
     if file.format in ("JPEG", "MPO"):
         # The end marker must follow the last scan; a thumbnail has an end marker before the image.
@@ -176,11 +176,11 @@ def _check_complete(content: bytes) -> Header:
             raise errors.InputError("truncated file: the content ends in zeros")
     elif file.format == "PNG" and b"IEND" in content[-1024:]:
         # The method `verify` compares checksums and leaves the file object unusable.
-        with _damage():
+        with damage_errors():
             file.verify()
         if header.width * header.height < _MAX_PNG_RATIO * len(content):
             return header
-        file = _open(content)
+        file = open_file(content)
     _pixels(file, content)
     return header
 
@@ -188,7 +188,7 @@ def _check_complete(content: bytes) -> Header:
 def size(content: bytes) -> tuple[int, int]:
     """Returns (height, width) from the header; (0, 0) if the header cannot be read."""
     try:
-        return _open(content).size[::-1]
+        return open_file(content).size[::-1]
     except errors.InputError:
         return 0, 0
 
@@ -199,7 +199,7 @@ def orientation(content: bytes) -> int:
     Raises:
       InputError: see `decode`.
     """
-    return _orientation(_open(content))
+    return _orientation(open_file(content))
 
 
 def check_size(content: bytes) -> None:
@@ -211,7 +211,7 @@ def check_size(content: bytes) -> None:
             raise _TooLargeError(_too_large(f"{width} x {height}"))
         return
     try:
-        _open(content)
+        open_file(content)
     except UnknownError:
         # The decoder of the caller may support more formats.
         pass
@@ -236,7 +236,7 @@ class _TooLargeError(errors.InputError):
 
 
 @contextlib.contextmanager
-def _damage() -> Iterator[None]:
+def damage_errors() -> Iterator[None]:
     """Converts the exceptions that Pillow raises for damaged files to an InputError."""
     try:
         yield
@@ -247,8 +247,13 @@ def _damage() -> Iterator[None]:
         raise errors.InputError(f"damaged file ({reason})") from error
 
 
-def _open(content: bytes) -> PIL.Image.Image:
-    """Opens an image and reads the header without decoding pixels."""
+def open_file(content: bytes) -> PIL.Image.Image:
+    """Opens an image and reads the header without decoding pixels.
+
+    Raises:
+      UnknownError: the content is not an image.
+      InputError: see `decode`.
+    """
     try:
         file = PIL.Image.open(io.BytesIO(content), formats=_formats())
     except PIL.Image.DecompressionBombError as error:
@@ -301,7 +306,7 @@ def _pixels(file: PIL.Image.Image, content: bytes) -> np.ndarray:
         pixels = _decode_tiff_by_opencv(content) if file.format == "TIFF" else None
         if pixels is not None:
             return pixels
-        with _damage():
+        with damage_errors():
             raise
     is_gray16 = file.mode == "I" and file.format in ("PNG", "PPM")
     if file.mode.startswith("I;16") or is_gray16:
@@ -309,7 +314,7 @@ def _pixels(file: PIL.Image.Image, content: bytes) -> np.ndarray:
         return np.repeat(gray[..., None], 3, axis=-1)
     if file.mode in ("I", "F"):
         raise errors.InputError("the image has 32-bit pixels; convert it to 8 or 16 bits")
-    with _damage():
+    with damage_errors():
         # Modes with premultiplied transparency.
         if file.mode in ("La", "RGBa"):
             file = file.convert("LA" if file.mode == "La" else "RGBA")

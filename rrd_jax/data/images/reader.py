@@ -26,9 +26,7 @@ def read(image: Any, preprocessing: Preprocessing) -> np.ndarray:
       InputError: the image cannot be read, or is not an image.
     """
     pixels = _pixels(image, preprocessing.channels, preprocessing.background)
-    if preprocessing.resize:
-        return transforms.center_crop(pixels, preprocessing.image_size, preprocessing.resize)
-    return transforms.pad_or_resize(pixels, preprocessing.image_size)
+    return transforms.evaluation_view(pixels, preprocessing.image_size, preprocessing.resize)
 
 
 def read_all(

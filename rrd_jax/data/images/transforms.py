@@ -1,4 +1,9 @@
-"""Encodes, decodes, scales and crops images on the host with OpenCV."""
+"""Encodes, decodes, scales and crops images on the host with OpenCV.
+
+The geometric functions also transform masks, class indices uint8 [H, W, 1]: with `is_mask`, pixels
+are those of the nearest neighbor, and added pixels have no class (255). An image and its mask stay
+aligned if both calls have the same sizes, and generators in the same state.
+"""
 
 import contextlib
 import sys
@@ -10,6 +15,7 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.data.images import decoding, partial_decoding
+from rrd_jax.data.mask_index import IGNORED
 
 # Undecodable images are replaced by black ones. An error is raised when both their number and their
 # share of all images reach these limits.
@@ -175,19 +181,41 @@ class _Damage:
 _damage = _Damage()
 
 
-def pad_or_resize(image: np.ndarray, size: int) -> np.ndarray:
+def evaluation_view(
+    image: np.ndarray, size: int, resize: int | None, *, is_mask: bool = False
+) -> np.ndarray:
+    """Returns an image as networks receive it in tests, [size, size, channels].
+
+    Args:
+      image: [H, W, channels].
+      size: height and width of the result.
+      resize: shorter side before the center crop; None for `pad_or_resize`.
+      is_mask: see the module's docstring.
+    """
+    if resize:
+        return center_crop(image, size, resize, is_mask=is_mask)
+    return pad_or_resize(image, size, is_mask=is_mask)
+
+
+def pad_or_resize(image: np.ndarray, size: int, *, is_mask: bool = False) -> np.ndarray:
     """Fits an image to [size, size]: pads smaller images with black, scales larger ones down."""
     height, width = image.shape[:2]
     if height > size or width > size:
-        return _scale(image, size, size)
+        return _scale(image, size, size, is_mask=is_mask)
     top, left = (size - height) // 2, (size - width) // 2
-    padded = np.zeros((size, size, image.shape[2]), image.dtype)
+    fill = IGNORED if is_mask else 0
+    padded = np.full((size, size, image.shape[2]), fill, image.dtype)
     padded[top : top + height, left : left + width] = image
     return padded
 
 
 def random_resized_crop(
-    rng: np.random.Generator, image: np.ndarray, size: int, area: float = 0.08
+    rng: np.random.Generator,
+    image: np.ndarray,
+    size: int,
+    area: float = 0.08,
+    *,
+    is_mask: bool = False,
 ) -> np.ndarray:
     """Returns a random crop, scaled to [size, size] and mirrored with probability 1/2.
 
@@ -197,14 +225,15 @@ def random_resized_crop(
     top, left, height, width = _random_part(rng, *image.shape[:2], area)
     part = image[top : top + height, left : left + width]
     # Area averaging takes four times as long; training needs it only at a factor of 2 or more.
-    scaled = _scale(part, size, size, averaged=2 * size <= min(part.shape[:2]))
+    averaged = 2 * size <= min(part.shape[:2])
+    scaled = _scale(part, size, size, averaged=averaged, is_mask=is_mask)
     if rng.random() >= 0.5:
         return scaled
     # The mirrored copy is contiguous: stacking arrays of negative stride takes ten times as long.
     return cv2.flip(scaled, 1).reshape(scaled.shape)
 
 
-def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
+def center_crop(image: np.ndarray, size: int, resize: int, *, is_mask: bool = False) -> np.ndarray:
     """Scales the shorter side to `resize`, and returns the center crop [size, size]."""
     height, width = image.shape[:2]
     longest = _MAX_ASPECT * min(height, width)
@@ -212,16 +241,16 @@ def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     if max(height, width) > longest:
         top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
         image = np.ascontiguousarray(image[top : top + longest, left : left + longest])
-    scaled = scale_short(image, resize)
+    scaled = scale_short(image, resize, is_mask=is_mask)
     top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2
     return scaled[top : top + size, left : left + size]
 
 
-def scale_short(image: np.ndarray, short: int) -> np.ndarray:
+def scale_short(image: np.ndarray, short: int, *, is_mask: bool = False) -> np.ndarray:
     """Scales the shorter side to `short`, with area averaging if the image becomes smaller."""
     height, width = image.shape[:2]
     factor = short / min(height, width)
-    return _scale(image, round(height * factor), round(width * factor))
+    return _scale(image, round(height * factor), round(width * factor), is_mask=is_mask)
 
 
 def _random_part(
@@ -238,11 +267,21 @@ def _random_part(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _scale(image: np.ndarray, height: int, width: int, averaged: bool | None = None) -> np.ndarray:
+def _scale(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    averaged: bool | None = None,
+    *,
+    is_mask: bool = False,
+) -> np.ndarray:
     # Without averaging, a reduced image would have aliasing.
     if averaged is None:
         averaged = height < image.shape[0] or width < image.shape[1]
     method = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
+    if is_mask:
+        # The centers of pixels coincide with those of the image; INTER_NEAREST shifts a mask.
+        method = cv2.INTER_NEAREST_EXACT
     scaled = cv2.resize(image, (width, height), interpolation=method)
     # OpenCV drops the axis of a single channel.
     return scaled.reshape(height, width, image.shape[2])
