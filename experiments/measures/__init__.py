@@ -122,20 +122,29 @@ def missing(folder: pathlib.Path, names: Collection[str]) -> list[str]:
     return [name for name in names if _intact(pathlib.Path(folder), name) is None]
 
 
-def measure_missing(folder: pathlib.Path, names: Collection[str]) -> None:
-    """Computes missing measures; prints a note for a run that cannot be measured."""
+def measure_missing(
+    folder: pathlib.Path, names: Collection[str], source: pathlib.Path | None = None
+) -> None:
+    """Computes missing measures; prints a note for a run that cannot be measured.
+
+    Args:
+      folder: a workdir, or a folder with its `measures`.
+      names: names of `MEASURES`.
+      source: the workdir with the checkpoints; None for `folder`.
+    """
     if not (names := missing(folder, names)):
         return
+    source = source or folder
     console.progress("page", [f"{folder.name}: {', '.join(names)}"])
     try:
-        outputs = run_outputs(folder)
+        outputs = run_outputs(source)
         for name in names:
             if outputs.teacher is not None or name not in NEED_TEACHER:
                 measure(folder, name, outputs)
     except errors.DiskError:
         raise
     except errors.InputError as error:
-        console.note(f"measures: skipped {folder}: {error}")
+        console.note(f"measures: skipped {source}: {error}")
 
 
 def _intact(

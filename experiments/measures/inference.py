@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 from collections.abc import Iterable
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from experiments.measures.outputs import NetworkOutputs, RunOutputs
 from experiments.measures.thumbnails import thumbnails
-from rrd_jax import checkpoints, data, errors, exports, library
+from rrd_jax import checkpoints, data, errors, exports, library, user_paths
 from rrd_jax import config as configs
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions
@@ -72,7 +73,7 @@ def run_outputs(
     Raises:
       InputError: the folder is not a run, a checkpoint is damaged, or the images are missing.
     """
-    folder = pathlib.Path(folder)
+    folder = user_paths.path_of(os.fspath(folder))
     fields = weights_loader.read_run_fields(files.split(folder)[0])
     if fields is None:
         raise errors.InputError(

@@ -3,11 +3,12 @@
     python -m experiments.page --study=runs/digits_study --output=report.html
     python -m experiments.page --workdir=runs/digits --output=run.html
     python -m experiments.page --study=runs/digits_study --figures=paper
+    python -m experiments.page --workdir=gs://BUCKET/runs/digits --output=run.html
 
 --figures writes figures as PDF, PNG and SVG, and tables as LaTeX and Markdown. The page of an
 unfinished study contains the available results. The exit code is 0 if all files were written, 1 for
 an invalid flag, 2 for a folder that is not a study or run, 69 if a library is not installed (pip
-install 'rrd_jax[studies]') and 74 if a file cannot be written.
+install 'rrd_jax[studies]') and 74 if a file cannot be written or a bucket cannot be reached.
 """
 
 import pathlib
@@ -21,8 +22,10 @@ from rrd_jax.terminal import cli, console, path_flags
 if TYPE_CHECKING:
     from experiments.page.elements import Page
 
-_STUDY = path_flags.define_path("study", None, "The --workdir of experiments.study.")
-_WORKDIR = path_flags.define_path("workdir", None, "The workdir of a run, instead of --study.")
+_STUDY = path_flags.define_path("study", None, "The --workdir of experiments.study.", bucket=True)
+_WORKDIR = path_flags.define_path(
+    "workdir", None, "The workdir of a run, instead of --study.", bucket=True
+)
 _OUTPUT = path_flags.define_path("output", None, "The HTML file to write.")
 _FIGURES = path_flags.define_path("figures", None, "The folder for figures and tables for papers.")
 _MEASURE = flags.DEFINE_bool(
@@ -49,7 +52,7 @@ def _run() -> None:
     from experiments.page import html, papers
 
     html.check_libraries()
-    page = _study_page(pathlib.Path(_STUDY.value)) if _STUDY.value else _run_page()
+    page = _study_page() if _STUDY.value else _run_page()
     if _OUTPUT.value is not None:
         path = pathlib.Path(_OUTPUT.value)
         text = html.render(page)
@@ -66,26 +69,32 @@ def _run() -> None:
         console.say(f"{_FIGURES.value}: {len(paths)} files")
 
 
-def _study_page(folder: pathlib.Path) -> "Page":
+def _study_page() -> "Page":
     from experiments import measures
-    from experiments.page import study_page
+    from experiments.page import bucket_copies, study_page
     from experiments.study import records
 
+    location, folder = bucket_copies.localize(_STUDY.value, records.PLAN)
     record = records.read(folder)
     if _MEASURE.value:
         for grid in record.grids:
             for run in grid.runs:
                 if run.finished:
-                    measures.measure_missing(run.folder, grid.measures)
+                    measures.measure_missing(
+                        run.folder,
+                        grid.measures,
+                        location / run.folder.relative_to(folder).as_posix(),
+                    )
     return study_page.page(record)
 
 
 def _run_page() -> "Page":
     from experiments import measures
-    from experiments.page import run_page
+    from experiments.page import bucket_copies, run_page
 
-    run = run_page.read(pathlib.Path(_WORKDIR.value))
-    measures.measure_missing(run.folder, measures.MEASURES)
+    location, folder = bucket_copies.localize(_WORKDIR.value, "config.json")
+    run = run_page.read(folder, location)
+    measures.measure_missing(run.folder, measures.MEASURES, location)
     return run_page.page(run)
 
 

@@ -31,7 +31,8 @@ class Run:
     """The contents of a workdir.
 
     Attributes:
-      folder: the workdir.
+      folder: the workdir, or the copy of one in a bucket.
+      location: the workdir.
       student: the record of the run.
       others: records of "student alone" and "student from random weights", if trained.
       teachers: the teachers, with the accuracy of the weights that the run uses.
@@ -41,6 +42,7 @@ class Run:
     """
 
     folder: pathlib.Path
+    location: pathlib.Path
     student: RunRecord
     others: Mapping[str, RunRecord]
     teachers: tuple[Network, ...]
@@ -69,8 +71,12 @@ class Run:
         return self.model.get("training") or {}
 
 
-def read(folder: pathlib.Path) -> Run:
+def read(folder: pathlib.Path, location: pathlib.Path | None = None) -> Run:
     """Reads a workdir.
+
+    Args:
+      folder: the workdir, or its copy.
+      location: the path of the workdir, if `folder` is a copy.
 
     Raises:
       InputError: the folder is not a workdir, or its config is damaged.
@@ -94,6 +100,7 @@ def read(folder: pathlib.Path) -> Run:
     start = starts.get("latest", {}) if isinstance(starts, dict) else {}
     return Run(
         folder=folder,
+        location=location or folder,
         student=_record(folder, "student", epochs, int(config.get("seed", 0))),
         others=dict(_others(folder)),
         teachers=tuple(networks.teachers_of(folder)),
@@ -259,7 +266,8 @@ def _values(run: Run) -> Table:
             for column, x in zip(columns, numbers, strict=True)
         ]
         size, epoch = networks.student_of(record.folder).parameters, record.epoch
-        source = str(record.folder / "checkpoints")
+        inner = (record.folder / "checkpoints").relative_to(run.folder)
+        source = str(run.location / inner.as_posix())
         rows.append((Cell(name), _count(size), _count(epoch), *cells, Cell(source)))
     names = {"best/epoch": "best epoch", "best/top1": "test top-1 (%), at the best epoch"}
     titles = [names.get(column) or label(column) for column in columns]

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from rrd_jax import errors
+from rrd_jax import errors, user_paths
 from rrd_jax.terminal import cli, console, path_flags
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _METHODS = flags.DEFINE_list(
     "methods", ["ce", "kd", "rrd", "rrd+kd"], "Methods for --config; the first is the baseline."
 )
 _WORKDIR = path_flags.define_path(
-    "workdir", None, "The folder of the study; default runs/study-<name>."
+    "workdir", None, "The folder of the study; default runs/study-<name>.", bucket=True
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Lists the runs, their progress and the estimated remaining time."
@@ -112,6 +112,13 @@ def main(argv: list[str]) -> None:
         cli.stop(
             1,
             f"--methods={','.join(_METHODS.value)} has an empty name; for example --methods=ce,rrd",
+        )
+    if user_paths.bucket_url(_WORKDIR.value or ""):
+        cli.stop(
+            1,
+            f"--workdir={_WORKDIR.value} is in a bucket, which has no locks for runs that share"
+            " teachers; pass a folder on a disk, and copy it to the bucket when the study has"
+            " ended: experiments.page reads it there",
         )
     stopped = "stopped; finished runs are kept; run the same command again to resume"
     if _WORKER.value:

@@ -50,7 +50,7 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
       InputError: there is no run, the run has no teacher, the weights are missing, or several
         teachers differ in their classes.
     """
-    folder, _ = files.split(pathlib.Path(workdir))
+    folder, _ = files.split(workdir)
     if weights_loader.read_run_fields(folder) is None:
         raise errors.InputError(f"{folder} is not the workdir of a run, so it has no teacher")
     teachers = teachers_of(workdir)
@@ -71,7 +71,7 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
 
 def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
     """Lists the teachers of a run; returns an empty list for a path without a run."""
-    folder, _ = files.split(pathlib.Path(workdir))
+    folder, _ = files.split(workdir)
     fields = weights_loader.read_run_fields(folder) or {}
     sections = fields.get("teacher") or []
     sections = sections if isinstance(sections, list) else [sections]
@@ -95,7 +95,7 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     Raises:
       InputError: the weights are missing or damaged.
     """
-    folder, _ = files.split(pathlib.Path(workdir))
+    folder, _ = files.split(workdir)
     path, data = teacher.path, weights_loader.read_run_fields(folder)["data"]
     home, _ = files.split(path)
     if not home.exists():

@@ -36,7 +36,14 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from rrd_jax import errors, user_paths
-from rrd_jax.terminal import config_errors, console, crashes, interrupts, runtime_errors
+from rrd_jax.terminal import (
+    config_errors,
+    console,
+    crashes,
+    interrupts,
+    path_flags,
+    runtime_errors,
+)
 
 # The first class that matches an error determines the exit code. Of sysexits.h, 74 is EX_IOERR, 69
 # is EX_UNAVAILABLE, and 75 is EX_TEMPFAIL.
@@ -251,6 +258,8 @@ def command_line(argv: Sequence[str]) -> list[str]:
     """
     argv = list(argv)
     for i, flag, text in list(_file_flags(argv)):
+        if path_flags.checks(flag.lstrip("-")):
+            continue
         path, colon, argument = text.partition(":")
         problem = user_paths.url_problem(text) or user_paths.problem(path)
         if problem:

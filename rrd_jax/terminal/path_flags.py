@@ -32,6 +32,11 @@ class _PathParser(flags.ArgumentParser):
         return user_paths.expanded(argument)
 
 
+def checks(name: str) -> bool:
+    """Returns True if a name is that of a flag for a path."""
+    return name in flags.FLAGS and isinstance(flags.FLAGS[name].parser, _PathParser)
+
+
 def define_path(
     name: str,
     default: str | None,

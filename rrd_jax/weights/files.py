@@ -26,7 +26,7 @@ from rrd_jax.weights import (
 )
 
 
-def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
+def split(path: str | pathlib.Path) -> tuple[pathlib.Path, str]:
     """Splits RUN@best, RUN@last, RUN@STEP or FILE@KEY at the last @, and expands ~.
 
     A repository of the Hugging Face Hub, and a weight file in a bucket, are downloaded to a cache.

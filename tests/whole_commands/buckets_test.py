@@ -5,6 +5,7 @@ import re
 import PIL.Image
 import pytest
 
+from experiments.page import bucket_copies
 from rrd_jax import buckets
 from tests.servers import faults, kills
 
@@ -35,8 +36,10 @@ def server(request):
             2,
             "does not exist|missing",
         ),
-        ("experiments.page", ["--workdir=BUCKET/run", "--output=x"], 1, "does not support buckets"),
-        ("experiments.study", ["--study=x.py", "--workdir=BUCKET/s"], 1, "does not support"),
+        ("experiments.page", ["--workdir=BUCKET/run", "--output=x"], 2, "run has no config.json"),
+        ("experiments.page", ["--study=WRONG/study", "--output=x"], 2, "wrong does not exist"),
+        ("experiments.page", ["--study=BUCKET/x", "--output=BUCKET/y"], 1, "not support buckets"),
+        ("experiments.study", ["--study=x.py", "--workdir=BUCKET/s"], 1, "pass a folder on a disk"),
     ],
 )
 def test_a_path_in_a_bucket_is_refused_in_a_line(
@@ -59,6 +62,31 @@ def test_a_bucket_without_access_is_refused_in_a_line(commands, server):
         arguments = (_CONFIG, f"--workdir={server.bucket()}/run")
         outcome = commands.run(*arguments, env=server.environment, seconds=60)
     assert re.search("no access to .*; (run gcloud|set AWS)", outcome.check_refused(74))
+
+
+def test_the_copy_for_a_page_follows_the_study_in_the_bucket(gcs, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    study = tmp_path / "study"
+    names = (
+        "study.json",
+        "runs/a/failed.json",
+        "runs/a/metrics.jsonl",
+        "runs/a/checkpoints/6/data",
+    )
+    for name in (*names, "runs/a/checkpoints/6/meta/metadata"):
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / name).write_text(name)
+    place = buckets.path(f"{gcs.bucket()}/study")
+    buckets.upload(study, place)
+    copy = bucket_copies.localize(str(place), "study.json")[1]
+    copied = {x.relative_to(copy).as_posix() for x in copy.rglob("*") if x.is_file()}
+    assert copied == {*names[:3], "runs/a/checkpoints/6/meta/metadata"}
+    buckets.delete(place / "runs/a/failed.json")
+    buckets.delete(place / "runs/a/checkpoints")
+    buckets.write(place / "runs/a/metrics.jsonl", b"changed content")
+    bucket_copies.localize(str(place), "study.json")
+    assert [x.name for x in sorted(copy.glob("runs/a/**/*"))] == ["checkpoints", "metrics.jsonl"]
+    assert (copy / "runs/a/metrics.jsonl").read_text() == "changed content"
 
 
 @pytest.mark.long
