@@ -15,6 +15,7 @@ from rrd_jax import buckets, errors, optim, parallel
 from rrd_jax.checkpoints import digests, staging, storage
 from rrd_jax.checkpoints.best_checkpoint import KeepBest
 from rrd_jax.checkpoints.storage import ocp
+from rrd_jax.terminal import runtime_errors
 from rrd_jax.training.state import TrainState
 
 _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory", "key")
@@ -155,6 +156,8 @@ class Checkpoints:
                 raise
             # Orbax raises many types of errors for damaged files.
             except Exception as error:
+                if lost := runtime_errors.lost_error(error):
+                    raise lost from error
                 damaged[step] = error
                 continue
             if damaged:
@@ -235,7 +238,12 @@ class Checkpoints:
         Args:
           error: the error of the write.
           event: the beginning of the message.
+
+        Raises:
+          LostError: the write failed because another process was lost.
         """
+        if lost := runtime_errors.lost_error(error):
+            raise lost from error
         # An earlier save may be pending.
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()

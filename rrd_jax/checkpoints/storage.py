@@ -16,6 +16,7 @@ from absl import logging as absl_logging
 
 from rrd_jax import buckets, deferred, errors, networks, user_paths
 from rrd_jax.checkpoints import digests as digesting
+from rrd_jax.terminal import runtime_errors
 
 # The file that marks a complete checkpoint in a bucket; Orbax writes it to gs://.
 MARKER = "commit_success.txt"
@@ -149,7 +150,13 @@ def difference(folder: pathlib.Path, step: int, like: Any) -> str:
 
 
 def warn_damaged(folder: pathlib.Path, step: int, error: Exception) -> None:
-    """Warns that a damaged checkpoint is skipped."""
+    """Warns that a damaged checkpoint is skipped.
+
+    Raises:
+      LostError: the error is not due to damage, but to the loss of another process.
+    """
+    if lost := runtime_errors.lost_error(error):
+        raise lost from error
     print(f"warning: checkpoint {folder}/{step} is damaged ({first_line(error)})")
 
 

@@ -40,6 +40,7 @@ from rrd_jax.parallel.sharding import (
     weight_shardings,
     with_mesh,
 )
+from rrd_jax.parallel.shared_folders import check_shared
 
 __all__ = [
     "AXES",
@@ -49,6 +50,7 @@ __all__ = [
     "check_batch",
     "check_jaxlib",
     "check_platform",
+    "check_shared",
     "code_version",
     "device_bytes",
     "enable_compilation_cache",

@@ -16,14 +16,17 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from rrd_jax import errors
-from rrd_jax.terminal import interrupts
+from rrd_jax.terminal import console, interrupts, peers, runtime_errors
 
 _Result = TypeVar("_Result")
 # Seconds for the other processes to start.
 _START_TIMEOUT = 300
+# Milliseconds for all processes to connect to the watch of process 0.
+_WATCH_TIMEOUT = 60_000
 
 
 def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> None:
@@ -74,10 +77,44 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
         ) from error
     finally:
         watch.cancel()
+    _watch_peers()
     if processes and jax.process_count() != processes:
         raise errors.InputError(
             f"--processes={processes}, but JAX detects {jax.process_count()} processes; omit the"
             " flag"
+        )
+
+
+def _watch_peers() -> None:
+    """Ends this process with code 75 from now on if another process dies; see `terminal.peers`.
+
+    JAX's coordination service passes the address of process 0, which its public interface lacks.
+
+    Raises:
+      LostError: another process has died meanwhile.
+    """
+    state, name = distributed.global_state, "rrd_jax/peers"
+    client, links = state.client, []
+    if client is None or state.num_processes == 1:
+        return
+    others = state.num_processes - 1
+    with runtime_errors.translated():
+        if state.process_id == 0:
+            server = peers.Server()
+            client.key_value_set(name, json.dumps(server.address))
+            links = server.accept(others)
+        else:
+            text = client.blocking_key_value_get(name, _WATCH_TIMEOUT)
+            host = state.coordinator_address.rpartition(":")[0].strip("[]")
+            address = peers.Address(*json.loads(text))
+            links = peers.connect(host, address, state.process_id)
+        client.wait_at_barrier(name, _WATCH_TIMEOUT)
+    peers.watch(state.process_id, links)
+    if state.process_id == 0 and len(links) < others:
+        console.warn(
+            f"{others - len(links)} of {state.num_processes} processes cannot reach process 0 at"
+            f" port {server.address.port}: if a process dies, the others end after 100 seconds with"
+            " code 134; open all ports between the hosts of the run"
         )
 
 

@@ -79,18 +79,22 @@ def claim(
     Raises:
       DiskError: the workdir cannot be written.
       InputError: another process uses the workdir, the workdir has checkpoints of another config,
-        or it is not a folder.
+        it is not a folder, or not all processes see it.
     """
     with contextlib.ExitStack() as locks:
         if buckets.is_bucket(folder):
             locks.enter_context(buckets.patient(console.warn))
-        yield parallel.main_first(
+        claimed = parallel.main_first(
             lambda: (
                 _claim(folder, config, free, growing, defaults or {}, locks)
                 if parallel.is_main()
                 else Claim(None, lambda: None)
             )
         )
+        parallel.check_shared(
+            folder, "pass a --workdir on a disk that all hosts share, or in a bucket (gs://)"
+        )
+        yield claimed
 
 
 def read_fields(folder: pathlib.Path) -> dict[str, Any] | None:

@@ -122,7 +122,8 @@ class EmbeddingCache:
           stop: polled while embeddings are computed; True stops.
 
         Raises:
-          InputError: the place is "file", and the disk cannot store the embeddings.
+          DiskError: the disk cannot store the embeddings, and the place is "file" or the run has
+            several processes. Complete rows are kept.
           PreemptedError: `stop` returned True.
         """
         members = self._members(augment)
@@ -231,9 +232,9 @@ class EmbeddingCache:
     def _in_memory(self, file: CacheFile, error: OSError, place: str) -> CacheInMemory:
         """Returns storage in memory that replaces a file which cannot be written."""
         if place == "file":
-            raise errors.InputError(
-                f"teacher cache: {file.folder} cannot be written ({error}); free disk space, or set"
-                " teacher.cache to off"
+            raise errors.DiskError(
+                f"teacher cache: {file.folder} cannot be written ({error}); free disk space and run"
+                " the same command again, which continues the cache, or set teacher.cache to off"
             ) from error
         memory = fallback(file, error)
         console.warn(

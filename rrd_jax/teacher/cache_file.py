@@ -166,10 +166,10 @@ def fallback(file: CacheFile, error: OSError) -> CacheInMemory:
     """Returns storage in memory that replaces a file which cannot be written.
 
     Raises:
-      InputError: the run has several processes, each of which computes only a part of the rows.
+      DiskError: the run has several processes, each of which computes only a part of the rows.
     """
     if parallel.process_share() != (0, 1):
-        raise errors.InputError(
+        raise errors.DiskError(
             f"teacher cache: {file.folder} cannot be written ({error}), but all processes read"
             " embeddings from it; free disk space, or set teacher.cache to off"
         ) from error

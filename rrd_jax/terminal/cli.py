@@ -42,6 +42,7 @@ from rrd_jax.terminal import (
     crashes,
     interrupts,
     path_flags,
+    peers,
     runtime_errors,
 )
 
@@ -59,6 +60,11 @@ _CODES: dict[type[Exception], int] = {
     errors.LostError: 75,
 }
 
+# Errors with which all processes of a run end at the same step.
+_JOINT = (errors.DivergedError, errors.PreemptedError)
+# Seconds for the other processes of a run to end by themselves after one ended with an error. They
+# may have to complete a checkpoint after a joint error.
+_SECONDS, _JOINT_SECONDS = 2.0, 90.0
 # Flags of files that are read while the command line is parsed.
 _FILE_FLAGS = ("config", "study", "flagfile")
 
@@ -151,10 +157,13 @@ def guard(
                 console.flush()
                 raise
             console.flush()
+        peers.goodbye(0)
     except errors.UnreadError:
-        sys.exit(141)
+        peers.goodbye(141)
+        runtime_errors.end(141)
     except tuple(_CODES) as error:
-        stop(next(code for kind, code in _CODES.items() if isinstance(error, kind)), error)
+        code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+        stop(code, error, is_joint=isinstance(error, _JOINT))
     except KeyboardInterrupt as error:
         stop(130, str(error) or stopped)
     except SystemExit:
@@ -198,8 +207,16 @@ def quiet_libtpu() -> None:
         os.environ.setdefault("TPU_LOG_DIR", "disabled")
 
 
-def stop(code: int, message: object) -> NoReturn:
-    """Prints an error and ends the program."""
+def stop(code: int, message: object, *, is_joint: bool = False) -> NoReturn:
+    """Prints an error and ends the program.
+
+    Args:
+      code: the exit code.
+      message: the error.
+      is_joint: whether the other processes of a run usually end by themselves with the same code.
+    """
+    peers.settle()
+    peers.goodbye(code, _JOINT_SECONDS if is_joint else _SECONDS)
     console.error(str(message))
     runtime_errors.end(code)
 

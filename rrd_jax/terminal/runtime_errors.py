@@ -13,8 +13,12 @@ from rrd_jax import errors
 
 # A message of XLA starts with a status. After errors with these statuses, a run can be resumed.
 _LOST_STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "DATA_LOSS", "INTERNAL")
-# Errors in the communication between processes contain one of these words, with any status.
-_LOST_WORDS = ("Gloo", "NCCL", "Barrier")
+# Errors in the communication between processes contain one of these words, with any status. The
+# last is the name of a barrier of JAX, which on busy CPUs fails with a false mismatch of its names.
+_LOST_WORDS = (
+    *("Gloo", "NCCL", "Barrier", "barrier", "coordination service", "CoordinationService"),
+    "sync_global_devices",
+)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 # Exit codes with which all processes end at the same step.
 _JOINT_CODES = (0, 3)
@@ -47,8 +51,7 @@ def translated() -> Iterator[None]:
       InputError: the memory of the devices or of the host is exhausted, or JAX has a setting that
         `check_settings` refuses.
       DiskError: a disk is full or cannot be written.
-      LostError: a device or another process was lost. If JAX waits for a lost process in a
-        collective, JAX ends this process with SIGABRT after 100 seconds.
+      LostError: a device or another process was lost, also if this error led to another one.
       DivergedError: JAX_DEBUG_NANS found a number that is not finite.
     """
     try:
@@ -61,6 +64,8 @@ def translated() -> Iterator[None]:
 
 def _translate(error: Exception) -> Exception | None:
     """Returns the translated error; None for a bug or an error of this package."""
+    if lost := lost_error(error):
+        return lost
     text = first_line(error)
     if isinstance(error, MemoryError):
         return errors.InputError(
@@ -97,12 +102,40 @@ def _translate(error: Exception) -> Exception | None:
     if _TRACEBACK in str(error) or "CpuCallback" in text:
         return _callback_error(str(error))
     if text.startswith(_LOST_STATUS) or any(word in text for word in _LOST_WORDS):
-        return errors.LostError(
-            f"a device or another process was lost ({text}); start the same command in all"
-            " processes to resume from the last checkpoint; if the error occurs again at the same"
-            " step, check the devices"
-        )
+        return _lost(text)
     return None
+
+
+def lost_error(error: BaseException | None) -> errors.LostError | None:
+    """Returns the error for the loss of another process; None for errors with other causes.
+
+    Libraries raise many types of errors if they cannot reach another process, and wrap these errors
+    in others. An error of this package is examined for its cause only.
+    """
+    if not _has_peers():
+        return None
+    while error:
+        text = first_line(error)
+        is_ours = type(error).__module__ == errors.__name__
+        if not is_ours and any(word in text for word in _LOST_WORDS):
+            return _lost(text)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _lost(text: str) -> errors.LostError:
+    return errors.LostError(
+        f"a device or another process was lost ({text}); start the same command in all processes"
+        " to resume from the last checkpoint; if the error occurs again at the same step, check the"
+        " devices"
+    )
+
+
+def _has_peers() -> bool:
+    # After the loss of a process, `jax.process_count` may wait for that process.
+    distributed = sys.modules.get("jax._src.distributed")
+    state = distributed and distributed.global_state
+    return bool(state and state.client is not None and (state.num_processes or 1) > 1)
 
 
 def check_settings() -> None:
@@ -146,9 +179,7 @@ def end(code: int) -> NoReturn:
     If one of several processes fails, it ends immediately: at Python's exit, JAX would wait for the
     other processes for minutes, and then end this process with SIGABRT.
     """
-    jax = sys.modules.get("jax")
-    is_single = jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1
-    if is_single or code in _JOINT_CODES:
+    if not _has_peers() or code in _JOINT_CODES:
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,5 +1,6 @@
 """The cache of a teacher's embeddings."""
 
+import errno
 import itertools
 import pathlib
 import re
@@ -15,7 +16,15 @@ from rrd_jax.data.augment import pipeline
 from rrd_jax.data.feeds import feed
 from rrd_jax.jobs import job
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import cache, cache_plan, ensemble, fill_cache, placement, step_outputs
+from rrd_jax.teacher import (
+    cache,
+    cache_file,
+    cache_plan,
+    ensemble,
+    fill_cache,
+    placement,
+    step_outputs,
+)
 from rrd_jax.training import recipe, state, step
 from rrd_jax.training.recipe import Term
 from tests import fresh, launch, tiny
@@ -191,6 +200,26 @@ def test_an_interrupted_cache_is_resumed(teacher, tmp_path, monkeypatch, capsys)
     launch.preempt(_config(teacher), tmp_path / "run", 0)
     assert launch.run(_config(teacher), tmp_path / "run")[-1].top1 >= 0
     assert "2 of 24 images already cached" in capsys.readouterr().out
+
+
+def test_a_disk_that_fills_keeps_complete_rows(tmp_path, monkeypatch, capsys):
+    mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
+    # Two images per batch.
+    monkeypatch.setitem(fill_cache._PIXELS, "cpu", _CROP.views * 8 * 8 * 2)
+    embeddings = _cache(*_network(split), [tmp_path], split, mesh)
+    write, batches = cache_file.CacheFile.write, iter(range(2))
+
+    def write_two(file, index, rows):
+        if next(batches, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, index, rows)
+
+    monkeypatch.setattr(cache_file.CacheFile, "write", write_two)
+    with pytest.raises(errors.DiskError, match="No space left"):
+        embeddings.load(_CROP, "file")
+    monkeypatch.setattr(cache_file.CacheFile, "write", write)
+    embeddings.load(_CROP, "file")
+    assert "4 of 5 images already cached" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("one_device")

@@ -1,6 +1,7 @@
 """Translation of errors of JAX and the operating system into errors of rrd_jax."""
 
 import errno
+import types
 
 import jax
 import numpy as np
@@ -92,3 +93,15 @@ def test_processes_with_different_configs_are_refused_with_the_differing_field(m
     monkeypatch.setattr(processes.multihost_utils, "process_allgather", lambda value: next(answer))
     with pytest.raises(errors.InputError, match=r"config.seed is 0 in process 0 but 1 in process"):
         parallel.check_agreement(facts[0])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_that_a_lost_process_caused_is_no_damage_of_a_checkpoint(monkeypatch, processes):
+    state = types.SimpleNamespace(client=object(), num_processes=processes)
+    monkeypatch.setattr(jax._src.distributed, "global_state", state)
+    error = errors.InputError("the state cannot be read")
+    error.__cause__ = AssertionError("sync_global_devices name mismatch ('restore')")
+    lost = runtime_errors.lost_error(error)
+    assert (lost is None) == (processes == 1)
+    # The words of a lost process in a message of this package, such as a path, mean nothing.
+    assert runtime_errors.lost_error(errors.InputError("runs/Gloo is not a folder")) is None
