@@ -6,6 +6,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from jax._src import distributed
 
 from rrd_jax import errors, parallel
 from rrd_jax.parallel import devices, processes
@@ -98,7 +99,7 @@ def test_processes_with_different_configs_are_refused_with_the_differing_field(m
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_error_that_a_lost_process_caused_is_no_damage_of_a_checkpoint(monkeypatch, processes):
     state = types.SimpleNamespace(client=object(), num_processes=processes)
-    monkeypatch.setattr(jax._src.distributed, "global_state", state)
+    monkeypatch.setattr(distributed, "global_state", state)
     error = errors.InputError("the state cannot be read")
     error.__cause__ = AssertionError("sync_global_devices name mismatch ('restore')")
     lost = runtime_errors.lost_error(error)
