@@ -180,7 +180,7 @@ def _load_student(
     classifier = meta.get("classifier", "")
     arrays_folder = staging.readable(folder, step) / str(step) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(arrays_folder).item_metadata.tree
+        tree = stored_arrays.describe(checkpointer, arrays_folder)
         needed = _parts_of_student(tree, classifier)
         has_ema = "ema" in needed
         # Digests cover whole parts of the state.
@@ -213,7 +213,7 @@ def _load_objectives(
     meta, stored = storage.read_json(folder, step)
     arrays_folder = staging.readable(folder, step) / str(step) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(arrays_folder).item_metadata.tree
+        tree = stored_arrays.describe(checkpointer, arrays_folder)
         # Digests cover whole parts; a checkpoint that contains only a network has no `frozen`.
         needed = {part: tree[part] for part in ("params", "frozen") if part in tree}
         has_ema = "params" in (tree.get("ema") or {})

@@ -182,4 +182,4 @@ def reason(error: Exception) -> str:
 
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, because Orbax's messages are long."""
-    return str(error).strip().split("\n")[0][:200]
+    return str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0][:200]

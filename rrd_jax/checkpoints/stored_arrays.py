@@ -7,12 +7,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import errors, networks
+from rrd_jax import buckets, deferred, errors, networks
 from rrd_jax.checkpoints import storage
 from rrd_jax.checkpoints.storage import ocp
 
+ts: Any = deferred.Library("tensorstore")
+# Bytes of the index of a checkpoint's arrays that stay in memory.
+_INDEX = 2**26
 # Bytes that are read at once: small networks whole, large ones in parts.
 _AT_ONCE = 2**28
+
+
+def describe(checkpointer: Any, folder: pathlib.Path) -> Any:
+    """Returns the tree of Orbax's metadata of a stored state; raises a ValueError without one."""
+    metadata = checkpointer.metadata(folder).item_metadata
+    if metadata is None:
+        raise ValueError(f"the index of its arrays, in {folder}, is missing or damaged")
+    return metadata.tree
 
 
 def read(checkpointer: Any, folder: pathlib.Path, needed: Any) -> Any:
@@ -49,24 +60,28 @@ def open_arrays(folder: pathlib.Path, needed: Any) -> Any:
             total = 0
         total += size
     last: dict[int, list[np.ndarray]] = {}
+    # Orbax would read the whole file for each part, and keep its memory.
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _INDEX}})
+
+    def store(leaf: Any) -> Any:
+        kvstore = {"driver": "ocdbt", "base": _base(folder), "path": f"{leaf.name}/"}
+        spec = {"driver": "zarr", "kvstore": kvstore}
+        return ts.open(spec, context=context, open=True, read=True)
 
     def read_part(start: int) -> list[np.ndarray]:
         if start not in last:
             last.clear()
             stop = next((part for part in parts if part > start), len(leaves))
-            selected = [
-                leaf if start <= i < stop else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)
-            ]
             try:
-                with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-                    tree = read(checkpointer, folder, structure.unflatten(selected))
-            # Orbax raises many types of errors for damaged files.
-            except Exception as error:
+                opened = [store(leaf) for leaf in leaves[start:stop]]
+                reads = [future.result().read() for future in opened]
+                last[start] = [read.result() for read in reads]
+            # TensorStore raises ValueErrors for damaged files.
+            except (OSError, ValueError) as error:
                 raise errors.InputError(
                     f"{folder} cannot be read ({storage.first_line(error)}); restore the"
                     " checkpoint, or select another one with RUN@STEP"
                 ) from error
-            last[start] = jax.tree.leaves(tree)[start:stop]
         return last[start]
 
     def stored(i: int) -> networks.Stored:
@@ -76,3 +91,10 @@ def open_arrays(folder: pathlib.Path, needed: Any) -> Any:
         )
 
     return structure.unflatten([stored(i) for i in range(len(leaves))])
+
+
+def _base(folder: Any) -> dict[str, str]:
+    """Returns TensorStore's description of a folder."""
+    if location := buckets.parse(str(folder)):
+        return {"driver": "gcs", "bucket": location.bucket, "path": f"{location.key}/"}
+    return {"driver": "file", "path": f"{folder}/"}
