@@ -110,7 +110,9 @@ def _sums(leaf: Any) -> Any:
     is_small = leaf.size <= _SMALL and getattr(leaf, "is_fully_addressable", True)
     if is_small and all(device.platform == "cpu" for device in _devices(leaf)):
         return _host_sums(np.asarray(leaf))
-    return _leaf_sums(leaf)
+    sums = _leaf_sums(leaf)
+    # An array of the host, perhaps read from a file, must not wait in memory for its sums.
+    return sums if isinstance(leaf, jax.Array) else jax.block_until_ready(sums)
 
 
 def _devices(leaf: Any) -> Any:

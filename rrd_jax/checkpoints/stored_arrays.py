@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import threading
 from typing import Any
 
 import jax
@@ -60,6 +61,7 @@ def open_arrays(folder: pathlib.Path, needed: Any) -> Any:
             total = 0
         total += size
     last: dict[int, list[np.ndarray]] = {}
+    lock = threading.Lock()
     # Orbax would read the whole file for each part, and keep its memory.
     context = ts.Context({"cache_pool": {"total_bytes_limit": _INDEX}})
 
@@ -69,20 +71,25 @@ def open_arrays(folder: pathlib.Path, needed: Any) -> Any:
         return ts.open(spec, context=context, open=True, read=True)
 
     def read_part(start: int) -> list[np.ndarray]:
-        if start not in last:
-            last.clear()
-            stop = next((part for part in parts if part > start), len(leaves))
-            try:
-                opened = [store(leaf) for leaf in leaves[start:stop]]
-                reads = [future.result().read() for future in opened]
-                last[start] = [read.result() for read in reads]
-            # TensorStore raises ValueErrors for damaged files.
-            except (OSError, ValueError) as error:
-                raise errors.InputError(
-                    f"{folder} cannot be read ({storage.first_line(error)}); restore the"
-                    " checkpoint, or select another one with RUN@STEP"
-                ) from error
-        return last[start]
+        # Digests are computed in several threads, which would replace each other's part.
+        with lock:
+            if start not in last:
+                last.clear()
+                last[start] = load(start)
+            return last[start]
+
+    def load(start: int) -> list[np.ndarray]:
+        stop = next((part for part in parts if part > start), len(leaves))
+        try:
+            opened = [store(leaf) for leaf in leaves[start:stop]]
+            reads = [future.result().read() for future in opened]
+            return [read.result() for read in reads]
+        # TensorStore raises ValueErrors for damaged files.
+        except (OSError, ValueError) as error:
+            raise errors.InputError(
+                f"{folder} cannot be read ({storage.first_line(error)}); restore the"
+                " checkpoint, or select another one with RUN@STEP"
+            ) from error
 
     def stored(i: int) -> networks.Stored:
         start = max(part for part in parts if part <= i)
