@@ -241,9 +241,13 @@ class Checkpoints:
 
         Raises:
           LostError: the write failed because another process was lost.
+          InUseError: another job has taken the lease of the run folder, and may have deleted the
+            unfinished checkpoint.
+          BucketError: the lease has expired, and the bucket cannot be reached.
         """
         if lost := runtime_errors.lost_error(error):
             raise lost from error
+        buckets.leases.check()
         # An earlier save may be pending.
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()

@@ -113,13 +113,19 @@ def _save(saved, step):
 _UPLOAD = "(POST|PUT) .*(2%2Fstate%2F_METADATA|2/state/_METADATA)"
 
 
-def test_a_job_that_lost_its_lease_completes_no_checkpoint(server, folder, monkeypatch):
+@pytest.mark.parametrize("deletes", [False, True])
+def test_a_job_that_lost_its_lease_completes_no_checkpoint(server, folder, monkeypatch, deletes):
+    def take_over():
+        _steal(folder)
+        if deletes and (folder / "checkpoints/2").exists():
+            (folder / "checkpoints/2").rmtree()
+
     # Each check renews the lease, as after a suspension.
     monkeypatch.setattr(leases, "DURATION", leases._RENEWAL)
     with _hold(folder), checkpoints.Checkpoints(folder / "checkpoints") as saved:
         _save(saved, 1)
         with (
-            server.proxy.fault(faults.call(lambda: _steal(folder)), on=_UPLOAD, times=1),
+            server.proxy.fault(faults.call(take_over), on=_UPLOAD, times=1),
             pytest.raises(errors.InUseError, match="process 1 on other"),
         ):
             _save(saved, 2)

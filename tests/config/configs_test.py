@@ -26,11 +26,15 @@ _CONFIGS = {
     "dinov2_to_mobilenetv4": "vit_base_patch14_reg4_dinov2-mobilenetv4_conv_medium",
     "convnext_to_efficientnet": "convnext_base-efficientnet_b0",
 }
-# Smaller pairs of the same families, for complete jobs.
-_SMALL = {
-    "vit_to_resnet": "vit_tiny_patch16_224-resnet18",
-    "dinov2_to_mobilenetv4": "vit_small_patch14_dinov2-mobilenetv4_conv_small",
-    "convnext_to_efficientnet": "convnext_atto-efficientnet_b0",
+# Small pairs for complete jobs, whose programs compile fast. Configs of other families than ResNets
+# keep a network of their family.
+_SMALL = dict.fromkeys(("fashion_mnist", "cifar10", "cifar100", "stl10"), "resnet8-resnet8") | {
+    "imagenet_r34_r18": "resnet18-resnet8",
+    "imagenet_r50_mobilenetv1": "resnet8-mobilenetv1",
+    "image_folder": "resnet8-resnet8",
+    "vit_to_resnet": "vit_tiny_patch16_224-resnet8",
+    "dinov2_to_mobilenetv4": "vit_small_patch14_dinov2-resnet8",
+    "convnext_to_efficientnet": "convnext_atto-resnet8",
 }
 
 

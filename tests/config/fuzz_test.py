@@ -117,4 +117,4 @@ def test_a_config_becomes_a_job_or_one_line(check, draw_from):
 @pytest.mark.long
 @pytest.mark.parametrize(("check", "draw_from"), _CHECKS, ids=_IDS)
 def test_many_configs_become_a_job_or_one_line(check, draw_from):
-    fuzz.seeded(fuzz.long_settings(600)(given(_values(draw_from))(check)))()
+    fuzz.seeded(fuzz.long_settings(300)(given(_values(draw_from))(check)))()

@@ -112,7 +112,7 @@ def _equations(jaxpr):
 
 
 # Largest number of shapes per form, evenly spaced from small to large.
-_MAX_SHAPES = 8
+_MAX_SHAPES = 4
 
 
 @pytest.mark.long

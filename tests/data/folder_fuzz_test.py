@@ -175,7 +175,7 @@ def test_a_random_folder_is_read_or_refused_in_a_few_lines(case):
 
 @pytest.mark.long
 @fuzz.seeded
-@fuzz.long_settings(600)
+@fuzz.long_settings(300)
 @hypothesis.given(_FOLDERS)
 def test_many_random_folders_are_read_or_refused_in_a_few_lines(case):
     _check(case)

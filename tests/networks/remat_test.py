@@ -54,9 +54,7 @@ def test_the_whole_network_or_each_block_is_rematerialized(name):
 
 @pytest.mark.parametrize(
     "name",
-    fresh.mark_long_except(
-        ["resnet8", "wrn_16_1", "shufflenetv2_cifar", *SMALL], quick=("resnet8",)
-    ),
+    fresh.mark_long_except(["resnet8", "wrn_16_1", *SMALL], quick=("resnet8",)),
 )
 def test_rematerialized_networks_return_the_same_results(name):
     network, side = _create(name), 32 if name in SMALL else 16

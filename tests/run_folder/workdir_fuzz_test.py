@@ -131,7 +131,7 @@ def test_a_damaged_workdir_gives_the_usual_result_or_one_error_line(number, work
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @fuzz.seeded
-@fuzz.long_settings(100)
+@fuzz.long_settings(40)
 @given(number=st.integers(0, 2**32))
 def test_many_damaged_workdirs_give_the_usual_result_or_one_error_line(number, workdirs, tmp_path):
     _check(workdirs, tmp_path / "damaged", number)

@@ -16,8 +16,8 @@ from tests.networks import modern
 from tests.networks.remat_test import SMALL
 
 _SHAPE = (32, 32, 3)
-# resnet44, resnet56 and resnet110 are resnet32 with more blocks.
-_NAMES = [name for name in modern.older() if name not in ("resnet44", "resnet56", "resnet110")]
+# Other networks are these with more or wider blocks.
+_NAMES = [*modern.KINDS, "shufflenetv2_x1_0"]
 _QUICK = ("resnet8", "wrn_16_1", "vgg8")
 
 

@@ -135,7 +135,7 @@ def test_a_damaged_state_dict_is_loaded_exactly_or_refused(key, edits, has_secon
 
 @pytest.mark.long
 @fuzz.seeded
-@fuzz.long_settings(3000)
+@fuzz.long_settings(1500)
 @given(_keys, _edits, st.booleans(), _damages)
 def test_many_damaged_state_dicts_are_loaded_exactly_or_refused(key, edits, has_second, damage):
     _check(key, edits, has_second, damage)
