@@ -135,7 +135,7 @@ def test_a_save_that_fails_because_the_lease_is_lost_is_not_called_a_full_disk(g
 
     def fault(request, forward):
         _steal(folder)
-        return faults.status(403, "Forbidden")(request, forward)
+        return faults.status(404)(request, forward)
 
     with (
         _hold(folder),
