@@ -55,10 +55,8 @@ def test_a_copy_of_a_built_in_network_is_bit_identical(tmp_path):
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        _long(f"{_NETS}:Mixer", {"student__options__embedding_of": "norm"}),
         _long(f"{_NETS}:GroupNorm", {"train__ema": 0.9, "train__accumulate": 2}),
         _long(f"{_NETS}:Norm", {"student__options__width": 4, "train__ema": 0.9}),
-        _long(f"{_NETS}:functions", {}),
         _long(f"{_EQUINOX}:Stateful", {"train__ema": 0.9}),
         _long(f"{_EQUINOX}:Averaged", {}),
         (f"{_EQUINOX}:Plain", {}),
