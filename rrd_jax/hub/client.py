@@ -4,11 +4,17 @@ import errno
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rrd_jax import errors
+
+# Seconds before the second, third, ... attempt of a download that the hub answers with a status of
+# `_TRANSIENT`. The library repeats only some requests.
+PAUSES = (1.0, 3.0, 9.0)
+_TRANSIENT = {408, 429, 500, 502, 503, 504}
 
 
 def library(subject: str) -> Any:
@@ -62,6 +68,19 @@ def one_line(subject: str, revision: str = "", *, writes: bool = False) -> Itera
     else:
         return
     raise problem from None
+
+
+def retried(download: Callable[[], str]) -> str:
+    """Returns the result of a download, which is repeated if the hub is overloaded or fails."""
+    for pause in PAUSES:
+        try:
+            return download()
+        # The library raises errors of several HTTP libraries.
+        except Exception as error:
+            if _status(error) not in _TRANSIENT:
+                raise
+        time.sleep(pause)
+    return download()
 
 
 def _problem(error: Exception, subject: str, revision: str, *, writes: bool) -> errors.InputError:

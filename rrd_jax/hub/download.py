@@ -35,11 +35,13 @@ def snapshot(name: Name, patterns: Sequence[str], kind: str = "model") -> pathli
 def _snapshot(name: Name, patterns: tuple[str, ...], kind: str) -> pathlib.Path:
     library = client.library(str(name))
     with client.one_line(str(name), name.revision or name.commit):
-        folder = library.snapshot_download(
-            name.repository,
-            revision=name.commit or name.revision or None,
-            repo_type=kind,
-            allow_patterns=list(patterns),
+        folder = client.retried(
+            lambda: library.snapshot_download(
+                name.repository,
+                revision=name.commit or name.revision or None,
+                repo_type=kind,
+                allow_patterns=list(patterns),
+            )
         )
     if kind == "dataset":
         _check_listed(name, pathlib.Path(folder))

@@ -9,6 +9,7 @@ import safetensors.numpy
 
 import rrd_jax
 from rrd_jax import data, errors, export, hub
+from rrd_jax.hub import client
 from rrd_jax.weights import files, to_torch
 from tests.data import huggingface_test
 from tests.servers import hub as servers
@@ -34,7 +35,9 @@ def server(tmp_path_factory):
         config = {"architecture": _NETWORK, "num_classes": 10, "pretrained_cfg": {}}
         pickled = {"pytorch_model.bin": b"\x80pickle", "config.json": json.dumps(config).encode()}
         started.add("org/pickle", pickled)
-        started.add("org/timm", pickled | {"model.safetensors": safetensors.numpy.save(entries)})
+        weights = {"model.safetensors": safetensors.numpy.save(entries)}
+        for name in ("timm", "again"):
+            started.add(f"org/{name}", pickled | weights)
         changed = {"model_args": {"output_stride": 8}} | config
         others = {
             "changed": json.dumps(changed),
@@ -105,7 +108,19 @@ def test_a_repository_that_cannot_be_loaded_is_refused_in_a_line(server, name, m
     assert "/snapshots/" not in str(caught.value)
 
 
+def test_a_server_that_fails_once_is_asked_again(server, monkeypatch):
+    def pauses():
+        yield 0.0
+        server.status = 0
+        yield 0.0
+
+    monkeypatch.setattr(client, "PAUSES", pauses())
+    monkeypatch.setattr(server, "status", 503)
+    assert rrd_jax.load("hf-hub:org/again").num_classes
+
+
 def test_a_server_that_fails_is_refused_in_a_line(server, monkeypatch):
+    monkeypatch.setattr(client, "PAUSES", ())
     monkeypatch.setattr(server, "status", 500)
     with pytest.raises(errors.HubError, match="status 500"):
         rrd_jax.load("hf-hub:org/failing")
