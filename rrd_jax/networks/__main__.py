@@ -99,6 +99,7 @@ def description(
         "embedding": "none" if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[1],
         "maps": networks.describe_maps(outputs.maps),
         "maps before ReLU": networks.describe_maps(outputs.preactivations),
+        "patches": networks.describe_maps(() if outputs.patches is None else (outputs.patches,)),
         "classifier": "/".join(summary.classifier) or ("yes" if outputs.head else "not reported"),
     }
     width = max(map(len, lines))

@@ -45,12 +45,15 @@ def check(
     for outputs in (jax.eval_shape(network.apply, variables, images), trained):
         if not isinstance(outputs.logits, tuple):
             count = outputs.logits.shape[-1] if num_classes is None else num_classes
-            _check_outputs(outputs, name, count)
+            _check_logits(outputs, name, count)
         elif needs_logits or isinstance(outputs.embedding, tuple):
             raise errors.InputError(
                 f"network '{name}' returns no logits; return logits [B, num_classes], or use the"
                 " network as a teacher, which may return an embedding without logits"
             )
+        _check_features(outputs, name)
+        if outputs.head and not isinstance(outputs.logits, tuple):
+            _check_head(outputs, name, outputs.logits.shape[-1])
     if trained.head:
         _check_head_matches_logits(network, name, image_shape)
     before, after = _leaf_types(variables["batch_stats"]), _leaf_types(changed["batch_stats"])
@@ -94,17 +97,23 @@ def _leaf_types(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}
 
 
-def _check_outputs(outputs: Outputs, name: str, num_classes: int) -> None:
-    """Raises an InputError for outputs of invalid shapes, which could broadcast silently."""
+def _check_logits(outputs: Outputs, name: str, num_classes: int) -> None:
+    """Raises an InputError for logits of an invalid shape, which could broadcast silently."""
     if outputs.logits.shape != (_IMAGES, num_classes):
         raise errors.InputError(
             f"network '{name}' returns logits {outputs.logits.shape} for {_IMAGES} images, but must"
             f" return {(_IMAGES, num_classes)}; use its argument num_classes as the number of"
             " classes"
         )
+
+
+def _check_features(outputs: Outputs, name: str) -> None:
+    """Raises an InputError for an embedding, maps or patches of invalid shapes."""
     arrays = [("embedding", outputs.embedding, "[B, D]")]
     if isinstance(outputs.embedding, tuple):
         arrays = []
+    if outputs.patches is not None:
+        arrays.append(("patches", outputs.patches, "[B, h, w, D]"))
     for part in ("maps", "preactivations"):
         arrays += [(part, leaf, "[B, H, W, channels]") for leaf in getattr(outputs, part)]
     for part, leaf, shape in arrays:
@@ -119,16 +128,19 @@ def _check_outputs(outputs: Outputs, name: str, num_classes: int) -> None:
             f"network '{name}' returns maps of shapes {maps}, but preactivations of {before};"
             " return one preactivation of the same shape for each map, or none"
         )
-    if outputs.head:
-        shapes = {part: getattr(leaf, "shape", None) for part, leaf in outputs.head.items()}
-        dim = "D" if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[-1]
-        if shapes != {"kernel": (dim, num_classes), "bias": (num_classes,)}:
-            listed = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
-            raise errors.InputError(
-                f"network '{name}' returns a head of {listed}, but must return kernel [D, C] and"
-                f" bias [C], here ({dim}, {num_classes}) and ({num_classes},); return the embedding"
-                " [B, D] that the head reads, too"
-            )
+
+
+def _check_head(outputs: Outputs, name: str, num_classes: int) -> None:
+    """Raises an InputError for a classifier of an invalid shape."""
+    shapes = {part: getattr(leaf, "shape", None) for part, leaf in outputs.head.items()}
+    dim = "D" if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[-1]
+    if shapes != {"kernel": (dim, num_classes), "bias": (num_classes,)}:
+        listed = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
+        raise errors.InputError(
+            f"network '{name}' returns a head of {listed}, but must return kernel [D, C] and"
+            f" bias [C], here ({dim}, {num_classes}) and ({num_classes},); return the embedding"
+            " [B, D] that the head reads, too"
+        )
 
 
 def _check_head_matches_logits(

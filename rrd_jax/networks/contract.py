@@ -16,6 +16,10 @@ class Outputs(NamedTuple):
       preactivations: the maps before their last ReLU, or the maps themselves without a ReLU.
       head: the classifier {"kernel": [D, C], "bias": [C]}, with logits = embedding @ kernel + bias;
         () for no such classifier.
+      patches: [B, h, w, D] of any float type, the features of each position: the patch tokens of a
+        transformer after its final norm, without class, distillation and register tokens; for a
+        convolutional network the map that its pooling reads. None if a custom network returns no
+        patches, and for outputs that are computed from a stored embedding.
     """
 
     logits: jax.Array
@@ -23,6 +27,7 @@ class Outputs(NamedTuple):
     maps: tuple[jax.Array, ...] = ()
     preactivations: tuple[jax.Array, ...] = ()
     head: Any = ()
+    patches: jax.Array | None = None
 
 
 class Network(Protocol):

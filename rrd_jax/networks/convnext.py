@@ -149,7 +149,7 @@ class ConvNeXt(nn.Module):
             )(x, train=train)
             maps.append(x)
         logits, embedding, head = _Head(self.num_classes, name="head")(x)
-        return Outputs(logits, embedding, tuple(maps), tuple(maps), head)
+        return Outputs(logits, embedding, tuple(maps), tuple(maps), head, x)
 
 
 # Blocks of each stage, channels of the first stage, and whether MLPs are convolutions.

@@ -34,8 +34,8 @@ def check_independence(
       variables: its variables; None for initial weights with noise.
 
     Raises:
-      InputError: logits or embedding of an image depend on the other images of its batch, on their
-        number or on the image's position; or outputs are random.
+      InputError: logits, embedding or patches of an image depend on the other images of its batch,
+        on their number or on the image's position; or outputs are random.
     """
     is_native = type(network).__module__.startswith("rrd_jax.")
     if is_native and not isinstance(network, CustomNetwork):
@@ -49,11 +49,11 @@ def check_independence(
     @jax.jit
     def evaluate(variables, images):
         outputs = network.apply(variables, images, train=False)
-        named = {"logits": outputs.logits, "embedding": outputs.embedding}
+        named = {part: getattr(outputs, part) for part in ("logits", "embedding", "patches")}
         return {
             part: value.astype(jnp.float32)
             for part, value in named.items()
-            if not isinstance(value, tuple)
+            if not isinstance(value, tuple | None)
         }
 
     rng = np.random.default_rng(0)

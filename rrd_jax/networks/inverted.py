@@ -211,7 +211,9 @@ class Inverted(nn.Module):
                 maps.append(x)
             x = y
         maps.append(x)
+        patches = None
         if self.pooled_head:
+            patches = x
             x = layers.average(x)[:, None, None]
         if self.norm_head:
             name = "norm_head" if self.pooled_head else "bn2"
@@ -220,7 +222,7 @@ class Inverted(nn.Module):
             conv = layers.Conv(self.head, 1, dtype=self.dtype, use_bias=True, name="conv_head")
             x = conv(x)
         classifier = layers.Classifier(self.num_classes, name="classifier")
-        return layers.classify(self.activation(x), classifier, maps, maps)
+        return layers.classify(self.activation(x), classifier, maps, maps, patches)
 
     def blocks(self) -> Iterator[tuple[str, Shape, int]]:
         """Yields the name, shape and stride of each block."""

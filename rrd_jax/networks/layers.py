@@ -306,15 +306,24 @@ def classify(
     classifier: Classifier,
     maps: Sequence[jax.Array],
     preactivations: Sequence[jax.Array],
+    patches: jax.Array | None = None,
 ) -> Outputs:
     """Computes Outputs from the last map x [B, H, W, D], whose average is the embedding.
+
+    Args:
+      x: the last map.
+      classifier: the classifier, which reads the embedding.
+      maps: see `Outputs`.
+      preactivations: see `Outputs`.
+      patches: see `Outputs`; None for x.
 
     Raises:
       InputError: x has no positions, since the images are too small.
     """
     embedding = average(x)
     logits = classifier(embedding)
-    return Outputs(logits, embedding, tuple(maps), tuple(preactivations), classifier.head)
+    patches = x if patches is None else patches
+    return Outputs(logits, embedding, tuple(maps), tuple(preactivations), classifier.head, patches)
 
 
 class Head(nn.Module):

@@ -147,10 +147,14 @@ class VisionTransformer(nn.Module):
     def _classify(self, x: jax.Array, before: int, maps: list[jax.Array]) -> Outputs:
         norm = partial(transformer.LayerNorm, self.epsilon)
         if self.pool == "mean":
-            x = x[:, before:].astype(jnp.float32).mean(1)
+            tokens = x[:, before:]
+            x = tokens.astype(jnp.float32).mean(1)
             embedding = norm(name="fc_norm")(x)
         else:
             embedding = norm(name="norm")(x)
+            tokens = embedding[:, before:]
+        # The maps have the grid of the patches.
+        patches = tokens.reshape(maps[0].shape)
         if self.pool == "attention":
             pool = transformer.AttentionPool(
                 self.heads, self.mlp, self.activation, self.epsilon, self.dtype, name="attn_pool"
@@ -164,13 +168,13 @@ class VisionTransformer(nn.Module):
             embedding = embedding[:, 0] if self.pool == "token" else embedding
             head = classifier(name="head")
             logits = head(embedding)
-            return Outputs(logits, embedding, tuple(maps), tuple(maps), head.head)
-        tokens = embedding[:, 0], embedding[:, 1]
+            return Outputs(logits, embedding, tuple(maps), tuple(maps), head.head, patches)
+        pair = embedding[:, 0], embedding[:, 1]
         heads = classifier(name="head"), classifier(name="head_dist")
         logits = ()
         if self.num_classes:
-            logits = sum(head(token) for head, token in zip(heads, tokens, strict=True)) / 2
-        return Outputs(logits, sum(tokens) / 2, tuple(maps), tuple(maps))
+            logits = sum(head(token) for head, token in zip(heads, pair, strict=True)) / 2
+        return Outputs(logits, sum(pair) / 2, tuple(maps), tuple(maps), patches=patches)
 
 
 _SIZES = {

@@ -229,7 +229,7 @@ def _guarded(
         excluded = dict.fromkeys(teacher._fields, reason)
     elif teacher is not None and objective and not objective.needs_maps:
         reason = "but declares needs_maps=False, for a cached teacher; declare needs_maps=True"
-        excluded = dict.fromkeys(("maps", "preactivations"), reason)
+        excluded = dict.fromkeys(("maps", "preactivations", "patches"), reason)
     return (
         _guarded_outputs(name, "student", student, {}),
         _guarded_outputs(name, "teacher", teacher, excluded),
@@ -249,7 +249,7 @@ def _guarded_outputs(name: str, network: str, outputs: Any, excluded: dict[str, 
             parts[part] = tuple(
                 _guarded_outputs(name, network, member, excluded) for member in value
             )
-        elif isinstance(value, tuple | dict) and not value:
+        elif value is None or (isinstance(value, tuple | dict) and not value):
             parts[part] = _Missing(_missing_part(name, network, part))
     return outputs._replace(**parts)
 
@@ -264,6 +264,12 @@ def _missing_part(name: str, network: str, part: str) -> errors.InputError:
             "return a pair (logits, embedding), or, for a Linen module, name the submodule that"
             f" computes it with --config.{network}.options.embedding_of=NAME, in Python"
             " networks.from_linen(module, embedding_of=NAME)"
+        )
+    elif part == "patches":
+        remedy = (
+            "return patches [B, h, w, D] in its Outputs, or, for a Linen module, name the submodule"
+            f" that computes them with --config.{network}.options.patches_of=NAME, in Python"
+            " networks.from_linen(module, patches_of=NAME)"
         )
     return errors.InputError(
         f"objective '{name}' reads {network}.{part}, but the {network}'s network returns none;"

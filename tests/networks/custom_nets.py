@@ -175,7 +175,10 @@ class Parts(nn.Module):
             "width": {"embedding": jnp.tile(embedding, 3), "head": head},
             "square": {"head": {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}},
             "cosine": {"logits": dense(embedding / jnp.linalg.norm(embedding)), "head": head},
-            "none": {"maps": None, "head": None},
+            "none": {"maps": None, "head": None, "patches": None},
+            "patches": {"patches": embedding},
+            "positions": {"patches": x.argmax(-1)},
+            "dependent": {"patches": x - x.mean(0, keepdims=True)},
         }
         return {"logits": logits, "embedding": embedding} | other[self.part]
 
@@ -287,3 +290,9 @@ class NotFinite(nn.Module):
     def __call__(self, x):
         x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x)).mean((1, 2))
         return nn.Dense(self.num_classes)(x), jnp.log(-1 - x)
+
+
+def compare_patches(student, teacher, batch):
+    """Computes a custom loss that reads patches."""
+    del batch
+    return jnp.square(student.patches.mean((1, 2, 3)) - teacher.patches.mean((1, 2, 3)))

@@ -1,5 +1,6 @@
 """Custom networks given by import path, as teachers and students."""
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +92,12 @@ def test_outputs_of_a_custom_teacher_can_be_cached_on_several_devices(path, tmp_
     [
         (f"{_NETS}:bare", "rrd", "student", "'rrd' reads student.embedding.*embedding_of"),
         (f"{_NETS}:Mixer", "fitnet", "student", "'fitnet' reads student.maps.*return maps"),
+        (
+            f"{_NETS}:bare",
+            f"{_NETS}:compare_patches",
+            "teacher",
+            "reads teacher.patches.*options.patches_of",
+        ),
         (f"{_NETS}:Mixer", "simkd", "teacher", "'simkd' reads teacher.head.*; return head in"),
         (f"{_NETS}:not_a_network", "kd", "student", "network '.*not_a_network' is of type list"),
     ],
@@ -185,6 +192,14 @@ def test_sown_values_are_dropped_and_carried_state_is_updated():
         ("functools", {}, "functools' is of type module, but must be"),
         ("Parts", {"part": "nothing"}, "Parts' returns no logits; return logits"),
         ("Parts", {"part": "embedding"}, "the returned embedding is of type tuple; return arrays"),
+        (
+            "Parts",
+            {"part": "patches"},
+            r"returns patches of shape \(2, 1\) .* return \[B, h, w, D\]",
+        ),
+        ("Parts", {"part": "positions"}, "the returned patches are of type int32; return arrays"),
+        ("Mixer", {"patches_of": "norm"}, r"returns patches of shape \(2, 4, 8\) for 2 images"),
+        ("Mixer", {"patches_of": "stam"}, "no submodule 'stam' .option patches_of.; submodules: "),
         ("Parts", {"part": "head"}, "the returned head is a tuple of 2; return a dict of kernel"),
         ("Parts", {"part": "cosine"}, "returns a head that does not match its logits: embedding @"),
         ("Parts", {"part": "width"}, r"kernel \(1, 10\), but must .* here \(3, 10\) and"),
@@ -205,6 +220,32 @@ def test_an_invalid_network_is_refused_in_one_line(path, options, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         networks.check(_create(f"{_NETS}:{path}", **options), path, 10, _SHAPE)
     assert "\n" not in str(caught.value)
+
+
+def test_a_submodule_or_the_result_of_a_network_has_the_patches():
+    images = jax.random.normal(jax.random.key(0), (2, *_SHAPE))
+    network = _create(f"{_NETS}:Mixer", embedding_of="norm", patches_of="stem")
+    variables = networks.init(network, jax.random.key(1), _SHAPE)
+    outputs = network.apply(variables, images)
+    kernel, bias = (np.asarray(variables["params"]["stem"][part]) for part in ("kernel", "bias"))
+    cut = np.asarray(images).reshape(2, 2, 4, 2, 4, 1).swapaxes(2, 3).reshape(2, 2, 2, 16)
+    np.testing.assert_allclose(outputs.patches, cut @ kernel.reshape(16, 8) + bias, atol=1e-5)
+    assert outputs.embedding.shape == (2, 8)
+    assert _create(f"{_NETS}:Mixer").apply(variables, images).patches is None
+    # Equinox networks return channels first, and may return () for no patches.
+    for model, expected in (
+        (lambda x: {"logits": x.mean((1, 2)), "patches": x}, (2, 8, 8, 1)),
+        (lambda x: {"logits": x.mean((1, 2)), "patches": ()}, None),
+    ):
+        network = networks.from_equinox(equinox.nn.Lambda(model))
+        patches = network.apply(network.init(jax.random.key(0), images), images).patches
+        assert patches is None if expected is None else patches.shape == expected
+
+
+def test_patches_that_depend_on_other_images_are_refused():
+    network = _create(f"{_NETS}:Parts", part="dependent")
+    with pytest.raises(errors.InputError, match="computes the patches of an image from the other"):
+        networks.check_independence(network, "Parts", _SHAPE)
 
 
 @pytest.mark.long

@@ -11,6 +11,11 @@ from rrd_jax import networks
 from rrd_jax.weights import to_torch
 from tests import fresh, golden
 
+_MEAN_POOLED = (
+    *("resnet8", "wrn_16_1", "vgg8", "mobilenetv1", "mobilenetv2_cifar"),
+    *("shufflenetv1_cifar", "shufflenetv2_cifar", "convmixer_256_8_cifar"),
+)
+
 
 @pytest.mark.parametrize(
     ("name", "size"), [("vgg8", 32), ("mobilenetv1", 64), ("shufflenetv1_cifar", 32)]
@@ -75,3 +80,13 @@ def test_mobilenetv1_equals_a_numpy_implementation():
         x = block(x, f"model.{i}.3", f"model.{i}.4", 1, False)
     expected = x.mean((1, 2)) @ weights["fc.weight"].T + weights["fc.bias"]
     assert golden.relative(jax.jit(network.apply)(variables, images).logits, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", fresh.mark_long_except(_MEAN_POOLED, ["resnet8", "wrn_16_1"]))
+def test_the_embedding_is_the_mean_of_the_patches(name):
+    network, shape = networks.create(name, 3), (32, 48, 3)
+    variables = fresh.init(network, shape)
+    images = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    outputs = jax.jit(network.apply)(variables, images)
+    assert outputs.patches.ndim == 4
+    np.testing.assert_allclose(outputs.patches.mean((1, 2)), outputs.embedding, atol=1e-6)

@@ -17,9 +17,9 @@ from rrd_jax.networks.custom.functions import from_functions
 from rrd_jax.networks.custom.linen import flagged_fields, from_linen
 
 
-def _linen_options(*, embedding_of: str = "") -> None:
+def _linen_options(*, embedding_of: str = "", patches_of: str = "") -> None:
     """Declares the options of `from_linen`; the network's own arguments take precedence."""
-    del embedding_of
+    del embedding_of, patches_of
 
 
 def _equinox_options(*, batched: bool | None = None, channels_first: bool | None = None) -> None:
@@ -63,8 +63,8 @@ def create(
       path: MODULE:NAME.
       num_classes: number of classes C.
       dtype: the config's type of convolutions.
-      options: arguments of the factory, and options of the adapter: `embedding_of` for Linen;
-        `batched` and `channels_first` for Equinox.
+      options: arguments of the factory, and options of the adapter: `embedding_of` and
+        `patches_of` for Linen; `batched` and `channels_first` for Equinox.
       prefix: prefix of the options' names in messages, such as "student.options.".
 
     Raises:

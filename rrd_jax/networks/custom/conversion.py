@@ -44,7 +44,7 @@ def as_outputs(returned: Any) -> Outputs:
 def parse(returned: Any) -> Outputs:
     """Returns the parts of a custom network's result, without changing their types and shapes.
 
-    Parts that are None count as missing. See `as_outputs` for the accepted results.
+    Parts that are None or () count as missing. See `as_outputs` for the accepted results.
     """
     if isinstance(returned, Mapping):
         parts = {part: returned[part] for part in _PARTS if part in returned}
@@ -54,7 +54,7 @@ def parse(returned: Any) -> Outputs:
         parts = dict(zip(_PARTS, returned, strict=False))
     else:
         parts = {"logits": returned}
-    parts = {part: value for part, value in parts.items() if value is not None}
+    parts = {part: value for part, value in parts.items() if not _is_missing(value)}
     if not hasattr(parts.get("logits", parts.get("embedding")), "shape"):
         raise errors.InputError(
             f"the result is {_describe(returned)}; return logits, a pair (logits, embedding), or a"
@@ -76,10 +76,10 @@ def _checked(outputs: Outputs) -> Outputs:
                 f"the returned {part} are {_describe(values)}; return a list of arrays"
             )
         several[part] = tuple(values)
-    single = {"logits": (outputs.logits,), "embedding": (outputs.embedding,)}
+    single = {part: (getattr(outputs, part),) for part in ("logits", "embedding", "patches")}
     for part, values in (single | several).items():
         for value in values:
-            if isinstance(value, tuple) and not value:
+            if _is_missing(value):
                 continue
             kind = getattr(value, "dtype", None) or type(value).__name__
             if not (hasattr(value, "dtype") and jnp.issubdtype(kind, jnp.floating)):
@@ -92,6 +92,10 @@ def _checked(outputs: Outputs) -> Outputs:
             f"the returned head is {_describe(outputs.head)}; return a dict of kernel and bias"
         )
     return outputs._replace(**several)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, tuple) and not value)
 
 
 def _describe(returned: Any) -> str:

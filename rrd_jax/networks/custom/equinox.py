@@ -148,6 +148,7 @@ class _Equinox:
             embedding=move_channels(outputs.embedding),
             maps=tuple(map(move_channels, outputs.maps)),
             preactivations=tuple(map(move_channels, outputs.preactivations)),
+            patches=move_channels(outputs.patches),
         )
 
 

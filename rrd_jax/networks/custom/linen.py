@@ -16,7 +16,9 @@ from rrd_jax.networks.custom.custom_network import CustomNetwork
 _CAPTURED = "intermediates"
 
 
-def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> CustomNetwork:
+def from_linen(
+    module: nn.Module, *, embedding_of: str = "", patches_of: str = "", name: str = ""
+) -> CustomNetwork:
     """Converts a Linen module to a Network.
 
     The module may have any collections of variables. Collections other than `params` that keep
@@ -30,6 +32,8 @@ def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> 
         results that it may return.
       embedding_of: path of the submodule whose result is the embedding, such as "norm" or
         "encoder/norm"; "" if the module returns the embedding.
+      patches_of: path of the submodule whose result [B, h, w, D] is the patches; "" if the module
+        returns the patches, or has none.
       name: the network's name in messages; "" for the name of its class.
 
     Examples:
@@ -38,7 +42,9 @@ def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> 
       >>> network.apply(network.init(jax.random.key(0), images), images).embedding.shape
       (2, 8)
     """
-    return _Linen(module, embedding_of.replace(".", "/"), name or type(module).__name__).network()
+    paths = {"embedding": embedding_of.replace(".", "/"), "patches": patches_of.replace(".", "/")}
+    sources = {part: path for part, path in paths.items() if path}
+    return _Linen(module, sources, name or type(module).__name__).network()
 
 
 def flagged_fields(module: type[nn.Module]) -> dict[str, bool]:
@@ -51,8 +57,9 @@ def flagged_fields(module: type[nn.Module]) -> dict[str, bool]:
 
 
 class _Linen:
-    def __init__(self, module: nn.Module, embedding_of: str, name: str):
-        self.module, self.embedding_of, self.name = module, embedding_of, name
+    def __init__(self, module: nn.Module, sources: Mapping[str, str], name: str):
+        # The paths of the submodules whose results are the embedding and the patches.
+        self.module, self.sources, self.name = module, sources, name
         self._flags = mode_flags(type(module).__call__)
         self._fields = flagged_fields(type(module))
 
@@ -68,16 +75,14 @@ class _Linen:
         return module, mode_arguments(self._flags, train)
 
     def _capture(self) -> dict[str, Any]:
-        if not self.embedding_of:
-            return {}
-        return {"capture_intermediates": self._is_embedding}
+        return {"capture_intermediates": self._is_source} if self.sources else {}
 
-    def _is_embedding(self, module: nn.Module, method: str) -> bool:
-        return method == "__call__" and "/".join(module.path) == self.embedding_of
+    def _is_source(self, module: nn.Module, method: str) -> bool:
+        return method == "__call__" and "/".join(module.path) in self.sources.values()
 
     def _init(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
         module, options = self._in_mode(train=False)
-        mutable = True if self.embedding_of else nn.DenyList(_CAPTURED)
+        mutable = True if self.sources else nn.DenyList(_CAPTURED)
         returned, variables = module.init_with_output(
             key, images, mutable=mutable, **self._capture(), **options
         )
@@ -94,7 +99,7 @@ class _Linen:
     ) -> tuple[Outputs, Any]:
         module, options = self._in_mode(train)
         rest = _unpack(variables["batch_stats"], self._carried(images.shape[1:]))
-        mutable = [*(rest if train else ()), *([_CAPTURED] if self.embedding_of else ())]
+        mutable = [*(rest if train else ()), *([_CAPTURED] if self.sources else ())]
         if train and key is not None:
             # Flax derives streams of any other name from `params`.
             options["rngs"] = {"params": key, "dropout": jax.random.fold_in(key, 1)}
@@ -109,20 +114,23 @@ class _Linen:
         return outputs, _pack({name: changed.get(name, rest[name]) for name in rest})
 
     def _outputs(self, returned: Any, variables: Mapping[str, Any]) -> Outputs:
-        if not self.embedding_of:
-            return as_outputs(returned)
+        outputs = as_outputs(returned)
+        if not self.sources:
+            return outputs
+        captured = {part: self._captured(part, variables) for part in self.sources}
+        return as_outputs({**outputs._asdict(), **captured})
+
+    def _captured(self, part: str, variables: Mapping[str, Any]) -> Any:
+        """Returns the result of the submodule that computes a part of the Outputs."""
         node: Any = variables.get(_CAPTURED, {})
-        for part in (*self.embedding_of.split("/"), "__call__"):
-            node = node.get(part) if isinstance(node, Mapping) else None
+        for key in (*self.sources[part].split("/"), "__call__"):
+            node = node.get(key) if isinstance(node, Mapping) else None
         if node is None:
             raise errors.InputError(
-                f"network '{self.name}' has no submodule '{self.embedding_of}' (option"
-                f" embedding_of); submodules: {', '.join(self._submodules(variables))}"
+                f"network '{self.name}' has no submodule '{self.sources[part]}' (option"
+                f" {part}_of); submodules: {', '.join(self._submodules(variables))}"
             )
-        embedding = node[-1]
-        if isinstance(embedding, tuple):
-            embedding = embedding[0]
-        return as_outputs({**as_outputs(returned)._asdict(), "embedding": embedding})
+        return node[-1][0] if isinstance(node[-1], tuple) else node[-1]
 
     def _submodules(self, variables: Mapping[str, Any]) -> list[str]:
         """Returns the paths of the submodules that have parameters."""
