@@ -4,17 +4,19 @@
 #   cloud/tpu_vm.sh create | install | run FLAGS... | keep FLAGS... | stop | delete
 #
 # create   creates the TPU; with SPOT=1 a preemptible one, which costs less.
-# install  mounts the shared disk, and installs the committed state of this checkout on all workers.
+# install  installs the committed state of this checkout on all workers.
 # run      starts `python -m rrd_jax.main FLAGS` on all workers and prints the output of worker 0.
 # keep     does all of this until the run has ended. A preempted or broken TPU is recreated, and the
 #          run resumes from its last checkpoint. Exits with the exit code of the run after an error.
 # stop     sends SIGTERM to the run, which saves the current step. End `keep` first, or it resumes.
 # delete   deletes the TPU.
 #
+# FLAGS include --workdir=gs://BUCKET/... The disks of the workers are lost after a preemption.
+#
 # Environment variables: PROJECT, ZONE, NAME, TYPE (such as v5litepod-16), VERSION of the TPU's
-# system (such as v2-alpha-tpuv5-lite); NFS, a Filestore share such as 10.0.0.2:/share, which is
-# mounted on /mnt/shared. Without NFS, a single worker uses its own disk, which is lost after a
-# preemption. WAIT is the number of seconds between attempts, 60 by default.
+# system (such as v2-alpha-tpuv5-lite). Optional: SERVICE_ACCOUNT, which may read and write the
+# bucket, by default that of the project; NFS, a Filestore share such as 10.0.0.2:/share, which is
+# mounted on /mnt/shared; WAIT, the number of seconds between attempts, 60 by default.
 set -euo pipefail
 self=$(realpath "$0")
 cd "$(dirname "$self")/.."
@@ -39,7 +41,8 @@ everywhere() { tpu ssh "$NAME" --worker=all --command="$1"; }
 
 create() {
   need TYPE VERSION
-  tpu create "$NAME" --accelerator-type="$TYPE" --version="$VERSION" ${SPOT:+--spot}
+  tpu create "$NAME" --accelerator-type="$TYPE" --version="$VERSION" \
+    ${SPOT:+--spot} ${SERVICE_ACCOUNT:+--service-account="$SERVICE_ACCOUNT"}
 }
 
 install() {
@@ -58,7 +61,7 @@ install() {
     python3 -m pip install --quiet --user uv && \
     python3 -m uv venv --quiet --allow-existing --python 3.13 .venv && \
     python3 -m uv pip install --quiet --python .venv/bin/python \
-      --constraint requirements.lock -e '.[tpu]'"
+      --constraint requirements.lock -e '.[tpu,gcs]'"
 }
 
 # `keep` reads the last line of each worker, because gcloud has a single exit code for all workers.
@@ -69,14 +72,14 @@ run() {
 }
 
 # Returns the exit code of the run from the exit codes in its log. Errors take precedence over a
-# reason to retry (75), which takes precedence over 0. A log without exit codes, as after a
-# preemption, is 75.
+# reason to retry (75, 134 or a signal), which takes precedence over 0. A log without exit codes, as
+# after a preemption, is 75.
 outcome() {
   local code last=
   while read -r code; do
     case $code in
       0) last=${last:-0} ;;
-      1 | 2 | 3 | 70 | 74 | 130) echo "$code" && return ;;
+      1 | 2 | 3 | 69 | 70 | 74 | 130) echo "$code" && return ;;
       *) last=75 ;;
     esac
   done < <(sed -n 's/^.*rrd_jax: ended with \([0-9]*\)$/\1/p' "$1")
@@ -89,7 +92,7 @@ present() {
   case $(tpu describe "$NAME" --format='value(state)' 2>&1) in
     READY) ;;
     *NOT_FOUND*) "$self" create ;;
-    PREEMPTED | TERMINATED | STOPPED) tpu delete "$NAME" --quiet && "$self" create ;;
+    PREEMPTED | TERMINATED | STOPPED | SUSPENDED) tpu delete "$NAME" --quiet && "$self" create ;;
     *) return 1 ;;
   esac
 }

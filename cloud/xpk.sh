@@ -5,13 +5,13 @@
 #   DRY_RUN=1 cloud/xpk.sh ...    prints the commands; MANIFEST=FILE saves the JobSet
 #
 # Required environment variables: PROJECT, ZONE, CLUSTER, NAME, TYPE (such as v5litepod-16), and
-# IMAGE, built from the Dockerfile with EXTRAS=tpu. Optional: STORAGE, a Filestore that was attached
-# with `xpk storage attach` and that all workers share, for --workdir and --config.data.dir; SLICES
-# (default 1), RESTARTS (default 100), SPOT=1 for preemptible TPUs.
+# IMAGE, built from the Dockerfile with EXTRAS=tpu,gcs. Optional: STORAGE, a Filestore that was
+# attached with `xpk storage attach`; SLICES (default 1), RESTARTS (default 100), SPOT=1 for
+# preemptible TPUs. FLAGS include --workdir=gs://BUCKET/..., which the workers may read and write.
 #
-# Kubernetes restarts a preempted worker, and a run that ends with exit code 75; both resume from
-# the last checkpoint. Mistakes (1, 2), losses that are not finite (3) and other errors end the
-# workload.
+# Kubernetes restarts a preempted worker, and a run that ends with exit code 75, or, as xpk does by
+# default, from 127 to 255, such as 134; all resume from the last checkpoint. Mistakes (1, 2), losses
+# that are not finite (3) and other errors end the workload.
 set -euo pipefail
 for variable in PROJECT ZONE CLUSTER NAME TYPE IMAGE; do
   if [ -z "${!variable:-}" ]; then

@@ -77,7 +77,7 @@ def test_a_preempted_tpu_is_created_again_and_the_run_resumes(tpu_vm):
     process, commands = tpu_vm(
         "keep",
         "--config=c.py",
-        ends=["75 75", "taken", "75 taken", "0 0"],
+        ends=["75 134", "taken", "75 taken", "0 0"],
         creations=["no", "yes", "yes"],
         answers=["", "", "ERROR: UNAVAILABLE", "CREATING"],
     )
@@ -113,10 +113,12 @@ def test_commands_name_the_project_and_zone_and_quote_flags(tpu_vm):
     assert "--worker=all" in command
     assert command.endswith("--project=p --zone=z")
     _, (command,) = tpu_vm("create", SPOT="1")
-    assert "create n --accelerator-type=t --version=v --spot" in command
+    assert "create n --accelerator-type=t --version=v --spot --project" in command
+    _, (command,) = tpu_vm("create", SERVICE_ACCOUNT="a@p")
+    assert "--version=v --service-account=a@p --project" in command
     _, commands = tpu_vm("install", NFS="10.0.0.2:/share")
     assert any("mount -t nfs '10.0.0.2:/share' /mnt/shared" in command for command in commands)
-    assert "--constraint requirements.lock -e '.[tpu]'" in commands[-1]
+    assert "--constraint requirements.lock -e '.[tpu,gcs]'" in commands[-1]
     process, commands = tpu_vm("create", TYPE="")
     assert (process.returncode, commands) == (2, [])
     assert "TYPE is not set" in process.stderr
@@ -138,12 +140,13 @@ def test_a_node_of_skypilot_joins_the_other_nodes(nodes, flags, tmp_path):
     python.chmod(0o755)
     env = {
         **{"PATH": os.environ["PATH"], "FLAGS": "--config=c.py --mode=eval"},
+        "WORKDIR": "gs://bucket/run",
         **{"SKYPILOT_NUM_NODES": nodes, "SKYPILOT_NODE_RANK": "1"},
         "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
     }
     command = ["bash", "-euc", _task()["run"]]
     process = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
-    expected = f"-m rrd_jax.main --config=c.py --mode=eval --workdir=/shared/runs/rrd-jax{flags}\n"
+    expected = f"-m rrd_jax.main --config=c.py --mode=eval --workdir=gs://bucket/run{flags}\n"
     assert (process.stdout, process.stderr) == (expected, "")
 
 
@@ -170,11 +173,11 @@ def test_xpk_builds_a_workload_that_resumes_after_exit_code_75(program, tmp_path
         # xpk stores settings of earlier calls in the home folder.
         "HOME": str(tmp_path),
     }
-    command = ["bash", str(_CLOUD / "xpk.sh"), "--config=c.py", "--workdir=/shared/a b"]
+    command = ["bash", str(_CLOUD / "xpk.sh"), "--config=c.py", "--workdir=gs://bucket/a b"]
     process = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
     assert process.returncode == 0, process.stdout + process.stderr
     text = manifest.read_text()
-    assert r"(exec python -m rrd_jax.main --config=c.py --workdir=/shared/a\ b) &" in text
+    assert r"(exec python -m rrd_jax.main --config=c.py --workdir=gs://bucket/a\ b) &" in text
     assert re.search(r"operator: NotIn\s+values: \[42,75,127,", text)
     assert "maxRestarts: 100" in text
     assert "terminationGracePeriodSeconds: 120" in text
@@ -184,8 +187,14 @@ def test_xpk_builds_a_workload_that_resumes_after_exit_code_75(program, tmp_path
 @pytest.mark.long
 def test_skypilot_accepts_the_task(program, tmp_path):
     sky = pathlib.Path(program("sky")).with_name("python")
-    code = f"import sky; print(sky.Task.from_yaml('{_CLOUD / 'skypilot.yaml'}').volumes)"
+    code = (
+        "import sky, yaml;"
+        f"config = yaml.safe_load(open('{_CLOUD / 'skypilot.yaml'}'));"
+        "task = sky.Task.from_yaml_config(config, [('WORKDIR', 'gs://bucket/run')]);"
+        "(resources,) = task.resources; print(resources.use_spot, resources.job_recovery)"
+    )
     env = os.environ | {"HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
     env.pop("PYTHONPATH", None)
     process = subprocess.run([str(sky), "-c", code], capture_output=True, text=True, env=env)
-    assert process.stdout.strip() == "{'/shared': 'rrd-shared'}", process.stderr
+    assert process.stdout.startswith("True "), process.stderr
+    assert "'recover_on_exit_codes': [75, 134]" in process.stdout
