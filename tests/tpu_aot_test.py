@@ -121,6 +121,7 @@ def test_a_collective_in_several_lines_is_counted_once():
     hlo = """
       %a = f32[64,128]{1,0} all-gather(%x), channel_id=1, replica_groups=[1,8]
       %b = (f32[512]{0}, bf16[3,3,8,8]{3,2,1,0}) all-reduce(%y, %z), channel_id=2
+      %d = f32[16]{0} all-reduce(%u), channel_id=2
       %c = f32[2,8]{1,0} collective-permute-start(%w), channel_id=3
       %d = f32[2,8]{1,0} collective-permute(%w), channel_id=3
       %e = f32[2,8]{1,0} add(%c, %d)
@@ -128,11 +129,11 @@ def test_a_collective_in_several_lines_is_counted_once():
     collectives = table.collectives(hlo)
     assert collectives == {
         "all-gather": [["f32[64,128]"]],
-        "all-reduce": [["f32[512]", "bf16[3,3,8,8]"]],
+        "all-reduce": [["f32[512]", "bf16[3,3,8,8]"], ["f32[16]"]],
         "collective-permute": [["f32[2,8]"]],
     }
     assert table._describe("all-reduce", collectives["all-reduce"]) == (
-        "1 all-reduce, 0.0, f32[512]"
+        "2 all-reduce, 0.0, f32[512]"
     )
 
 

@@ -24,8 +24,9 @@ def collectives(text: str) -> dict[str, list[list[str]]]:
         if match := _COLLECTIVE.search(line):
             # TPUs compute an all-reduce and the slice of its result at once.
             is_sliced = match[2] == "all-reduce" and "all-reduce-scatter" in computation
-            # A collective that is fused with a product has several lines with one channel.
-            channel = re.search(r"channel_id=(\d+)", line)
+            # A gather that is fused with a product has several lines with one channel; combined
+            # reductions share a channel, but each has one line.
+            channel = None if match[2] == "all-reduce" else re.search(r"channel_id=\d+", line)
             by_channel = arrays.setdefault("reduce-scatter" if is_sliced else match[2], {})
             by_channel[channel[0] if channel else line] = _ARRAY.findall(match[1])
     return {kind: list(by_channel.values()) for kind, by_channel in sorted(arrays.items())}

@@ -16,7 +16,7 @@ ts: Any = deferred.Library("tensorstore")
 # Bytes of the index of a checkpoint's arrays that stay in memory.
 _INDEX = 2**26
 # Bytes that are read at once: small networks whole, large ones in parts.
-_AT_ONCE = 2**28
+_AT_ONCE = 2**26
 
 
 def describe(checkpointer: Any, folder: pathlib.Path) -> Any:
@@ -45,7 +45,7 @@ def read(checkpointer: Any, folder: pathlib.Path, needed: Any) -> Any:
 def open_arrays(folder: pathlib.Path, needed: Any) -> Any:
     """Returns the needed leaves of a stored state as `networks.Stored`.
 
-    Successive leaves are read together. The last ones that were read stay in memory, about 256 MB
+    Successive leaves are read together. The last ones that were read stay in memory, about 64 MB
     or a single larger array.
 
     Args:
