@@ -1,6 +1,7 @@
 VENV ?= .venv
 WORKDIR ?= runs/digits
 UNLABELLED ?= runs/unlabelled
+DENSE ?= runs/dense
 REPORT ?= runs/report
 TORCH_PYTHON ?=
 BENCH ?=
@@ -17,7 +18,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
     2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help distill unlabelled report test test-long lint bench notebooks tpu-aot docs lock \
+.PHONY: help distill unlabelled dense report test test-long lint bench notebooks tpu-aot docs lock \
   test-versions dist wheelhouse clean
 
 help:  ## List these targets
@@ -34,6 +35,9 @@ unlabelled: $(VENV)/ready  ## Distill without labels on digits, then fine-tune w
 	  --config.data.per_class=10 --config.train.epochs=40 --config.train.batch_size=25 \
 	  --config.student.checkpoint=$(UNLABELLED)/student --config.student.backbone_rate=0.1 \
 	  --config.from_scratch --workdir=$(UNLABELLED)/tuned
+
+dense: $(VENV)/ready  ## Distill without labels on generated drawings; patches in colors, mIoU of a probe on them
+	$(RUN) rrd_jax.main --config=configs/dense.py:drawings --workdir=$(DENSE)
 
 report: $(VENV)/ready  ## Compare five methods on digits over three seeds and write a report page
 	$(RUN) experiments.study --study=experiments/studies/digits.py:ce,kd,crd,rrd,rrd+kd --seeds=3 \

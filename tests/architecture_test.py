@@ -105,7 +105,12 @@ _LIBRARIES = {
             "stablehlo_coreml": "coreml",
         }.items()
     },
-    "matplotlib": ["comparison", "predict.neighbour_figure", "terminal.drawing"],
+    "matplotlib": [
+        "comparison",
+        "predict.neighbour_figure",
+        "predict.patch_figure",
+        "terminal.drawing",
+    ],
     "tensorflow": [],
 }
 _FILES = [

@@ -106,7 +106,26 @@ class Folded:
     tables: tuple[Table, ...]
 
 
-Element = Figure | Table | Folded
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """Images with a caption.
+
+    Attributes:
+      name: unique on the page.
+      title: the title above the images.
+      images: (label, data URI) of each image.
+      caption: sentences below the images.
+      alt: a text alternative.
+    """
+
+    name: str
+    title: str
+    images: tuple[tuple[str, str], ...]
+    caption: str
+    alt: str
+
+
+Element = Figure | Table | Folded | Picture
 
 
 @dataclasses.dataclass(frozen=True)

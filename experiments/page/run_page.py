@@ -1,5 +1,6 @@
 """The page of a run: accuracy compared with the teacher, losses and measures."""
 
+import base64
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -7,7 +8,17 @@ from typing import Any
 
 from experiments.page import measure_sections, memories, networks, styles
 from experiments.page.charts import Values, learning_curves, run_values
-from experiments.page.elements import Cell, Chart, Element, Figure, Folded, Page, Section, Table
+from experiments.page.elements import (
+    Cell,
+    Chart,
+    Element,
+    Figure,
+    Folded,
+    Page,
+    Picture,
+    Section,
+    Table,
+)
 from experiments.page.networks import RANDOM_IMAGES, Network
 from experiments.page.results import label
 from experiments.page.study_page import source_of
@@ -23,6 +34,9 @@ _ALIGNMENT = {
     "CKA": ("cka",),
     "nearest-neighbor top-1 (%)": ("knn_20", "knn_10"),
     "linear probe top-1 (%)": ("probe",),
+    "common 10 nearest patches (%)": ("patch_neighbours_10",),
+    "CKA of patches": ("patch_cka",),
+    "linear probe on patches, mIoU (%)": ("miou",),
 }
 
 
@@ -133,6 +147,7 @@ def page(run: Run) -> Page:
     dataset = _dataset(run)
     details = source_of(run.provenance) | digests | ({"data": dataset} if dataset else {})
     contents: list[Element] = list(_by_epoch(run)) if run.student.rows else []
+    contents += _patches(run.folder)
     style = styles.of_levels(["student"])
     compared = measure_sections.Compared("run", {"student": [run.student]}, style)
     contents += measure_sections.elements([compared])
@@ -312,6 +327,25 @@ def _figure(
         alt=f"{title}. At the end: {last}",
         legend=legend,
     )
+
+
+def _patches(folder: pathlib.Path) -> Iterator[Picture]:
+    """Yields the pictures of patches of a run, if it has any."""
+    images = []
+    for path in sorted((folder / "patches").glob("epoch-*.png")):
+        content = base64.b64encode(path.read_bytes()).decode()
+        epoch = path.stem.removeprefix("epoch-").lstrip("0")
+        images.append((f"epoch {epoch}", f"data:image/png;base64,{content}"))
+    if images:
+        yield Picture(
+            name="run-patches",
+            title="Patches in colors",
+            images=tuple(images),
+            caption="Held-out images, and below them the patches of the student and of the teacher."
+            " Colors are the first three principal components of the teacher's patches of these"
+            " images; components of the student are mapped to them by least squares.",
+            alt="Held-out images and the patches of student and teacher in colors",
+        )
 
 
 def alignment_panels(student: RunRecord) -> dict[str, Values]:

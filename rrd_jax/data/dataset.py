@@ -61,6 +61,8 @@ class Dataset:
       reopen: opens the data with another source, as for a teacher with other training images.
       labelled: whether the student learns from labels; if False, labels of the feeds are invalid.
       labelled_subset: other labeled images for the evaluation of embeddings; None for none.
+      masked_subset: images with masks for the evaluation of patches, a
+        `subsets.masked_subset.MaskedSubset`; None for none.
       display_name: name for people: the version, or for a folder its name.
       code: the import path or the Python objects of a custom source; () for other data.
     """
@@ -75,6 +77,7 @@ class Dataset:
     reopen: Callable[[Source], "Dataset"] | None = None
     labelled: bool = True
     labelled_subset: "Dataset | None" = None
+    masked_subset: Any = None
     display_name: str = ""
     code: tuple[Any, ...] = ()
     validation: feed.Resident | feed.Streamed | None = None

@@ -60,7 +60,7 @@ class Source:
     The mapping `options` becomes a tuple of pairs.
 
     Attributes:
-      name: digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012,
+      name: digits, drawings, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012,
         image_folder, mask_folder (images with masks), any TFDS data set of labeled images, an
         import path of random-access sources such as my_data:source, hf:PATH for a Hugging Face data
         set on disk, hf-hub:ORG/NAME for one of the Hub with Parquet files, or wds:PATTERN for

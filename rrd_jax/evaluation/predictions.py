@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -152,14 +152,15 @@ def collect(
     Raises:
       StoppedError: `stop` returned True.
     """
-    parts, batch_size = [], even_batch(len(split), batch_size, mesh.size)
-    with contextlib.closing(split.test_batches(batch_size, parallel.process_share())) as batches:
-        for batch in batches:
-            batch = parallel.put_batch(mesh, batch)
-            parts.append(predict(variables, batch["image"], batch["label"]))
-            if stop():
-                raise StoppedError
-            interrupts.check()
+    parts = []
+
+    def take(batch: Any) -> None:
+        batch = parallel.put_batch(mesh, batch)
+        parts.append(predict(variables, batch["image"], batch["label"]))
+        if stop():
+            raise StoppedError
+
+    for_each_batch(split.test_batches, len(split), batch_size, mesh, take)
     parts = jax.device_get(parts)
     return {name: np.concatenate([p[name] for p in parts])[: len(split)] for name in parts[0]}
 
@@ -250,20 +251,44 @@ def collect_embeddings(
       mesh: the devices.
       after: called after each batch with the completed share, in [0, 1]; may raise an exception.
     """
-    batch_size = even_batch(len(split), batch_size, mesh.size)
     rows, labels, done = None, np.zeros(len(split), np.int32), 0
-    with contextlib.closing(split.test_batches(batch_size, parallel.process_share())) as batches:
-        for batch in batches:
-            batch = parallel.put_batch(mesh, batch)
-            part = jax.device_get(embed(variables, batch["image"], batch["label"]))
-            if rows is None:
-                rows = np.zeros((len(split), part[0].shape[-1]), np.float32)
-            count = min(batch_size, len(split) - done)
-            rows[done : done + count], labels[done : done + count] = (p[:count] for p in part)
-            done += count
-            after(done / len(split))
-            interrupts.check()
+
+    def take(batch: Any) -> None:
+        nonlocal rows, done
+        batch = parallel.put_batch(mesh, batch)
+        part = jax.device_get(embed(variables, batch["image"], batch["label"]))
+        if rows is None:
+            rows = np.zeros((len(split), part[0].shape[-1]), np.float32)
+        count = min(len(part[1]), len(split) - done)
+        rows[done : done + count], labels[done : done + count] = (p[:count] for p in part)
+        done += count
+        after(done / len(split))
+
+    for_each_batch(split.test_batches, len(split), batch_size, mesh, take)
     return rows, labels
+
+
+def for_each_batch(
+    batches: Callable[[int, tuple[int, int]], Iterator[Any]],
+    examples: int,
+    largest: int,
+    mesh: jax.sharding.Mesh,
+    take: Callable[[Any], None],
+) -> None:
+    """Calls a function for each batch of all examples, in order, until it raises an exception.
+
+    Args:
+      batches: (batch size, process share) -> iterator of this process's part of each batch.
+      examples: number of examples.
+      largest: maximum number of images per batch, over all devices.
+      mesh: the devices.
+      take: function of a batch.
+    """
+    batch_size = even_batch(examples, largest, mesh.size)
+    with contextlib.closing(batches(batch_size, parallel.process_share())) as parts:
+        for part in parts:
+            take(part)
+            interrupts.check()
 
 
 def even_batch(examples: int, largest: int, devices: int) -> int:

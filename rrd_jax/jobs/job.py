@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rrd_jax import checkpoints, data, errors, networks, parallel, user_paths
 from rrd_jax.data.source import Source
-from rrd_jax.data.subsets import labelled_subset
+from rrd_jax.data.subsets import labelled_subset, masked_subset
 from rrd_jax.evaluation import alignment
 from rrd_jax.jobs import growth, job_results, loop, preflight, same_teacher
 from rrd_jax.jobs.progress import Result
@@ -195,6 +195,10 @@ def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
         console.say(subset)
         for text in dataset.labelled_subset.summary.warnings:
             console.warn(f"eval.labelled: {text}")
+    if dataset.masked_subset:
+        console.say(masked_subset.describe(dataset.masked_subset))
+        for text in dataset.masked_subset.summary.warnings:
+            console.warn(f"eval.dense: {text}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "data.json"
     has_runs = any(any(folder.glob(f"{home}checkpoints")) for home in ("", "*/"))
@@ -216,7 +220,7 @@ def open_data(job: Job, folder: pathlib.Path, dataset: data.Dataset | None = Non
     """
     setting = prepare(job.student, dataset)
     dataset = with_teacher_classes(job, folder, setting.dataset)
-    return setting._replace(dataset=with_labelled_subset(job, dataset))
+    return setting._replace(dataset=with_masked_subset(job, with_labelled_subset(job, dataset)))
 
 
 def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
@@ -283,6 +287,21 @@ def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
     counts = {"version": subset.version, "train": len(subset.train), "test": len(subset.test)}
     parallel.check_agreement({"eval.labelled": counts})
     return dataclasses.replace(dataset, labelled_subset=subset)
+
+
+def with_masked_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
+    """Returns the data set with the images and masks of eval.dense, if the job has a teacher."""
+    choice = job.student.training.alignment
+    if not (choice.dense and job.teachers):
+        return dataset
+    subset = parallel.main_first(
+        lambda: masked_subset.open_masked_subset(
+            choice.dense, choice.dense_images, job.student.source, dataset
+        )
+    )
+    counts = {"version": subset.version, "train": len(subset.train), "test": len(subset.test)}
+    parallel.check_agreement({"eval.dense": counts})
+    return dataclasses.replace(dataset, masked_subset=subset)
 
 
 def _classes_of(

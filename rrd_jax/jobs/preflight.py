@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from rrd_jax import data, errors, networks, parallel
 from rrd_jax import objectives as registry
+from rrd_jax.evaluation import patches
 from rrd_jax.jobs import learning_checks, memory_plan
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import assembly, ensemble
@@ -62,6 +63,8 @@ def check(
     student = networks.summarize(plan.student, dataset.image_shape).outputs
     if training.alignment and teachers:
         _check_embeddings(training.alignment, dataset, student, *teachers)
+    if training.alignment.compares_patches and teachers:
+        _check_patches(dataset, plan.student, outlines)
     teacher = ensemble.combined_shapes(teachers, training.teacher_weights)
     states = _trace(plan, student, teacher, dataset)
     _warn_about_classifier(plan, states, student, teacher, dataset)
@@ -188,6 +191,21 @@ def _check_embeddings(choice: AlignmentChoice, dataset: data.Dataset, *outputs: 
                 "eval.proof, eval.knn and eval.labelled compare embeddings, but the network of the"
                 f" {'teacher' if i else 'student'} returns none; return a pair (logits, embedding),"
                 " or omit these fields"
+            )
+
+
+def _check_patches(
+    dataset: data.Dataset, student: networks.Network, teachers: Sequence[networks.Network]
+) -> None:
+    """Raises an InputError if patches of held-out images are missing or too few to compare."""
+    for network in (student, *teachers):
+        role = "student" if network is student else "teacher"
+        height, width, _ = patches.check(network, dataset.image_shape, role)
+        if len(dataset.test) * height * width < 3:
+            raise errors.InputError(
+                f"eval.patches and eval.dense compare at least 3 patches, but {len(dataset.test)}"
+                f" test images have {height} x {width} patches of the {role}; set"
+                " data.test_split to a larger split"
             )
 
 

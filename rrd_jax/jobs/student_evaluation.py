@@ -7,7 +7,9 @@ from typing import Any
 from rrd_jax.evaluation import predictions
 from rrd_jax.jobs import held_out
 from rrd_jax.jobs.alignment_during_training import Alignment
+from rrd_jax.jobs.dense_alignment import DenseAlignment
 from rrd_jax.jobs.epoch import EvaluationResults, SplitResults
+from rrd_jax.jobs.patch_pictures import PatchPictures
 from rrd_jax.jobs.run import Position, Run
 from rrd_jax.terminal import console
 from rrd_jax.training import criterion
@@ -22,16 +24,21 @@ class Evaluation:
       predict: the function of `predictions.compile_predict`; None if the student has no classes.
       losses: losses on held-out images; None for a student with labels.
       alignment: alignment with the teacher; None if it is not measured.
+      dense: alignment of patches with the teacher's; None if it is not measured.
+      pictures: pictures of patches; None if patches are not compared.
     """
 
     predict: Callable | None
     losses: held_out.Losses | None
     alignment: Alignment | None
+    dense: DenseAlignment | None
+    pictures: PatchPictures | None
 
 
 def create(run: Run) -> Evaluation:
     """Creates the evaluation of a run's student, compiled on first use; logs skipped parts."""
     training, predict, alignment = run.training, None, None
+    dense = pictures = None
     if run.dataset.num_classes:
         predict = predictions.compile_predict(
             run.recipe.student,
@@ -44,7 +51,10 @@ def create(run: Run) -> Evaluation:
     losses = None if run.dataset.labelled else _held_out_losses(run)
     if run.teacher and (training.alignment or criterion.compares_embeddings(run.criterion)):
         alignment = Alignment(run.recipe, run.dataset, run.mesh, run.teacher)
-    return Evaluation(predict, losses, alignment)
+    if run.teacher and training.alignment.compares_patches:
+        dense = DenseAlignment(run.recipe, run.dataset, run.mesh, run.teacher)
+        pictures = PatchPictures(run.recipe, run.dataset, run.mesh, run.teacher, run.folder)
+    return Evaluation(predict, losses, alignment, dense, pictures)
 
 
 def _held_out_losses(run: Run) -> held_out.Losses:
@@ -86,6 +96,9 @@ def evaluate(
     if measured:
         objectives = {name: state.objective(name) for name in run.recipe.terms}
         alignment = measured.measure(state.student, epoch, objectives, stop)
+    if evaluation.dense:
+        alignment |= evaluation.dense.measure(state.student, epoch, stop)
+        evaluation.pictures.draw(state.student, epoch)
     if run.dataset.validation is not None:
         validation = _evaluate_split(evaluation, run, state, run.dataset.validation, stop)
         if measured and not run.dataset.labelled and measured.is_due(epoch):

@@ -4,6 +4,7 @@
     python -m rrd_jax.predict --workdir=runs/digits@best --format=csv --output=out.csv folder
     find . -name '*.jpg' -print0 | python -m rrd_jax.predict --workdir=student.onnx -
     python -m rrd_jax.predict --workdir=runs/digits --neighbours=a.jpg,b.jpg --picture=n.png folder
+    python -m rrd_jax.predict --workdir=runs/digits --features=patches --picture=p.png folder
 
 Arguments are image files, folders (searched recursively), glob patterns, or - for a list on
 standard input, separated by line ends or null bytes. Images are preprocessed like the run's test
@@ -33,7 +34,7 @@ from rrd_jax import errors
 from rrd_jax.terminal import cli, console, path_flags, runtime_errors
 
 if TYPE_CHECKING:
-    from rrd_jax.library import Predictions, Predictor
+    from rrd_jax.library import Loaded, Predictions, Predictor
     from rrd_jax.predict.neighbours import QueryResult
 
 # A copy of `writing.FORMATS`: `writing` imports JAX, which would slow down --help.
@@ -124,7 +125,17 @@ _PICTURE = path_flags.define_path(
     "picture",
     None,
     "With --neighbours, draw a .png, .svg or .pdf file of the first queries and their neighbors,"
-    " for the student and the teacher of a run.",
+    " for the student and the teacher of a run; with --features=patches, the patches of the first"
+    " images in colors.",
+)
+_FEATURES = flags.DEFINE_enum(
+    "features", None, ["patches"], "With --picture, show the features of each position."
+)
+_POINT = flags.DEFINE_list(
+    "point",
+    None,
+    "With --features=patches, also show the cosines of all patches with the patch at this point of"
+    " the first image: x and y in [0, 1] from the left and the top, such as 0.5,0.25.",
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Images per call of the network.", lower_bound=1
@@ -150,6 +161,9 @@ def _run(names: list[str]) -> None:
         paths = _paths(names)
         if _NEIGHBOURS.value is not None:
             _search(paths, stdout)
+            return
+        if _FEATURES.value is not None:
+            _draw_patches(paths)
             return
         # The import loads JAX, which --help and the check of flags do not need.
         from rrd_jax.predict import writing
@@ -236,6 +250,40 @@ def _draw(
     console.say(f"picture: {path}")
 
 
+def _draw_patches(paths: list[str]) -> None:
+    """Draws the patches of the first images, for the student and the teachers of a run."""
+    from rrd_jax import library
+    from rrd_jax.predict import neighbour_figure, patch_figure
+
+    picture_path = pathlib.Path(_PICTURE.value)
+    neighbour_figure.check(picture_path)
+    _prepare()
+    networks: dict[str, Any] = {}
+    if not _TEACHER.value:
+        networks["network"] = _load()
+        if isinstance(networks["network"], library.Predictor):
+            raise errors.InputError(
+                f"{_WORKDIR.value} is an exported file, which has no patches; name a run or weights"
+            )
+    teachers = patch_figure.load_teachers(_WORKDIR.value, is_required=_TEACHER.value)
+    if teachers and networks:
+        networks = {"student": networks["network"]}
+    networks |= teachers
+    preprocessing = next(iter(networks.values())).predictor.about.preprocessing
+    files, images, unread = patch_figure.read_images(paths, preprocessing)
+    for file, reason in unread.items():
+        console.warn(f"{errors.printable(file)} cannot be used: {reason}")
+    if len(paths) > len(files) + len(unread):
+        console.note(f"the picture has the first {len(files)} of {len(paths):,} images")
+    with _memory_errors(next(iter(networks.values())).predictor, len(files)):
+        maps = {
+            role: patch_figure.patches_of(network, images, role)
+            for role, network in networks.items()
+        }
+    patch_figure.draw(picture_path, files, images, maps, _point())
+    console.say(f"picture: {picture_path}")
+
+
 def _teacher() -> "Predictor | None":
     """Returns the teacher of the run whose student predicts; None for a run without a teacher."""
     from rrd_jax import library
@@ -259,11 +307,44 @@ def _check_flags() -> None:
         )
     if _NEIGHBOURS.value is not None:
         _check_search()
-    elif _PICTURE.value is not None:
-        raise errors.InputError("--picture needs --neighbours; name query images with it")
+    elif _PICTURE.value is not None and _FEATURES.value is None:
+        raise errors.InputError(
+            "--picture needs --neighbours or --features=patches; name query images with"
+            " --neighbours, or set --features=patches"
+        )
+    if _POINT.value is not None and _FEATURES.value is None:
+        raise errors.InputError("--point needs --features=patches; set it, or omit --point")
+    if _FEATURES.value is not None:
+        _check_patches()
     if _FORMAT.value == "text" and (_LOGITS.value or _EMBEDDINGS.value):
         flag = "logits" if _LOGITS.value else "embeddings"
         raise errors.InputError(f"--{flag} needs --format=csv, jsonl, npz or parquet; set one")
+
+
+def _check_patches() -> None:
+    for flag in (_NEIGHBOURS, _LOGITS, _EMBEDDINGS, _LABELS, _OUTPUT, _HEAD):
+        if flag.value:
+            raise errors.InputError(
+                f"--{flag.name} cannot be combined with --features=patches; omit one"
+            )
+    if _PICTURE.value is None:
+        raise errors.InputError("--features=patches needs --picture=FILE; name a .png file")
+    _point()
+
+
+def _point() -> tuple[float, float] | None:
+    """Returns the coordinates of --point; None without the flag."""
+    if _POINT.value is None:
+        return None
+    try:
+        x, y = map(float, _POINT.value)
+        if 0 <= x <= 1 and 0 <= y <= 1:
+            return x, y
+    except ValueError:
+        pass
+    raise errors.InputError(
+        f"--point={','.join(_POINT.value)} must be two numbers in [0, 1], such as 0.5,0.25"
+    )
 
 
 def _check_search() -> None:
@@ -296,6 +377,27 @@ def _read_list() -> bytes:
 def _predictor() -> "Predictor":
     from rrd_jax import library
 
+    if _TEACHER.value:
+        if options := _options():
+            raise errors.InputError(
+                f"--teacher uses the network of the run unchanged; omit --{' --'.join(options)}"
+            )
+        return library.load_teacher(_WORKDIR.value)
+    loaded = _load()
+    predictor = loaded if isinstance(loaded, library.Predictor) else loaded.predictor
+    if predictor.num_classes and not predictor.about.class_names:
+        console.note("the classes have no names; set them with --class_names=FILE")
+    return predictor
+
+
+def _load() -> "Loaded | Predictor":
+    from rrd_jax import library
+
+    return library.load(_WORKDIR.value, **_options())
+
+
+def _options() -> dict[str, Any]:
+    """Returns the arguments of `library.load` that are set by flags."""
     options = {
         "network": _NETWORK.value,
         "mean": _numbers("mean", _MEAN.value),
@@ -307,18 +409,7 @@ def _predictor() -> "Predictor":
         "raw": _WEIGHTS.value == "raw" or None,
         "head": _HEAD.value,
     }
-    options = {name: value for name, value in options.items() if value is not None}
-    if _TEACHER.value:
-        if options:
-            raise errors.InputError(
-                f"--teacher uses the network of the run unchanged; omit --{' --'.join(options)}"
-            )
-        return library.load_teacher(_WORKDIR.value)
-    loaded = library.load(_WORKDIR.value, **options)
-    predictor = loaded if isinstance(loaded, library.Predictor) else loaded.predictor
-    if predictor.num_classes and not predictor.about.class_names:
-        console.note("the classes have no names; set them with --class_names=FILE")
-    return predictor
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:

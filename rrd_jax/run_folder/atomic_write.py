@@ -1,4 +1,4 @@
-"""Atomic writes of text and JSON files."""
+"""Atomic writes of files."""
 
 import contextlib
 import json
@@ -9,7 +9,12 @@ from rrd_jax import buckets, errors
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file atomically.
+    """Writes a text file atomically; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file atomically.
 
     Raises:
       DiskError: the file cannot be written.
@@ -17,10 +22,10 @@ def write_text(path: pathlib.Path, text: str) -> None:
       BucketError: the bucket cannot be reached or accessed.
     """
     if buckets.is_bucket(path):
-        return buckets.write(path, text.encode())
+        return buckets.write(path, content)
     part = path.with_suffix(".part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content)
         part.replace(path)
     except IsADirectoryError as error:
         folder = part if part.is_dir() else path

@@ -243,6 +243,8 @@ def _alignment(row: dict[str, Any]) -> list[str]:
         "floor/rrd": "rrd floor {:.3f}",
         "knn_20": "20-NN {:.2f}",
         "probe": "probe {:.2f}",
+        "patch_neighbours_10": "shared 10-NN of patches {:.1f} %",
+        "miou": "probe mIoU {:.2f}",
     }
     parts = [text.format(row[f"proof/{k}"]) for k, text in formats.items() if f"proof/{k}" in row]
     return ["|", *parts] if parts else []

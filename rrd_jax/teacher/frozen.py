@@ -12,11 +12,12 @@ import numpy as np
 
 from rrd_jax import buckets, checkpoints, data, errors, hub, networks
 from rrd_jax.data.feeds import feed
-from rrd_jax.evaluation import alignment, predictions, rows
+from rrd_jax.evaluation import alignment, patches, predictions, rows
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import (
     assembly,
     class_matching,
+    dense_probe,
     embedding_accuracy,
     ensemble,
     placement,
@@ -131,6 +132,36 @@ class FrozenNetwork:
         return embedding_accuracy.evaluate(
             self._embed, self.evaluated(), dataset, self.mesh, self.training
         )
+
+    @functools.cached_property
+    def dense(self) -> dict[str, float]:
+        """Metrics of a linear probe on patches, see `DenseProbe.evaluate`."""
+        subset = self.dataset.masked_subset
+        dense = dense_probe.DenseProbe(self.network, subset, self.mesh, self.training, "teacher")
+        return dense.evaluate(self.evaluated())
+
+    def held_out_patches(self, grid: patches.Grid) -> alignment.Reference:
+        """Returns patches of held-out images, interpolated to a grid, for comparisons."""
+        if grid not in self._patch_references:
+            compute = patches.compile_patches(
+                self.network,
+                self.training.normalize,
+                self.mesh,
+                grid=grid,
+                fast_cpu=self.training.fast_cpu,
+                fully=self.training.shard_parameters,
+            )
+            split = held_out(self.dataset, self.training.alignment.images)
+            sample = patches.collect_sample(
+                compute, self.evaluated(), split, self.training.eval_batch_size, self.mesh
+            )
+            predictions.check_finite(sample, f"the patches of {self.description}")
+            self._patch_references[grid] = alignment.reference(sample)
+        return self._patch_references[grid]
+
+    @functools.cached_property
+    def _patch_references(self) -> dict[patches.Grid, alignment.Reference]:
+        return {}
 
     @functools.cached_property
     def _embed(self) -> Callable:

@@ -16,6 +16,7 @@ import optax
 from rrd_jax import checkpoints, data, errors, functional, networks, parallel
 from rrd_jax.evaluation import predictions
 from rrd_jax.run_folder import workdir
+from rrd_jax.teacher import lbfgs
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Training
 
@@ -160,7 +161,11 @@ def _key(
 
 
 def check_memory(
-    examples: int, width: int, mesh: jax.sharding.Mesh, field: str = "teacher.probe"
+    examples: int,
+    width: int,
+    mesh: jax.sharding.Mesh,
+    field: str = "teacher.probe",
+    fewer: str = "data.share",
 ) -> None:
     """Raises an InputError for embeddings that need more than half of the free memory.
 
@@ -169,6 +174,7 @@ def check_memory(
       width: D.
       mesh: the devices.
       field: the config field that needs the embeddings.
+      fewer: the config field that reduces their number.
     """
     size = 4 * examples * width
     host, device = parallel.host_bytes(), parallel.free_device_bytes(mesh)
@@ -178,7 +184,7 @@ def check_memory(
         raise errors.InputError(
             f"{field} needs {needed / 1e9:.2f} GB on {location} for {examples:,} embeddings of"
             f" {width} float32 values, more than half of its {free / 1e9:.2f} GB of memory; use"
-            " more devices, or fewer images with data.share"
+            f" more devices, or fewer images with {fewer}"
         )
 
 
@@ -274,25 +280,8 @@ def _minimize(
         )
         return total / count + l2 / 2 * jnp.sum(head["kernel"] ** 2)
 
-    optimizer = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(loss)
-
-    def step(carry):
-        head, state, _, i = carry
-        value, gradient = value_and_grad(head, state=state)
-        updates, state = optimizer.update(
-            gradient, state, head, value=value, grad=gradient, value_fn=loss
-        )
-        head = optax.apply_updates(head, updates)
-        slope = optax.tree.get(state, "grad")
-        largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(slope)]))
-        return head, state, largest, i + 1
-
     head = {"kernel": jnp.zeros((images.shape[-1], num_classes)), "bias": jnp.zeros(num_classes)}
-    start = head, optimizer.init(head), jnp.float32(jnp.inf), jnp.int32(0)
-    head, _, _, iterations = jax.lax.while_loop(
-        lambda carry: (carry[2] > _TOLERANCE) & (carry[3] < _ITERATIONS), step, start
-    )
+    head, iterations = lbfgs.minimize(loss, head, tolerance=_TOLERANCE, iterations=_ITERATIONS)
 
     def right(total, chunk):
         guesses = jnp.argmax(functional.linear(chunk[0], **head), axis=-1)

@@ -21,6 +21,7 @@ from rrd_jax import errors, user_paths
 from rrd_jax.data.builders import (
     archives,
     cifar,
+    drawings,
     imagenet,
     local,
     ordered,
@@ -33,6 +34,7 @@ from rrd_jax.terminal import console, file_lock, interrupts
 # Data sets that rrd_jax prepares without TensorFlow. All other names are data sets of TFDS.
 DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
     "digits": local.Digits,
+    "drawings": drawings.Drawings,
     "fashion_mnist": local.FashionMNIST,
     "cifar10": cifar.Cifar10,
     "cifar100": cifar.Cifar100,

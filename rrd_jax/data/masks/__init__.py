@@ -167,7 +167,10 @@ def open_folder(data_dir: str, root: str) -> MaskFolder:
     }
     num_classes = len(names) or max(max(part.keys() - {IGNORED}) for part in counts.values()) + 1
     report.check_classes(root, counts["train"], num_classes)
-    turned = sum(parts[pair.image].orientation != 1 for pair in inspected.pairs)
+    orientations = (
+        {parts[pair.image].orientation, parts[pair.mask].orientation} for pair in inspected.pairs
+    )
+    turned = sum(part != {1} for part in orientations)
     facts = report.Facts(root, inspected.unused, names, num_classes, counts, turned, notes)
     return MaskFolder(root, tree.files, parts, splits, names, num_classes, facts)
 
@@ -229,7 +232,7 @@ def _checked_root(folder_name: str) -> str:
 
 def _class_names(root: str) -> tuple[str, ...]:
     """Returns the names in the folder's file of class names; () without such a file."""
-    paths = [path for name in _NAME_FILES if (path := pathlib.Path(root, name)).exists()]
+    paths = [path for name in _NAME_FILES if os.path.lexists(path := pathlib.Path(root, name))]
     if not paths:
         return ()
     if len(paths) > 1:

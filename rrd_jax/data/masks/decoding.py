@@ -8,8 +8,8 @@ from rrd_jax import errors
 from rrd_jax.data.images import decoding
 from rrd_jax.data.mask_index import IGNORED
 
-# Lossy formats change indices, and Pillow scales those of PGM.
-_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+# Lossy formats and programs that write GIF change indices, and Pillow scales those of PGM.
+_FORMATS = ("PNG", "TIFF", "BMP")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
@@ -20,7 +20,7 @@ def decode(content: bytes) -> np.ndarray:
     or 4 bits have the stored value. 255 stands for pixels without a class.
 
     Args:
-      content: content of a PNG, TIFF, BMP or GIF file.
+      content: content of a PNG, TIFF or BMP file.
 
     Raises:
       InputError: the content is not an image, is damaged, has several channels, is compressed with

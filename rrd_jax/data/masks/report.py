@@ -23,7 +23,7 @@ class Facts(NamedTuple):
       class_names: names of the classes; () if unknown.
       num_classes: C.
       counts: {split: {class index: number of pixels}}.
-      turned: number of images with an EXIF orientation.
+      turned: number of pairs with an EXIF orientation.
       notes: automatic decisions.
     """
 
@@ -98,8 +98,8 @@ def _warnings(facts: Facts) -> list[str]:
         )
     if facts.turned:
         warnings.append(
-            f"{facts.turned:,} images in {facts.root} have an EXIF orientation, which is applied;"
-            " their masks must fit the upright images"
+            f"{facts.turned:,} images or masks in {facts.root} have an EXIF orientation, which is"
+            " applied to each file; masks must fit the upright images"
         )
     if missing := _missing(facts):
         warnings.append(f"classes without pixels in training masks: {missing}")

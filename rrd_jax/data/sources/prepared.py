@@ -51,6 +51,24 @@ def open_source(source: Source) -> Splits:
     return Splits(version, count, channels, train, test, names, summary, shared, repeated=repeated)
 
 
+def open_masked(source: Source) -> Splits:
+    """Opens the images and masks of a data set of TFDS, without labels.
+
+    Raises:
+      InputError: see `open_source`; or the data set has no masks.
+    """
+    with registry.quiet():
+        builder = registry.create_builder(source.name, source.dir, source.manual_dir)
+        builder = _prepared(source.name, builder, source.dir)
+        features = stored_examples.image_and_mask(source.name, builder.info)
+        remedy = registry.remedy(source.name, source.dir)
+        train, test = (
+            stored_examples.open_stored(source.name, builder, split, features, remedy)
+            for split in (source.train_split, source.test_split)
+        )
+    return Splits(builder.info.full_name, 0, 3, train, test)
+
+
 def _summarize_resized(source: Source, size: resized.Resize) -> Summary:
     """Returns a summary of images that were scaled down during preparation."""
     needed = source.resize if source.crops_on_host else source.image_size

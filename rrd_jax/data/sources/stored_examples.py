@@ -12,17 +12,21 @@ from tensorflow_datasets.proto import tf_example_pb2
 from rrd_jax import errors
 from rrd_jax.data.splits import Examples
 
+# Names of features that hold masks.
+_MASKS = ("mask", "segmentation_mask")
+
 
 class Features(NamedTuple):
-    """Names of the features that hold the image and the class; "" for no class."""
+    """Names of the features that hold the image, the class and the mask; "" for none."""
 
     image: str
     label: str = ""
+    mask: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredExamples(Examples):
-    """Examples with encoded `image`, and with `label` and `file_name` if these are stored.
+    """Examples with encoded `image`, and with `label`, `mask` and `file_name` if these are stored.
 
     TFDS itself would convert every feature of an example to numpy, including unused features.
 
@@ -46,6 +50,8 @@ class StoredExamples(Examples):
         try:
             values = tf_example_pb2.Example.FromString(self.records[i]).features.feature
             example = {"image": values[self.features.image].bytes_list.value[0]}
+            if self.features.mask:
+                example["mask"] = values[self.features.mask].bytes_list.value[0]
             if self.features.label:
                 example["label"] = values[self.features.label].int64_list.value[0]
         # ArrayRecord and protobuf have their own types of exceptions; a list may be empty.
@@ -138,6 +144,22 @@ def image_and_label(name: str, info: tfds.core.DatasetInfo, *, use_labels: bool 
     raise errors.InputError(
         f"data set '{name}' has features {', '.join(features)}, but needs a grayscale or RGB"
         f" 'image'{needed}"
+    )
+
+
+def image_and_mask(name: str, info: tfds.core.DatasetInfo) -> Features:
+    """Returns the features to read: an image, and a mask of one channel.
+
+    Raises:
+      InputError: the data set has no image, or no feature `mask` or `segmentation_mask`.
+    """
+    features = dict(info.features.items())
+    masks = [key for key in _MASKS if _is_image(features.get(key)) and features[key].shape[-1] == 1]
+    if "image" in features and masks:
+        return Features("image", mask=masks[0])
+    raise errors.InputError(
+        f"data set '{name}' has features {', '.join(features)}, but needs 'image' and a mask of one"
+        f" channel, {' or '.join(map(repr, _MASKS))}"
     )
 
 

@@ -1,0 +1,72 @@
+r"""Dense features without labels: a foundation model's patches, to a network for other tasks.
+
+    python -m rrd_jax.main \
+      --config=configs/dense.py:vit_small_patch14_dinov2-mobilenetv4_conv_small \
+      --config.data.manual_dir=FOLDER --config.teacher.checkpoint=FILE --workdir=runs/dense \
+      --config.eval.dense=MASKS
+
+FOLDER is searched recursively for images, and FILE holds the teacher's weights, as for
+configs/unlabelled.py, whose recipe this is. MASKS is a folder with images and masks, on which a
+linear probe on frozen patches measures the mean IoU of student and teacher; without it, patches are
+compared by nearest neighbors and CKA.
+
+configs/dense.py:drawings uses generated drawings with exact masks, and takes minutes on a CPU. The
+teacher, resnet20, is first trained with the labels of the drawings; the student is trained without
+labels. resnet20-resnet8,smoke is a shorter variant with 200 images.
+"""
+
+from rrd_jax.config import finish, image_side, imagenet, leave_out_labels, limit, teachers
+
+
+def get_config(argument: str = ""):
+    """Returns the config; rrd_jax/config/config_string.py documents the argument."""
+    words = argument.split(",")
+    is_smoke = "smoke" in words
+    config = imagenet()
+    config.data.name = "image_folder"
+    config.data.use_labels = False
+    config.data.test_split = "test"
+    config.eval.patches = True
+    config.optimizer.learning_rate = 0.03
+    config.optimizer.schedule = "cosine"
+    config.train.epochs = 120
+    config.train.save_every = 0
+    pair = "vit_small_patch14_dinov2-mobilenetv4_conv_small"
+    on_drawings = is_smoke or "drawings" in words
+    if on_drawings:
+        pair = "resnet20-resnet8"
+        _use_drawings(config, is_smoke)
+    rest = ",".join(word for word in words if word not in ("smoke", "drawings"))
+    config = finish(config, "dense", rest, pair=pair, default="rrd")
+    leave_out_labels(config)
+    for _, teacher in teachers(config):
+        if teacher.model.endswith("_dinov2"):
+            # DINOv2's files specify 518 pixels, which takes five times as much computation.
+            teacher.image_size = 224
+    if on_drawings:
+        config.name += "-smoke" if is_smoke else "-drawings"
+        config.data.image_size = image_side(config, smallest=48)
+        rows = 128 if is_smoke else 512
+        limit(config, queue_size=rows, negatives=rows)
+    return config
+
+
+def _use_drawings(config, is_smoke):
+    """Sets the drawings as data, fewer for smoke tests, and a teacher trained with labels."""
+    config.data.name = "drawings"
+    config.data.augment = "crop_flip"
+    config.data.mean = config.data.std = (0.5, 0.5, 0.5)
+    config.teacher.use_labels = True
+    config.teacher.learning_rate = 0.05
+    config.train.batch_size = 50
+    config.eval.dense = "drawings"
+    config.eval.every = 6
+    if is_smoke:
+        config.data.train_split = "train[:200]"
+        config.data.test_split = "test[:50]"
+        config.eval.dense_images = 50
+        config.teacher.epochs = config.train.epochs = 1
+        return
+    config.eval.dense_images = 250
+    config.teacher.epochs = 8
+    config.train.epochs = 12
