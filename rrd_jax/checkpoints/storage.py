@@ -12,6 +12,7 @@ import re
 import sys
 from typing import Any
 
+from absl import flags
 from absl import logging as absl_logging
 
 from rrd_jax import buckets, deferred, errors, networks, user_paths
@@ -21,7 +22,23 @@ from rrd_jax.terminal import runtime_errors
 # The file that marks a complete checkpoint in a bucket; Orbax writes it to gs://.
 MARKER = "commit_success.txt"
 
-ocp = deferred.Library("orbax.checkpoint")
+_BARRIER_FLAG = "experimental_orbax_use_distributed_barrier"
+
+
+class _Orbax(deferred.Library):
+    """Orbax, whose processes wait for each other through JAX's coordination service.
+
+    By default they compare numbers that Gloo gathers, which fails at random on busy CPUs.
+    """
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = super().__getattr__(attribute)
+        if _BARRIER_FLAG in flags.FLAGS:
+            flags.FLAGS.set_default(_BARRIER_FLAG, True)
+        return value
+
+
+ocp: Any = _Orbax("orbax.checkpoint")
 
 
 # The filters stay for the whole process, because Orbax's threads may log after a run has ended.
