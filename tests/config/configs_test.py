@@ -104,6 +104,19 @@ def test_the_config_without_labels_trains_any_pair_without_labels():
     assert _config("unlabelled", "smoke,vit_small_patch14_dinov2-resnet18").data.image_size == 28
 
 
+def test_the_dense_config_evaluates_patches_without_labels():
+    config = _config("dense")
+    config.teacher.checkpoint = "dinov2_vits14_pretrain.pth"
+    plan = parse(config)
+    assert plan.student.training.alignment.compares_patches
+    assert not plan.student.source.use_labels
+    plan = parse(_config("dense", "drawings"))
+    assert plan.student.training.alignment.dense == plan.student.source.name == "drawings"
+    assert plan.teachers[0].part.source.use_labels
+    # The image size of a smoke job is a multiple of the transformer's patch size.
+    assert _config("dense", "smoke,vit_small_patch14_dinov2-resnet18").data.image_size % 14 == 0
+
+
 def test_a_config_string_selects_pair_and_method():
     config = _config("cifar100", "resnet56-resnet20,kd")
     assert (config.teacher.model, config.student.model) == ("resnet56", "resnet20")

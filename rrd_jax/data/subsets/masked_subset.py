@@ -18,6 +18,8 @@ from rrd_jax.data.splits import Summary
 
 # The selection of images is the same for every run.
 _SEED = 0
+# With fewer test images, a few of them determine the mean IoU.
+_MIN_TEST_IMAGES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,13 @@ def _open(location: str, max_images: int, source: Source, run_data: Dataset) -> 
         train, test = opened.train, opened.test
         summary, name = Summary(), opened.version
         count = max(map(_largest_index, (train, test))) + 1
+    if len(test) < _MIN_TEST_IMAGES:
+        summary += Summary(
+            warnings=(
+                f"only {len(test)} test images with masks, so that the mean IoU is imprecise; add"
+                " images, or folders train and test",
+            )
+        )
     return MaskedSubset(
         opened.version, split(train), split(test), count, run_data.image_shape, summary, name
     )
