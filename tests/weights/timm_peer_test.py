@@ -42,6 +42,12 @@ def _compare(name, network, variables, images):
         logits = network.forward_head(features)
     assert golden.relative(outputs.logits, logits.numpy()) < 1e-5
     assert golden.relative(outputs.embedding, embedding.numpy()) < 1e-5
+    if modern.patch(name):
+        features = features[:, network.num_prefix_tokens :]
+        features = features.reshape(outputs.patches.shape)
+    else:
+        features = features.permute(0, 2, 3, 1)
+    assert golden.relative(outputs.patches, features.numpy()) < 1e-5
 
 
 _TIMM = [name for name in modern.SMALLEST if published.lookup(name).timm]

@@ -119,30 +119,37 @@ def _save(kind, folder, **options):
 
 
 def _peer_outputs(network, images, **options):
-    """Returns the embedding, and the logits, the projection or None, computed by transformers."""
+    """Returns embedding, patches, and logits, projection or None, computed by transformers."""
     images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     with torch.inference_mode():
         vision = getattr(network, "vision_model", network)
         kind = type(network).__name__
         if kind.startswith(("CLIP", "Siglip")):
-            pooled = vision(images, **options).pooler_output
+            vision_outputs = vision(images, **options)
+            pooled, tokens = vision_outputs.pooler_output, vision_outputs.last_hidden_state
+            if kind.startswith("CLIP"):
+                tower = getattr(vision, "vision_model", vision)
+                # Transformers normalizes the class token only, timm all tokens.
+                tokens = tower.post_layernorm(tokens[:, 1:])
             project = getattr(network, "visual_projection", None)
-            return pooled, None if project is None else project(pooled)
+            return pooled, tokens, None if project is None else project(pooled)
         body = getattr(network, network.base_model_prefix, network)
         body_outputs = body(images, **options)
+        states = body_outputs.last_hidden_state
         if kind.startswith("DeiT"):
-            tokens = body_outputs.last_hidden_state[:, :2].mean(1)
-            return tokens, network(images).logits
+            return states[:, :2].mean(1), states[:, 2:], network(images).logits
         if kind.startswith(("ViT", "Dinov2")):
-            embedding = body_outputs.last_hidden_state[:, 0]
+            count = 1 + getattr(network.config, "num_register_tokens", 0)
+            embedding, patches = states[:, 0], states[:, count:]
         else:
             embedding = body_outputs.pooler_output.flatten(1)
+            patches = states.flatten(2).transpose(1, 2)
         has_classifier = hasattr(network, "classifier") and not kind.startswith("Dinov2")
-        return embedding, network(images, **options).logits if has_classifier else None
+        return embedding, patches, network(images, **options).logits if has_classifier else None
 
 
 def _outputs(name, variables, images):
-    """Returns embedding and logits; zeros replace a missing classifier."""
+    """Returns embedding, patches [B, N, D] and logits; zeros replace a missing classifier."""
     network = networks.create(name, sizes(name, variables)[0] or 1)
     shapes = networks.summarize(network, images.shape[1:]).variables
     params = shapes["params"] | variables["params"]
@@ -150,7 +157,8 @@ def _outputs(name, variables, images):
         lambda leaf: leaf if hasattr(leaf, "flags") else np.zeros(leaf.shape, leaf.dtype), params
     )
     outputs = jax.jit(network.apply)({**variables, "params": params}, images)
-    return outputs.embedding, outputs.logits
+    patches = outputs.patches.reshape(len(images), -1, outputs.patches.shape[-1])
+    return outputs.embedding, patches, outputs.logits
 
 
 def _images(side=_SIDE):
