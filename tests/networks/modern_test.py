@@ -52,6 +52,10 @@ def test_outputs_equal_timm(name):
     variables = from_torch(name, weights)
     outputs = _apply(network, variables, images)
     assert golden.relative(outputs.logits, _TIMM[name]["logits"]) < 1e-5
+    if "patches" in _TIMM[name]:
+        size = np.abs(outputs.patches).max()
+        expected = _TIMM[name]["patches"]
+        np.testing.assert_allclose(outputs.patches[0, :2, :2, :4], expected, atol=1e-5 * size)
     converted = to_torch(name, variables)
     assert converted.keys() == weights.keys()
     for entry, values in weights.items():

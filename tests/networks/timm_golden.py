@@ -3,7 +3,8 @@
     python -m tests.networks.timm_golden    (needs torch, torchvision and timm)
 
 For each network of timm or torchvision that the file lacks, the script adds the number of
-parameters, the multiply-adds for one image, and the logits of two random images for ten classes.
+parameters, the multiply-adds for one image, and the logits of two random images for ten classes. For
+`modern.SAMPLE`, it also adds the first four channels of four patches of the first image.
 """
 
 import json
@@ -71,6 +72,20 @@ def multiply_adds(network: torch.nn.Module, images: torch.Tensor) -> int:
     return total
 
 
+def patches(network: torch.nn.Module, images: np.ndarray) -> list:
+    """Returns the first four channels of the patches at the upper left 2x2 positions, [2, 2, 4]."""
+    with torch.inference_mode():
+        features = network.forward_features(torch.from_numpy(images[:1].transpose(0, 3, 1, 2)))
+    features = features[0].double().numpy()
+    if features.ndim == 2:
+        tokens = features[network.num_prefix_tokens :]
+        side = round(len(tokens) ** 0.5)
+        features = tokens.reshape(side, side, -1)
+    else:
+        features = features.transpose(1, 2, 0)
+    return [[[float(f"{v:.9g}") for v in patch] for patch in row] for row in features[:2, :2, :4]]
+
+
 def main() -> None:
     """Adds the missing networks to the file."""
     results = json.loads(FILE.read_text())
@@ -87,6 +102,10 @@ def main() -> None:
             "logits": [[float(f"{value:.9g}") for value in row] for row in logits],
         }
         print(name, results[name]["parameters"], flush=True)
+    for name in modern.SAMPLE:
+        if "patches" not in results[name]:
+            network = build(name)
+            results[name]["patches"] = patches(network, modern.images(name))
     FILE.write_text(json.dumps(results, indent=0) + "\n")
 
 
