@@ -3,8 +3,8 @@
     python -m tests.networks.timm_golden    (needs torch, torchvision and timm)
 
 For each network of timm or torchvision that the file lacks, the script adds the number of
-parameters, the multiply-adds for one image, and the logits of two random images for ten classes. For
-`modern.SAMPLE`, it also adds the first four channels of four patches of the first image.
+parameters, the multiply-adds for one image, and the logits of two random images for ten classes.
+For `modern.SAMPLE`, it also adds the first four channels of four patches of the first image.
 """
 
 import json
