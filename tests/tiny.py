@@ -52,6 +52,7 @@ def job(
     optimizer=None,
     shard_parameters=False,
     warmup=0,
+    over=None,
     **options,
 ):
     """Creates a small training job.
@@ -67,6 +68,7 @@ def job(
       optimizer: an optimizer; None for SGD.
       shard_parameters: True to shard the parameters over the devices.
       warmup: KD's warm-up, in epochs of 5 steps.
+      over: RRD's parameter `over`; over patches, the memory of patches has `queue_size` rows too.
       **options: further fields of `step.Task`.
 
     Returns:
@@ -74,7 +76,13 @@ def job(
     """
     network = NETWORK(num_classes=4, dtype=dtype)
     rrd = objectives.create(
-        "rrd", queue_size=queue_size, dim=dim, chunk=chunk, push_before=push_before
+        "rrd",
+        queue_size=queue_size,
+        patch_queue_size=queue_size,
+        dim=dim,
+        chunk=chunk,
+        push_before=push_before,
+        over=over,
     )
     terms = {
         "ce": Term(objectives.create("ce")),

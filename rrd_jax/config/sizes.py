@@ -75,9 +75,10 @@ def _objective_arrays(values: Values) -> Iterator[_Array]:
         paths = {option: f"objectives.{name}.{option}" for option in sizes}
         dim = sizes.get("dim", 1)
         for option in sizes:
-            # A row of a memory has `dim` numbers.
+            # A row of a memory has `dim` numbers, a row of patches as many as a patch has.
             if option in memory.SIZES:
-                yield _Array({paths[option]: sizes[option], "dim": dim, "checkpoint copies": 2})
+                numbers = {} if option == "patch_queue_size" else {"dim": dim}
+                yield _Array({paths[option]: sizes[option], **numbers, "checkpoint copies": 2})
         if "dim" in sizes:
             yield _Array({paths["dim"]: dim, "images": part})
 

@@ -1,12 +1,13 @@
 """Notes on fields that were set, but are unused because of other fields."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from rrd_jax.config import methods
 from rrd_jax.config.fields import FIELDS
 from rrd_jax.config.validation import iterate_fields
 from rrd_jax.objectives import RECORDS
-from rrd_jax.objectives.rrd import MEMORIES
+from rrd_jax.objectives.rrd import MEMORIES, uses
 from rrd_jax.settings import Values, first_reason, kinds
 from rrd_jax.terminal import console
 
@@ -17,6 +18,31 @@ _MEMORIES_BY_OPTION = {
     "precision": ("fifo", "momentum"),
     "momentum": ("bank", "momentum", "momentum_reference"),
     "temperature_bank": ("momentum_reference",),
+}
+# The parts of rrd's loss that read an option, see `rrd.uses`; options without an entry are always
+# read.
+_PARTS_BY_OPTION = {
+    "memory": ("images",),
+    "queue_size": ("images",),
+    "dim": ("images",),
+    "teacher_projection": ("images",),
+    "momentum": ("images",),
+    "temperature_bank": ("images",),
+    "push_before": ("images", "memory"),
+    "own_pair": ("images", "memory"),
+    "initial": ("images", "memory"),
+    "chunk": ("images", "memory"),
+    "precision": ("images", "memory"),
+    "weight_within": ("within", "memory"),
+    "weight_memory": ("within", "memory"),
+    "diagonal": ("within",),
+    "patches_per_image": ("memory",),
+    "patch_queue_size": ("memory",),
+}
+_PARTS = {
+    "images": "embeddings of images",
+    "within": "patches within an image",
+    "memory": "patches with a memory",
 }
 
 
@@ -70,12 +96,21 @@ def iterate_unused(values: Values) -> Iterator[tuple[str, str]]:
             if reason := first_reason(field, view):
                 yield view.labelled(field.path), reason
     for name, options in values["objectives"].items():
-        memory = options.get("memory")
         for option in options:
-            path = f"objectives.{name}.{option}"
-            if not options.get("weight", 1.0) and option != "weight":
-                yield path, f"objectives.{name}.weight is 0"
-            elif name in ("crd", "rrd") and memory not in _MEMORIES_BY_OPTION.get(
-                option, (memory,)
-            ):
-                yield path, f"objectives.{name}.memory is {memory}"
+            if reason := _reason(name, options, option):
+                yield f"objectives.{name}.{option}", reason
+
+
+def _reason(name: str, options: Mapping[str, Any], option: str) -> str:
+    """Returns the reason why an option of an objective is unused; "" if it is used."""
+    if not options.get("weight", 1.0) and option != "weight":
+        return f"objectives.{name}.weight is 0"
+    if name not in ("crd", "rrd"):
+        return ""
+    memory = options.get("memory")
+    parts = uses(options) if name == "rrd" else frozenset({"images"})
+    readers = parts.intersection(_PARTS_BY_OPTION.get(option, parts))
+    if not readers:
+        return f"objectives.{name} compares only {' and '.join(_PARTS[p] for p in sorted(parts))}"
+    is_read = memory in _MEMORIES_BY_OPTION.get(option, (memory,))
+    return "" if is_read or "memory" in readers else f"objectives.{name}.memory is {memory}"

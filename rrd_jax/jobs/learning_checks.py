@@ -7,6 +7,7 @@ import jax
 
 from rrd_jax import data, networks
 from rrd_jax import objectives as registry
+from rrd_jax.objectives import rrd_patches
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.objectives.parts import memory
 from rrd_jax.terminal import console
@@ -88,21 +89,27 @@ def _warmups(training: Training, *, is_smoke: bool) -> Iterator[str]:
 
 def _memories(training: Training, states: Mapping[str, Any], examples: int) -> Iterator[str]:
     """Yields the queues with rows that the run never replaces."""
-    epoch = examples // training.batch_size * training.batch_size
-    pushed = training.epochs * epoch
+    images = examples // training.batch_size * training.batch_size
+    kinds = (memory.Queue, rrd_patches.PatchMemory)
     for name, state in states.items():
-        leaves = jax.tree.leaves(state.memory, is_leaf=lambda node: isinstance(node, memory.Queue))
-        sizes = (leaf.rows.shape[0] for leaf in leaves if isinstance(leaf, memory.Queue))
-        rows = max(sizes, default=0)
-        if rows <= pushed:
-            continue
+        leaves = jax.tree.leaves(state.memory, is_leaf=lambda node: isinstance(node, kinds))
         options = next(c.options for c in training.objectives if c.name == name)
-        option = next((o for o in memory.SIZES if o in options), "")
-        remedy = f"set objectives.{name}.{option}={epoch}" if option else f"use {epoch} rows"
-        yield (
-            f"the memory of {name} has {rows:,} rows, but the run pushes only {pushed:,}, so that"
-            f" images are compared with random rows to its end; {remedy}, the rows of an epoch"
-        )
+        for compared, kind in zip(("images", "patches"), kinds, strict=True):
+            queues = [getattr(leaf, "queue", leaf) for leaf in leaves if isinstance(leaf, kind)]
+            rows = max((queue.rows.shape[0] for queue in queues), default=0)
+            is_patches = compared == "patches"
+            epoch = images * (options.get("patches_per_image", 1) if is_patches else 1)
+            pushed = training.epochs * epoch
+            if rows <= pushed:
+                continue
+            names = ("patch_queue_size",) if is_patches else memory.SIZES
+            option = next((option for option in names if option in options), "")
+            remedy = f"set objectives.{name}.{option}={epoch}" if option else f"use {epoch} rows"
+            yield (
+                f"the memory of {name} has {rows:,} rows, but the run pushes only {pushed:,}, so"
+                f" that {compared} are compared with initial rows to its end; {remedy}, the rows of"
+                " an epoch"
+            )
 
 
 def _gradients(

@@ -64,14 +64,17 @@ class Objective(NamedTuple):
         own classifier in evaluation; None to keep the student's classifier.
       taps: function (student, teacher) -> pairs of maps [B, H, W, channels] that are compared; None
         if no maps are paired.
-      needs_maps: True if `loss` reads the teacher's maps; disables the teacher cache, which holds
-        embeddings only.
+      needs_maps: True if `loss` reads the teacher's maps; disables the teacher cache, which has no
+        maps.
       floor: function (state, teacher) -> [B], the value of `loss` for a student with the teacher's
         relations. If present, `loss` reads embeddings only, and accepts any images. None if the
         floor is unknown.
       head: function (state) -> (layers, is_unit): the layers, as `parts.projections.init_head`
         returns them, that map the student's embedding to the vector that `loss` compares; is_unit
         is True if that vector is normalized to length 1. None without such layers.
+      needs_patches: True if `loss` reads the teacher's patches; the teacher cache then holds them.
+      needs_index: False if `loss` also accepts a batch whose `index` is None, as that of held-out
+        images, although it reads the index of training images.
     """
 
     init: Callable[[jax.Array, Any, Any], ObjectiveState]
@@ -83,6 +86,8 @@ class Objective(NamedTuple):
     needs_maps: bool = True
     floor: Callable[[ObjectiveState, Any], jax.Array] | None = None
     head: Callable[[ObjectiveState], tuple[Any, bool]] | None = None
+    needs_patches: bool = False
+    needs_index: bool = True
 
 
 class Record(NamedTuple):
@@ -104,7 +109,10 @@ class Record(NamedTuple):
       needs_classes: True if the objective compares logits or uses the teacher's classifier, so
         that teacher and student must have the same classes.
       rows: function (options) -> rows K of the published memory, for an objective whose option
-        `queue_size` is "auto"; None for an objective without this option.
+        `queue_size` is "auto"; None for an objective without this option. The options include the
+        number of training images as `examples`, if it is known.
+      patch_rows: a function like `rows` for the option `patch_queue_size`; 0 rows without a memory
+        of patches. None for an objective without this option.
       needs_labels: True if the loss reads labels, or if the student learns from labels alone once
         the objective's stage is over.
     """
@@ -121,6 +129,7 @@ class Record(NamedTuple):
     needs_classes: bool = True
     needs_labels: bool = False
     rows: Callable[[Mapping[str, Any]], int] | None = None
+    patch_rows: Callable[[Mapping[str, Any]], int] | None = None
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Embedding distillation: regression of the teacher's embedding."""
+"""Embedding distillation: regression of the teacher's embedding, of images or of patches."""
 
 from typing import Any
 
@@ -7,11 +7,12 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
-from rrd_jax.objectives.parts import projections
+from rrd_jax.objectives.parts import patches, projections
 from rrd_jax.objectives.parts.arithmetic import unit
 
-# Distance at which smooth L1 becomes linear, in standard deviations.
-_BEND = 2.0
+# Distance at which smooth L1 becomes linear: of images in standard deviations, of patches in the
+# unit of the teacher's patches.
+_BEND, _PATCH_BEND = 2.0, 1.0
 
 
 def embed_loss(student: jax.Array, teacher: jax.Array, *, distance: str = "cosine") -> jax.Array:
@@ -43,30 +44,78 @@ def _cosine(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def _smooth_l1(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    error = jnp.abs(student - jax.nn.standardize(teacher, axis=-1))
-    losses = jnp.where(error < _BEND, jnp.square(error) / (2 * _BEND), error - _BEND / 2)
+    return _smooth_distance(student, jax.nn.standardize(teacher, axis=-1), _BEND)
+
+
+def _smooth_distance(student: jax.Array, teacher: jax.Array, bend: float) -> jax.Array:
+    """Computes the mean over the last axis of smooth L1, which is linear from `bend` on."""
+    error = jnp.abs(student - teacher)
+    losses = jnp.where(error < bend, jnp.square(error) / (2 * bend), error - bend / 2)
     return jnp.mean(losses, axis=-1)
 
 
 _DISTANCES = {"cosine": _cosine, "smooth_l1": _smooth_l1}
 
 
+def dense_embed_loss(
+    student: jax.Array, teacher: jax.Array, *, weight_cosine: float, weight_smooth_l1: float
+) -> jax.Array:
+    """Computes the distance between the two networks' patches, as AM-RADIO (arXiv 2312.06709).
+
+        mean over patches of  weight_cosine (1 - cos(s, t)) + weight_smooth_l1 mean_d h(s_d - t_d),
+        h(x) = x^2 / 2 up to |x| = 1, then |x| - 1 / 2
+
+    Args:
+      student: [B, N, D].
+      teacher: [B, N, D], constant for gradients.
+      weight_cosine: factor of the cosine's term; AM-RADIO has 0.9.
+      weight_smooth_l1: factor of smooth L1; AM-RADIO has 0.1.
+
+    Returns:
+      [B] losses >= 0.
+    """
+    wide = jnp.promote_types(jnp.result_type(student, teacher), jnp.float32)
+    student, teacher = student.astype(wide), jax.lax.stop_gradient(teacher).astype(wide)
+    losses = weight_cosine * _cosine(student, teacher)
+    losses += weight_smooth_l1 * _smooth_distance(student, teacher, _PATCH_BEND)
+    return jnp.mean(losses, axis=-1)
+
+
 def embed(
-    *, distance: str = "cosine", head: str = "linear", head_width: int | None = None
+    *,
+    distance: str = "cosine",
+    head: str = "linear",
+    head_width: int | None = None,
+    over: str = "images",
+    weight_cosine: float = 0.9,
+    weight_smooth_l1: float = 0.1,
 ) -> Objective:
     """Builds the distance between the student's embedding, after a head, and the teacher's.
 
+    Over patches, the loss is `dense_embed_loss`, with a separate head; the coarser of the two grids
+    is resized to the finer one. With over="both", the loss over images is added.
+
     Args:
-      distance: "cosine" or "smooth_l1"; see `embed_loss`.
+      distance: "cosine" or "smooth_l1", for embeddings of images; see `embed_loss`.
       head: head of the student, "linear", or "mlp" for two layers with a ReLU in between.
       head_width: hidden width of the MLP; None for the student's embedding dimension.
+      over: "images" for embeddings of images, "patches", or "both".
+      weight_cosine: factor of the cosine's distance between patches.
+      weight_smooth_l1: factor of smooth L1 between patches. With over="both" and both factors 0,
+        the objective is that of over="images".
 
     Raises:
-      InputError: the distance or head is unknown.
+      InputError: the distance or head is unknown, or a value is out of range.
     """
     errors.lookup("distance", distance, _DISTANCES)
     projections.check_head(head, head_width)
+    weights = {"weight_cosine": weight_cosine, "weight_smooth_l1": weight_smooth_l1}
+    patches.check(over, **weights)
+    dense = _over_patches(head, head_width, weights) if any(weights.values()) else None
+    return patches.combined(over, _over_images(distance, head, head_width), dense)
 
+
+def _over_images(distance: str, head: str, head_width: int | None) -> Objective:
     def init(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:
         features, dim = (outputs.embedding.shape[-1] for outputs in (student, teacher))
         return ObjectiveState(projections.init_head(key, features, dim, head, head_width))
@@ -76,14 +125,28 @@ def embed(
         embedding = projections.apply_head(state.params, student.embedding)
         return embed_loss(embedding, teacher.embedding, distance=distance), state.memory
 
-    # The cosine compares normalized vectors.
-    is_unit = distance == "cosine"
-    return Objective(init, loss, needs_maps=False, head=lambda state: (state.params, is_unit))
+    def layers(state):
+        # The cosine compares normalized vectors.
+        return state.params, distance == "cosine"
+
+    return Objective(init, loss, needs_maps=False, head=layers, needs_index=False)
+
+
+def _over_patches(head: str, head_width: int | None, weights: dict[str, float]) -> Objective:
+    def init(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:
+        return ObjectiveState(patches.init_head(key, student, teacher, head, head_width))
+
+    def loss(state, student, teacher, batch):
+        del batch
+        pair = patches.pairs(state.params, student, teacher)
+        return dense_embed_loss(*pair, **weights), state.memory
+
+    return Objective(init, loss, needs_maps=False, needs_patches=True, needs_index=False)
 
 
 RECORD = Record(
     embed,
-    "embeddings, per image",
+    "embeddings, per image or patch",
     "arXiv 2211.07636",
     verified=False,
     needs_classes=False,

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors, functional
-from rrd_jax.objectives import rrd_bank
+from rrd_jax.objectives import rrd_bank, rrd_patches
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
-from rrd_jax.objectives.parts import banks, direct, projections, relations
+from rrd_jax.objectives.parts import banks, direct, patches, projections, relations
 from rrd_jax.objectives.parts import memory as memories
 
-_RRD_OPTIONS = {"own_pair": False, "teacher_projection": True}
-_BASELINE_OPTIONS = {"push_before": False, "teacher_projection": False}
+_OVER_OPTIONS = {"over": "images", "weight_within": 1.0, "weight_memory": 1.0, "initial": "unit"}
+_RRD_OPTIONS = {"own_pair": False, "teacher_projection": True, **_OVER_OPTIONS}
+_BASELINE_OPTIONS = {"push_before": False, "teacher_projection": False, **_OVER_OPTIONS}
 # The two published variants of RRD. A third is in the authors' docstrings: temperature_student
 # 0.02, temperature_teacher 0.1, push_before True. "seed" and "compress" are presets of version
 # 0.2.0, now objectives of the same names.
@@ -46,9 +47,35 @@ PRESETS: dict[str, dict[str, Any]] = {
         "own_pair": False,
         **_BASELINE_OPTIONS,
     },
+    # The objective of lightly-train 0.18, whose losses are KL divergences: they are smaller by the
+    # floor, and have the same gradients.
+    "lightly": {
+        "temperature_student": 0.07,
+        "temperature_teacher": 0.07,
+        "own_pair": False,
+        "push_before": True,
+        "teacher_projection": False,
+        "over": "both",
+        "weight_within": 1.0,
+        "weight_memory": 0.0,
+        "initial": "zeros",
+    },
 }
 # Number of memory rows of these presets and objectives; 16,384 for all other presets.
 MEMORIES = {"seed": 65_536, "compress": 128_000}
+# Number of memory rows of the preset "lightly", by the number of images that it is below.
+_LIGHTLY_ROWS = {
+    50: 16,
+    100: 32,
+    250: 64,
+    500: 128,
+    1000: 256,
+    2000: 512,
+    4000: 1024,
+    10_000: 2048,
+    20_000: 4096,
+}  # Number of rows of the memory of patches.
+_PATCH_ROWS = 16_384
 
 # The lowest temperature at which three passes of bfloat16 keep the gradient within 1e-5 of float64.
 _THREE_PASSES = 0.04
@@ -192,6 +219,18 @@ class Comparison(NamedTuple):
         same = self._replace(temperature_student=self.temperature_teacher)
         return same.loss(target, target, rows)
 
+    def compare_and_push(
+        self, embedding: jax.Array, target: jax.Array, queue: memories.Queue, *, push_before: bool
+    ) -> tuple[jax.Array, memories.Queue]:
+        """Computes losses [B], and the queue that the targets [B, D] are pushed to."""
+        if push_before:
+            pushed = memories.push(queue, target)
+            return self.loss(embedding, target, pushed.rows), pushed
+        losses = self.loss(embedding, target, queue.rows)
+        # The barrier orders the write after the read, so that XLA updates the queue in place.
+        target, _ = jax.lax.optimization_barrier((target, jax.lax.stop_gradient(losses)))
+        return losses, memories.push(queue, target)
+
 
 def with_queue(
     comparison: Comparison,
@@ -216,8 +255,7 @@ def with_queue(
     _check_comparison(*comparison[:2], comparison.chunk, comparison.precision)
     errors.check_counts(queue_size=queue_size)
     errors.lookup("initial", initial, memories.INITIAL)
-    # The initial rows of the reference's queue are not normalized to length 1.
-    comparison = comparison._replace(longest=1.0 if initial == "unit" else None)
+    comparison = _bounded(comparison, initial)
 
     def init(key, student, teacher):
         params, layer, key = heads.init(key, student, teacher)
@@ -228,13 +266,7 @@ def with_queue(
         del batch
         embedding = projections.project(state.params, student.embedding)
         target = projections.target(state.frozen, teacher)
-        if push_before:
-            pushed = memories.push(state.memory, target)
-            return comparison.loss(embedding, target, pushed.rows), pushed
-        losses = comparison.loss(embedding, target, state.memory.rows)
-        # The barrier orders the write after the read, so that XLA updates the queue in place.
-        target, _ = jax.lax.optimization_barrier((target, jax.lax.stop_gradient(losses)))
-        return losses, memories.push(state.memory, target)
+        return comparison.compare_and_push(embedding, target, state.memory, push_before=push_before)
 
     def floor(state, teacher):
         target = projections.target(state.frozen, teacher)
@@ -244,7 +276,13 @@ def with_queue(
     def head(state):
         return state.params, True
 
-    return Objective(init, loss, needs_maps=False, floor=floor, head=head)
+    return Objective(init, loss, needs_maps=False, floor=floor, head=head, needs_index=False)
+
+
+def _bounded(comparison: Comparison, initial: str) -> Comparison:
+    """Returns the options of a comparison of vectors of length 1 with a queue."""
+    # The initial rows of the reference's queue are not normalized to length 1.
+    return comparison._replace(longest=None if initial == "reference" else 1.0)
 
 
 def rrd(
@@ -267,18 +305,33 @@ def rrd(
     teacher_projection: bool | None = None,
     head: str = "linear",
     head_width: int | None = None,
+    over: str | None = None,
+    weight_within: float | None = None,
+    weight_memory: float | None = None,
+    diagonal: bool = True,
+    patches_per_image: int = 8,
+    patch_queue_size: int | str = "auto",
 ) -> Objective:
-    """Builds RRD with a memory of teacher embeddings.
+    """Builds RRD with a memory of teacher embeddings, and optionally over patches.
 
     The student's head is trained with the student, unless `train_projection` is False. The
     teacher's projection is random and fixed.
+
+    Over patches, the loss is weight_within times `within_image_loss` plus weight_memory times
+    `relational_loss` of a few patches of each image and a queue of teacher patches; with
+    over="both", the loss over images is added. Patches have a separate head, to the dimension of
+    the teacher's patches, which are not projected. The student's patches are resized to the
+    teacher's grid, or the teacher's to the student's if that is finer. Temperatures, `push_before`,
+    `own_pair`, `initial`, `chunk`, `precision`, `head` and `head_width` apply to patches too.
 
     Args:
       preset: name of a preset in PRESETS, which sets the temperatures, `push_before`, `own_pair`
         and `teacher_projection` if they are None. "sharp_student": temperatures 0.04 and 0.10, push
         after the comparison. "sharp_teacher": temperatures 0.10 and 0.02, push before the
-        comparison. "seed" and "compress" are from version 0.2.0; use the objectives `seed` and
-        `compress` instead.
+        comparison. "lightly": the objective of lightly-train: temperatures 0.07, push before the
+        comparison, queues that begin with zeros, no projection of the teacher, over="both" without
+        a memory of patches. "seed" and "compress" are from version 0.2.0; use the objectives `seed`
+        and `compress` instead.
       temperature_student: temperature tau_s of the student, > 0; None for the preset's.
       temperature_teacher: temperature tau_t of the teacher, > 0; None for the preset's.
       push_before: whether the batch is pushed to the memory before the comparison, so that each
@@ -290,11 +343,12 @@ def rrd(
         `queue_size` images of other classes, then `rrd_bank.nested_loss`; banks are updated after
         the comparison.
       queue_size: number of memory rows K >= 1, independent of the batch size. "auto": the preset's
-        number, which is 16,384 for RRD, but in a run at most the rows that one epoch pushes to a
-        fifo memory.
+        number, which is 16,384 for RRD and up to 8,192 for "lightly", depending on the number of
+        images; but in a run at most the rows that one epoch pushes to a fifo memory.
       dim: embedding dimension D.
-      initial: initialization of the queue, for fifo only: "unit" for rows of length 1, "reference"
-        for the authors' scale; see `memory.init_queue`.
+      initial: initialization of the queue, for fifo only: "unit" for rows of length 1, or for the
+        preset's choice if the preset is "lightly"; "reference" for the authors' scale; "zeros" for
+        rows of 0; see `memory.init_queue`.
       chunk: number of rows that are compared at once, for fifo and momentum; 0 for all, None for
         the platform's default; see `relational_loss`.
       precision: precision of the gradient's product on a TPU, for fifo and momentum; see
@@ -310,6 +364,20 @@ def rrd(
         student's head projects to the teacher's embedding dimension.
       head: head of the student, "linear", or "mlp" for two layers with a ReLU in between.
       head_width: hidden width of the MLP; None for the student's embedding dimension.
+      over: "images" for embeddings of images, "patches", or "both"; None for the preset's choice,
+        which is "images" for all presets but "lightly".
+      weight_within: factor of the loss between the patches of an image; 0 to omit the loss, None
+        for the preset's, which is 1.
+      weight_memory: factor of the loss with a memory of patches; 0 to omit loss and memory, None
+        for the preset's, which is 1, and 0 for "lightly". With over="both" and both factors 0, the
+        objective is that of over="images".
+      diagonal: whether each patch is also related to itself in the loss between the patches of an
+        image.
+      patches_per_image: number P of patches of each image that are compared with the memory of
+        patches and pushed to it, drawn without replacement in each step; all patches if an image
+        has fewer.
+      patch_queue_size: number of rows of the memory of patches. "auto": 16,384, but in a run at
+        most the rows that one epoch pushes.
 
     Raises:
       InputError: the preset, memory or head is unknown, or a value is out of range.
@@ -320,11 +388,16 @@ def rrd(
         "push_before": push_before,
         "own_pair": own_pair,
         "teacher_projection": teacher_projection,
+        "over": over,
+        "weight_within": weight_within,
+        "weight_memory": weight_memory,
+        "initial": None if initial == "unit" else initial,
     }
     options = dict(errors.lookup("preset", preset, PRESETS))
     queue_size = memories.rows(queue_size, published_rows({"preset": preset}))
     options |= {name: value for name, value in overrides.items() if value is not None}
     own_pair, push_before = options["own_pair"], options["push_before"]
+    initial = options["initial"]
     if own_pair and (push_before or memory == "momentum_reference"):
         other = "push_before" if push_before else f"memory={memory}"
         raise errors.InputError(
@@ -339,6 +412,11 @@ def rrd(
     memories.check_momentum(momentum)
     banks.check_temperature(temperature_bank)
     projections.check_head(head, head_width)
+    patches.check(
+        options["over"],
+        weight_within=options["weight_within"],
+        weight_memory=options["weight_memory"],
+    )
     heads = projections.Heads(dim if options["teacher_projection"] else None, head, head_width)
     comparison = Comparison(tau_s, tau_t, own_pair, chunk, precision)
     if memory == "fifo":
@@ -366,12 +444,55 @@ def rrd(
             momentum=momentum,
             examples=examples,
         )
+    patch_options = rrd_patches.PatchOptions(
+        options["weight_within"],
+        options["weight_memory"],
+        diagonal,
+        patches_per_image,
+        memories.rows(patch_queue_size, _PATCH_ROWS),
+        initial,
+    )
+    over_patches = _over_patches(patch_options, comparison, head, head_width, push_before)
+    objective = patches.combined(options["over"], objective, over_patches)
     return objective if train_projection else projections.with_fixed_head(objective)
 
 
+def _over_patches(
+    options: rrd_patches.PatchOptions,
+    comparison: Comparison,
+    head: str,
+    head_width: int | None,
+    push_before: bool,
+) -> Objective | None:
+    """Returns the objective over patches; None if its weights are 0."""
+    errors.check_counts(patches_per_image=options.count, patch_queue_size=options.queue_size)
+    if not (options.weight_within or options.weight_memory):
+        return None
+    bounded = _bounded(comparison, options.initial)
+    compare = functools.partial(bounded.compare_and_push, push_before=push_before)
+    return rrd_patches.over_patches(options, compare, head, head_width, *comparison[:2])
+
+
 def published_rows(options: Mapping[str, Any]) -> int:
-    """Returns the number of memory rows of a preset."""
+    """Returns the number of memory rows of a preset, by the number of images for "lightly"."""
+    if options.get("preset") == "lightly":
+        images = options.get("examples") or math.inf
+        return next((rows for below, rows in _LIGHTLY_ROWS.items() if images < below), 8192)
     return MEMORIES.get(options.get("preset"), 16_384)
+
+
+def uses(options: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the parts that the options compare: of "images", "within" and "memory"."""
+    chosen = dict(PRESETS.get(options.get("preset"), PRESETS["sharp_student"]))
+    chosen |= {name: value for name, value in options.items() if value is not None}
+    parts = {name for name in ("within", "memory") if chosen[f"weight_{name}"]}
+    parts = set() if chosen["over"] == "images" else parts
+    return frozenset(parts if chosen["over"] == "patches" else {*parts, "images"})
+
+
+def patch_rows(options: Mapping[str, Any]) -> int:
+    """Returns the number of rows of the memory of patches; 0 without this memory."""
+    return _PATCH_ROWS if "memory" in uses(options) else 0
 
 
 def _check_comparison(
@@ -393,4 +514,5 @@ RECORD = Record(
     filled_in=("examples",),
     needs_classes=False,
     rows=published_rows,
+    patch_rows=patch_rows,
 )

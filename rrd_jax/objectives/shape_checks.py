@@ -228,8 +228,10 @@ def _guarded(
         reason = "but declares needs_teacher=False; declare needs_teacher=True"
         excluded = dict.fromkeys(teacher._fields, reason)
     elif teacher is not None and objective and not objective.needs_maps:
-        reason = "but declares needs_maps=False, for a cached teacher; declare needs_maps=True"
-        excluded = dict.fromkeys(("maps", "preactivations", "patches"), reason)
+        reason = "but declares {0}=False, for a cached teacher; declare {0}=True"
+        excluded = dict.fromkeys(("maps", "preactivations"), reason.format("needs_maps"))
+        if not objective.needs_patches:
+            excluded["patches"] = reason.format("needs_patches")
     return (
         _guarded_outputs(name, "student", student, {}),
         _guarded_outputs(name, "teacher", teacher, excluded),

@@ -196,6 +196,10 @@ class Training:
             terms[choice.name] = objective
         return terms
 
+    def reads_patches(self, examples: int) -> bool:
+        """Returns True if an objective compares the teacher's patches; see `create_objectives`."""
+        return any(term.needs_patches for term in self.create_objectives(examples).values())
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -223,13 +227,14 @@ class Part:
         pushed = examples // training.batch_size * training.batch_size
         stored = (recorded or {}).get("objectives", {})
         chosen = tuple(
-            choice.with_rows(pushed, stored.get(choice.name, {}).get("queue_size"))
+            choice.with_rows(pushed, examples, stored.get(choice.name))
             for choice in training.objectives
         )
         changed = {
-            f"objectives.{new.name}.queue_size": new.options["queue_size"]
+            f"objectives.{new.name}.{option}": rows
             for old, new in zip(training.objectives, chosen, strict=True)
-            if new is not old
+            for option, rows in new.options.items()
+            if rows != old.options[option]
         }
         part = dataclasses.replace(self, training=dataclasses.replace(training, objectives=chosen))
         return part.with_fields(changed)
@@ -368,6 +373,11 @@ class Recipe:
     def objectives(self) -> dict[str, Objective]:
         """The terms' objectives by name."""
         return {name: term.objective for name, term in self.terms.items()}
+
+    @property
+    def reads_patches(self) -> bool:
+        """True if an objective compares the teacher's patches."""
+        return any(objective.needs_patches for objective in self.objectives.values())
 
 
 def create(training: Training, num_classes: int, examples: int) -> Recipe:

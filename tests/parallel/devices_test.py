@@ -87,6 +87,26 @@ def test_the_sizes_of_a_mesh_must_multiply_to_the_devices(axes):
     assert parallel.make_mesh(axes=kinds.Axes(parallel.AXES).value(text)).size == 8
 
 
+@pytest.mark.parametrize(
+    ("devices", "options"),
+    [
+        (8, {}),
+        pytest.param(8, {"accumulate": 2}, marks=pytest.mark.long),
+        pytest.param(8, {"axes": [("model", 2)]}, marks=pytest.mark.long),
+        pytest.param(8, {"shard_parameters": True}, marks=pytest.mark.long),
+        pytest.param(8, {"batch": 48, "queue_size": 20}, marks=pytest.mark.long),
+    ],
+)
+def test_relations_of_patches_do_not_depend_on_the_devices(devices, options):
+    fixed = {name: options[name] for name in options.keys() - {"axes", "shard_parameters"}}
+    expected, state_of_one = _run(1, over="both", **fixed)
+    losses, state = _run(devices, over="both", **options)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    memory, memory_of_one = (s.memory["rrd"]["patches"] for s in (state, state_of_one))
+    np.testing.assert_allclose(memory.queue.rows, memory_of_one.queue.rows, atol=1e-5)
+    assert int(memory.draws) == int(memory_of_one.draws) == 20 * options.get("accumulate", 1)
+
+
 def _collected_shapes(text):
     """Returns the shapes of all arrays that collectives of an optimized HLO module return."""
     names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
@@ -116,6 +136,21 @@ def test_the_memory_is_never_gathered(chunk, push_before):
     # Only gradients of kernels are as large as the memory.
     assert {shape[:2] for shape in large} <= {(3, 3), (1, 1)}, large
     assert not [shape for shape in shapes if size in shape or size // mesh.size in shape]
+
+
+@pytest.mark.long
+def test_the_memory_of_patches_is_never_gathered_and_compared_in_parts():
+    batch, size = 40, 2**15
+    mesh = parallel.make_mesh()
+    state, step, teacher, batches = tiny.job(mesh, batch=batch, queue_size=size, over="both")
+    rows = state.memory["rrd"]["patches"].queue.rows
+    assert rows.sharding.shard_shape(rows.shape) == (size // 8, 16)
+    compiled = step.lower(state, teacher, tiny.place(mesh, batches[0])).compile()
+    shapes = _collected_shapes(compiled.as_text())
+    assert not [shape for shape in shapes if size in shape or size // 8 in shape]
+    # 40 images with 8 patches each.
+    assert f"[{2 * 40 * 8},{size // 8}]" not in compiled.as_text()
+    assert f"[2,{40 * 8},{size // 8}]" not in compiled.as_text()
 
 
 def test_a_push_to_a_sharded_memory_equals_a_push_to_an_unsharded_memory():

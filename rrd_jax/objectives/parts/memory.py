@@ -12,9 +12,10 @@ from rrd_jax.objectives.parts import checks
 from rrd_jax.settings.kinds import is_auto
 
 # Options of objectives that set the number of rows of a memory.
-SIZES = ("queue_size", "negatives")
-# Initializations of a queue, and the axis along which vectors have length 1; see `init_queue`.
-INITIAL = {"unit": 1, "reference": 0}
+SIZES = ("queue_size", "negatives", "patch_queue_size")
+# Initializations of a queue, and the axis along which vectors have length 1, or None for rows of 0;
+# see `init_queue`.
+INITIAL = {"unit": 1, "reference": 0, "zeros": None}
 
 
 class Queue(NamedTuple):
@@ -37,7 +38,8 @@ def init_queue(key: jax.Array, size: int, dim: int, *, initial: str = "unit") ->
       size: number of rows K.
       dim: dimension D of a row.
       initial: "unit" for rows of length 1, like the embeddings that replace them; "reference" for
-        columns of length 1 (rows of length about sqrt(D / K)), as in the authors' PyTorch code.
+        columns of length 1 (rows of length about sqrt(D / K)), as in the authors' PyTorch code;
+        "zeros" for rows of 0, whose similarity to all embeddings is 0.
 
     Examples:
       >>> queue = init_queue(jax.random.key(0), size=6, dim=3)
@@ -47,6 +49,8 @@ def init_queue(key: jax.Array, size: int, dim: int, *, initial: str = "unit") ->
     axis = errors.lookup("initial", initial, INITIAL)
     errors.check_counts(queue_size=size, dim=dim)
     _check_key(key)
+    if axis is None:
+        return Queue(jnp.zeros((size, dim)), jnp.int32(0))
     rows = jax.random.normal(key, (size, dim))
     return Queue(rows / jnp.linalg.norm(rows, axis=axis, keepdims=True), jnp.int32(0))
 

@@ -125,10 +125,10 @@ cross_entropy.defvjp(_forward, _backward)
 def context_mesh() -> AbstractMesh | None:
     """Returns the mesh in the context of the trace if it has Auto axes, else None."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh if _axes(mesh) else None
+    return mesh if auto_axes(mesh) else None
 
 
-def _axes(mesh: AbstractMesh) -> tuple[str, ...]:
+def auto_axes(mesh: AbstractMesh) -> tuple[str, ...]:
     """Returns the Auto axes of a mesh: neither Explicit nor Manual, as in a `shard_map`."""
     return tuple(
         name
@@ -159,7 +159,7 @@ def _losses(student, teacher, memory, own_rows, chunk, mesh, precision, reach, *
         return jax.lax.platform_dependent(*arrays, tpu=at_once, default=chunked)
 
     arrays = (student, teacher, own_rows, memory)
-    axes = _axes(mesh) if mesh else ()
+    axes = auto_axes(mesh) if mesh else ()
     count = math.prod(mesh.shape[axis] for axis in axes)
     replicated, sharded = PartitionSpec(), PartitionSpec(axes)
     if count == 1 or (len(memory) % count and len(student) % count):

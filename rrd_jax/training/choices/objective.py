@@ -1,6 +1,7 @@
 """Choices for a term of the loss."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,25 +39,37 @@ class ObjectiveChoice:
             self.objective is not None or objectives.record(self.name, self.factory).needs_classes
         )
 
-    def with_rows(self, pushed: int, recorded: int | None = None) -> "ObjectiveChoice":
-        """Returns the term with the number of rows of a memory whose `queue_size` is "auto".
+    def with_rows(
+        self, pushed: int, examples: int, recorded: Mapping[str, int] | None = None
+    ) -> "ObjectiveChoice":
+        """Returns the term with the number of rows of each memory whose size is "auto".
 
         The number is that of the publication, but at most the number of rows that an epoch pushes,
         because the rows that no epoch reaches are random. Banks have a row per image anyway.
 
         Args:
-          pushed: number of rows that an epoch pushes to a memory.
-          recorded: the number of rows at an earlier start of the run, which is kept; None for a new
-            run.
+          pushed: number of images that an epoch pushes to a memory.
+          examples: number of training images.
+          recorded: the numbers of rows at an earlier start of the run, by option, which are kept;
+            None for a new run.
         """
-        if self.objective is not None or not kinds.is_auto(self.options.get("queue_size")):
+        if self.objective is not None:
             return self
-        published = objectives.record(self.name, self.factory).rows
-        if published is None:
+        record = objectives.record(self.name, self.factory)
+        options = {**self.options, "examples": examples}
+        is_queue = options.get("memory", "fifo") == "fifo"
+        # Rows of the publication, and rows that an epoch pushes.
+        sizes = {"queue_size": (record.rows, pushed if is_queue else math.inf)}
+        per_image = options.get("patches_per_image", 1)
+        sizes["patch_queue_size"] = (record.patch_rows, pushed * per_image)
+        chosen = {}
+        for option, (published, most) in sizes.items():
+            rows = published(options) if published and kinds.is_auto(options.get(option)) else 0
+            if rows:
+                chosen[option] = (recorded or {}).get(option) or min(rows, most)
+        if not chosen:
             return self
-        rows, is_queue = published(self.options), self.options.get("memory", "fifo") == "fifo"
-        rows = recorded or (min(rows, pushed) if is_queue else rows)
-        return dataclasses.replace(self, options={**self.options, "queue_size": rows})
+        return dataclasses.replace(self, options={**self.options, **chosen})
 
     def create(self, **sizes: int) -> Objective:
         """Creates the objective; `sizes` of data and batch replace options that are None."""
