@@ -6,7 +6,6 @@ import tempfile
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -17,7 +16,7 @@ from rrd_jax.jobs import job, loop
 from rrd_jax.jobs import run as runs
 from rrd_jax.jobs.run import Run
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import ensemble, step_outputs
+from rrd_jax.teacher import ensemble, row_format
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
 from rrd_jax.training import recipe
@@ -166,11 +165,16 @@ def _random_embeddings(run: Run) -> dict[str, tuple[Any, ...]]:
     split = parallel.split(run.mesh)
     tables, heads = [], []
     for member, variables in ensemble.members(run.teacher.network, run.teacher.variables):
-        shapes = networks.summarize(member, dataset.image_shape).outputs
-        width = jax.eval_shape(step_outputs.cached_row, shapes).shape[-1]
-        dtype = member.dtype if shapes.head else jnp.float32
-        shape = (-(-rows // run.mesh.size) * run.mesh.size, width)
-        tables.append(jax.device_put(jax.random.normal(jax.random.key(2), shape, dtype), split))
-        head = networks.head(member, variables, dataset.image_shape) if shapes.head else ()
+        layout = row_format.of_network(
+            member,
+            dataset.image_shape,
+            run.recipe.training.teacher_cache.dtype,
+            has_patches=run.recipe.reads_patches,
+        )
+        shape = (-(-rows // run.mesh.size) * run.mesh.size, layout.width)
+        table = jax.random.normal(jax.random.key(2), shape).astype(layout.dtype)
+        tables.append(jax.device_put(table, split))
+        has_head = bool(layout.outputs.head)
+        head = networks.head(member, variables, dataset.image_shape) if has_head else ()
         heads.append(head)
     return {"embedding": tuple(tables), "head": tuple(heads)}

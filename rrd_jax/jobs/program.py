@@ -8,7 +8,7 @@ import jax
 
 from rrd_jax import networks, optim, parallel
 from rrd_jax.cpu import compiling
-from rrd_jax.teacher import step_outputs
+from rrd_jax.teacher import ensemble, row_format, step_outputs
 from rrd_jax.training import stage, state, step
 from rrd_jax.training.recipe import Recipe
 
@@ -191,7 +191,16 @@ def _make_teach(recipe, mesh, image_shape, teacher, teacher_is_cached):
     if not teacher_is_cached:
         fully = recipe.training.shard_parameters
         return step_outputs.live(parallel.gathered(mesh, teacher, fully=fully))
-    return step_outputs.cached(teacher, recipe.training.augment.views, image_shape)
+    formats = [
+        row_format.of_network(
+            member,
+            image_shape,
+            recipe.training.teacher_cache.dtype,
+            has_patches=recipe.reads_patches,
+        )
+        for member in ensemble.member_networks(teacher)
+    ]
+    return step_outputs.cached(teacher, recipe.training.augment.views, formats)
 
 
 def _task(recipe, mesh, optimizer, image_shape, steps_per_epoch, teach, *, unroll):

@@ -1,7 +1,9 @@
-"""The teacher cache: embeddings of all views of the training images, in memory and on disk.
+"""The teacher cache: outputs for all views of the training images, in memory and on disk.
 
-If images have a limited number of views, as with crop and flip, cached embeddings of all views can
-replace the teacher, in this run and in later runs. Logits are computed from embeddings.
+If images have a limited number of views, as with crop and flip, the cached embeddings of all views,
+with their patches if an objective compares them, can replace the teacher, in this run and in later
+runs. Logits are computed from embeddings. Each view has its own rows, since the patches of a
+flipped image are not the flipped patches of the image.
 """
 
 import functools
@@ -14,14 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import checkpoints, errors, networks, parallel
+from rrd_jax import checkpoints, errors, parallel
 from rrd_jax.data import Dataset
 from rrd_jax.data.augment.pipeline import Augment
 from rrd_jax.run_folder import workdir
-from rrd_jax.teacher import step_outputs
+from rrd_jax.teacher import cache_accuracy, row_format
 from rrd_jax.teacher.cache_file import CacheFile, CacheInMemory, fallback
 from rrd_jax.teacher.fill_cache import fill
 from rrd_jax.teacher.placement import FrozenWeights
@@ -29,9 +30,10 @@ from rrd_jax.terminal import console
 
 # On devices, the number of images is padded to a multiple of this number.
 _ROWS = 8
+# Number of views on which rounding errors are measured.
+_MEASURED = 64
 # Number of images that identify a streamed split.
 _SAMPLED = 16
-_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
 
 
 class Space(NamedTuple):
@@ -51,9 +53,10 @@ class Space(NamedTuple):
 
 
 class _Member(NamedTuple):
-    """A member of an ensemble, with its weights and the file of its embeddings."""
+    """A member of an ensemble, with its weights, the layout of its rows and their file."""
 
     weights: FrozenWeights
+    layout: row_format.RowFormat
     file: CacheFile
 
 
@@ -65,8 +68,8 @@ class EmbeddingCache:
       folders: the folder with the embeddings of each member.
       dataset: data set whose training images are embedded.
       mesh: the devices.
-      dtype: dtype of the embeddings, "float32" or "bfloat16"; "auto" for the dtype of the network,
-        and float32 for logits.
+      dtype: type of the rows, see `row_format.of_network`.
+      has_patches: whether rows contain the teacher's patches.
       fast_cpu: see `fill_cache.fill`.
     """
 
@@ -78,10 +81,12 @@ class EmbeddingCache:
         mesh: jax.sharding.Mesh,
         *,
         dtype: str = "auto",
+        has_patches: bool = False,
         fast_cpu: bool = True,
     ):
         self._weights, self._folders, self._dataset, self._mesh = weights, folders, dataset, mesh
         self._dtype, self._fast_cpu = dtype, fast_cpu
+        self.has_patches = has_patches
         # Embeddings by folder and place.
         self._loaded: dict[tuple[pathlib.Path, str], Any] = {}
         # Tables of the last `load` that `rows` reads.
@@ -127,6 +132,9 @@ class EmbeddingCache:
           PreemptedError: `stop` returned True.
         """
         members = self._members(augment)
+        if self._dtype not in ("auto", "float32"):
+            for weights, layout, _ in members:
+                self._describe_accuracy(weights, layout, augment, stop)
         tables = tuple(self._load_member(i, augment, place, stop) for i in range(len(members)))
         self._on_host = () if place == "device" else tables
         heads = tuple(weights.head() for weights in self._weights)
@@ -139,27 +147,32 @@ class EmbeddingCache:
     def _members(self, augment: Augment) -> list[_Member]:
         """Returns the members with the files of their embeddings, which may be missing."""
         return [
-            _Member(weights, self._file(weights, folder, augment))
+            self._member(weights, folder, augment, self._dtype)
             for weights, folder in zip(self._weights, self._folders, strict=True)
         ]
 
-    def _file(
-        self,
-        weights: FrozenWeights,
-        folder: pathlib.Path,
-        augment: Augment,
-    ) -> CacheFile:
-        """Returns the file of a member, named by a digest of everything that affects its rows."""
+    def _member(
+        self, weights: FrozenWeights, folder: pathlib.Path, augment: Augment, dtype: str
+    ) -> _Member:
+        """Returns a member with its file, named by a digest of everything that affects its rows."""
         network, digests = weights.network, (self._images_digest, weights.digest)
-        shapes = networks.summarize(network, self._dataset.image_shape).outputs
-        width = jax.eval_shape(step_outputs.cached_row, shapes).shape[-1]
-        shape = len(self._dataset.train), augment.views, width
-        # Logits are stored in float32, embeddings in the dtype of the network.
-        has_logits = not shapes.head and not isinstance(shapes.logits, tuple)
-        dtype = _DTYPES.get(self._dtype, np.dtype(np.float32 if has_logits else network.dtype))
-        key = repr((repr(network), digests, augment.name, shape, dtype.name))
+        layout = row_format.of_network(
+            network, self._dataset.image_shape, dtype, has_patches=self.has_patches
+        )
+        shape = len(self._dataset.train), augment.views, layout.width
+        parts = (repr(network), digests, augment.name, shape, layout.dtype.name)
+        key = repr((*parts, "patches") if self.has_patches else parts)
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
-        return CacheFile(folder.absolute() / name, shape, dtype)
+        return _Member(weights, layout, CacheFile(folder.absolute() / name, shape, layout.dtype))
+
+    def bytes_by_dtype(self, augment: Augment) -> dict[str, int]:
+        """Returns the bytes of all rows in each type of `teacher.cache_dtype` but auto."""
+        dtypes = [dtype for dtype in row_format.DTYPES if self.has_patches or dtype != "int8"]
+        pairs = list(zip(self._weights, self._folders, strict=True))
+        return {
+            dtype: sum(self._member(*pair, augment, dtype).file.bytes for pair in pairs)
+            for dtype in dtypes
+        }
 
     @functools.cached_property
     def _images_digest(self) -> str:
@@ -171,6 +184,56 @@ class EmbeddingCache:
         places = np.linspace(0, len(split) - 1, _SAMPLED).astype(int)
         (sample,) = split.images_at(places, _SAMPLED)
         return repr((self._dataset.pixels_version, checkpoints.host_digest(sample)))
+
+    def _describe_accuracy(
+        self,
+        weights: FrozenWeights,
+        layout: row_format.RowFormat,
+        augment: Augment,
+        stop: Callable[[], bool],
+    ) -> None:
+        """Logs the errors of a member's rows, measured on some views of some images."""
+        count = max(1, _MEASURED // augment.views)
+        places = np.unique(np.linspace(0, len(self._dataset.train) - 1, count).astype(int))
+        rows = []
+        self._fill(
+            weights,
+            augment,
+            places,
+            cache_accuracy.exact(layout).encode,
+            lambda index, part: rows.append(part.reshape(-1, part.shape[-1])),
+            stop,
+        )
+        measured = cache_accuracy.measure(layout, np.concatenate(rows), weights.head())
+        listed = ", ".join(f"{name} {accuracy}" for name, accuracy in measured.items())
+        console.say(
+            f"teacher cache: relative errors in {layout.dtype.name}, over {len(places)} images with"
+            f" all views: {listed}"
+        )
+
+    def _fill(
+        self,
+        weights: FrozenWeights,
+        augment: Augment,
+        index: np.ndarray,
+        encode: Callable,
+        store: Callable[[np.ndarray, np.ndarray], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Computes the rows of images; see `fill_cache.fill`."""
+        fill(
+            weights.network,
+            weights.folded,
+            self._dataset.train,
+            augment,
+            self._mesh,
+            index,
+            encode,
+            store,
+            stop,
+            fast_cpu=self._fast_cpu,
+            fully=weights.fully,
+        )
 
     def _load_member(self, i: int, augment: Augment, place: str, stop: Callable[[], bool]) -> Any:
         """Returns the embeddings of member i in a place."""
@@ -198,21 +261,10 @@ class EmbeddingCache:
         stop: Callable[[], bool],
     ) -> np.ndarray:
         """Computes the missing rows of member i, stores them on disk if possible, returns all."""
-        start, (weights, file) = time.monotonic(), self._members(augment)[i]
+        start, (weights, layout, file) = time.monotonic(), self._members(augment)[i]
 
         def compute(images: np.ndarray, target: CacheFile | CacheInMemory) -> np.ndarray:
-            fill(
-                weights.network,
-                weights.folded,
-                self._dataset.train,
-                augment,
-                self._mesh,
-                images,
-                target.write,
-                stop,
-                fast_cpu=self._fast_cpu,
-                fully=weights.fully,
-            )
+            self._fill(weights, augment, images, layout.encode, target.write, stop)
             seconds = time.monotonic() - start
             rate = len(images) * augment.views / seconds
             console.say(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from rrd_jax import errors, parallel
 from rrd_jax.objectives import Objective
-from rrd_jax.teacher.cache import EmbeddingCache
+from rrd_jax.teacher.cache import EmbeddingCache, Space
 from rrd_jax.training.recipe import Recipe, Training
 
 # The share of a host's free memory for embeddings; other programs need memory too.
@@ -55,7 +55,7 @@ def plan(cache: EmbeddingCache, recipe: Recipe, was_cached: bool | None) -> Plan
     space = cache.space(augment)[place]
     return Plan(
         place,
-        f"teacher cache on: embeddings of {augment.views} views per image,"
+        f"teacher cache on: {_contents(cache)} of {augment.views} views per image,"
         f" {space.size / 1e9:.2f} GB {space.location}",
     )
 
@@ -76,9 +76,29 @@ def _choose_place(cache: EmbeddingCache, training: Training) -> tuple[str, str]:
         if parallel.broadcast_from_main(needed <= free * shares[place]):
             return place, ""
     return "", (
-        f"embeddings of all views need {needed / 1e9:.2f} GB, with {free / 1e9:.2f} GB free"
-        f" {location}"
+        f"{_contents(cache)} of all views need {needed / 1e9:.2f} GB, with {free / 1e9:.2f} GB free"
+        f" {location}{_alternatives(cache, training, space)}"
     )
+
+
+def _contents(cache: EmbeddingCache) -> str:
+    return "embeddings and patches" if cache.has_patches else "embeddings"
+
+
+def _alternatives(cache: EmbeddingCache, training: Training, space: Mapping[str, Space]) -> str:
+    """Returns the types and places of rows with patches that fit, for messages."""
+    if not cache.has_patches:
+        return ""
+    places = ["device"] if training.augment.choose else list(space)
+    fitting = []
+    for dtype, size in cache.bytes_by_dtype(training.augment).items():
+        share = size / space["host"].size
+        place = next((p for p in places if space[p].size * share <= space[p].free), "")
+        if place:
+            fields = f"teacher.cache_dtype={dtype} and teacher.cache_place={place}"
+            fitting.append(f"{fields} ({size / 1e9:.2f} GB)")
+    advice = [*fitting, "a smaller data.views.count", "a smaller teacher.image_size"]
+    return f"; set {', or '.join(advice)}"
 
 
 def check(training: Training, objectives: Mapping[str, Objective]) -> None:

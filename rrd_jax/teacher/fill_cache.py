@@ -12,7 +12,6 @@ from rrd_jax import networks, parallel
 from rrd_jax.cpu import compiling
 from rrd_jax.data.augment.pipeline import Augment
 from rrd_jax.data.feeds import feed
-from rrd_jax.teacher import step_outputs
 from rrd_jax.terminal import console, interrupts
 
 # Pixels per device and call; a CPU is slower if they do not fit into its caches.
@@ -26,6 +25,7 @@ def fill(
     augment: Augment,
     mesh: jax.sharding.Mesh,
     index: np.ndarray,
+    encode: Callable[[networks.Outputs], jax.Array],
     store: Callable[[np.ndarray, np.ndarray], None],
     stop: Callable[[], bool] = lambda: False,
     *,
@@ -41,8 +41,9 @@ def fill(
       augment: the views.
       mesh: the devices.
       index: [n], images, n > 0.
-      store: called with (images [b], rows [b, views, width] of `step_outputs.cached_row`) for the
-        images of this process's devices; the last images may be repeated.
+      encode: function from Outputs to rows [B, width].
+      store: called with (images [b], rows [b, views, width]) for the images of this process's
+        devices; the last images may be repeated.
       stop: polled between batches; True stops.
       fast_cpu: whether a CPU may use faster operations that round differently.
       fully: see `parallel.weight_axes`.
@@ -60,7 +61,7 @@ def fill(
     # The choice depends on the whole split, so that a cache filled in two starts has equal rows.
     ordinary = compiling.calls_without_onednn(networks.summarize(network, shape).macs)
     onednn = len(split) * augment.views > ordinary
-    embed = _compile_embed(network, augment, mesh, views, fast_cpu, onednn, fully)
+    embed = _compile_embed(network, augment, encode, mesh, views, fast_cpu, onednn, fully)
     waiting = None
     for i, images in enumerate(split.images_at(padded, count, parallel.process_share())):
         batch = padded[i * count : (i + 1) * count]
@@ -126,6 +127,7 @@ def _store(
 def _compile_embed(
     network: networks.Network,
     augment: Augment,
+    encode: Callable[[networks.Outputs], jax.Array],
     mesh: jax.sharding.Mesh,
     count: int,
     fast_cpu: bool,
@@ -144,7 +146,7 @@ def _compile_embed(
         view = jnp.tile(first + jnp.arange(count), len(index))
         images = images.reshape(-1, *images.shape[2:])
         views = show(view, jnp.repeat(index, count), images)
-        rows = step_outputs.cached_row(network.apply(variables, views, train=False))
+        rows = encode(network.apply(variables, views, train=False))
         return rows.reshape(len(index), count, -1)
 
     if sharded:

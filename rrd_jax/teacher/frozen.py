@@ -224,6 +224,7 @@ class FrozenNetwork:
             self.dataset,
             self.mesh,
             dtype=self.training.teacher_cache.dtype,
+            has_patches=self.training.reads_patches(len(self.dataset.train)),
             fast_cpu=self.training.fast_cpu,
         )
 

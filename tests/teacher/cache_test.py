@@ -23,6 +23,7 @@ from rrd_jax.teacher import (
     ensemble,
     fill_cache,
     placement,
+    row_format,
     step_outputs,
 )
 from rrd_jax.training import recipe, state, step
@@ -65,6 +66,13 @@ def _network(dataset, seed=0):
     """Returns a network and random variables of a teacher."""
     network = tiny.NETWORK(num_classes=4)
     return network, fresh.init(network, dataset.image_shape, seed)
+
+
+def _formats(network, dtype="auto", *, has_patches=False):
+    return [
+        row_format.of_network(member, (8, 8, 1), dtype, has_patches=has_patches)
+        for member in ensemble.member_networks(network)
+    ]
 
 
 def _cache(network, variables, folders, dataset, mesh, *, fully=False, **options):
@@ -323,7 +331,7 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
             step.total_loss(task, start.params, start, teach(arrays, batch), batch)[1][0]
             for teach, arrays in (
                 (step_outputs.live(network), variables),
-                (step_outputs.cached(network, _CROP.views, (8, 8, 1)), embeddings),
+                (step_outputs.cached(network, _CROP.views, _formats(network)), embeddings),
             )
         ]
 
@@ -341,7 +349,7 @@ def test_the_sharded_table_is_never_gathered(tmp_path):
     indices = np.arange(8, dtype=np.int32)
     placed = parallel.put_batch(mesh, {"index": indices, "view": indices})
     batch = Batch(image=None, label=None, **placed)
-    cached = step_outputs.cached(network, _CROP.views, (8, 8, 1))
+    cached = step_outputs.cached(network, _CROP.views, _formats(network))
     text = jax.jit(cached).lower(embeddings, batch).compile().as_text()
     (table,) = embeddings["embedding"]
     collectives = re.findall(

@@ -9,7 +9,7 @@ import pytest
 from rrd_jax import networks
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.networks import Outputs
-from rrd_jax.teacher import ensemble, fold, preprocessing, step_outputs, wrappers
+from rrd_jax.teacher import ensemble, fold, preprocessing, row_format, wrappers
 from rrd_jax.training.choices import TeachingChoice
 from tests import tiny
 
@@ -68,9 +68,10 @@ def test_a_network_without_classes_has_an_embedding_but_no_logits_and_no_head(ba
     outputs = network.apply(variables, images)
     assert outputs.logits == () == outputs.head
     assert outputs.embedding.shape == (4, 16)
-    row = step_outputs.cached_row(outputs)
+    layout = row_format.of_network(network, _SHAPE, "auto", has_patches=False)
+    row = layout.encode(outputs)
     assert row is outputs.embedding
-    assert step_outputs.from_row(row, (), outputs).logits == ()
+    assert layout.decode(row, ()).logits == ()
 
 
 def test_live_folded_and_cached_networks_compute_logits_from_the_embedding(bare, images):
@@ -83,7 +84,8 @@ def test_live_folded_and_cached_networks_compute_logits_from_the_embedding(bare,
         shapes = networks.summarize(network, _SHAPE)
         assert networks.named_shapes(shapes.variables) == networks.named_shapes(variables)
         head = networks.head(network, variables, _SHAPE) if shapes.outputs.head else ()
-        restored = step_outputs.from_row(step_outputs.cached_row(live), head, shapes.outputs)
+        layout = row_format.of_network(network, _SHAPE, "auto", has_patches=False)
+        restored = layout.decode(layout.encode(live), head)
         chex.assert_trees_all_close(restored.logits, live.logits, rtol=1e-6)
         chex.assert_trees_all_equal(restored.embedding, live.embedding)
 

@@ -25,7 +25,7 @@ from rrd_jax import data, networks, parallel
 from rrd_jax.config import limit, parse
 from rrd_jax.data.feeds.feed import Resident
 from rrd_jax.jobs import loop, program
-from rrd_jax.teacher import fill_cache, placement
+from rrd_jax.teacher import fill_cache, placement, row_format
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job
@@ -92,9 +92,11 @@ def _embed(teacher: FrozenNetwork, images: np.ndarray) -> tuple[dict[str, Any], 
     """
     computed = images[:_CPU_IMAGES] if jax.default_backend() == "cpu" else images
     augment = teacher.training.augment
-    summary = networks.summarize(teacher.network, teacher.dataset.image_shape)
-    width = summary.outputs.embedding.shape[-1]
-    table = np.empty((len(computed), augment.views, width), teacher.network.dtype)
+    layout = row_format.of_network(
+        teacher.network, teacher.dataset.image_shape, "auto", has_patches=False
+    )
+    width = layout.width
+    table = np.empty((len(computed), augment.views, width), layout.dtype)
     index, start = np.arange(len(computed)), time.perf_counter()
     fill_cache.fill(
         teacher.network,
@@ -103,6 +105,7 @@ def _embed(teacher: FrozenNetwork, images: np.ndarray) -> tuple[dict[str, Any], 
         augment,
         teacher.mesh,
         index,
+        layout.encode,
         table.__setitem__,
     )
     seconds = (time.perf_counter() - start) * len(images) / len(computed)

@@ -12,7 +12,7 @@ from rrd_jax.training.choices.network import DTYPES, HEADS, POSITIONS, POSITIONS
 INTERPOLATIONS = ("bilinear", "bicubic")
 CACHES = ("auto", "on", "off")
 CACHE_PLACES = ("auto", "device", "host", "file")
-CACHE_DTYPES = ("auto", "float32", "bfloat16")
+CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 _IF_CACHED = unless("teacher.cache", "auto", "on")
 _IF_REAL = unless("data.mock_examples", 0)
 
@@ -92,14 +92,17 @@ class CacheChoice:
 
     Attributes:
       use: Caches the teacher's embeddings of all views of the training images (162 per image with
-        crop_flip, otherwise data.views.count), instead of running the teacher in each step: in
-        memory, and on disk next to the teacher for later runs. auto: if the cache fits and has
-        fewer views than the run has epochs, or is already on disk.
+        crop_flip, otherwise data.views.count), with patches if an objective compares them, instead
+        of running the teacher in each step: in memory, and on disk next to the teacher for later
+        runs. auto: if the cache fits and has fewer views than the run has epochs, or is already on
+        disk.
       place: Location from which steps read the cache: device; or with data.views.count, host (host
         memory) or file (memory-mapped). auto: the first that fits into half of the device memory or
         a quarter of the host memory.
       dtype: Type of the cached values. auto: the teacher's dtype, and float32 for logits; bfloat16
-        stores three significant digits in half of the memory.
+        stores three significant digits in half of the memory, float16 four. int8: patches in 8
+        bits with a factor for each patch, all else in float32. The errors of other types than
+        float32 are measured and printed before training.
     """
 
     use: str = _field("cache", "auto", Choice(CACHES))
