@@ -74,7 +74,8 @@ _LIGHTLY_ROWS = {
     4000: 1024,
     10_000: 2048,
     20_000: 4096,
-}  # Number of rows of the memory of patches.
+}
+# Number of rows of the memory of patches.
 _PATCH_ROWS = 16_384
 
 # The lowest temperature at which three passes of bfloat16 keep the gradient within 1e-5 of float64.

@@ -158,8 +158,10 @@ def over_patches(
             embedding, target = _drawn(state, batch, options.count, embedding, target)
             dim = target.shape[-1]
             queue = state.memory.queue
-            each, queue = compare(embedding.reshape(-1, dim), target.reshape(-1, dim), queue)
-            losses += options.weight_memory * each.reshape(len(losses), -1).mean(axis=1)
+            patch_losses, queue = compare(
+                embedding.reshape(-1, dim), target.reshape(-1, dim), queue
+            )
+            losses += options.weight_memory * patch_losses.reshape(len(losses), -1).mean(axis=1)
             memory = PatchMemory(queue, state.memory.draws + 1)
         return losses, memory
 
