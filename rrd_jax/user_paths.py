@@ -96,7 +96,7 @@ def url_problem(path: str, *, bucket: bool = False) -> str:
     if location:
         return (
             f"a URL ({url}), but must be a path on this machine, because this place does not"
-            " support buckets; download the file or folder and pass its path"
+            " support buckets; copy the file or folder between this machine and the bucket"
         )
     return (
         f"a URL ({url}), but must be a path on this machine; URLs are not downloaded: download the"

@@ -27,7 +27,7 @@ def server(request):
         (_PREDICT, ["--workdir=WRONG/run", "IMAGE"], 2, "the bucket .*wrong does not exist"),
         (_PREDICT, ["--workdir=BUCKET/none", "IMAGE"], 2, "no intact checkpoint .*does not exist"),
         (_PREDICT, ["--workdir=BUCKET/none.pth", "IMAGE"], 2, "none.pth, which does not exist"),
-        (_PREDICT, ["--workdir=x", "BUCKET/x.png"], 1, "does not support buckets; download"),
+        (_PREDICT, ["--workdir=x", "BUCKET/x.png"], 1, "does not support buckets; copy"),
         ("rrd_jax.runs", ["BUCKET/none"], 2, "no runs in .*none or below"),
         ("rrd_jax.runs", ["WRONG"], 2, "the bucket .*wrong does not exist"),
         (
