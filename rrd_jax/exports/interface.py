@@ -49,8 +49,19 @@ class Exportable:
         shape = self.about.preprocessing.image_shape
         return {**self.variables, **fold.fold(self.network, network_variables, shape)}
 
-    def apply(self, variables: dict[str, Any], images: jax.Array) -> dict[str, jax.Array]:
-        """Computes `Outputs` from normalized images [B, H, W, channels]."""
+    def apply(
+        self, variables: dict[str, Any], images: jax.Array, *, patches: bool = False
+    ) -> dict[str, jax.Array]:
+        """Computes `Outputs` from normalized images [B, H, W, channels].
+
+        Args:
+          variables: the variables, or the folded ones.
+          images: the images.
+          patches: whether to add the "patches" [B, h, w, D].
+
+        Raises:
+          InputError: the network returns no patches.
+        """
         outputs = predictions.make_apply(self.network, self.terms)(variables, images)
         results = {}
         # The logits of a custom network that was trained without labels are meaningless.
@@ -58,6 +69,10 @@ class Exportable:
             results["logits"] = outputs.logits.astype(jnp.float32)
         if not isinstance(outputs.embedding, tuple):
             results["embedding"] = outputs.embedding.astype(jnp.float32)
+        if patches:
+            if outputs.patches is None:
+                raise errors.InputError(without_patches(self.about.model))
+            results["patches"] = outputs.patches.astype(jnp.float32)
         return results
 
     def function(
@@ -79,16 +94,28 @@ class Exportable:
         return pipeline.make_normalize(preprocessing.mean, preprocessing.std)
 
     @functools.cached_property
-    def _compiled(self) -> Callable:
-        return compiling.jit(
-            lambda variables, images: self.apply(variables, self.normalize(images))
-        )
+    def _compiled(self) -> dict[bool, Callable]:
+        def compute(variables, images, *, patches):
+            return self.apply(variables, self.normalize(images), patches=patches)
 
-    def __call__(self, images: np.ndarray) -> Outputs:
-        """Computes the reference outputs of uint8 images [B, H, W, channels] in JAX."""
+        return {
+            patches: compiling.jit(functools.partial(compute, patches=patches))
+            for patches in (False, True)
+        }
+
+    def __call__(self, images: np.ndarray, *, patches: bool = False) -> Outputs:
+        """Computes reference outputs of uint8 images [B, H, W, channels] in JAX, see `apply`."""
         # By default, GPUs compute matrix products with reduced precision.
         with jax.default_matmul_precision("highest"):
-            return jax.device_get(self._compiled(self.variables, images))
+            return jax.device_get(self._compiled[patches](self.variables, images))
+
+
+def without_patches(name: str) -> str:
+    """Returns the message for a network, of this name, that returns no patches."""
+    return (
+        f"'{name}' has no patches; use a run or weights of a single network that returns patches"
+        " [B, h, w, D] in its Outputs, not an exported file"
+    )
 
 
 # Naming schemes of weights, see `Options`.

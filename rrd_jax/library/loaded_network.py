@@ -103,9 +103,11 @@ class Loaded:
         """Predicts the classes of images of any size; see `Predictor.predict`."""
         return self.predictor.predict(images, batch_size=batch_size, skip_unread=skip_unread)
 
-    def embed(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
-        """Returns the embeddings, [N, D] float32; accepts the same images as `predict`."""
-        return self.predictor.embed(images, batch_size=batch_size)
+    def embed(
+        self, images: Any, *, batch_size: int = 64, features: str = "embedding"
+    ) -> np.ndarray:
+        """Returns embeddings [N, D] or patches [N, h, w, D], float32; see `Predictor.embed`."""
+        return self.predictor.embed(images, batch_size=batch_size, features=features)
 
     @functools.cached_property
     def predictor(self) -> Predictor:
@@ -125,10 +127,17 @@ class Loaded:
         variables = parallel.put(parallel.replicated(mesh), self.variables)
         exportable = Exportable(self.network, variables, self.about, self.terms)
 
-        def compute(images: np.ndarray) -> dict[str, np.ndarray]:
-            return exportable(parallel.put_batch(mesh, {"image": images})["image"])
+        def compute(images: np.ndarray, *, patches: bool = False) -> dict[str, np.ndarray]:
+            images = parallel.put_batch(mesh, {"image": images})["image"]
+            return exportable(images, patches=patches)
 
-        return Predictor(compute, self.about, interface.version_of("jax"), mesh.size)
+        return Predictor(
+            compute,
+            self.about,
+            interface.version_of("jax"),
+            mesh.size,
+            functools.partial(compute, patches=True),
+        )
 
     def export(
         self,

@@ -16,6 +16,7 @@ from rrd_jax.data.folder import file_listing
 from rrd_jax.data.images import example_forms, reader
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions
+from rrd_jax.exports import interface
 from rrd_jax.library.quiet import quietly
 from rrd_jax.terminal import interrupts
 
@@ -45,6 +46,7 @@ class Predictions:
       files: the path of each image, or its index for images that are not files.
       class_names: the class names in the order of labels; a class without a name has its label.
       unread: images that cannot be read; not included in the N images.
+      patches: [N, h, w, D] float32, the features of each position; None if they were not requested.
     """
 
     logits: np.ndarray
@@ -52,6 +54,7 @@ class Predictions:
     files: tuple[str, ...]
     class_names: tuple[str, ...]
     unread: tuple[Unread, ...] = ()
+    patches: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -93,12 +96,17 @@ class Predictor:
       about: the description of the network, including its `preprocessing`.
       runtime: the library that runs the network, such as "onnxruntime 1.32.0".
       devices: number of devices over which a batch is split.
+      compute_patches: the function `compute` with the additional output {"patches": [B, h, w, D]};
+        None for exported files and for the mean of several networks, which have no patches.
     """
 
     compute: Callable[[np.ndarray], dict[str, np.ndarray]] = dataclasses.field(repr=False)
     about: ModelInfo = dataclasses.field(repr=False)
     runtime: str
     devices: int = 1
+    compute_patches: Callable[[np.ndarray], dict[str, np.ndarray]] | None = dataclasses.field(
+        default=None, repr=False
+    )
 
     @property
     def name(self) -> str:
@@ -139,31 +147,57 @@ class Predictor:
             parts = [part if skip_unread else _checked(part) for part in batches]
         return self._joined(parts)
 
-    def embed(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
-        """Returns embeddings, [N, D] float32; accepts the same images as `predict`.
+    def embed(
+        self, images: Any, *, batch_size: int = 64, features: str = "embedding"
+    ) -> np.ndarray:
+        """Returns embeddings [N, D] or patches [N, h, w, D], float32.
+
+        Args:
+          images: the same images as for `predict`.
+          batch_size: images per call of the network.
+          features: "embedding", or "patches" for the features of each position, see
+            `networks.Outputs`.
 
         Raises:
-          InputError: as for `predict`; or the network has no embedding.
+          InputError: as for `predict`; or the network has no embedding or no patches.
         """
-        with contextlib.closing(self.batches(images, batch_size)) as batches:
+        if features not in ("embedding", "patches"):
+            raise errors.InputError(
+                f"features is {features!r}, but must be 'embedding' or 'patches'"
+            )
+        patches = features == "patches"
+        with contextlib.closing(self.batches(images, batch_size, patches=patches)) as batches:
             parts = [_checked(part) for part in batches]
         if not parts:
-            # The outputs for a black image have the width of the embeddings.
+            # The outputs for a black image have the shape of the features.
             black = np.zeros((self.devices, *self.image_shape), np.uint8)
-            embeddings = self.compute(black).get("embedding")
-            embeddings = None if embeddings is None else np.asarray(embeddings)[:0]
+            rows = self._function(patches=patches)(black).get(features)
+            rows = None if rows is None else np.asarray(rows)[:0]
         else:
-            embeddings = self._joined(parts).embeddings
-        if embeddings is None:
+            joined = self._joined(parts)
+            rows = joined.patches if patches else joined.embeddings
+        if rows is None:
             raise errors.InputError(f"'{self.name}' has no embedding; use a network with one")
-        return embeddings
+        return rows
 
-    def batches(self, images: Any, batch_size: int = 64) -> Iterator[Predictions]:
+    def _function(self, *, patches: bool) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Returns `compute`, or `compute_patches`; raises an InputError for no patches."""
+        if not patches:
+            return self.compute
+        if self.compute_patches is None:
+            raise errors.InputError(interface.without_patches(self.name))
+        return self.compute_patches
+
+    def batches(
+        self, images: Any, batch_size: int = 64, *, patches: bool = False
+    ) -> Iterator[Predictions]:
         """Yields predictions batch by batch, with few batches in memory at once; see `predict`.
 
-        The last batch is padded with black images, so that the network is compiled only once.
+        The last batch is padded with black images, so that the network is compiled only once. With
+        `patches`, predictions include the patches.
         """
         errors.check_counts(batch_size=batch_size)
+        compute = self._function(patches=patches)
         sources = _sources(images, self.image_shape[-1])
         count = len(sources) if isinstance(sources, Sized) else batch_size
         size = predictions.even_batch(count, batch_size, self.devices)
@@ -179,44 +213,51 @@ class Predictor:
                 files.append(file)
                 rows.append(result)
                 if len(rows) == size:
-                    yield self._part(rows, files, unread, size)
+                    yield self._part(compute, rows, files, unread, size)
                     rows, files, unread = [], [], []
         if rows or unread:
-            yield self._part(rows, files, unread, size)
+            yield self._part(compute, rows, files, unread, size)
 
     def _part(
-        self, rows: list[np.ndarray], files: list[str], unread: list[Unread], size: int
+        self,
+        compute: Callable[[np.ndarray], dict[str, np.ndarray]],
+        rows: list[np.ndarray],
+        files: list[str],
+        unread: list[Unread],
+        size: int,
     ) -> Predictions:
         if not rows:
             return dataclasses.replace(self._joined([]), unread=tuple(unread))
         images = np.zeros((size, *self.image_shape), np.uint8)
         images[: len(rows)] = rows
-        outputs = {name: value[: len(rows)] for name, value in self.compute(images).items()}
+        outputs = {name: value[: len(rows)] for name, value in compute(images).items()}
         logits = outputs.get("logits", np.zeros((len(rows), 0), np.float32))
         for name, values in outputs.items():
-            finite = np.isfinite(values).all(axis=-1)
+            finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
             if not finite.all():
                 raise errors.InputError(
                     f"the {name} of '{self.name}' for image"
                     f" {errors.printable(files[int(np.argmin(finite))])} is not finite; check its"
                     " weights, which are damaged or too large"
                 )
-        embedding = outputs.get("embedding")
-        return Predictions(logits, embedding, tuple(files), self._names, tuple(unread))
+        embedding, patches = outputs.get("embedding"), outputs.get("patches")
+        return Predictions(logits, embedding, tuple(files), self._names, tuple(unread), patches)
 
     def _joined(self, parts: Sequence[Predictions]) -> Predictions:
         full = [part for part in parts if len(part)]
         logits = np.zeros((0, self.num_classes), np.float32)
-        embeddings = None
+        embeddings = patches = None
         if full:
             logits = np.concatenate([part.logits for part in full])
         if full and full[0].embeddings is not None:
             embeddings = np.concatenate([part.embeddings for part in full])
+        if full and full[0].patches is not None:
+            patches = np.concatenate([part.patches for part in full])
         files, unread = (
             tuple(itertools.chain.from_iterable(getattr(part, name) for part in parts))
             for name in ("files", "unread")
         )
-        return Predictions(logits, embeddings, files, self._names, unread)
+        return Predictions(logits, embeddings, files, self._names, unread, patches)
 
     @functools.cached_property
     def _names(self) -> tuple[str, ...]:

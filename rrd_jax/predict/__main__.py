@@ -5,6 +5,8 @@
     find . -name '*.jpg' -print0 | python -m rrd_jax.predict --workdir=student.onnx -
     python -m rrd_jax.predict --workdir=runs/digits --neighbours=a.jpg,b.jpg --picture=n.png folder
     python -m rrd_jax.predict --workdir=runs/digits --features=patches --picture=p.png folder
+    python -m rrd_jax.predict --workdir=runs/digits --features=patches --format=npz \
+        --output=patches.npz folder
 
 Arguments are image files, folders (searched recursively), glob patterns, or - for a list on
 standard input, separated by line ends or null bytes. Images are preprocessed like the run's test
@@ -129,7 +131,17 @@ _PICTURE = path_flags.define_path(
     " images in colors.",
 )
 _FEATURES = flags.DEFINE_enum(
-    "features", None, ["patches"], "With --picture, show the features of each position."
+    "features",
+    None,
+    ["patches"],
+    "Write the features of each position, with --format=npz; or show them, with --picture.",
+)
+_SHARD_SIZE = flags.DEFINE_integer(
+    "shard_size",
+    None,
+    "With --format=npz, the number of images per file; --output names a folder of such files."
+    " Default: one file.",
+    lower_bound=1,
 )
 _POINT = flags.DEFINE_list(
     "point",
@@ -162,15 +174,18 @@ def _run(names: list[str]) -> None:
         if _NEIGHBOURS.value is not None:
             _search(paths, stdout)
             return
-        if _FEATURES.value is not None:
+        if _FEATURES.value is not None and _PICTURE.value is not None:
             _draw_patches(paths)
             return
         # The import loads JAX, which --help and the check of flags do not need.
         from rrd_jax.predict import writing
 
-        content = writing.Content(_TOP.value, _LOGITS.value, _EMBEDDINGS.value)
+        patches = _FEATURES.value is not None
+        content = writing.Content(_TOP.value, _LOGITS.value, _EMBEDDINGS.value, patches)
         output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
-        with writing.open_writer(_FORMAT.value, content, output, stdout) as write:
+        with writing.open_writer(
+            _FORMAT.value, content, output, stdout, _SHARD_SIZE.value
+        ) as write:
             _prepare()
             predictor = _predictor()
             _check_classes(predictor)
@@ -181,7 +196,9 @@ def _run(names: list[str]) -> None:
             )
             with (
                 _memory_errors(predictor, len(paths)),
-                contextlib.closing(predictor.batches(paths, _BATCH_SIZE.value)) as parts,
+                contextlib.closing(
+                    predictor.batches(paths, _BATCH_SIZE.value, patches=patches)
+                ) as parts,
             ):
                 for part in parts:
                     _check_embeddings(predictor, part)
@@ -316,19 +333,28 @@ def _check_flags() -> None:
         raise errors.InputError("--point needs --features=patches; set it, or omit --point")
     if _FEATURES.value is not None:
         _check_patches()
+    if _SHARD_SIZE.value is not None and _FORMAT.value != "npz":
+        raise errors.InputError("--shard_size needs --format=npz; set it, or omit --shard_size")
     if _FORMAT.value == "text" and (_LOGITS.value or _EMBEDDINGS.value):
         flag = "logits" if _LOGITS.value else "embeddings"
         raise errors.InputError(f"--{flag} needs --format=csv, jsonl, npz or parquet; set one")
 
 
 def _check_patches() -> None:
-    for flag in (_NEIGHBOURS, _LOGITS, _EMBEDDINGS, _LABELS, _OUTPUT, _HEAD):
-        if flag.value:
-            raise errors.InputError(
-                f"--{flag.name} cannot be combined with --features=patches; omit one"
-            )
-    if _PICTURE.value is None:
-        raise errors.InputError("--features=patches needs --picture=FILE; name a .png file")
+    is_drawn = _PICTURE.value is not None
+    excluded = dict.fromkeys(("neighbours", "head"), "--features=patches")
+    if is_drawn:
+        names = ("logits", "embeddings", "labels", "output")
+        excluded |= dict.fromkeys(names, "--features=patches and --picture")
+    for name, others in excluded.items():
+        if flags.FLAGS[name].value:
+            raise errors.InputError(f"--{name} cannot be combined with {others}; omit one")
+    if not is_drawn and _POINT.value is not None:
+        raise errors.InputError("--point needs --picture=FILE; name a .png file, or omit --point")
+    if not is_drawn and _FORMAT.value != "npz":
+        raise errors.InputError(
+            "--features=patches needs --format=npz with --output=FILE, or --picture=FILE; set one"
+        )
     _point()
 
 
@@ -423,7 +449,8 @@ def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
 
 def _check_classes(predictor: "Predictor") -> None:
     """Raises an InputError if the network has no classifier and no embeddings are requested."""
-    if not predictor.num_classes and (_LOGITS.value or not _EMBEDDINGS.value):
+    has_features = _EMBEDDINGS.value or _FEATURES.value is not None
+    if not predictor.num_classes and (_LOGITS.value or not has_features):
         raise errors.InputError(
             f"'{predictor.name}' has no classifier; use --embeddings with --format=csv, jsonl, npz"
             " or parquet, or --neighbours"

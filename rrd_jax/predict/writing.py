@@ -8,8 +8,6 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TextIO
 
@@ -17,7 +15,7 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.library import Predictions
-from rrd_jax.predict import parquet
+from rrd_jax.predict import npz, parquet
 from rrd_jax.terminal import console
 
 Write = Callable[[Predictions], None]
@@ -30,18 +28,22 @@ class Content(NamedTuple):
       top: the number of most probable classes.
       logits: whether to write the logits of all classes.
       embeddings: whether to write the embedding.
+      patches: whether to write the patches, which only npz can store.
     """
 
     top: int = 5
     logits: bool = False
     embeddings: bool = False
+    patches: bool = False
 
     def arrays(self, part: Predictions) -> dict[str, np.ndarray]:
-        """Returns the requested logits and embeddings by name, each [N, width] float32."""
+        """Returns the requested arrays by name: [N, width] float32, and patches [N, h, w, D]."""
         arrays = {"logits": part.logits} if self.logits else {}
         # The size of an embedding is unknown if no image could be read.
         if self.embeddings and part.embeddings is not None:
             arrays["embeddings"] = part.embeddings
+        if self.patches and part.patches is not None:
+            arrays["patches"] = part.patches
         return arrays
 
 
@@ -109,7 +111,11 @@ FORMATS = (*_LINES, *_BINARY)
 
 @contextlib.contextmanager
 def open_writer(
-    form: str, content: Content, output: pathlib.Path | None, stdout: TextIO
+    form: str,
+    content: Content,
+    output: pathlib.Path | None,
+    stdout: TextIO,
+    shard_size: int | None = None,
 ) -> Iterator[Write]:
     """Yields a function that writes the predictions of a batch.
 
@@ -118,6 +124,7 @@ def open_writer(
       content: the values to write.
       output: the file, which is created once it is complete; None for standard output.
       stdout: standard output.
+      shard_size: for npz, the number of images per file in the folder `output`; None for one file.
 
     Raises:
       InputError: the file exists, its folder does not, or a binary format has no file.
@@ -130,9 +137,16 @@ def open_writer(
     if form == "parquet":
         parquet.check_installed()
     with contextlib.ExitStack() as stack:
-        if form == "npz":
+        if form == "npz" and shard_size:
+            folder = stack.enter_context(_temporary_folder(output))
+            shards = npz.Shards(content.arrays, folder, shard_size)
+            stack.callback(shards.close)
+            yield shards.write
+            shards.finish()
+        elif form == "npz":
             file = stack.enter_context(_temporary_file(output))
-            columns = stack.enter_context(contextlib.closing(_Columns(content, output.parent)))
+            columns = npz.Columns(content.arrays, output.parent)
+            stack.callback(columns.close)
             yield columns.write
             columns.finish(file)
         elif form == "parquet":
@@ -208,6 +222,29 @@ def _temporary_file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
             raise
 
 
+@contextlib.contextmanager
+def _temporary_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder, which is renamed to `path` on success and removed on an error."""
+    _check_free(path)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.mkdir()
+    except FileExistsError as error:
+        raise errors.InputError(
+            f"{part} exists: another command writes it, or was killed; remove it, or name another"
+            " folder with --output"
+        ) from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield part
+        _check_free(path)
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
 def _check_free(path: pathlib.Path) -> None:
     if os.path.lexists(path):
         raise errors.InputError(f"--output={path} already exists; remove it or name another file")
@@ -222,56 +259,10 @@ def _open_untruncated(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWr
     try:
         return open(path, "wb", opener=open_untruncated)
     except OSError as error:
-        raise errors.InputError(
-            f"--output={output} cannot be written ({error.strerror or error}); name another file"
-        ) from error
+        raise _unwritable(output, error) from error
 
 
-class _Columns:
-    """An npz file whose arrays are collected in temporary files.
-
-    Args:
-      content: the values to write.
-      folder: the folder of the temporary files.
-    """
-
-    def __init__(self, content: Content, folder: pathlib.Path):
-        self._content, self._folder = content, folder
-        self._open = contextlib.ExitStack()
-        self._files: list[str] = []
-        self._class_names: tuple[str, ...] = ()
-        self._parts: dict[str, Any] = {}
-        self._shapes: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
-
-    def write(self, part: Predictions) -> None:
-        self._class_names = part.class_names
-        self._files += part.files
-        arrays = {}
-        if part.class_names:
-            arrays = {"labels": part.labels, "probabilities": part.probabilities}
-        for name, array in (arrays | self._content.arrays(part)).items():
-            if name not in self._parts:
-                part_file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-                self._parts[name] = self._open.enter_context(part_file)
-                self._shapes[name] = (array.dtype, array.shape[1:])
-            self._parts[name].write(np.ascontiguousarray(array).data)
-
-    def finish(self, file: io.BufferedWriter) -> None:
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, part in self._parts.items():
-                dtype, shape = self._shapes[name]
-                description = {
-                    "descr": np.lib.format.dtype_to_descr(dtype),
-                    "fortran_order": False,
-                    "shape": (len(self._files), *shape),
-                }
-                part.seek(0)
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array_header_1_0(entry, description)
-                    shutil.copyfileobj(part, entry)
-            for name, texts in (("files", self._files), ("class_names", self._class_names)):
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.array(texts, dtype=np.str_))
-
-    def close(self) -> None:
-        self._open.close()
+def _unwritable(output: pathlib.Path, error: OSError) -> errors.InputError:
+    return errors.InputError(
+        f"--output={output} cannot be written ({error.strerror or error}); name another path"
+    )

@@ -225,6 +225,36 @@ def test_unreadable_images_are_listed_and_the_remaining_images_are_predicted(pre
     assert "3 of 6 images" in error
 
 
+def test_patches_are_written_to_one_file_and_to_shards_of_the_stated_size(
+    predict, root, runs, tmp_path
+):
+    (tmp_path / "broken.jpg").write_bytes(b"hello")
+    network = library.load(runs["none"][1])
+    files = [*map(str, sorted((root / "test" / "a,b").iterdir())[:4]), f"{tmp_path}/broken.jpg"]
+    files.append(str(root / "test" / 'say "hi"' / "1.jpeg"))
+    options = ("--features=patches", "--format=npz", "--batch_size=3")
+    outcome = predict(*files, *options, "--embeddings", f"--output={tmp_path}/one.npz")
+    assert outcome.code == 2
+    assert "1 of 6 images" in outcome.err
+    single = np.load(tmp_path / "one.npz")
+    files.pop(4)
+    assert single["files"].tolist() == files
+    expected = network.embed(files, features="patches")
+    assert expected.shape[0] == 5
+    assert expected.ndim == 4
+    np.testing.assert_allclose(single["patches"], expected, rtol=1e-5, atol=1e-6)
+    # The network pools its patches.
+    pooled = single["patches"].mean(axis=(1, 2))
+    np.testing.assert_allclose(pooled, single["embeddings"], rtol=1e-5, atol=1e-6)
+    assert predict(*files, *options, "--shard_size=2", f"--output={tmp_path}/two/").code == 0
+    shards = [np.load(path) for path in sorted((tmp_path / "two").iterdir())]
+    assert [len(shard["files"]) for shard in shards] == [2, 2, 1]
+    for name in ("files", "patches", "labels"):
+        joined = np.concatenate([shard[name] for shard in shards])
+        np.testing.assert_array_equal(joined, single[name])
+    assert {path.name for path in tmp_path.iterdir()} == {"broken.jpg", "one.npz", "two"}
+
+
 def test_outputs_without_readable_images_have_all_columns(predict, tmp_path):
     for form in ("csv", "npz"):
         options = (f"--format={form}", f"--output={tmp_path}/no.{form}", "--embeddings", "--top=1")
@@ -239,6 +269,7 @@ def test_invalid_arguments_are_refused_in_one_line_before_any_prediction(predict
     (tmp_path / "there.csv").touch()
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     image = str(root / "test" / "a,b" / "0.jpeg")
+    features = ("--features=patches", "--format=npz", f"--output={tmp_path}/there.csv")
     for arguments, options, code, message in [
         ((image,), {"workdir": ""}, 1, "--workdir is missing"),
         ((), {}, 1, "no images given"),
@@ -268,7 +299,15 @@ def test_invalid_arguments_are_refused_in_one_line_before_any_prediction(predict
         ((image, f"--output={tmp_path}/there.csv"), {}, 2, "there.csv already exists"),
         ((image, "--output=not/there.csv"), {}, 2, "not/there.csv"),
         ((image, "--picture=x.png"), {}, 2, "--neighbours"),
-        ((image, "--features=patches"), {}, 2, "needs --picture=FILE"),
+        ((image, "--features=patches"), {}, 2, "needs --format=npz with --output=FILE"),
+        ((image, "--features=patches,embedding"), {}, 1, "patches,embedding"),
+        ((image, "--features=patches", "--format=csv"), {}, 2, "needs --format=npz"),
+        ((image, "--features=patches", "--format=npz"), {}, 2, "name a file with --output"),
+        ((image, *features, "--point=0,0"), {}, 2, "--point needs --picture"),
+        ((image, *features, "--head=kd"), {}, 2, "--head cannot be combined"),
+        ((image, *features, "--shard_size=0"), {}, 1, "--shard_size=0"),
+        ((image, *features, "--shard_size=2"), {}, 2, "there.csv already exists"),
+        ((image, "--shard_size=2"), {}, 2, "--shard_size needs --format=npz"),
         ((image, "--features=maps"), {}, 1, "maps"),
         ((image, "--point=0,0"), {}, 2, "--point needs --features=patches"),
         ((image, "--features=patches", "--picture=x.png", "--point=2,0"), {}, 2, "[0, 1]"),
