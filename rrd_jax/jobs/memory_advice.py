@@ -1,10 +1,15 @@
 """Config fields that reduce the memory of a train step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rrd_jax import errors, networks
+from rrd_jax.objectives import rrd
 from rrd_jax.objectives.parts import memory
 from rrd_jax.training.recipe import Recipe
+
+# The part of `rrd.uses` that has the memory of an option.
+_MEMORY_OF = {"queue_size": "images", "patch_queue_size": "memory"}
 
 
 def for_state(recipe: Recipe, devices: int) -> Iterator[str]:
@@ -16,9 +21,7 @@ def for_state(recipe: Recipe, devices: int) -> Iterator[str]:
     """
     for name, options in _options(recipe):
         if options.get("memory", "fifo") == "fifo":
-            yield from (
-                f"a smaller objectives.{name}.{row}" for row in memory.SIZES if row in options
-            )
+            yield from (f"a smaller objectives.{name}.{row}" for row in _sizes(options))
         else:
             # A bank has a row for every training image.
             yield f"objectives.{name}.memory=fifo"
@@ -42,9 +45,7 @@ def for_activations(recipe: Recipe, devices: int) -> Iterator[str]:
         yield f"train.remat={mode}"
     for name, options in _options(recipe):
         if options.get("memory", "fifo") != "fifo":
-            yield from (
-                f"a smaller objectives.{name}.{row}" for row in memory.SIZES if row in options
-            )
+            yield from (f"a smaller objectives.{name}.{row}" for row in _sizes(options))
         if options.get("chunk") is not None:
             yield f"objectives.{name}.chunk=None"
 
@@ -72,3 +73,12 @@ def _options(recipe: Recipe) -> Iterator[tuple[str, dict]]:
     for choice in recipe.training.objectives:
         if choice.objective is None:
             yield choice.name, dict(choice.options)
+
+
+def _sizes(options: Mapping[str, Any]) -> list[str]:
+    """Returns the options that set the number of rows of a memory that the objective has."""
+    names = [name for name in memory.SIZES if name in options]
+    if "patch_queue_size" in options:
+        parts = rrd.uses(options)
+        names = [name for name in names if _MEMORY_OF[name] in parts]
+    return names

@@ -139,7 +139,7 @@ def test_a_changed_fashion_mnist_file_is_refused_by_its_sha256(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digitz", "did you mean 'digits'.*known: digits, fashion_mnist"),
+        ("digitz", "did you mean 'digits'.*known: digits, drawings, fashion_mnist"),
         (
             "cifar100",
             "not prepared under .*; put cifar-100-binary.tar.gz .https://www.cs.toronto.edu/.* into"

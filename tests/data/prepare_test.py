@@ -336,7 +336,7 @@ def test_errors_of_stock_tfds_sets_name_tensorflow_or_the_failure(run, tmp_path,
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        ((), 1, "--name is missing; known: digits, fashion_mnist, cifar10"),
+        ((), 1, "--name is missing; known: digits, drawings, fashion_mnist"),
         (("--name=cifar1000",), 1, "unknown data set 'cifar1000'; did you mean 'cifar100'?"),
         (("--name=emnist/x",), 2, "'emnist/x' cannot be opened"),
     ],

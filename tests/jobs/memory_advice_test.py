@@ -27,6 +27,14 @@ _PLAIN = [
 ]
 
 
+def test_only_memories_that_the_objective_has_are_named():
+    patches = _advise("resnet8-resnet8,rrd", **{"objectives.rrd.over": "patches"})
+    assert patches == ["a smaller objectives.rrd.patch_queue_size", *_PLAIN[1:]]
+    both = _advise("resnet8-resnet8,rrd", **{"objectives.rrd.over": "both"})
+    assert both == [_PLAIN[0], patches[0], *_PLAIN[1:]]
+    assert _advise("resnet8-resnet8,rrd", **{"objectives.rrd.preset": "lightly"}) == _PLAIN
+
+
 def test_each_field_that_reduces_memory_is_named():
     assert _advise("resnet8-resnet8,rrd") == _PLAIN
 

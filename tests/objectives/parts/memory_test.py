@@ -59,8 +59,8 @@ def test_rows_of_another_length_are_refused():
 
 
 def test_an_unknown_initial_value_is_refused_with_the_allowed_values():
-    with pytest.raises(errors.InputError, match="known: unit, reference"):
-        memory.init_queue(jax.random.key(0), 4, 2, initial="zeros")
+    with pytest.raises(errors.InputError, match="known: unit, reference, zeros"):
+        memory.init_queue(jax.random.key(0), 4, 2, initial="ones")
 
 
 @pytest.mark.parametrize("name", ["rrd_fifo_c_two_calls", "rrd_fifo_d_wrap"])
