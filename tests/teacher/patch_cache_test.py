@@ -68,7 +68,7 @@ def test_int8_needs_patches():
 def _config(teacher, **fields):
     fixed = {"teacher.checkpoint": str(teacher), "teacher.cache": "on", "data.use_labels": False}
     fixed |= {"objectives.rrd.over": "both", "optimizer.learning_rate": 0.01}
-    return launch.digits("smoke,tiny-tiny,rrd", **fixed, **fields)
+    return launch.digits("smoke,tiny-tiny,rrd", **(fixed | fields))
 
 
 def _losses(folder):
