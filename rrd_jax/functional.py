@@ -66,6 +66,22 @@ def _relu_forward(primals, tangents):
     return relu(x), jnp.where(wide(x) > 0, wide(tangent), 0).astype(tangent.dtype)
 
 
+def resize(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Interpolates maps bilinearly, with half-pixel centers and without antialiasing.
+
+    Args:
+      maps: [B, h, w, channels].
+      size: H and W.
+
+    Returns:
+      [B, H, W, channels]; the maps themselves if they have this size.
+    """
+    if maps.shape[1:3] == tuple(size):
+        return maps
+    shape = (len(maps), *size, maps.shape[-1])
+    return jax.image.resize(maps, shape, "bilinear", antialias=False)
+
+
 def wide(x: jax.Array) -> jax.Array:
     """Converts x to float32 or wider; on a CPU, XLA does not vectorize operations on bfloat16."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -42,7 +42,7 @@ def localize(text: str, marker: str) -> tuple[Any, pathlib.Path]:
         )
     copy = buckets.cache("pages", path)
     console.progress("page", [f"copying {len(entries):,} files from {path}"])
-    try:
+    with buckets.copying_to_cache(path, copy):
         for file in copy.rglob("*"):
             name = file.relative_to(copy).as_posix()
             if file.is_file() and "measures" not in file.parts and name not in entries:
@@ -58,13 +58,4 @@ def localize(text: str, marker: str) -> tuple[Any, pathlib.Path]:
                     entries,
                 )
             )
-    except FileNotFoundError as error:
-        raise errors.BucketError(
-            f"an object of {path} was deleted while it was copied; run the same command again"
-        ) from error
-    except OSError as error:
-        raise errors.DiskError(
-            f"{path} cannot be copied to {copy} ({error.strerror or error}); free disk space, or"
-            " set XDG_CACHE_HOME to a folder on a larger disk"
-        ) from error
     return path, copy

@@ -1,6 +1,7 @@
 """Objects: reading, writing, and copies of folders between a bucket and this machine."""
 
 import base64
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -248,6 +249,31 @@ def _download_file(
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def copying_to_cache(source: Any, target: pathlib.Path) -> Iterator[None]:
+    """Turns errors of copies to a folder of `scratch.cache` into errors of one line.
+
+    Args:
+      source: the folder in the bucket, for messages.
+      target: the folder on this machine, for messages.
+
+    Raises:
+      BucketError: an object was deleted inside the `with` block.
+      DiskError: a file could not be written inside the `with` block.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise errors.BucketError(
+            f"an object of {source} was deleted while it was copied; run the same command again"
+        ) from error
+    except OSError as error:
+        raise errors.DiskError(
+            f"{source} cannot be copied to {target} ({error.strerror or error}); free disk space,"
+            " or set XDG_CACHE_HOME to a folder on a larger disk"
+        ) from error
 
 
 def _changed(source: Any) -> errors.BucketError:

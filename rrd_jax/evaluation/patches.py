@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import errors, networks, parallel
+from rrd_jax import errors, functional, networks, parallel
 from rrd_jax.cpu import compiling
 from rrd_jax.evaluation import alignment, knn, predictions, rows
 
@@ -42,14 +42,6 @@ def check(
     return height, width, sum(patches.shape[3] for patches in members)
 
 
-def resize(patches: jax.Array, grid: Grid) -> jax.Array:
-    """Interpolates patches [B, h, w, D] bilinearly to another grid, with half-pixel centers."""
-    if patches.shape[1:3] == grid:
-        return patches
-    shape = (len(patches), *grid, patches.shape[-1])
-    return jax.image.resize(patches, shape, "bilinear", antialias=False)
-
-
 def make_patches(
     network: networks.Network, normalize: Callable[[jax.Array], jax.Array], grid: Grid | None = None
 ) -> Callable[[Any, jax.Array], jax.Array]:
@@ -69,7 +61,7 @@ def make_patches(
         outputs = network.apply(weights, normalize(images), train=False)
         members = getattr(outputs, "members", (outputs,))
         finest = tuple(max(m.patches.shape[axis] for m in members) for axis in (1, 2))
-        parts = [resize(m.patches.astype(jnp.float32), grid or finest) for m in members]
+        parts = [functional.resize(m.patches.astype(jnp.float32), grid or finest) for m in members]
         if len(parts) == 1:
             return parts[0]
         shares = [share**0.5 for share in getattr(network, "weights", ())]

@@ -10,6 +10,7 @@ import numpy as np
 
 from rrd_jax import data, errors, networks, parallel
 from rrd_jax.evaluation import alignment, knn, predictions
+from rrd_jax.jobs import measured_student
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import Objective, ObjectiveState
 from rrd_jax.teacher import embedding_accuracy
@@ -93,7 +94,7 @@ class Alignment:
           StoppedError: `stop` returned True.
           DivergedError: embeddings are not finite.
         """
-        after = _stopping(stop)
+        after = measured_student.stopping(stop)
         last, is_due = epoch == self._training.epochs, self.is_due(epoch)
         compares = self._compares_embeddings and is_due
         classifies = self._choice.classifies and (is_due if self._choice.labelled else last)
@@ -105,13 +106,13 @@ class Alignment:
             metrics |= alignment.compare(embeddings, reference)
             metrics |= self._losses(embeddings, objectives or {})
             self._warn_about_collapse(metrics, epoch)
-            metrics |= _prefixed("teacher", reference.spread)
+            metrics |= measured_student.prefixed("teacher", reference.spread)
         if not classifies:
             return metrics
         metrics |= self._classification(variables, after)
         if compares and last:
             embeddings = self._embeddings(self._random_variables(), after)
-            metrics |= _prefixed("random", alignment.compare(embeddings, reference))
+            metrics |= measured_student.prefixed("random", alignment.compare(embeddings, reference))
         return metrics
 
     def _embeddings(
@@ -122,12 +123,7 @@ class Alignment:
         embeddings, _ = predictions.collect_embeddings(
             self._embed, variables, split, size, self._mesh, after
         )
-        try:
-            predictions.check_finite(embeddings, "the student's embeddings")
-        except errors.InputError as error:
-            raise errors.DivergedError(
-                f"[{self._training.label}] {error}, and optimizer.learning_rate"
-            ) from error
+        measured_student.check_finite(embeddings, "embeddings", self._training.label)
         return embeddings
 
     def compare_validation(
@@ -140,7 +136,7 @@ class Alignment:
         """
         teacher = self._teacher.on_validation
         split = held_out(teacher.dataset, self._choice.images)
-        embeddings = self._embeddings(variables, _stopping(stop), split)
+        embeddings = self._embeddings(variables, measured_student.stopping(stop), split)
         return alignment.compare(embeddings, teacher.held_out)
 
     def _losses(
@@ -176,7 +172,8 @@ class Alignment:
         except errors.InputError as error:
             console.warn(f"[{self._training.label}] k-NN and linear probe skipped: {error}")
             return {}
-        return metrics | _prefixed("random", self._random_votes) | _prefixed("teacher", teacher)
+        prefixed = measured_student.prefixed
+        return metrics | prefixed("random", self._random_votes) | prefixed("teacher", teacher)
 
     def _votes(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
         return embedding_accuracy.evaluate(
@@ -197,13 +194,9 @@ class Alignment:
             )
 
     def _random_variables(self) -> Any:
-        """Initializes the student with random weights."""
-
-        def init():
-            key = jax.random.key(self._training.seed)
-            return networks.init(self._recipe.student, key, self._dataset.image_shape)
-
-        return jax.jit(init, out_shardings=parallel.replicated(self._mesh))()
+        return measured_student.random_variables(
+            self._recipe, self._dataset.image_shape, self._mesh
+        )
 
     def _warn_about_collapse(self, metrics: dict[str, float], epoch: int) -> None:
         """Warns once about a student with nearly constant embeddings.
@@ -235,18 +228,3 @@ def compile_loss_and_floor(objective: Objective, mesh: jax.sharding.Mesh) -> Cal
         return jnp.mean(losses), jnp.mean(objective.floor(state, teacher))
 
     return jax.jit(compare, out_shardings=parallel.replicated(mesh))
-
-
-def _stopping(stop: Callable[[], bool]) -> Callable[[float], None]:
-    """Returns a function, called after each batch, that raises a StoppedError if `stop` is True."""
-
-    def after(share: float) -> None:
-        del share
-        if stop():
-            raise predictions.StoppedError
-
-    return after
-
-
-def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in metrics.items()}

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 
-from rrd_jax import data, errors, networks, parallel
-from rrd_jax.evaluation import patches, predictions
+from rrd_jax import data
+from rrd_jax.evaluation import patches
+from rrd_jax.jobs import measured_student
 from rrd_jax.teacher.dense_probe import DenseProbe
 from rrd_jax.teacher.frozen import FrozenNetwork, held_out
 from rrd_jax.training.recipe import Recipe
@@ -75,40 +76,21 @@ class DenseAlignment:
         """
         if epoch != self._training.epochs and epoch % self._choice.every:
             return {}
-
-        def after(share: float) -> None:
-            del share
-            if stop():
-                raise predictions.StoppedError
-
+        after = measured_student.stopping(stop)
         metrics = self._metrics(variables, after)
-        self._random = self._random or self._metrics(self._random_variables(), after)
+        if not self._random:
+            shape = self._dataset.image_shape
+            weights = measured_student.random_variables(self._recipe, shape, self._mesh)
+            self._random = self._metrics(weights, after)
         teacher = self._teacher.dense if self._probe else {}
-        return {
-            **metrics,
-            **{f"random_{name}": value for name, value in self._random.items()},
-            **{f"teacher_{name}": value for name, value in teacher.items()},
-        }
+        prefixed = measured_student.prefixed
+        return metrics | prefixed("random", self._random) | prefixed("teacher", teacher)
 
     def _metrics(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
         split = held_out(self._dataset, self._choice.images)
         sample = patches.collect_sample(
             self._patches, variables, split, self._training.eval_batch_size, self._mesh, after
         )
-        try:
-            predictions.check_finite(sample, "the student's patches")
-        except errors.InputError as error:
-            raise errors.DivergedError(
-                f"[{self._training.label}] {error}, and optimizer.learning_rate"
-            ) from error
+        measured_student.check_finite(sample, "patches", self._training.label)
         metrics = patches.compare(sample, self._teacher.held_out_patches(self._grid))
         return metrics | (self._probe.evaluate(variables, after) if self._probe else {})
-
-    def _random_variables(self) -> Any:
-        """Initializes the student with random weights."""
-
-        def init():
-            key = jax.random.key(self._training.seed)
-            return networks.init(self._recipe.student, key, self._dataset.image_shape)
-
-        return jax.jit(init, out_shardings=parallel.replicated(self._mesh))()

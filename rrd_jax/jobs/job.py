@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -279,13 +279,12 @@ def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
     choice = job.student.training.alignment
     if not (choice.labelled and job.teachers):
         return dataset
-    subset = parallel.main_first(
+    subset = _open_in_all_processes(
+        "eval.labelled",
         lambda: labelled_subset.open_labelled_subset(
             choice.labelled, choice.per_class, job.student.source, dataset
-        )
+        ),
     )
-    counts = {"version": subset.version, "train": len(subset.train), "test": len(subset.test)}
-    parallel.check_agreement({"eval.labelled": counts})
     return dataclasses.replace(dataset, labelled_subset=subset)
 
 
@@ -294,14 +293,21 @@ def with_masked_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
     choice = job.student.training.alignment
     if not (choice.dense and job.teachers):
         return dataset
-    subset = parallel.main_first(
+    subset = _open_in_all_processes(
+        "eval.dense",
         lambda: masked_subset.open_masked_subset(
             choice.dense, choice.dense_images, job.student.source, dataset
-        )
+        ),
     )
-    counts = {"version": subset.version, "train": len(subset.train), "test": len(subset.test)}
-    parallel.check_agreement({"eval.dense": counts})
     return dataclasses.replace(dataset, masked_subset=subset)
+
+
+def _open_in_all_processes(field: str, open_subset: Callable[[], Any]) -> Any:
+    """Opens the subset of a field; raises an InputError if the processes see different images."""
+    subset = parallel.main_first(open_subset)
+    counts = {"version": subset.version, "train": len(subset.train), "test": len(subset.test)}
+    parallel.check_agreement({field: counts})
+    return subset
 
 
 def _classes_of(

@@ -7,7 +7,7 @@ import hashlib
 import pathlib
 from typing import Any
 
-from rrd_jax import buckets, errors, user_paths
+from rrd_jax import buckets, user_paths
 from rrd_jax.terminal import console
 from rrd_jax.weights import exported
 
@@ -65,16 +65,7 @@ def _copy(folder: Any, entries: dict[str, buckets.Entry]) -> pathlib.Path:
         amount = f"{copied / 1e6:,.0f} of {total / 1e6:,.0f} MB"
         console.progress("weights", [f"downloading from {folder}", amount])
 
-    try:
+    with buckets.copying_to_cache(folder, target):
         for name in sorted(missing):
             buckets.download_file(folder / name, target / name, missing[name], progress)
-    except FileNotFoundError as error:
-        raise errors.BucketError(
-            f"an object of {folder} was deleted while it was copied; run the same command again"
-        ) from error
-    except OSError as error:
-        raise errors.DiskError(
-            f"{folder} cannot be copied to {target} ({error.strerror or error}); free disk space,"
-            " or set XDG_CACHE_HOME to a folder on a larger disk"
-        ) from error
     return target

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from rrd_jax.evaluation import patches, segmentation
+from rrd_jax import functional
+from rrd_jax.evaluation import segmentation
 from rrd_jax.teacher import dense_probe
 
 
@@ -56,7 +57,7 @@ def test_pixels_are_counted_in_the_patch_of_their_center(grid):
 @pytest.mark.parametrize("size", [(20, 30), (5, 8), (4, 6)])
 def test_classes_are_those_of_bilinearly_interpolated_logits(size):
     logits = np.random.default_rng(3).standard_normal((2, 4, 6, 5)).astype(np.float32)
-    whole_map = patches.resize(logits, size)
+    whole_map = functional.resize(logits, size)
     classes = dense_probe.classes_at(logits, size)
     np.testing.assert_array_equal(classes, np.argmax(whole_map, axis=-1))
     assert classes.dtype == np.uint8
@@ -64,5 +65,5 @@ def test_classes_are_those_of_bilinearly_interpolated_logits(size):
 
 def test_patches_are_interpolated_with_half_pixel_centers():
     row = jax.numpy.arange(4.0).reshape(1, 1, 4, 1)
-    result = np.asarray(patches.resize(row, (1, 8)))[0, 0, :, 0]
+    result = np.asarray(functional.resize(row, (1, 8)))[0, 0, :, 0]
     np.testing.assert_allclose(result, [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3], atol=1e-6)

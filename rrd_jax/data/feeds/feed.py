@@ -287,8 +287,13 @@ class Streamed:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Selection(Sequence):
-    """A selection of examples by index."""
+class Selection(Sequence):
+    """A selection of examples.
+
+    Attributes:
+      examples: the examples.
+      indices: [n], indices of the selected examples.
+    """
 
     examples: Any
     indices: np.ndarray
@@ -304,7 +309,7 @@ def select(split: Resident | Streamed, indices: np.ndarray) -> Resident | Stream
     """Returns a split of the examples at `indices`, or the split itself if all are selected."""
     if len(indices) == len(split):
         return split
-    return dataclasses.replace(split, examples=_Selection(split.examples, indices))
+    return dataclasses.replace(split, examples=Selection(split.examples, indices))
 
 
 def _process_positions(batch_size: int, process_share: tuple[int, int]) -> range:

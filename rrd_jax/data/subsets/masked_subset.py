@@ -10,6 +10,7 @@ import numpy as np
 from rrd_jax import errors, user_paths
 from rrd_jax.data import masks
 from rrd_jax.data.dataset import Dataset
+from rrd_jax.data.feeds import feed
 from rrd_jax.data.mask_index import IGNORED
 from rrd_jax.data.masks.decoding import decode
 from rrd_jax.data.masks.feed import MaskedSplit
@@ -81,7 +82,7 @@ def _open(location: str, max_images: int, source: Source, run_data: Dataset) -> 
 
     def split(examples: Sequence[Any]) -> MaskedSplit:
         indices = np.random.default_rng(_SEED).permutation(len(examples))[:max_images]
-        chosen = _Chosen(examples, np.sort(indices))
+        chosen = feed.Selection(examples, np.sort(indices))
         return MaskedSplit(chosen, size, channels, source.background, run_data.resize)
 
     folder = user_paths.expanded(location)
@@ -134,17 +135,3 @@ def _check_classes(subset: MaskedSubset) -> None:
     for name, split in (("training", subset.train), ("test", subset.test)):
         if all((split.read(i)["mask"] == IGNORED).all() for i in range(len(split))):
             raise errors.InputError(f"no pixel of the {name} masks has a class; use other masks")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chosen(Sequence):
-    """A selection of examples by index."""
-
-    examples: Any
-    indices: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.examples[int(self.indices[i])]

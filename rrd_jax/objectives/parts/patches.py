@@ -37,12 +37,8 @@ def on_grid(patches: jax.Array, target: Grid) -> jax.Array:
     Returns:
       [B, N, D], row by row, float32 or wider.
     """
-    batch, *size, dim = patches.shape
-    patches = functional.wide(patches)
-    if tuple(size) != target:
-        shape = (batch, *target, dim)
-        patches = jax.image.resize(patches, shape, "bilinear", antialias=False)
-    return patches.reshape(batch, target.count, dim)
+    resized = functional.resize(functional.wide(patches), target)
+    return resized.reshape(len(patches), target.count, patches.shape[-1])
 
 
 def pairs(head: projections.Layer, student: Any, teacher: Any) -> tuple[jax.Array, jax.Array]:
