@@ -15,34 +15,23 @@ teacher, resnet20, is first trained with the labels of the drawings; the student
 labels. resnet20-resnet8,smoke is a shorter variant with 200 images.
 """
 
-from rrd_jax.config import finish, image_side, imagenet, leave_out_labels, limit, teachers
+from rrd_jax.config import finish_without_labels, image_side, limit, without_labels
 
 
 def get_config(argument: str = ""):
     """Returns the config; rrd_jax/config/config_string.py documents the argument."""
     words = argument.split(",")
     is_smoke = "smoke" in words
-    config = imagenet()
-    config.data.name = "image_folder"
-    config.data.use_labels = False
-    config.data.test_split = "test"
+    config = without_labels()
     config.eval.patches = True
-    config.optimizer.learning_rate = 0.03
-    config.optimizer.schedule = "cosine"
     config.train.epochs = 120
-    config.train.save_every = 0
     pair = "vit_small_patch14_dinov2-mobilenetv4_conv_small"
     on_drawings = is_smoke or "drawings" in words
     if on_drawings:
         pair = "resnet20-resnet8"
         _use_drawings(config, is_smoke)
     rest = ",".join(word for word in words if word not in ("smoke", "drawings"))
-    config = finish(config, "dense", rest, pair=pair, default="rrd")
-    leave_out_labels(config)
-    for _, teacher in teachers(config):
-        if teacher.model.endswith("_dinov2"):
-            # DINOv2's files specify 518 pixels, which takes five times as much computation.
-            teacher.image_size = 224
+    config = finish_without_labels(config, "dense", rest, pair=pair)
     if on_drawings:
         config.name += "-smoke" if is_smoke else "-drawings"
         config.data.image_size = image_side(config, smallest=48)

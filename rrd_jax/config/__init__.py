@@ -1,13 +1,14 @@
 """Configs: all fields with defaults and meanings, methods, and the conversion to a Job.
 
-A config file in `configs/` takes `defaults`, `imagenet` or `deit`, changes some fields, and calls
-`finish`.
+A config file in `configs/` takes `defaults`, `imagenet`, `deit` or `without_labels`, changes some
+fields, and calls `finish` or `finish_without_labels`.
 """
 
 from rrd_jax.config.commands import explain
 from rrd_jax.config.config_string import finish, image_side, teachers
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, deit, imagenet
+from rrd_jax.config.label_free import finish_without_labels, without_labels
 from rrd_jax.config.methods import METHODS, leave_out_labels, limit, method, smooth_labels
 from rrd_jax.config.parse import (
     implied,
@@ -25,6 +26,7 @@ __all__ = [
     "describe",
     "explain",
     "finish",
+    "finish_without_labels",
     "image_side",
     "imagenet",
     "implied",
@@ -38,4 +40,5 @@ __all__ = [
     "teaching_of",
     "training_of",
     "unused_fields",
+    "without_labels",
 ]
