@@ -1,5 +1,6 @@
 """Objectives with several teachers."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ def _outputs(seed, width):
     return networks.Outputs(
         rng.standard_normal((6, 5)).astype(np.float32),
         rng.standard_normal((6, width)).astype(np.float32),
+        patches=rng.standard_normal((6, 2, 2, width)).astype(np.float32),
     )
 
 
@@ -37,9 +39,10 @@ def test_kd_compares_with_the_averaged_logits():
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
-def test_rrd_compares_with_a_memory_of_each_teacher():
+@pytest.mark.parametrize("over", ["images", "both"])
+def test_rrd_compares_with_a_memory_of_each_teacher(over):
     student, teachers, weights = _outputs(0, 8), (_outputs(1, 16), _outputs(2, 4)), (0.75, 0.25)
-    alone = objectives.create("rrd", queue_size=10, dim=3)
+    alone = objectives.create("rrd", queue_size=10, patch_queue_size=30, dim=3, over=over)
     rrd = objectives.averaged("rrd", alone, weights)
     teacher = _ensemble_outputs(weights, teachers)
     state = jax.jit(rrd.init)(jax.random.key(0), student, teacher)
@@ -49,9 +52,10 @@ def test_rrd_compares_with_a_memory_of_each_teacher():
         state_of_teacher = objectives.ObjectiveState(*(part[f"teacher{i}"] for part in state))
         loss, pushed = jax.jit(alone.loss)(state_of_teacher, student, teachers[i], batches.NO_BATCH)
         expected += weight * loss
-        np.testing.assert_array_equal(memory[f"teacher{i}"].rows, pushed.rows)
+        chex.assert_trees_all_equal(memory[f"teacher{i}"], pushed)
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
-    assert not np.array_equal(memory["teacher0"].rows, memory["teacher1"].rows)
+    rows = [jax.tree.leaves(memory[f"teacher{i}"])[0] for i in range(2)]
+    assert rows[0].shape != rows[1].shape or not np.array_equal(*rows)
 
 
 def test_an_objective_that_classifies_refuses_several_teachers():

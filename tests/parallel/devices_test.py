@@ -168,17 +168,25 @@ def test_a_push_to_a_sharded_memory_equals_a_push_to_an_unsharded_memory():
             assert int(pushed_to_split.cursor) == int(expected.cursor)
 
 
-@pytest.mark.parametrize("unroll", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_accumulation_is_the_mean_gradient_of_consecutive_parts(unroll):
+@pytest.mark.parametrize(
+    ("unroll", "over"),
+    [
+        (False, "images"),
+        pytest.param(True, "images", marks=pytest.mark.long),
+        pytest.param(False, "both", marks=pytest.mark.long),
+    ],
+)
+def test_accumulation_is_the_mean_gradient_of_consecutive_parts(unroll, over):
     rate = 0.1
     optimizer = optim.sgd(lambda step: rate, momentum=0.0)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    start, step, teacher, batches = tiny.job(mesh, optimizer=optimizer, accumulate=2, unroll=unroll)
+    options = {"optimizer": optimizer, "over": over}
+    start, step, teacher, batches = tiny.job(mesh, accumulate=2, unroll=unroll, **options)
     first = jax.device_get(start.replace(key=()))
     accumulated, logged = step(start, teacher, tiny.place(mesh, batches[0]))
 
     chex.clear_trace_counter()
-    state, step, teacher, _ = tiny.job(mesh, batch=8, optimizer=optimizer)
+    state, step, teacher, _ = tiny.job(mesh, batch=8, **options)
     gradients, losses = [], []
     for i in range(2):
         params = jax.tree.map(jnp.array, first.params)

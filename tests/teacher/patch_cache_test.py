@@ -97,5 +97,49 @@ def test_cached_patches_give_the_losses_of_a_live_teacher(tiny_teacher, tmp_path
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("fields", "tolerance"),
+    [
+        ({"train.accumulate": 2, "train.remat": "all"}, 2e-6),
+        ({"dtype": "bfloat16"}, 1e-2),
+        ({"dtype": "bfloat16", "train.accumulate": 2, "train.remat": "all"}, 1e-2),
+    ],
+)
+def test_cached_views_of_patches_combine_with_other_fields(
+    tiny_teacher, tmp_path, fields, tolerance
+):
+    views = {"data.views.count": 2, "data.augment": "resized_crop"}
+    losses = []
+    for cache in ("off", "on"):
+        config = _config(tiny_teacher, **{**views, **fields, "teacher.cache": cache})
+        launch.run(config, tmp_path / cache)
+        losses.append(_losses(tmp_path / cache))
+    np.testing.assert_allclose(*losses, rtol=tolerance)
+
+
+@pytest.mark.long
+def test_remat_of_a_run_over_patches_changes_rounding_only(tiny_teacher, tmp_path):
+    for remat in ("none", "all"):
+        launch.run(_config(tiny_teacher, **{"train.remat": remat}), tmp_path / remat)
+    np.testing.assert_allclose(_losses(tmp_path / "all"), _losses(tmp_path / "none"), rtol=2e-6)
+
+
+@pytest.mark.long
+def test_patches_of_several_teachers_are_cached(tiny_teacher, tmp_path, capsys):
+    losses = []
+    for cache in ("off", "on"):
+        config = launch.digits("smoke,tiny+tiny-tiny,rrd")
+        for teacher in config.teacher:
+            teacher.checkpoint, teacher.cache = str(tiny_teacher), cache
+        config.data.use_labels = False
+        config.data.views.count, config.data.augment = 2, "resized_crop"
+        config.objectives.rrd.over = "both"
+        launch.run(config, tmp_path / cache)
+        assert ("embeddings and patches" in capsys.readouterr().out) == (cache == "on")
+        losses.append(_losses(tmp_path / cache))
+    np.testing.assert_allclose(*losses, rtol=2e-6)
+
+
+@pytest.mark.long
 def test_a_run_over_patches_with_a_cache_resumes_to_the_bit(tiny_teacher, tmp_path):
     launch.check_resume(_config(tiny_teacher, **{"teacher.cache_dtype": "int8"}), tmp_path)
