@@ -258,7 +258,9 @@ def _losses_not_finite(
         if name.startswith("loss/")
     )
     invalid = " and ".join(terms) or "their weighted sum"
-    causes = [f"objectives.{name}" for name in terms] or ["the weights of objectives"]
+    # The loss of a teacher, such as rrd[0], belongs to the objective rrd.
+    fields = dict.fromkeys(f"objectives.{name.partition('[')[0]}" for name in terms)
+    causes = list(fields) or ["the weights of objectives"]
     if step == 1:
         # The first step follows no update, so the cause is an input.
         causes += ["data.mean and data.std"]

@@ -28,7 +28,7 @@ class Losses(NamedTuple):
     Attributes:
       compute: (the student's variables, states of the objectives by name, the teacher's variables,
         images [B, H, W, channels] uint8) -> {"loss": [], "loss/<name>": []}, the weighted sum and
-        the mean of each objective over the batch; compiled.
+        the means of each objective over the batch, see `objectives.mean_losses`; compiled.
       names: objectives whose loss is defined on held-out images.
       batch_size: B, the number of images per loss in training.
     """
@@ -65,13 +65,13 @@ def compile_losses(
         batch = Batch(normalize(images), None, None)
         teacher_outputs = teach(teacher, batch) if teach else None
         outputs = network.apply(student, batch.image, train=False)
-        means = {
-            name: jnp.mean(
-                recipe.objectives[name].loss(states[name], outputs, teacher_outputs, batch)[0]
-            )
-            for name in names
-        }
-        total = sum(recipe.terms[name].weight * mean for name, mean in means.items())
+        means = {}
+        for name in names:
+            objective, state = recipe.objectives[name], states[name]
+            means |= objectives.mean_losses(
+                name, objective, state, outputs, teacher_outputs, batch
+            )[0]
+        total = sum(recipe.terms[name].weight * means[name] for name in names)
         return {"loss": total} | {f"loss/{name}": mean for name, mean in means.items()}
 
     compiled = compiling.jit_for_mesh(

@@ -11,7 +11,14 @@ from typing import Any
 
 from rrd_jax import errors, imports
 from rrd_jax.objectives import custom
-from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage, stateless
+from rrd_jax.objectives.base import (
+    Objective,
+    ObjectiveState,
+    Record,
+    Stage,
+    mean_losses,
+    stateless,
+)
 from rrd_jax.objectives.gradients import trained
 from rrd_jax.objectives.multi_teacher import averaged
 from rrd_jax.objectives.shape_checks import check, reads, reads_logits
@@ -167,6 +174,7 @@ __all__ = [
     "check_teacher",
     "classifier",
     "create",
+    "mean_losses",
     "reads",
     "reads_logits",
     "record",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rrd_jax.objectives.batch import Batch
 
@@ -72,6 +73,8 @@ class Objective(NamedTuple):
       head: function (state) -> (layers, is_unit): the layers, as `parts.projections.init_head`
         returns them, that map the student's embedding to the vector that `loss` compares; is_unit
         is True if that vector is normalized to length 1. None without such layers.
+      by_teacher: function like `loss` that also returns the loss [B] of each teacher, (loss, new
+        memory, losses); None unless several teachers are compared separately.
       needs_patches: True if `loss` reads the teacher's patches; the teacher cache then holds them.
       needs_index: False if `loss` also accepts a batch whose `index` is None, as that of held-out
         images, although it reads the index of training images.
@@ -86,8 +89,28 @@ class Objective(NamedTuple):
     needs_maps: bool = True
     floor: Callable[[ObjectiveState, Any], jax.Array] | None = None
     head: Callable[[ObjectiveState], tuple[Any, bool]] | None = None
+    by_teacher: Callable[..., tuple[jax.Array, Any, list[jax.Array]]] | None = None
     needs_patches: bool = False
     needs_index: bool = True
+
+
+def mean_losses(
+    name: str, objective: Objective, state: ObjectiveState, student: Any, teacher: Any, batch: Batch
+) -> tuple[dict[str, jax.Array], Any]:
+    """Computes the batch means that a run reports of an objective.
+
+    The arguments after `name` are the objective and the arguments of its loss.
+
+    Returns:
+      ({name: []}, new memory). With several teachers that are compared separately, the means also
+      contain the loss of each teacher: "rrd[0]" is that of teacher 0 in objective rrd.
+    """
+    if objective.by_teacher is None:
+        losses, memory = objective.loss(state, student, teacher, batch)
+        return {name: jnp.mean(losses)}, memory
+    losses, memory, parts = objective.by_teacher(state, student, teacher, batch)
+    means = {f"{name}[{i}]": jnp.mean(part) for i, part in enumerate(parts)}
+    return {name: jnp.mean(losses)} | means, memory
 
 
 class Record(NamedTuple):

@@ -1,10 +1,12 @@
 """Averages of an objective over several teachers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from rrd_jax import errors
+from rrd_jax.networks.jaxprs import reached
 from rrd_jax.objectives.base import Loss, Objective, ObjectiveState
 
 
@@ -37,17 +39,24 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
         ]
         return ObjectiveState(*(_by_teacher(part) for part in zip(*states, strict=True)))
 
-    def mean_of(loss: Loss) -> Loss:
-        def mean(state, student, teacher, batch):
-            total, memories = 0.0, []
-            for i, (weight, outputs) in enumerate(zip(weights, teacher.members, strict=True)):
-                state_i = ObjectiveState(*(part[f"teacher{i}"] for part in state))
-                losses, memory = loss(state_i, student, outputs, batch)
-                total += weight * losses
-                memories.append(memory)
-            return total, _by_teacher(memories)
+    def by_teacher(loss: Loss, state, student, teacher, batch):
+        total, parts, memories = 0.0, [], []
+        for i, (weight, outputs) in enumerate(zip(weights, teacher.members, strict=True)):
+            state_i = ObjectiveState(*(part[f"teacher{i}"] for part in state))
+            losses, memory = loss(state_i, student, outputs, batch)
+            total += weight * losses
+            parts.append(losses)
+            memories.append(memory)
+        return total, _by_teacher(memories), parts
 
-        return mean
+    def mean_of(loss: Loss) -> Loss:
+        return lambda *arguments: by_teacher(loss, *arguments)[:2]
+
+    def reported(state, student, teacher, batch):
+        total, memory, parts = by_teacher(objective.loss, state, student, teacher, batch)
+        # All teachers have the same, averaged logits.
+        is_separate = _reads_features(objective, state, student, teacher, batch)
+        return total, memory, parts if is_separate else []
 
     def taps(student, teacher):
         return [pair for outputs in teacher.members for pair in objective.taps(student, outputs)]
@@ -56,12 +65,27 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
     return objective._replace(
         init=init,
         loss=mean_of(objective.loss),
+        by_teacher=reported,
         floor=None,
         # Each teacher has a separate head.
         head=None,
         stage=stage and stage._replace(loss=mean_of(stage.loss)),
         taps=objective.taps and taps,
     )
+
+
+def _reads_features(objective: Objective, state: ObjectiveState, *arguments: Any) -> bool:
+    """Returns True if the loss reads more of a teacher's Outputs than the logits."""
+    student, teacher, batch = arguments
+    state_of_first = ObjectiveState(*(part["teacher0"] for part in state))
+    outputs = teacher.members[0]
+    features = {name: getattr(outputs, name) for name in outputs._fields if name != "logits"}
+
+    def loss(features):
+        return objective.loss(state_of_first, student, outputs._replace(**features), batch)[0]
+
+    program = jax.make_jaxpr(loss)(features).jaxpr
+    return any(reached(program, [1] * len(program.invars)))
 
 
 def _by_teacher(parts: Sequence) -> dict:

@@ -14,7 +14,7 @@ import optax
 from rrd_jax import networks
 from rrd_jax.data.augment.mixing import Mix
 from rrd_jax.data.augment.pipeline import Augment
-from rrd_jax.objectives import ObjectiveState
+from rrd_jax.objectives import ObjectiveState, mean_losses
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.training import metrics
 from rrd_jax.training.recipe import Term
@@ -31,7 +31,8 @@ class Task:
 
     Attributes:
       student: the network.
-      terms: terms of the total loss by name; each is logged unweighted as `loss/<name>`.
+      terms: terms of the total loss by name; each is logged unweighted as `loss/<name>`, and the
+        part of each of several teachers as `loss/<name>[i]`.
       optimizer: the transformation passed to `state.create`.
       augment: the augmentation of images. Views are a function of (state.key, epoch, example
         index).
@@ -72,7 +73,8 @@ class Gradients(NamedTuple):
       params: gradients, with the structure of the state's params.
       batch_stats: the student's new running statistics.
       memory: the objectives' new memories.
-      logged: float32 scalars `loss`, `loss/<name>`, and with labels `top1` in [0, 1].
+      logged: float32 scalars `loss`, `loss/<name>`, with several teachers `loss/<name>[i]`, and
+        with labels `top1` in [0, 1].
     """
 
     params: Any
@@ -168,11 +170,15 @@ def total_loss(
     for name, term in task.terms.items():
         carried = ObjectiveState(heads[name], state.frozen[name], state.memory[name])
         with jax.named_scope(f"objective_{name}"):
-            losses, memories[name] = term.objective.loss(carried, outputs, teacher_outputs, batch)
-            means[name] = jnp.mean(losses)
+            reported, memories[name] = mean_losses(
+                name, term.objective, carried, outputs, teacher_outputs, batch
+            )
+            means |= reported
         if term.objective.predict:
             logits = term.objective.predict(carried, outputs)
-    total = sum(_weight(task, name, state.step) * mean for name, mean in means.items())
+    total = sum(
+        _weight(task, name, state.step) * mean for name, mean in means.items() if name in task.terms
+    )
     logged = {f"loss/{name}": mean for name, mean in means.items()}
     logged["loss"] = total
     if batch.label is not None:

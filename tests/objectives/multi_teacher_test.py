@@ -37,6 +37,9 @@ def test_kd_compares_with_the_averaged_logits():
         student.logits, 0.75 * teachers[0].logits + 0.25 * teachers[1].logits, temperature=4.0
     )
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    # The teachers have the same, averaged logits, so their losses are not reported.
+    arguments = ("kd", term, state, student, teacher, batches.NO_BATCH)
+    assert objectives.mean_losses(*arguments)[0].keys() == {"kd"}
 
 
 @pytest.mark.parametrize("over", ["images", "both"])
@@ -47,12 +50,14 @@ def test_rrd_compares_with_a_memory_of_each_teacher(over):
     teacher = _ensemble_outputs(weights, teachers)
     state = jax.jit(rrd.init)(jax.random.key(0), student, teacher)
     losses, memory = jax.jit(rrd.loss)(state, student, teacher, batches.NO_BATCH)
+    means, _ = objectives.mean_losses("rrd", rrd, state, student, teacher, batches.NO_BATCH)
     expected = 0.0
     for i, weight in enumerate(weights):
         state_of_teacher = objectives.ObjectiveState(*(part[f"teacher{i}"] for part in state))
         loss, pushed = jax.jit(alone.loss)(state_of_teacher, student, teachers[i], batches.NO_BATCH)
         expected += weight * loss
         chex.assert_trees_all_equal(memory[f"teacher{i}"], pushed)
+        assert float(means[f"rrd[{i}]"]) == pytest.approx(float(loss.mean()), rel=1e-5)
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
     rows = [jax.tree.leaves(memory[f"teacher{i}"])[0] for i in range(2)]
     assert rows[0].shape != rows[1].shape or not np.array_equal(*rows)

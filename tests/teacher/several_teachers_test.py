@@ -31,6 +31,13 @@ def test_two_teachers_are_trained_before_the_student_and_reused_by_the_next_star
     assert [row["run"] for row in rows] == ["teacher", "teacher", "teachers", "student"]
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["agreement"] == pytest.approx(metrics[-1]["test/agreement"])
+    losses = {name for name in metrics[-1] if name.startswith("train/loss/")}
+    names = ("kd", "rrd", "rrd[0]", "rrd[1]", "at", "at[0]", "at[1]")
+    assert losses == {f"train/loss/{name}" for name in names}
+    for name in ("rrd", "at"):
+        parts = [metrics[-1][f"train/loss/{name}[{i}]"] for i in range(2)]
+        mean = np.average(parts, weights=(3, 1))
+        assert metrics[-1][f"train/loss/{name}"] == pytest.approx(mean, rel=1e-4)
     _check_heads(tmp_path)
     changed = _config()
     # The path of a teacher may change.
