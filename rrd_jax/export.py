@@ -72,6 +72,12 @@ def define_flags() -> None:
         "The objective whose head follows the embedding in the exported network, such as rrd; with"
         " several teachers, such as rrd[0].",
     )
+    flags.DEFINE_bool(
+        "backbone",
+        False,
+        "Export the network without its classifier: feature maps stage2 to stage5 with strides 4 to"
+        " 32, patches and the embedding; with --head, the projected embedding.",
+    )
     flags.DEFINE_string(
         "network", "", "The network of a PyTorch file, as listed by `python -m rrd_jax.networks`."
     )
@@ -152,6 +158,7 @@ class Request(NamedTuple):
     images: str = ""
     check_images: int = 500
     overwrite: bool = False
+    backbone: bool = False
 
 
 _LOAD_FLAGS = ("network", "image_size", "resize", "background", "class_names", "head")
@@ -169,7 +176,7 @@ def run(request: Request) -> list["export_all.Outcome"]:
     """
     from rrd_jax import exports
     from rrd_jax.comparison import compared_networks
-    from rrd_jax.exports import export_all, sample_images, writer
+    from rrd_jax.exports import backbone, export_all, sample_images, writer
     from rrd_jax.terminal import console
 
     formats, options = _formats(request)
@@ -181,6 +188,8 @@ def run(request: Request) -> list["export_all.Outcome"]:
     if explicit := _explicit_path(request, formats):
         writer.check_path(explicit, formats[0], overwrite=request.overwrite)
     exportable = _load(request)
+    if request.backbone:
+        exportable = backbone.backbone(exportable)
     about = exportable.about
     targets = [(fmt, explicit or _default_path(request, about, fmt, options)) for fmt in formats]
     for (fmt, path), outcome in zip(targets, absent, strict=True):
@@ -188,7 +197,11 @@ def run(request: Request) -> list["export_all.Outcome"]:
             writer.check_path(path, fmt, overwrite=request.overwrite)
     source = compared_networks.source_of(request.workdir)
     images = sample_images.load(
-        exportable.about, source, request.images or None, request.check_images
+        exportable.about,
+        source,
+        request.images or None,
+        # Feature maps of many images do not fit into memory.
+        min(request.check_images, 32) if request.backbone else request.check_images,
     )
     trial = exports.Trial(exportable, images)
     outcomes = export_all.write(trial, targets, options, overwrite=request.overwrite)
@@ -220,6 +233,7 @@ def _formats(request: Request) -> tuple[list["Format"], "Options"]:
         license=request.license,
         push=request.push,
         private=request.private,
+        backbone=request.backbone,
     )
     for fmt in formats if not is_all else ():
         writer.check_options(fmt, options)
@@ -292,6 +306,7 @@ def _request() -> Request:
         images=FLAGS.images,
         check_images=FLAGS.check_images,
         overwrite=FLAGS.overwrite,
+        backbone=FLAGS.backbone,
     )
 
 

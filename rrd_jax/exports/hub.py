@@ -135,5 +135,12 @@ def _recognizes(path: pathlib.Path) -> bool:
 
 
 FORMAT = Format(
-    "hub", "", "", ("safetensors",), ("license", "push", "private"), _write, _open, _recognizes
+    "hub",
+    "",
+    "",
+    ("safetensors",),
+    ("license", "push", "private", "backbone"),
+    _write,
+    _open,
+    _recognizes,
 )

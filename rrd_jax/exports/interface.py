@@ -21,8 +21,11 @@ from rrd_jax.exports.library_output import silence
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import fold
 
-# {"logits": [B, C], "embedding": [B, D]}, float32; outputs that the network lacks are omitted.
+# {"logits": [B, C], "embedding": [B, D]}, float32; outputs that the network lacks are omitted. A
+# backbone also has "stage2" to "stage5" and "patches", [B, h, w, channels].
 Outputs = dict[str, np.ndarray]
+# The stages of a backbone by their stride in pixels.
+_STAGES = {4: "stage2", 8: "stage3", 16: "stage4", 32: "stage5"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,12 +38,14 @@ class Exportable:
         that replaces the network's classifier.
       about: the network's description; its `preprocessing` is not None.
       terms: the objectives of the training run, if one of these replaces the classifier.
+      is_backbone: whether the outputs include those of `stages`, see `backbone.backbone`.
     """
 
     network: networks.Network
     variables: dict[str, Any]
     about: ModelInfo
     terms: Mapping[str, Objective] | None = None
+    is_backbone: bool = False
 
     @functools.cached_property
     def folded(self) -> dict[str, Any]:
@@ -69,7 +74,10 @@ class Exportable:
             results["logits"] = outputs.logits.astype(jnp.float32)
         if not isinstance(outputs.embedding, tuple):
             results["embedding"] = outputs.embedding.astype(jnp.float32)
-        if patches:
+        if self.is_backbone:
+            maps = stages(outputs, images.shape[1])
+            results |= {name: x.astype(jnp.float32) for name, x in maps.items()}
+        elif patches:
             if outputs.patches is None:
                 raise errors.InputError(without_patches(self.about.model))
             results["patches"] = outputs.patches.astype(jnp.float32)
@@ -110,6 +118,26 @@ class Exportable:
             return jax.device_get(self._compiled[patches](self.variables, images))
 
 
+def stages(outputs: networks.Outputs, side: int) -> dict[str, jax.Array]:
+    """Returns the feature maps of a backbone by name.
+
+    Args:
+      outputs: the outputs of the network.
+      side: height of the images in pixels.
+
+    Returns:
+      "stage2" to "stage5", the last map with stride 4, 8, 16 and 32, and "patches", each [B, h, w,
+      channels]; without the stages and patches that the network lacks.
+    """
+    maps = {
+        _STAGES[stride]: x
+        for x in outputs.maps
+        for stride in _STAGES
+        if x.ndim == 4 and side == stride * x.shape[1]
+    }
+    return maps | ({} if outputs.patches is None else {"patches": outputs.patches})
+
+
 def without_patches(name: str) -> str:
     """Returns the message for a network, of this name, that returns no patches."""
     return (
@@ -136,6 +164,7 @@ class Options:
         none.
       push: repository ORG/NAME of the Hugging Face Hub that receives the folder; "" for none.
       private: True to create that repository as a private one.
+      backbone: True for a file of an `Exportable` that is a backbone.
     """
 
     fold: bool = True
@@ -145,6 +174,7 @@ class Options:
     license: str = ""
     push: str = ""
     private: bool = False
+    backbone: bool = False
 
 
 class Runtime(Protocol):

@@ -33,5 +33,12 @@ def _recognizes(path: pathlib.Path) -> bool:
 
 
 FORMAT = Format(
-    "safetensors", ".safetensors", "", ("safetensors",), ("names",), _write, _open, _recognizes
+    "safetensors",
+    ".safetensors",
+    "",
+    ("safetensors",),
+    ("names", "backbone"),
+    _write,
+    _open,
+    _recognizes,
 )

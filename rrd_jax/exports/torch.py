@@ -29,4 +29,6 @@ def _recognizes(path: pathlib.Path) -> bool:
     return weight_files.is_exported(path, safetensors=False)
 
 
-FORMAT = Format("torch", ".pth", "torch", ("torch",), ("names",), _write, _open, _recognizes)
+FORMAT = Format(
+    "torch", ".pth", "torch", ("torch",), ("names", "backbone"), _write, _open, _recognizes
+)

@@ -26,7 +26,7 @@ class Comparison(NamedTuple):
       images: number of images.
       description: description of the images, such as "test images".
       difference: largest absolute difference of logits, relative to the largest logit; for a
-        network without a classifier, of embeddings.
+        network without a classifier, of embeddings and, for a backbone, of feature maps.
       agreement: images with equal top-1 class, including ties, in percent; None without a
         classifier.
       top1: top-1 accuracy of the file, in percent; None without labels.
@@ -105,7 +105,7 @@ class Trial:
                     f" {_MIN_AGREEMENT:.0f} %); omit --quantize"
                 )
             return result
-        difference = max(result.difference, _embedding_difference(expected, actual))
+        difference = max(result.difference, _feature_difference(expected, actual))
         if difference > TOLERANCE or not same_top1.all():
             raise errors.InputError(
                 f"the file's outputs differ from the network's: largest relative error"
@@ -120,7 +120,7 @@ class Trial:
         units = [rows.unit(y["embedding"].astype(np.float64)) for y in (expected, actual)]
         cosine, images = float(np.mean(np.sum(units[0] * units[1], axis=1))), self.images
         result = Comparison(
-            len(units[0]), images.description, _embedding_difference(expected, actual), None
+            len(units[0]), images.description, _feature_difference(expected, actual), None
         )
         if is_rounded and images.is_real and cosine < _MIN_COSINE:
             raise errors.InputError(
@@ -142,7 +142,12 @@ class Trial:
         return metrics.percent_equal(outputs["logits"].argmax(-1), self.images.labels)
 
 
-_PLURALS = {"logits": "logits", "embedding": "embeddings"}
+_PLURALS = {
+    "logits": "logits",
+    "embedding": "embeddings",
+    "patches": "patches",
+    **{f"stage{i}": f"maps of stage {i}" for i in range(2, 6)},
+}
 
 
 def _compared(outputs: Outputs) -> str:
@@ -183,10 +188,10 @@ def _difference(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(np.abs(expected - actual).max() / max(float(np.abs(expected).max()), 1e-30))
 
 
-def _embedding_difference(expected: Outputs, actual: Outputs) -> float:
-    if not ("embedding" in expected and "embedding" in actual):
-        return 0.0
-    return _difference(expected["embedding"], actual["embedding"])
+def _feature_difference(expected: Outputs, actual: Outputs) -> float:
+    """Returns the largest difference of outputs other than logits; 0 if none is shared."""
+    names = (expected.keys() & actual.keys()) - {"logits"}
+    return max((_difference(expected[name], actual[name]) for name in names), default=0.0)
 
 
 def _same_top1(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:

@@ -176,7 +176,9 @@ def file_name(about: ModelInfo, fmt: Format, options: Options = _DEFAULT, suffix
       suffix: suffix that is appended to the network's name.
     """
     model = re.sub(r"[^\w.+-]+", "-", about.model.rpartition(":")[2]).strip("-.") or "network"
-    parts = [model + suffix, *([options.quantize] if options.quantize else [])]
+    words = ["backbone"] if options.backbone else []
+    words += [options.quantize] if options.quantize else []
+    parts = [model + suffix, *words]
     return "-".join(parts) + (fmt.extension or f"-{fmt.name}")
 
 

@@ -19,6 +19,8 @@ _NAME = "onnx"
 def write(exportable: interface.Exportable, path: pathlib.Path, options: interface.Options) -> None:
     """Writes a network with the input "images", [batch, channels, H, W].
 
+    Feature maps of a backbone have this order of axes too.
+
     Args:
       exportable: the network; floats of any width are written as float32.
       path: the file to write.
@@ -32,7 +34,13 @@ def write(exportable: interface.Exportable, path: pathlib.Path, options: interfa
 
     dtype = np.uint8 if options.embed_preprocessing else np.float32
     shape = exportable.about.preprocessing.image_shape
-    graph = walk.build(exportable.function(options), shape, np.dtype(dtype))
+    compute = exportable.function(options)
+
+    def channels_first(images):
+        outputs = compute(images)
+        return {k: x.transpose(0, 3, 1, 2) if x.ndim == 4 else x for k, x in outputs.items()}
+
+    graph = walk.build(channels_first, shape, np.dtype(dtype))
     fuse.fuse(graph, scales=options.fold)
     header = headers.header_of(exportable, options, _NAME, list(graph.outputs), "NCHW")
     content = model.to_model(graph, header).SerializeToString(deterministic=True)
@@ -71,7 +79,7 @@ FORMAT = interface.Format(
     extension=".onnx",
     extra="onnx",
     modules=("onnx", "onnxruntime"),
-    options=("fold", "embed_preprocessing"),
+    options=("fold", "embed_preprocessing", "backbone"),
     write=write,
     open=open_file,
     recognizes=recognizes,

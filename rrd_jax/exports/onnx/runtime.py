@@ -55,7 +55,10 @@ class Session:
             images = images.transpose(0, 3, 1, 2)
         names = list(self._header.outputs)
         results = self._session.run(names, {"images": np.ascontiguousarray(images)})
-        return dict(zip(names, results, strict=True))
+        return {
+            name: x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
+            for name, x in zip(names, results, strict=True)
+        }
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,53 @@
+"""Backbones: networks without classifier, for detection, segmentation and retrieval."""
+
+import dataclasses
+from typing import Any
+
+from rrd_jax import errors, networks
+from rrd_jax.exports import interface
+from rrd_jax.exports.interface import Exportable
+from rrd_jax.teacher import wrappers
+
+
+def backbone(exportable: Exportable) -> Exportable:
+    """Returns a network without its classifier, with the outputs of `interface.stages`.
+
+    The embedding is an output too, projected if the network projects it. Wrapped teachers and
+    custom networks keep the weights of their classifiers, which the outputs do not depend on.
+
+    Raises:
+      InputError: the network returns neither feature maps with strides 4 to 32 nor patches, or no
+        embedding.
+    """
+    about = dataclasses.replace(exportable.about, num_classes=0, class_names=(), classifier="")
+    shape = about.preprocessing.image_shape
+    network = exportable.network
+    if isinstance(network, wrappers.Projected):
+        network = dataclasses.replace(network, network=_without_classifier(network.network))
+    else:
+        network = _without_classifier(network)
+    summary = networks.summarize(network, shape)
+    outputs = summary.outputs
+    if isinstance(outputs.embedding, tuple) or not interface.stages(outputs, shape[0]):
+        raise errors.InputError(
+            f"--backbone needs an embedding, and feature maps with strides 4 to 32 or patches, but"
+            f" '{about.model}' does not return both in its Outputs; omit --backbone, or choose"
+            " another network"
+        )
+    variables = {
+        name: _part(exportable.variables[name], summary.variables[name])
+        for name in ("params", "batch_stats")
+    }
+    return Exportable(network, variables, about, is_backbone=True)
+
+
+def _without_classifier(network: networks.Network) -> networks.Network:
+    is_custom = isinstance(network, networks.CustomNetwork | wrappers.Wrapper)
+    return network if is_custom else network.clone(num_classes=0)
+
+
+def _part(variables: Any, template: Any) -> Any:
+    """Returns the part of nested dicts that a template has."""
+    if not isinstance(template, dict):
+        return variables
+    return {name: _part(variables[name], part) for name, part in template.items()}
