@@ -176,7 +176,7 @@ def run(request: Request) -> list["export_all.Outcome"]:
     """
     from rrd_jax import exports
     from rrd_jax.comparison import compared_networks
-    from rrd_jax.exports import backbone, export_all, sample_images, writer
+    from rrd_jax.exports import export_all, sample_images, writer
     from rrd_jax.terminal import console
 
     formats, options = _formats(request)
@@ -189,7 +189,7 @@ def run(request: Request) -> list["export_all.Outcome"]:
         writer.check_path(explicit, formats[0], overwrite=request.overwrite)
     exportable = _load(request)
     if request.backbone:
-        exportable = backbone.backbone(exportable)
+        exportable = exports.make_backbone(exportable)
     about = exportable.about
     targets = [(fmt, explicit or _default_path(request, about, fmt, options)) for fmt in formats]
     for (fmt, path), outcome in zip(targets, absent, strict=True):
@@ -200,8 +200,7 @@ def run(request: Request) -> list["export_all.Outcome"]:
         exportable.about,
         source,
         request.images or None,
-        # Feature maps of many images do not fit into memory.
-        min(request.check_images, 32) if request.backbone else request.check_images,
+        exportable.max_images(request.check_images),
     )
     trial = exports.Trial(exportable, images)
     outcomes = export_all.write(trial, targets, options, overwrite=request.overwrite)
@@ -235,6 +234,8 @@ def _formats(request: Request) -> tuple[list["Format"], "Options"]:
         private=request.private,
         backbone=request.backbone,
     )
+    if is_all and request.backbone:
+        formats = [fmt for fmt in formats if "backbone" in fmt.options]
     for fmt in formats if not is_all else ():
         writer.check_options(fmt, options)
     writer.check_push(options)

@@ -8,6 +8,7 @@ import importlib
 import pathlib
 
 from rrd_jax import errors
+from rrd_jax.exports.backbone import make_backbone
 from rrd_jax.exports.interface import Exportable, Format, Options, Outputs, Runtime, require
 from rrd_jax.exports.sample_images import Images
 from rrd_jax.exports.verification import Comparison, Trial
@@ -87,6 +88,7 @@ __all__ = [
     "detect_format",
     "format_for_extension",
     "get_format",
+    "make_backbone",
     "make_exportable",
     "make_options",
     "open_file",

@@ -9,7 +9,7 @@ from rrd_jax.exports.interface import Exportable
 from rrd_jax.teacher import wrappers
 
 
-def backbone(exportable: Exportable) -> Exportable:
+def make_backbone(exportable: Exportable) -> Exportable:
     """Returns a network without its classifier, with the outputs of `interface.stages`.
 
     The embedding is an output too, projected if the network projects it. Wrapped teachers and

@@ -24,6 +24,7 @@ from rrd_jax.teacher import fold
 # {"logits": [B, C], "embedding": [B, D]}, float32; outputs that the network lacks are omitted. A
 # backbone also has "stage2" to "stage5" and "patches", [B, h, w, channels].
 Outputs = dict[str, np.ndarray]
+_BACKBONE_IMAGES = 32
 # The stages of a backbone by their stride in pixels.
 _STAGES = {4: "stage2", 8: "stage3", 16: "stage4", 32: "stage5"}
 
@@ -38,7 +39,7 @@ class Exportable:
         that replaces the network's classifier.
       about: the network's description; its `preprocessing` is not None.
       terms: the objectives of the training run, if one of these replaces the classifier.
-      is_backbone: whether the outputs include those of `stages`, see `backbone.backbone`.
+      is_backbone: whether the outputs include those of `stages`, see `backbone.make_backbone`.
     """
 
     network: networks.Network
@@ -46,6 +47,13 @@ class Exportable:
     about: ModelInfo
     terms: Mapping[str, Objective] | None = None
     is_backbone: bool = False
+
+    def max_images(self, count: int) -> int:
+        """Returns the number of images for the verification, of at most `count`.
+
+        Feature maps of many images do not fit into memory.
+        """
+        return min(count, _BACKBONE_IMAGES) if self.is_backbone else count
 
     @functools.cached_property
     def folded(self) -> dict[str, Any]:

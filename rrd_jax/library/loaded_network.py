@@ -168,7 +168,9 @@ class Loaded:
         choices = exports.make_options(options)
         exports.check_push(choices)
         network = exports.make_exportable(self.network, self.variables, about, self.terms)
-        images = sample_images.load(about, self.source, test, 500)
+        if choices.backbone:
+            network = exports.make_backbone(network)
+        images = sample_images.load(network.about, self.source, test, network.max_images(500))
         trial = exports.Trial(network, images)
         return exports.write(trial, fmt, path, choices, overwrite=overwrite)
 

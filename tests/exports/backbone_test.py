@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, exports
-from rrd_jax.exports import backbone, sample_images
+from rrd_jax.exports import sample_images
 from rrd_jax.objectives.parts import projections
 from rrd_jax.teacher import wrappers
 from tests.exports import exportables
@@ -25,7 +25,7 @@ _NETWORKS = {
 
 
 def _backbone(name, size):
-    return backbone.backbone(exportables.exportable(name, size=size))
+    return exports.make_backbone(exportables.exportable(name, size=size))
 
 
 def _write(exportable, form, folder, **options):
@@ -40,17 +40,17 @@ def _write(exportable, form, folder, **options):
 @pytest.mark.parametrize("name", _NETWORKS)
 def test_stages_are_named_by_stride_and_the_classifier_is_removed(name):
     size, sides = _NETWORKS[name]
-    whole = exportables.exportable(name, size=size)
-    result = backbone.backbone(whole)
-    images = exportables.images(whole, 2)
+    network = exportables.exportable(name, size=size)
+    result = exports.make_backbone(network)
+    images = exportables.images(network, 2)
     outputs = result(images)
     assert {key: x.shape[1] for key, x in outputs.items() if x.ndim == 4} == sides
     assert outputs.keys() - sides == {"embedding"}
     assert all(np.isfinite(value).all() for value in outputs.values())
     np.testing.assert_allclose(
-        outputs["patches"], whole(images, patches=True)["patches"], rtol=1e-5, atol=1e-5
+        outputs["patches"], network(images, patches=True)["patches"], rtol=1e-5, atol=1e-5
     )
-    count = len(jax.tree.leaves(whole.variables["params"]))
+    count = len(jax.tree.leaves(network.variables["params"]))
     assert len(jax.tree.leaves(result.variables["params"])) == count - 2
 
 
@@ -80,12 +80,13 @@ def test_formats_without_backbones_are_refused(tmp_path):
 
 def test_the_head_of_an_objective_is_kept(tmp_path):
     pytest.importorskip("onnxruntime")
-    whole = exportables.exportable(size=16)
+    source = exportables.exportable(size=16)
     head = projections.init_head(jax.random.key(0), 64, 5, "linear", None)
-    network, variables = wrappers.projected(whole.network, whole.variables, head, is_unit=True)
-    kept = backbone.backbone(dataclasses.replace(whole, network=network, variables=variables))
-    _, written = _write(kept, "onnx", tmp_path)
-    outputs = exports.open_file(written.path)(exportables.images(whole, 2))
+    network, variables = wrappers.projected(source.network, source.variables, head, is_unit=True)
+    source = dataclasses.replace(source, network=network, variables=variables)
+    projected = exports.make_backbone(source)
+    _, written = _write(projected, "onnx", tmp_path)
+    outputs = exports.open_file(written.path)(exportables.images(source, 2))
     np.testing.assert_allclose(np.linalg.norm(outputs["embedding"], axis=1), 1, atol=1e-5)
     assert outputs["embedding"].shape == (2, 5)
     assert "stage2" in outputs
