@@ -182,9 +182,7 @@ class Worker:
             self._link_teachers(run)
             if not finished(folder, run.epochs, dataset.version):
                 setting = job.prepare(student, dataset)
-                setting = setting._replace(
-                    dataset=job.with_labelled_subset(run.job, setting.dataset)
-                )
+                setting = setting._replace(dataset=job.with_subsets(run.job, setting.dataset))
                 teacher = self._get_teacher(run, setting) if run.teachers else None
                 if teacher:
                     plan = recipe.create(student.training, dataset.num_classes, len(dataset.train))
@@ -263,7 +261,7 @@ class Worker:
         networks = [(teacher.network, teacher.teaching) for teacher in run.job.teachers]
         key = (
             *(str(paths), repr(networks), repr(run.job.student.source), training.teacher_weights),
-            *(training.mean, training.std, training.eval_batch_size),
+            *(training.mean, training.std, training.eval_batch_size, repr(training.alignment)),
         )
         if self._teacher is None or self._teacher[0] != key:
             teachers = tuple(

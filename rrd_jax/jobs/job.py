@@ -220,7 +220,7 @@ def open_data(job: Job, folder: pathlib.Path, dataset: data.Dataset | None = Non
     """
     setting = prepare(job.student, dataset)
     dataset = with_teacher_classes(job, folder, setting.dataset)
-    return setting._replace(dataset=with_masked_subset(job, with_labelled_subset(job, dataset)))
+    return setting._replace(dataset=with_subsets(job, dataset))
 
 
 def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
@@ -274,7 +274,12 @@ def with_teacher_classes(job: Job, folder: pathlib.Path, dataset: data.Dataset) 
     return dataset
 
 
-def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
+def with_subsets(job: Job, dataset: data.Dataset) -> data.Dataset:
+    """Returns the data set with the images of eval.labelled and of eval.dense."""
+    return _with_masked_subset(job, _with_labelled_subset(job, dataset))
+
+
+def _with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
     """Returns the data set with the labeled images of eval.labelled, if the job has a teacher."""
     choice = job.student.training.alignment
     if not (choice.labelled and job.teachers):
@@ -288,7 +293,7 @@ def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
     return dataclasses.replace(dataset, labelled_subset=subset)
 
 
-def with_masked_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
+def _with_masked_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
     """Returns the data set with the images and masks of eval.dense, if the job has a teacher."""
     choice = job.student.training.alignment
     if not (choice.dense and job.teachers):

@@ -63,7 +63,7 @@ def test_the_benchmark_has_all_pairs_and_methods_of_the_published_values():
 
 
 # Other tests cover the other studies, which differ in methods, pairs and noise.
-_KINDS = ("transformers", "few_images", "unlabelled")
+_KINDS = ("transformers", "few_images", "unlabelled", "dense")
 
 
 @pytest.mark.long
@@ -80,3 +80,5 @@ def test_the_smoke_form_of_a_study_finishes(path, tmp_path):
     runs = [run for grid in record.grids for run in grid.runs if run.name in planned.runs]
     assert {run.state for run in runs} == {"finished"}
     assert not [run.error for run in runs if run.error]
+    first = record.grids[0]
+    assert all(run.rows[-1].get(first.metric) is not None for run in first.runs if run.rows)
