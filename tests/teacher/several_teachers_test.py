@@ -32,7 +32,7 @@ def test_two_teachers_are_trained_before_the_student_and_reused_by_the_next_star
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["agreement"] == pytest.approx(metrics[-1]["test/agreement"])
     losses = {name for name in metrics[-1] if name.startswith("train/loss/")}
-    names = ("kd", "rrd", "rrd[0]", "rrd[1]", "at", "at[0]", "at[1]")
+    names = ("ce", "kd", "rrd", "rrd[0]", "rrd[1]", "at", "at[0]", "at[1]")
     assert losses == {f"train/loss/{name}" for name in names}
     for name in ("rrd", "at"):
         parts = [metrics[-1][f"train/loss/{name}[{i}]"] for i in range(2)]
