@@ -2,9 +2,9 @@
 
     python -m experiments.study --study=experiments/studies/dense.py
 
-The students of `configs/dense.py:drawings` are trained with the cached outputs of one teacher. The
-study compares their patches: the mean IoU of a linear probe on frozen patches, and the neighbors of
-patches that are shared with the teacher. Words after the colon: names of objectives, to run only
+The students of `configs/dense.py:drawings` share one teacher. The study compares their patches: the
+mean IoU of a linear probe on frozen patches, and the neighbors of patches that are shared with the
+teacher. Words after the colon: names of objectives, to run only
 these, such as rrd_both; smoke, for a few drawings and one epoch.
 """
 

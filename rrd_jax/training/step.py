@@ -176,9 +176,7 @@ def total_loss(
             means |= reported
         if term.objective.predict:
             logits = term.objective.predict(carried, outputs)
-    total = sum(
-        _weight(task, name, state.step) * mean for name, mean in means.items() if name in task.terms
-    )
+    total = sum(_weight(task, name, state.step) * means[name] for name in task.terms)
     logged = {f"loss/{name}": mean for name, mean in means.items()}
     logged["loss"] = total
     if batch.label is not None:
