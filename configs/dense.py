@@ -51,6 +51,7 @@ def _use_drawings(config, is_smoke):
     config.eval.dense = "drawings"
     config.eval.every = 6
     if is_smoke:
+        config.train.batch_size = 40
         config.data.train_split = "train[:200]"
         config.data.test_split = "test[:50]"
         config.eval.dense_images = 50
