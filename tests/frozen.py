@@ -3,8 +3,8 @@
     python -m tests.frozen [--only=NAME,...] [--write=FILE] [--against=FILE] [--record]
 
 Prints one line per job: its name, a digest of its final states and metrics, and its last losses.
-With equal package versions on equal CPUs, a refactoring must not change a line.
---record writes the digests of this machine, and the figures of all jobs, to
+With equal package versions on equal CPUs, a refactoring must not change a line: --write keeps the
+results before it, and --against compares those after it. --record writes the figures of the jobs to
 tests/golden/frozen.json.
 """
 
@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -78,7 +77,6 @@ _SPEEDS = (
     *("images_per_second", "step_milliseconds", "model_teraflops_per_second"),
     "input_wait_percent",
 )
-_VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 # After three steps, test losses can reach several hundred and depend chaotically on rounding.
 _CHAOTIC = 5.0
 
@@ -147,28 +145,10 @@ def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def fingerprint() -> dict[str, Any]:
-    """Returns everything that the bits of a result depend on: package versions and processor."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    flags = next((line.split(":")[1] for line in lines if line.startswith(("flags", "Feat"))), "")
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model n")), "")
-    return {
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-        "processor": model,
-        "features": hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:16],
-        "cores": os.cpu_count(),
-    }
-
-
-def record(results: dict[str, Any], machine: dict[str, Any], path: pathlib.Path = RECORD) -> None:
-    """Writes the digests of a machine, and the figures of jobs that have no recorded figures."""
-    recorded = json.loads(path.read_text()) if path.exists() else {"figures": {}, "machines": []}
-    for name, result in results.items():
-        recorded["figures"].setdefault(name, figures(result))
-    others = [entry for entry in recorded["machines"] if entry["fingerprint"] != machine]
-    digests = {name: digest(result) for name, result in results.items()}
-    recorded["machines"] = [*others, {"fingerprint": machine, "digests": digests}]
+def record(results: dict[str, Any], path: pathlib.Path = RECORD) -> None:
+    """Writes the figures of jobs over those that were recorded."""
+    recorded = json.loads(path.read_text()) if path.exists() else {}
+    recorded |= {name: figures(result) for name, result in results.items()}
     path.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
 
 
@@ -216,7 +196,7 @@ def main() -> None:
     if options.write:
         options.write.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     if options.record:
-        record(results, fingerprint())
+        record(results)
     sys.exit(f"changed: {', '.join(changed)}" if changed else 0)
 
 

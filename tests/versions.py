@@ -29,7 +29,6 @@ SUITE = [
     "tests/objectives/crd_test.py",
     "tests/networks/golden_test.py",
     "tests/training/step_test.py",
-    "tests/frozen_test.py",
     "tests/checkpoints/checkpoints_test.py",
     "tests/data/feed_test.py",
     "tests/exports/weights_test.py",

@@ -4,8 +4,8 @@
 
 The students of `configs/dense.py:drawings` share one teacher. The study compares their patches: the
 mean IoU of a linear probe on frozen patches, and the neighbors of patches that are shared with the
-teacher. Words after the colon: names of objectives, to run only
-these, such as rrd_both; smoke, for a few drawings and one epoch.
+teacher. Words after the colon: names of objectives, to run only these, such as rrd_both; smoke, for
+a few drawings and one epoch.
 """
 
 from experiments.studies import settings
@@ -17,6 +17,8 @@ def _rrd(name: str, **options) -> design.Level:
     return design.Level(name, argument="rrd", fields=fields)
 
 
+# The temperatures of the preset "lightly".
+_EQUAL = {"temperature_student": 0.07, "temperature_teacher": 0.07}
 _METHODS = {
     "embed": design.Level("embed, images", argument="embed"),
     "embed_patches": design.Level(
@@ -26,18 +28,22 @@ _METHODS = {
     "rrd_within": _rrd("rrd, within images", over="patches", weight_memory=0.0),
     "rrd_memory": _rrd("rrd, memory of patches", over="patches", weight_within=0.0),
     "rrd_both": _rrd("rrd, both", over="both"),
+    "rrd_within_equal": _rrd(
+        "rrd, within images, 0.07", over="patches", weight_memory=0.0, **_EQUAL
+    ),
+    "rrd_both_equal": _rrd("rrd, both, 0.07", over="both", **_EQUAL),
 }
-# Sizes for a CPU: a run takes a minute.
+# Sizes for a CPU: a run takes three minutes.
 _FIELDS = {
     "data.image_size": 32,
     "data.train_split": "train[:1000]",
     "teacher.train_split": "train",
-    "train.epochs": 8,
-    "eval.every": 8,
+    "train.epochs": 32,
+    "eval.every": 32,
 }
 _ABOUT = (
     "Generated drawings with exact masks at 32 pixels: the teacher resnet20 is trained on 2 000"
-    " drawings with labels, the students resnet8 on 1 000 of them without labels, for 8 epochs. The"
+    " drawings with labels, the students resnet8 on 1 000 of them without labels, for 32 epochs. The"
     " probe is fitted to the masks of 250 training drawings, and measured on 250 test drawings."
 )
 

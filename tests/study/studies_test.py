@@ -70,12 +70,12 @@ _KINDS = ("transformers", "few_images", "unlabelled", "dense")
 @pytest.mark.long
 @pytest.mark.parametrize("path", [p for p in _FILES if p.stem in _KINDS], ids=lambda p: p.stem)
 def test_the_smoke_form_of_a_study_finishes(path, tmp_path):
-    # Two cells of the first grid and one cell of the last grid are a sufficient sample.
+    # The first cell of the first grid and the last cell of the last grid are a sufficient sample.
     study = plan.load(f"{path}:smoke")
     planned = plan.make(study, tmp_path, seeds=1)
     planned.write()
     labels = [cell.label for cell in planned.cells]
-    planned = planned.only([labels[0], labels[1], labels[-1]])
+    planned = planned.only([labels[0], labels[-1]])
     work.Worker(planned, "here").work()
     record = records.read(tmp_path)
     runs = [run for grid in record.grids for run in grid.runs if run.name in planned.runs]
