@@ -1,8 +1,8 @@
 """Networks by name.
 
-To add a network, add an entry to `CIFAR` or `IMAGENET` in the module of its family. To add a
-family, add a module with such tables, and include them in the tables of this module. Custom
-networks are given by import path or as objects.
+To add a network, add an entry to the tables in the module of its family. To add a family, add a
+module with a `family.Family`, which also holds the names of its entries in other libraries, and
+include it in `FAMILIES`. Custom networks are given by import path or as objects.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from rrd_jax.networks import (
     convmixer,
     convnext,
     custom,
+    dinov3,
     inverted,
     mobilenet,
     regnet,
@@ -38,6 +39,7 @@ from rrd_jax.networks.custom import (
     from_nnx,
     is_network,
 )
+from rrd_jax.networks.family import Family
 from rrd_jax.networks.freezing import freeze, frozen_parts
 from rrd_jax.networks.gathering import gathered
 from rrd_jax.networks.gradients import trained_outputs
@@ -71,6 +73,8 @@ CIFAR: dict[str, Factory] = {
     **vit.CIFAR,
     **convmixer.CIFAR,
 }
+# Families whose module also holds the names of entries in other libraries.
+FAMILIES: tuple[Family, ...] = (dinov3.FAMILY,)
 # Networks published for ImageNet.
 IMAGENET: dict[str, Factory] = {
     **resnet.IMAGENET,
@@ -82,9 +86,14 @@ IMAGENET: dict[str, Factory] = {
     **repvgg.IMAGENET,
     **vit.IMAGENET,
     **convmixer.IMAGENET,
+    **{name: make for family in FAMILIES for name, make in family.networks.items()},
 }
 # Image sizes of networks that were not published for 224 pixels.
-_SIDES = {**inverted.SIDES, **vit.SIDES}
+_SIDES = {
+    **inverted.SIDES,
+    **vit.SIDES,
+    **{name: family.image_size for family in FAMILIES for name in family.networks},
+}
 MODELS = CIFAR | IMAGENET
 # Names of the same networks in torchvision and, for mobilenetv2_100, in timm.
 ALIASES = {
@@ -198,6 +207,12 @@ def factory(name: str) -> Factory:
     return errors.lookup("model", name, MODELS | by_alias)
 
 
+def family_of(name: str) -> Family | None:
+    """Returns the family of a name or alias; None for the families without a record."""
+    network = factory(name)(num_classes=1)
+    return next((family for family in FAMILIES if type(network) is family.network), None)
+
+
 def image_size(name: str) -> int:
     """Returns the height and width of images for which the network `name` was published."""
     name = canonical(name)
@@ -239,6 +254,7 @@ def from_embedding(embedding: jax.Array, head: Any) -> Outputs:
 __all__ = [
     "ALIASES",
     "CIFAR",
+    "FAMILIES",
     "IMAGENET",
     "MODELS",
     "POSITIONS",
@@ -261,6 +277,7 @@ __all__ = [
     "decay_groups",
     "describe_maps",
     "factory",
+    "family_of",
     "fit_positions",
     "freeze",
     "from_embedding",

@@ -39,18 +39,22 @@ class Linear(nn.Module):
     Attributes:
       features: number of output features.
       dtype: type of the computation.
+      use_bias: whether a bias is added.
     """
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., D] to [..., features]."""
         kernel = self.param("kernel", small_normal, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
-        return checkpoint_name(functional.add_bias(y, bias), "convolution")
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = functional.add_bias(y, bias)
+        return checkpoint_name(y, "convolution")
 
 
 class LayerNorm(nn.Module):

@@ -106,21 +106,37 @@ class VisionTransformer(nn.Module):
         if self.norm_first:
             x = norm(name="norm_pre")(x)
         maps, taps = [patches], layers.even_taps(self.depth)
+        block = self.block(grid)
         for i, drop in enumerate(transformer.drop_rates(self.drop_path, self.depth)):
-            x = _Block(
-                self.heads,
-                self.mlp,
-                self.activation,
-                self.gated,
-                self.scale,
-                self.epsilon,
-                drop,
-                self.dtype,
-                name=f"blocks_{i}",
-            )(x, train=train)
+            x = block(drop=drop, name=f"blocks_{i}")(x, train=train)
             if i in taps:
                 maps.append(x[:, before:].reshape(len(x), *grid, self.width))
         return self._classify(x, before, maps)
+
+    def block(self, grid: tuple[int, int]) -> Callable[..., nn.Module]:
+        """Returns the factory of blocks for a grid of patches."""
+        del grid
+        return partial(
+            _Block,
+            heads=self.heads,
+            mlp=self.mlp,
+            activation=self.activation,
+            gated=self.gated,
+            scale=self.scale,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+        )
+
+    def add_positions(self, tokens: list[jax.Array], patches: jax.Array) -> jax.Array:
+        """Returns all tokens [B, N, D], with position embeddings."""
+        x = patches
+        if not self.patch_positions_only:
+            x = jnp.concatenate([*tokens, x], axis=1)
+        positions = self.param("pos_embed", transformer.small_normal, (1, *x.shape[1:]))
+        x = (x + jnp.broadcast_to(positions, x.shape)).astype(x.dtype)
+        if self.patch_positions_only:
+            x = jnp.concatenate([*tokens, x], axis=1)
+        return x
 
     def _prepend_tokens(self, x: jax.Array) -> tuple[jax.Array, int]:
         """Returns the patch tokens with positions, after all other tokens, and their number."""
@@ -135,14 +151,7 @@ class VisionTransformer(nn.Module):
             tokens.append(self.param("reg_token", nn.initializers.normal(1e-6), shape))
         tokens = [jnp.broadcast_to(t, (len(x), *t.shape[1:])).astype(x.dtype) for t in tokens]
         before = sum(token.shape[1] for token in tokens)
-        if not self.patch_positions_only:
-            x = jnp.concatenate([*tokens, x], axis=1)
-        shape = (1, *x.shape[1:])
-        positions = self.param("pos_embed", transformer.small_normal, shape)
-        x = (x + jnp.broadcast_to(positions, x.shape)).astype(x.dtype)
-        if self.patch_positions_only:
-            x = jnp.concatenate([*tokens, x], axis=1)
-        return x, before
+        return self.add_positions(tokens, x), before
 
     def _classify(self, x: jax.Array, before: int, maps: list[jax.Array]) -> Outputs:
         norm = partial(transformer.LayerNorm, self.epsilon)

@@ -1,28 +1,21 @@
 """Reads and writes state dicts whose entries have other names and shapes than in rrd_jax.
 
-Native entries are those of rrd_jax, foreign entries those of another library. A layout is a table
-of rules. A name that ends with a dot is a module and matches all entries of the module. `{}`
-matches a number that both names share. `{+}` and `{++}` match a native number that is larger than
-the foreign number by one or two. `{#}` matches a number that only the foreign name has. If one side
-has several entries, their rows are concatenated: query, key and value are one native matrix.
+`networks.family` defines layouts.
 """
 
-import dataclasses
-import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.networks import Stored
+from rrd_jax.networks.family import Entries, Layout, Rule, name_pattern
 from rrd_jax.weights import entry_values
 
-Entries = dict[str, Any]
-_LEAF = r"(weight|bias|running_mean|running_var)"
 # Conversions of foreign arrays to native arrays, and back.
-_FORMS: dict[str, tuple[Callable, Callable]] = {
+FORMS: dict[str, tuple[Callable, Callable]] = {
     "": (lambda array: array, lambda array: array),
     "token": (lambda array: array[None, None], lambda array: array[0, 0]),
     "rows": (lambda array: array[None], lambda array: array[0]),
@@ -31,66 +24,6 @@ _FORMS: dict[str, tuple[Callable, Callable]] = {
     # PyTorch has a 1x1 convolution; `entry_values.with_rank` accepts either shape.
     "matrix": (lambda array: array, lambda array: array.reshape(len(array), -1)),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A pair of corresponding native and foreign entries.
-
-    Attributes:
-      native: templates of the native names; several entries share the rows of the foreign entries.
-      foreign: templates of the foreign names.
-      form: the conversion of foreign arrays, a key of `_FORMS`.
-      shares: relative numbers of rows of the native entries.
-    """
-
-    native: tuple[str, ...]
-    foreign: tuple[str, ...]
-    form: str = ""
-    shares: tuple[int, ...] = (1,)
-
-    @functools.cached_property
-    def pattern(self) -> re.Pattern:
-        """The pattern of the first foreign name, with a group for each number and for the leaf."""
-        return _pattern(self.foreign[0])
-
-    def names(self, templates: tuple[str, ...], numbers: list[int], leaf: str) -> list[str]:
-        """Fills numbers and a leaf into templates of native or foreign names."""
-        return [_filled(template, numbers) + leaf for template in templates]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The layout of a library's state dicts for one kind of network.
-
-    Attributes:
-      marker: foreign name of an entry that no other layout has.
-      inner: optional prefix of all entries except the classifier's.
-      rules: rules of the entries with this prefix.
-      heads: rules of the classifier.
-      ignored: regular expression of foreign names that the network does not use.
-      zeros: native names of entries that are 0 and have no foreign name -> the entry with the same
-        number of rows.
-      after: converts the result of the rules to native entries.
-      before: the inverse of `after`.
-      always: whether `inner` is also written if there is no classifier.
-    """
-
-    marker: str
-    inner: str
-    rules: tuple[Rule, ...]
-    heads: tuple[Rule, ...] = ()
-    ignored: str = "$^"
-    zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    after: Callable[[Entries], Entries] = dict
-    before: Callable[[Entries], Entries] = dict
-    always: bool = False
-
-    @functools.cached_property
-    def beginning(self) -> re.Pattern:
-        """The pattern of a marker, with the groups `outer` and `inner` for its prefixes."""
-        inner = f"(?:{re.escape(self.inner)})?" if self.inner else ""
-        return re.compile(rf"(?P<outer>(?:.*?\.)??)(?P<inner>{inner}){re.escape(self.marker)}")
 
 
 def read(layouts: tuple[Layout, ...], arrays: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
@@ -160,7 +93,7 @@ def _joined(
     if len(parts) == len(names) == 1 and rule.form in ("", "matrix"):
         yield names[0], parts[0]
         return
-    take = _FORMS[rule.form][0]
+    take = FORMS[rule.form][0]
 
     def concatenated() -> np.ndarray:
         arrays = [take(entry_values.read(part)) for part in parts]
@@ -214,8 +147,8 @@ def write(layout: Layout, entries: Mapping[str, np.ndarray]) -> dict[str, np.nda
 def _written(rules: tuple[Rule, ...], rest: Entries) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the foreign entries of rules; removes their native entries from `rest`."""
     for rule in rules:
-        back = _FORMS[rule.form][1]
-        pattern = _pattern(rule.native[0])
+        back = FORMS[rule.form][1]
+        pattern = name_pattern(rule.native[0])
         shifts = list(map(len, re.findall(r"\{(\+*)\}", rule.native[0])))
         for name in list(rest):
             if not (match := pattern.fullmatch(name)):
@@ -239,20 +172,8 @@ def lazy(shape: tuple[int, ...], like: Any, compute: Callable[[], np.ndarray]) -
     return Stored(shape, _dtype([like]), compute)
 
 
-def _pattern(template: str) -> re.Pattern:
-    """Returns the pattern of a template, with a group for each number and for the leaf."""
-    text = re.escape(template)
-    for mark, expression in (
-        ("{}", r"(\d+)"),
-        ("{+}", r"(\d+)"),
-        ("{++}", r"(\d+)"),
-        ("{#}", r"\d+"),
-    ):
-        text = text.replace(re.escape(mark), expression)
-    return re.compile(text + (_LEAF if template.endswith(".") else "()"))
-
-
-def _filled(template: str, numbers: list[int]) -> str:
-    """Returns a template with its placeholders replaced by numbers."""
-    remaining = iter(numbers)
-    return re.sub(r"\{(\+*)\}", lambda m: str(next(remaining) + len(m[1])), template)
+def has_all(layout: Layout, names: Iterable[str]) -> bool:
+    """Returns True if a layout has a counterpart of all native names."""
+    rules = (*layout.rules, *layout.heads)
+    patterns = [name_pattern(template) for rule in rules for template in rule.native]
+    return all(any(pattern.fullmatch(name) for pattern in patterns) for name in names)

@@ -6,22 +6,12 @@ import numpy as np
 
 from rrd_jax import networks
 from rrd_jax.networks import convnext, mobilenet, regnet, resnet, vit
-from rrd_jax.weights import entry_layouts, entry_values
-from rrd_jax.weights.entry_layouts import Entries, Layout, Rule
-
-
-def _rules(*rows: tuple[str, ...]) -> tuple[Rule, ...]:
-    """Builds rules from rows (native name, foreign name[, form])."""
-    return tuple(Rule((native,), (foreign,), *form) for native, foreign, *form in rows)
-
-
-def _fused(native: str, foreign: str, parts: tuple[str, ...]) -> Rule:
-    return Rule((native,), tuple(foreign.format("{}", part) for part in parts))
-
+from rrd_jax.networks.family import Entries, Layout, Rule, fused, rules
+from rrd_jax.weights import entry_layouts, entry_templates, entry_values
 
 _PARTS = ("query", "key", "value")
 _VIT = (
-    *_rules(
+    *rules(
         ("cls_token", "embeddings.cls_token"),
         ("dist_token", "embeddings.distillation_token"),
         ("pos_embed", "embeddings.position_embeddings"),
@@ -33,10 +23,10 @@ _VIT = (
         ("blocks.{}.mlp.fc2.", "encoder.layer.{}.output.dense."),
         ("norm.", "layernorm."),
     ),
-    _fused("blocks.{}.attn.qkv.", "encoder.layer.{}.attention.attention.{}.", _PARTS),
+    fused("blocks.{}.attn.qkv.", "encoder.layer.{}.attention.attention.{}.", _PARTS),
 )
 _IGNORED = r"pooler\.|embeddings\.mask_token"
-_CLASSIFIER = _rules(("head.", "classifier."))
+_CLASSIFIER = rules(("head.", "classifier."))
 
 
 def _merge_class_position(entries: Entries) -> Entries:
@@ -69,18 +59,18 @@ def _split_class_position(entries: Entries) -> Entries:
     return entries | {"mask_token": np.zeros_like(entries["cls_token"][0])}
 
 
-_MLP = _rules(
+_MLP = rules(
     ("blocks.{}.mlp.fc1.", "encoder.layer.{}.mlp.fc1."),
     ("blocks.{}.mlp.fc2.", "encoder.layer.{}.mlp.fc2."),
 )
-_GATED_MLP = _rules(
+_GATED_MLP = rules(
     ("blocks.{}.mlp.fc1.", "encoder.layer.{}.mlp.weights_in."),
     ("blocks.{}.mlp.fc2.", "encoder.layer.{}.mlp.weights_out."),
 )
 
 
 def _dino(*mlps: Rule) -> Layout:
-    rules = _rules(
+    table = rules(
         ("cls_token", "embeddings.cls_token"),
         ("mask_token", "embeddings.mask_token"),
         ("reg_token", "embeddings.register_tokens"),
@@ -93,11 +83,11 @@ def _dino(*mlps: Rule) -> Layout:
         ("blocks.{}.ls2.gamma", "encoder.layer.{}.layer_scale2.lambda1"),
         ("norm.", "layernorm."),
     )
-    qkv = _fused("blocks.{}.attn.qkv.", "encoder.layer.{}.attention.attention.{}.", _PARTS)
+    qkv = fused("blocks.{}.attn.qkv.", "encoder.layer.{}.attention.attention.{}.", _PARTS)
     return Layout(
         "encoder.layer.0.layer_scale1.lambda1",
         "dinov2.",
-        (*rules, *mlps, qkv),
+        (*table, *mlps, qkv),
         after=_merge_class_position,
         before=_split_class_position,
     )
@@ -116,7 +106,7 @@ def _dino_authors(*, gated: bool = False) -> Layout:
         for names in (reversed(both) if gated else both)
         for native, foreign in names.items()
     ]
-    rules = _rules(
+    table = rules(
         ("cls_token", "cls_token"),
         ("mask_token", "mask_token"),
         ("reg_token", "register_tokens"),
@@ -126,11 +116,11 @@ def _dino_authors(*, gated: bool = False) -> Layout:
         *blocks,
     )
     return Layout(
-        "mask_token", "", rules, after=_merge_class_position, before=_split_class_position
+        "mask_token", "", table, after=_merge_class_position, before=_split_class_position
     )
 
 
-_TOWER_BLOCKS = _rules(
+_TOWER_BLOCKS = rules(
     ("blocks.{}.norm1.", "encoder.layers.{}.layer_norm1."),
     ("blocks.{}.norm2.", "encoder.layers.{}.layer_norm2."),
     ("blocks.{}.attn.proj.", "encoder.layers.{}.self_attn.out_proj."),
@@ -139,14 +129,12 @@ _TOWER_BLOCKS = _rules(
     ("norm.", "post_layernorm."),
 )
 _TOWER = (
-    *_rules(
+    *rules(
         ("patch_embed.proj.", "embeddings.patch_embedding."),
         ("pos_embed", "embeddings.position_embedding.weight", "rows"),
     ),
     *_TOWER_BLOCKS,
-    _fused(
-        "blocks.{}.attn.qkv.", "encoder.layers.{}.self_attn.{}.", ("q_proj", "k_proj", "v_proj")
-    ),
+    fused("blocks.{}.attn.qkv.", "encoder.layers.{}.self_attn.{}.", ("q_proj", "k_proj", "v_proj")),
 )
 _TEXT = r"text_model\.|text_projection|logit_scale|logit_bias|(embeddings\.)?position_ids"
 _PROJECTION = {"head.bias": "head.weight"}
@@ -154,11 +142,11 @@ _CLIP = Layout(
     "pre_layrnorm.weight",
     "vision_model.",
     (
-        *_rules(("cls_token", "embeddings.class_embedding", "token")),
-        *_rules(("norm_pre.", "pre_layrnorm.")),
+        *rules(("cls_token", "embeddings.class_embedding", "token")),
+        *rules(("norm_pre.", "pre_layrnorm.")),
         *_TOWER,
     ),
-    _rules(("head.weight", "visual_projection.weight")),
+    rules(("head.weight", "visual_projection.weight")),
     _TEXT,
     _PROJECTION,
 )
@@ -166,7 +154,7 @@ _SIGLIP = Layout(
     "head.probe",
     "vision_model.",
     (
-        *_rules(
+        *rules(
             ("attn_pool.latent", "head.probe"),
             ("attn_pool.proj.", "head.attention.out_proj."),
             ("attn_pool.norm.", "head.layernorm."),
@@ -188,7 +176,7 @@ _SIGLIP = Layout(
 _OPENAI = Layout(
     "ln_pre.weight",
     "visual.",
-    _rules(
+    rules(
         ("cls_token", "class_embedding", "token"),
         ("pos_embed", "positional_embedding", "rows"),
         ("patch_embed.proj.", "conv1."),
@@ -212,7 +200,7 @@ _BLOCK = "encoder.stages.{}.layers.{}."
 
 
 def _convnext(inner: str, marker: str) -> Layout:
-    rules = _rules(
+    table = rules(
         ("stem.0.", "embeddings.patch_embeddings."),
         ("stem.1.", "embeddings.layernorm."),
         ("stages.{}.downsample.0.", "encoder.stages.{}.downsampling_layer.0."),
@@ -228,13 +216,13 @@ def _convnext(inner: str, marker: str) -> Layout:
         ("head.norm.", "layernorm."),
     )
     return Layout(
-        f"encoder.stages.0.layers.0.{marker}", inner, rules, _rules(("head.fc.", "classifier."))
+        f"encoder.stages.0.layers.0.{marker}", inner, table, rules(("head.fc.", "classifier."))
     )
 
 
 def _normed(*rows: tuple[str, str, str]) -> tuple[Rule, ...]:
     """Builds rules from rows (native convolution, native norm, foreign module with both)."""
-    return _rules(
+    return rules(
         *((f"{conv}.", f"{foreign}.convolution.") for conv, _, foreign in rows),
         *((f"{norm}.", f"{foreign}.normalization.") for _, norm, foreign in rows),
     )
@@ -245,15 +233,15 @@ def _regnet() -> Layout:
     layers = {f"conv{i + 1}": f"layer.{index}" for i, index in enumerate((0, 1, 3))}
     rows = {f"{block}{module}": _BLOCK + layer for module, layer in layers.items()}
     rows |= {"stem": "embedder.embedder", f"{block}downsample": f"{_BLOCK}shortcut"}
-    rules = (
+    table = (
         *_normed(*((f"{module}.conv", f"{module}.bn", layer) for module, layer in rows.items())),
-        *_rules(
+        *rules(
             (f"{block}se.fc1.", f"{_BLOCK}layer.2.attention.0."),
             (f"{block}se.fc2.", f"{_BLOCK}layer.2.attention.2."),
         ),
     )
     marker = "encoder.stages.0.layers.0.layer.2.attention.0.weight"
-    return Layout(marker, "regnet.", rules, _rules(("head.fc.", "classifier.1.")))
+    return Layout(marker, "regnet.", table, rules(("head.fc.", "classifier.1.")))
 
 
 _RESNET = Layout(
@@ -264,7 +252,7 @@ _RESNET = Layout(
         ("layer{+}.{}.conv{+}", "layer{+}.{}.bn{+}", _BLOCK + "layer.{}"),
         ("layer{+}.{}.downsample.0", "layer{+}.{}.downsample.1", f"{_BLOCK}shortcut"),
     ),
-    _rules(("fc.", "classifier.1.")),
+    rules(("fc.", "classifier.1.")),
 )
 _MOBILENET = Layout(
     "conv_stem.first_conv.convolution.weight",
@@ -278,28 +266,41 @@ _MOBILENET = Layout(
         ("features.{++}.conv.2", "features.{++}.conv.3", "layer.{}.reduce_1x1"),
         ("features.18.0", "features.18.1", "conv_1x1"),
     ),
-    _rules(("classifier.1.", "classifier.")),
+    rules(("classifier.1.", "classifier.")),
 )
 _DEIT = Layout(
     "embeddings.distillation_token",
     "deit.",
     _VIT,
-    _rules(("head.", "cls_classifier."), ("head_dist.", "distillation_classifier.")),
+    rules(("head.", "cls_classifier."), ("head_dist.", "distillation_classifier.")),
     _IGNORED,
 )
 _PLAIN = Layout("encoder.layer.0.layernorm_before.weight", "vit.", _VIT, _CLASSIFIER, _IGNORED)
 _DINO, _GATED_DINO = _dino(*_MLP, *_GATED_MLP), _dino(*_GATED_MLP)
 _FIRST = _convnext("convnext.", "layer_scale_parameter")
 _SECOND = _convnext("convnextv2.", "grn.weight")
-# In the order of the search: RegNets contain the marker of ResNets.
+# In the order of the search: DINOv3 contains the marker of DINOv2, RegNets that of ResNets.
 ALL = (
+    *(
+        layout
+        for family in networks.FAMILIES
+        for layouts in family.layouts.values()
+        for layout in layouts
+    ),
     *(_DEIT, _PLAIN, _DINO, _dino_authors(), _CLIP, _SIGLIP, _OPENAI),
     *(_FIRST, _SECOND, _regnet(), _RESNET, _MOBILENET),
 )
 # Classifier entries of transformers models whose classifier reads more than the embedding, such
 # as DINOv2 and the vision towers.
 OTHER_CLASSIFIER = ("classifier.weight", "classifier.bias")
-NAMES = ("transformers", "openai", "dinov2")
+NAMES = tuple(
+    dict.fromkeys(
+        (
+            *("transformers", "openai", "dinov2"),
+            *(library for family in networks.FAMILIES for library in family.layouts),
+        )
+    )
+)
 
 
 def find(name: str, library: str) -> Layout | None:
@@ -309,7 +310,13 @@ def find(name: str, library: str) -> Layout | None:
       name: name of the network.
       library: one of NAMES.
     """
+    if family := networks.family_of(name):
+        names = entry_templates.template(name).keys() - entry_templates.classifier(name)
+        layouts = family.layouts.get(library, ())
+        return next((table for table in layouts if entry_layouts.has_all(table, names)), None)
     network = networks.factory(name)(num_classes=1)
+    if library not in ("transformers", "openai", "dinov2"):
+        return None
     is_dino = getattr(network, "scale", 0) and network.pool == "token"
     if library != "transformers":
         if library == "openai":

@@ -202,6 +202,17 @@ _NETWORKS: dict[str, Published] = {
     },
     **{
         name: Published(
+            "",
+            name,
+            family.timm_args,
+            timm_ends=family.timm_ends,
+            timm_pool=family.timm_pool,
+        )
+        for family in networks.FAMILIES
+        for name in family.networks
+    },
+    **{
+        name: Published(
             name, renamings={"torchvision": make}, entries="torchvision", timm_ends=_STEM
         )
         for name, make in (

@@ -76,9 +76,14 @@ def _read_timm(file: pathlib.Path, content: dict[str, Any], model: str) -> Sidec
             f"{file} holds timm's {architecture} according to its config.json, not {model}; set"
             " the model to the network of the file"
         )
-    if model or name:
-        _check_arguments(file, architecture, content.get("model_args") or {}, record)
     count = content.get("num_classes", images.get("num_classes"))
+    if model or name:
+        arguments = content.get("model_args") or {}
+        # A file states the pooling elsewhere, and without a classifier it does not matter.
+        if "global_pool" in record.timm_args:
+            pool = content.get("global_pool") if count else record.timm_pool
+            arguments = {"global_pool": pool} | arguments
+        _check_arguments(file, architecture, arguments, record)
     names = content.get("label_names") or images.get("label_names") or ()
     if isinstance(names, Mapping):
         names = [names[str(label)] for label in range(len(names))]

@@ -1,39 +1,17 @@
 """Finds the network that a config.json of transformers describes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from rrd_jax import errors, networks
 from rrd_jax.networks import convnext, mobilenet, regnet, resnet, transformer, vit
+from rrd_jax.networks.family import Config, Kind
 
-Config = Mapping[str, Any]
 _ACTIVATIONS = {
     "gelu": transformer.gelu,
     "quick_gelu": transformer.quick_gelu,
     "gelu_pytorch_tanh": transformer.gelu_tanh,
 }
-
-
-class Kind(NamedTuple):
-    """A model type of transformers.
-
-    Attributes:
-      description: description of the kind, for messages.
-      family: class of the networks in rrd_jax.
-      defaults: config values by default.
-      fixed: config values that supported networks must have.
-      sizes: config -> the values that distinguish networks of the kind, by name.
-      network_sizes: network -> the same values; None if the network is of another kind.
-      epsilon: config name of the norms' epsilon, "" for none.
-    """
-
-    description: str
-    family: type
-    defaults: Config
-    fixed: Config
-    sizes: Callable[[Config], dict[str, Any]]
-    network_sizes: Callable[[Any], dict[str, Any] | None]
-    epsilon: str = "layer_norm_eps"
 
 
 _WIDE = {
@@ -219,6 +197,7 @@ KINDS = {
         _picked("depth_multiplier"),
         _mobilenet,
     ),
+    **{name: kind for family in networks.FAMILIES for name, kind in family.kinds.items()},
 }
 _EPSILONS = {mobilenet.MobileNetV2: 1e-5}
 
@@ -273,7 +252,7 @@ def _names(content: Config, location: str) -> list[str]:
     candidates = {
         name: kind.network_sizes(network)
         for name, network in instances.items()
-        if isinstance(network, kind.family)
+        if type(network) is kind.family
     }
     fitting = [name for name, sizes in candidates.items() if sizes == expected]
     if not fitting:

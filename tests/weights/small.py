@@ -6,9 +6,10 @@ import jax
 import pytest
 
 from rrd_jax import networks
-from rrd_jax.networks import convnext, regnet, transformer, vit
+from rrd_jax.networks import convnext, dinov3, regnet, transformer, vit
 
 _SMALL = partial(vit.VisionTransformer, patch=8, width=32, depth=2, heads=2)
+_DINOV3 = partial(dinov3.DinoV3, patch=8, width=32, depth=2, heads=2)
 _GATED = {"gated": True, "activation": jax.nn.silu, "mlp": 5.5}
 _REGISTERS = {"registers": 4, "patch_positions_only": True}
 NETWORKS = {
@@ -26,6 +27,9 @@ NETWORKS = {
     "small_convnextv2": partial(
         convnext.ConvNeXt, blocks=(1, 2), widths=(8, 16), second=True, as_convolutions=True
     ),
+    "small_dinov3": partial(_DINOV3),
+    "small_dinov3_qkvb": partial(_DINOV3, bias=True),
+    "small_dinov3_gated": partial(_DINOV3, bias=True, gated=True),
     "small_regnet": partial(regnet.RegNetY, depth=4, first=16, slope=12, factor=2.5, group=8),
 }
 

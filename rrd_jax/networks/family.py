@@ -1,0 +1,164 @@
+"""Records of network families: names, and the equivalents of their entries in other libraries.
+
+The file of a family defines its networks and a `Family`, which the table of networks, the search of
+entries in files, and the readers of configs of timm and transformers use.
+
+Native entries are those of rrd_jax, foreign entries those of another library. A layout is a table
+of rules. A name that ends with a dot is a module and matches all entries of the module. `{}`
+matches a number that both names share. `{+}` and `{++}` match a native number that is larger than
+the foreign number by one or two. `{#}` matches a number that only the foreign name has. If one side
+has several entries, their rows are concatenated: query, key and value are one native matrix.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Entries = dict[str, Any]
+Config = Mapping[str, Any]
+_LEAF = r"(weight|bias|running_mean|running_var)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A pair of corresponding native and foreign entries.
+
+    Attributes:
+      native: templates of the native names; several entries share the rows of the foreign entries.
+      foreign: templates of the foreign names.
+      form: the conversion of foreign arrays: "" for none, or a key of `entry_layouts.FORMS`.
+      shares: relative numbers of rows of the native entries.
+    """
+
+    native: tuple[str, ...]
+    foreign: tuple[str, ...]
+    form: str = ""
+    shares: tuple[int, ...] = (1,)
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern:
+        """The pattern of the first foreign name, with a group for each number and for the leaf."""
+        return name_pattern(self.foreign[0])
+
+    def names(self, templates: tuple[str, ...], numbers: list[int], leaf: str) -> list[str]:
+        """Fills numbers and a leaf into templates of native or foreign names."""
+        return [_filled(template, numbers) + leaf for template in templates]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The layout of a library's state dicts for one kind of network.
+
+    Attributes:
+      marker: foreign name of an entry that no other layout has.
+      inner: optional prefix of all entries except the classifier's.
+      rules: rules of the entries with this prefix.
+      heads: rules of the classifier.
+      ignored: regular expression of foreign names that the network does not use.
+      zeros: native names of entries that are 0 and have no foreign name -> the entry with the same
+        number of rows.
+      after: converts the result of the rules to native entries.
+      before: the inverse of `after`.
+      always: whether `inner` is also written if there is no classifier.
+    """
+
+    marker: str
+    inner: str
+    rules: tuple[Rule, ...]
+    heads: tuple[Rule, ...] = ()
+    ignored: str = "$^"
+    zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    after: Callable[[Entries], Entries] = dict
+    before: Callable[[Entries], Entries] = dict
+    always: bool = False
+
+    @functools.cached_property
+    def beginning(self) -> re.Pattern:
+        """The pattern of a marker, with the groups `outer` and `inner` for its prefixes."""
+        inner = f"(?:{re.escape(self.inner)})?" if self.inner else ""
+        return re.compile(rf"(?P<outer>(?:.*?\.)??)(?P<inner>{inner}){re.escape(self.marker)}")
+
+
+class Kind(NamedTuple):
+    """A model type of transformers.
+
+    Attributes:
+      description: description of the kind, for messages.
+      family: class of the networks in rrd_jax.
+      defaults: config values by default.
+      fixed: config values that supported networks must have.
+      sizes: config -> the values that distinguish networks of the kind, by name.
+      network_sizes: network -> the same values; None if the network is of another kind.
+      epsilon: config name of the norms' epsilon, "" for none.
+    """
+
+    description: str
+    family: type
+    defaults: Config
+    fixed: Config
+    sizes: Callable[[Config], dict[str, Any]]
+    network_sizes: Callable[[Any], dict[str, Any] | None]
+    epsilon: str = "layer_norm_eps"
+
+
+class Family(NamedTuple):
+    """The networks of a family, which have timm's names and entries.
+
+    Attributes:
+      network: class of the networks.
+      networks: factories of the networks by name.
+      image_size: height and width in pixels of images for which the networks were published.
+      timm_ends: timm's names of the first convolution and of the classifier.
+      timm_pool: timm's name of the pooling before the classifier.
+      timm_args: arguments with which timm's network computes the same function.
+      layouts: library, "transformers" or a name for the authors' files -> layouts of its entries,
+        in the order of the search; the first that has all entries of a network is written.
+      kinds: model type of transformers -> its configs.
+    """
+
+    network: type
+    networks: Mapping[str, Callable]
+    image_size: int
+    timm_ends: tuple[str, str]
+    timm_pool: str = "avg"
+    timm_args: Mapping[str, Any] = {}
+    layouts: Mapping[str, tuple[Layout, ...]] = {}
+    kinds: Mapping[str, Kind] = {}
+
+
+def rules(*rows: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Builds rules from rows (native name, foreign name[, form])."""
+    return tuple(Rule((native,), (foreign,), *form) for native, foreign, *form in rows)
+
+
+def fused(native: str, foreign: str, parts: tuple[str, ...]) -> Rule:
+    """Builds the rule of a native entry that joins foreign entries.
+
+    Args:
+      native: template of the native name.
+      foreign: template of the foreign names; its last `{}` is replaced by each part.
+      parts: the parts.
+    """
+    before, _, after = foreign.rpartition("{}")
+    return Rule((native,), tuple(f"{before}{part}{after}" for part in parts))
+
+
+def name_pattern(template: str) -> re.Pattern:
+    """Returns the pattern of a template, with a group for each number and for the leaf."""
+    text = re.escape(template)
+    for mark, expression in (
+        ("{}", r"(\d+)"),
+        ("{+}", r"(\d+)"),
+        ("{++}", r"(\d+)"),
+        ("{#}", r"\d+"),
+    ):
+        text = text.replace(re.escape(mark), expression)
+    return re.compile(text + (_LEAF if template.endswith(".") else "()"))
+
+
+def _filled(template: str, numbers: list[int]) -> str:
+    """Returns a template with its placeholders replaced by numbers."""
+    remaining = iter(numbers)
+    return re.sub(r"\{(\+*)\}", lambda m: str(next(remaining) + len(m[1])), template)
