@@ -78,11 +78,11 @@ def _read_timm(file: pathlib.Path, content: dict[str, Any], model: str) -> Sidec
         )
     count = content.get("num_classes", images.get("num_classes"))
     if model or name:
-        arguments = content.get("model_args") or {}
-        # A file states the pooling elsewhere, and without a classifier it does not matter.
+        arguments = dict(content.get("model_args") or {})
         if "global_pool" in record.timm_args:
-            pool = content.get("global_pool") if count else record.timm_pool
-            arguments = {"global_pool": pool} | arguments
+            # Without a classifier the pooling does not matter; timm also states it outside.
+            stated = arguments.get("global_pool", content.get("global_pool"))
+            arguments["global_pool"] = stated if count else record.timm_pool
         _check_arguments(file, architecture, arguments, record)
     names = content.get("label_names") or images.get("label_names") or ()
     if isinstance(names, Mapping):

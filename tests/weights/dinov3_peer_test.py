@@ -63,10 +63,13 @@ def _compare(name, variables, peer):
         with torch.inference_mode():
             features = peer.forward_features(_to_torch(images))
             logits = peer.forward_head(features)
+            maps = peer.forward_intermediates(_to_torch(images), intermediates_only=True)
         assert golden.relative(outputs.logits, logits.numpy()) < 1e-5
         assert golden.relative(outputs.embedding, features[:, 0].numpy()) < 1e-5
         patches = features[:, 5:].reshape(outputs.patches.shape)
         assert golden.relative(outputs.patches, patches.numpy()) < 1e-5
+        for actual, expected in zip(outputs.maps[1:], maps, strict=True):
+            assert golden.relative(actual, expected.permute(0, 2, 3, 1).numpy()) < 1e-5
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -159,12 +162,21 @@ def test_gradients_equal_timm():
 
 
 @pytest.mark.parametrize("name", dinov3.FAMILY.networks)
-def test_names_and_shapes_equal_timm(name):
-    with torch.device("meta"):
-        peer = timm.create_model(name, num_classes=7)
-    variables = networks.summarize(networks.create(name, 7), (64, 64, 3)).variables
-    count = sum(p.numel() for p in peer.parameters())
-    assert networks.count_parameters(variables["params"]) == count
+def test_sizes_equal_timm(name):
+    network = networks.create(name, 7)
+
+    def count(depth):
+        shallow = network.clone(depth=depth)
+        return networks.summarize(shallow, (32, 32, 3)).parameters
+
+    def count_timm(depth=None):
+        with torch.device("meta"):
+            peer = timm.create_model(name, num_classes=7, **({"depth": depth} if depth else {}))
+        return sum(p.numel() for p in peer.parameters())
+
+    outside, inside = 2 * count(1) - count(2), count(2) - count(1)
+    assert [count(1), count(2)] == [count_timm(1), count_timm(2)]
+    assert outside + network.depth * inside == count_timm()
 
 
 def test_a_mismatched_folder_is_refused(tmp_path):
