@@ -39,6 +39,7 @@ def costs():
 
 
 @pytest.mark.parametrize("statement", _IMPORTS)
+@pytest.mark.long
 def test_pure_packages_import_only_their_libraries(statement, costs):
     _, packages = costs[statement]
     assert {"rrd_jax", "jax"} <= packages

@@ -27,6 +27,8 @@ from rrd_jax import data, errors, library
 from tests import launch
 from tests.conftest import use_one_device
 
+pytestmark = pytest.mark.long
+
 _N, _C, _D = 120, 5, 7
 
 

@@ -23,6 +23,8 @@ from rrd_jax.cpu import hlo
 from tests import launch
 from tests.conftest import use_one_device
 
+pytestmark = pytest.mark.long
+
 # A shortened step in the form that XLA writes on a CPU: a convolution and its gradients, a call of
 # oneDNN, a fusion of several operations, and a loop. The kernel's gradient has no name.
 _TEXT = r"""

@@ -43,8 +43,8 @@ _FIELDS = {
 }
 _ABOUT = (
     "Generated drawings with exact masks at 32 pixels: the teacher resnet20 is trained on 2 000"
-    " drawings with labels, the students resnet8 on 1 000 of them without labels, for 32 epochs. The"
-    " probe is fitted to the masks of 250 training drawings, and measured on 250 test drawings."
+    " drawings with labels, the students resnet8 on 1 000 of them without labels, for 32 epochs."
+    " The probe is fitted to the masks of 250 training drawings, and measured on 250 test drawings."
 )
 
 

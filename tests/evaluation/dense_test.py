@@ -128,6 +128,7 @@ def evaluated_run(tiny_teacher, tmp_path_factory):
 _COMPARED = ("patch_neighbours_10", "patch_cka")
 
 
+@pytest.mark.long
 def test_each_evaluation_has_metrics_of_student_random_weights_and_teacher(evaluated_run):
     first, last = launch.rows(evaluated_run[0])
     names = {f"proof/{p}{name}" for p in ("", "random_") for name in (*_COMPARED, "miou")}
@@ -212,6 +213,7 @@ def test_all_pixels_of_the_test_masks_are_counted_once(evaluated_run):
     np.testing.assert_array_equal(dense.confusion(variables, head), expected)
 
 
+@pytest.mark.long
 def test_patches_are_compared_without_masks(tiny_teacher, tmp_path):
     config = _config(tiny_teacher, "", tmp_path, **{"eval.patches": True, "train.epochs": 1})
     launch.run(config, tmp_path / "run")

@@ -17,7 +17,7 @@ from rrd_jax.training import metrics, recipe
 from tests import launch
 from tests.conftest import use_one_device
 
-pytestmark = [pytest.mark.usefixtures("tiny_network", "one_device")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("tiny_network", "one_device")]
 _SIMILARITY_METRICS = ("neighbours_1", "neighbours_10", "cka", "rank_correlation")
 _SPREAD_METRICS = ("effective_rank", "deviation")
 # Metrics for 24 training images.

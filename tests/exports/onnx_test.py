@@ -114,6 +114,7 @@ def test_every_kind_of_network_is_exported(name, tmp_path):
 
 
 @pytest.mark.parametrize("module", [Zoo, ViT])
+@pytest.mark.long
 def test_common_linen_layers_are_exported(module, tmp_path):
     _check(_exportable(networks.from_linen(module()), 16), tmp_path, tolerance=5e-5)
 

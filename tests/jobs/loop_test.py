@@ -175,6 +175,7 @@ def test_a_folded_teacher_gives_the_losses_of_the_unfolded_teacher(
     _assert_close(tmp_path, uninterrupted)
 
 
+@pytest.mark.long
 def test_a_resident_run_on_eight_devices_has_the_losses_of_one_device(tmp_path, monkeypatch):
     config = launch.digits("smoke,tiny", **{"optimizer.learning_rate": 0.01})
     launch.run(config, tmp_path / "one")

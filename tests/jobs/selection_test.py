@@ -10,7 +10,7 @@ from rrd_jax import checkpoints, data, errors
 from rrd_jax.checkpoints import digests, storage
 from tests import launch
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_device", "tiny_network")]
 
 _RNG = np.random.default_rng(0)
 _TRAIN = _RNG.integers(0, 256, (64, 8, 8, 1), np.uint8), np.arange(64) % 4

@@ -10,6 +10,8 @@ from rrd_jax import errors, exports
 from tests import launch
 from tests.conftest import use_one_device
 
+pytestmark = pytest.mark.long
+
 _IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
 _METHOD = "rrd+crd+embed"
 

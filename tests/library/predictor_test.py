@@ -274,6 +274,7 @@ def test_arrays_without_an_axis_of_channels_are_grayscale_images(axes, mean, cap
 
 
 @pytest.mark.usefixtures("one_device")
+@pytest.mark.long
 def test_test_images_of_evaluate_are_prepared_as_those_of_predict(capsys):
     images = _RNG.integers(0, 256, (32, 24, 20, 4), np.uint8)
     split = images, np.arange(32) % 4

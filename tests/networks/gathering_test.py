@@ -67,6 +67,7 @@ def _compiled(network, variables, images):
         ),
     ],
 )
+@pytest.mark.long
 def test_sharded_weights_give_the_loss_and_the_gradients_of_replicated_weights(name, mode, axes):
     network = _NETWORKS[name]()
     variables = fresh.init(network, _SHAPE)

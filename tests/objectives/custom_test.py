@@ -374,6 +374,7 @@ def test_averaged_objectives_pass_the_check():
 
 
 @pytest.mark.usefixtures("module", "one_device", "tiny_network")
+@pytest.mark.long
 def test_a_run_with_a_custom_objective_resumes_bit_for_bit(tmp_path, tiny_teacher):
     terms = {
         "moving": {"factory": "user_losses:moving", "rate": 0.75, "warmup": 2},

@@ -125,7 +125,7 @@ def test_student_and_layers_have_gradients_and_the_teacher_has_none(case):
     assert sum(np.abs(leaf).max() < 1e-6 for leaf in jax.tree.leaves(layers)) == unmoved
 
 
-@_mark_long_except("kd", "dist", "sp", "crd fifo")
+@pytest.mark.parametrize("case", ["kd", "dist", "sp", "crd fifo"])
 def test_losses_and_memory_are_the_same_without_compilation(case):
     outputs = _STUDENT, _teacher(case)
     (_, expected), _ = _case(case).differentiate(_start(case), *outputs)

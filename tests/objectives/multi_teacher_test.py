@@ -43,6 +43,7 @@ def test_kd_compares_with_the_averaged_logits():
 
 
 @pytest.mark.parametrize("over", ["images", "both"])
+@pytest.mark.long
 def test_rrd_compares_with_a_memory_of_each_teacher(over):
     student, teachers, weights = _outputs(0, 8), (_outputs(1, 16), _outputs(2, 4)), (0.75, 0.25)
     alone = objectives.create("rrd", queue_size=10, patch_queue_size=30, dim=3, over=over)

@@ -204,6 +204,7 @@ def test_factories_of_optax_and_contrib_are_found_by_name(name):
 
 # Optax warns about names that have moved.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.long
 def test_every_function_of_optax_is_an_optimizer_or_is_refused():
     refused = []
     for name in sorted(vars(optax) | vars(optax.contrib)):

@@ -37,6 +37,7 @@ def _compile(number):
     return float(jax.jit(lambda x: jnp.sort(x * number)[0])(jnp.ones(7)))
 
 
+@pytest.mark.long
 def test_each_kind_of_machine_has_a_separate_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     parallel.enable_compilation_cache()
@@ -69,6 +70,7 @@ def _compile_and_warn(number, home):
         return _compile(number)
 
 
+@pytest.mark.long
 def test_damaged_programs_are_warned_about_once_and_compiled_again(tmp_path, capsys):
     parallel.enable_compilation_cache(str(tmp_path))
     _compile(5.0)

@@ -97,6 +97,7 @@ def test_the_sizes_of_a_mesh_must_multiply_to_the_devices(axes):
         pytest.param(8, {"batch": 48, "queue_size": 20}, marks=pytest.mark.long),
     ],
 )
+@pytest.mark.long
 def test_relations_of_patches_do_not_depend_on_the_devices(devices, options):
     fixed = {name: options[name] for name in options.keys() - {"axes", "shard_parameters"}}
     expected, state_of_one = _run(1, over="both", **fixed)
@@ -176,6 +177,7 @@ def test_a_push_to_a_sharded_memory_equals_a_push_to_an_unsharded_memory():
         pytest.param(False, "both", marks=pytest.mark.long),
     ],
 )
+@pytest.mark.long
 def test_accumulation_is_the_mean_gradient_of_consecutive_parts(unroll, over):
     rate = 0.1
     optimizer = optim.sgd(lambda step: rate, momentum=0.0)

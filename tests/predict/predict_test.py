@@ -94,6 +94,7 @@ def runs(root, tmp_path_factory):
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("augment", ["none", "random_resized"])
 @pytest.mark.parametrize("role", ["student", "teacher"])
+@pytest.mark.long
 def test_predictions_equal_those_of_evaluation_for_each_image(runs, root, role, augment):
     config, folder = runs[augment]
     plan = configs.parse(config)

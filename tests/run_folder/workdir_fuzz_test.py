@@ -124,6 +124,7 @@ def _check(workdirs, folder, number):
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @fuzz.settings(10)
 @given(number=st.integers(0, 2**32))
+@pytest.mark.long
 def test_a_damaged_workdir_gives_the_usual_result_or_one_error_line(number, workdirs, tmp_path):
     _check(workdirs, tmp_path / "damaged", number)
 
