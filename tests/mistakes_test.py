@@ -209,8 +209,15 @@ def test_prefixed_weights_are_read_and_damaged_or_unrelated_weights_are_refused(
     for name, (content, message) in contents.items():
         path = tmp_path / f"{name}.safetensors"
         safetensors.numpy.save_file(content, path)
-        fields = (f"teacher.checkpoint={path}", "train.epochs=1", "teacher.cache=off")
-        outcome = _run_digits(commands, _PAIR, *fields, cwd=launch.CONFIGS.parent, seconds=240)
+        outcome = commands.run(
+            f"--config=configs/digits.py{_PAIR}",
+            f"--config.teacher.checkpoint={path}",
+            "--config.train.epochs=1",
+            "--config.teacher.cache=off",
+            f"--workdir={tmp_path / name}",
+            cwd=launch.CONFIGS.parent,
+            seconds=240,
+        )
         if message:
             assert message in outcome.check_refused(2)
         else:
