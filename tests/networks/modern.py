@@ -68,12 +68,16 @@ KINDS = (
 
 def older() -> list[str]:
     """Returns the names of the other networks, which distillation benchmarks use."""
-    others = {*names(), *vit.CIFAR, *convmixer.CIFAR}
+    families = (name for family in networks.FAMILIES for name in family.networks)
+    others = {*names(), *vit.CIFAR, *convmixer.CIFAR, *families}
     return [name for name in networks.MODELS if name not in others]
 
 
 def names() -> list[str]:
-    """Returns the names of all networks from timm, or from torchvision with modules of timm."""
+    """Returns the names of networks from timm, or from torchvision with modules of timm.
+
+    Networks of a `networks.Family` have a test of their own, which compares them with timm itself.
+    """
     families = (vit, convnext, inverted, regnet, convmixer, repvgg)
     return [*_RESNETS, *(name for family in families for name in family.IMAGENET)]
 
