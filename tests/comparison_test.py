@@ -102,7 +102,6 @@ def test_calls_alternate_and_their_order_is_reversed_each_turn():
     assert 150 <= len(durations) <= 200
 
 
-@pytest.mark.long
 def test_a_file_is_measured_on_one_core_and_on_all_cores(tmp_path):
     network = networks.create("resnet8", 10)
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))
@@ -176,7 +175,6 @@ def test_a_network_without_a_teacher_is_measured(run, measured):
     assert (run / "teacher" / "gains.json").exists()
 
 
-@pytest.mark.long
 def test_metrics_that_a_checkpoint_does_not_store_are_measured(run, measured):
     _change_teachers(run, lambda teachers: teachers[0])
     stored = compare.run(run).networks[0]

@@ -229,7 +229,6 @@ def test_a_step_with_a_cached_teacher_runs_on_random_embeddings():
     assert jnp.isfinite(step()["loss"])
 
 
-@pytest.mark.long
 def test_the_command_prints_figures_as_json_and_writes_the_trace(tmp_path):
     command = [sys.executable, "-m", "experiments.profile"]
     flags = ["--config=configs/digits.py:smoke", "--config.train.batch_size=4", "--format=json"]

@@ -4,7 +4,6 @@ Names, modules and computation are timm's. EUPE (arXiv 2603.22387) has the same 
 one.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import functional
-from rrd_jax.networks import layers, transformer, vit
+from rrd_jax.networks import transformer, vit
 from rrd_jax.networks.family import Config, Entries, Family, Kind, Layout, Rule, fused, rules
 
 # The largest period of the rotary positions, in units of half the image.
@@ -107,31 +106,20 @@ class _GatedMlp(nn.Module):
         return transformer.Linear(x.shape[-1], self.dtype, name="fc2")(y)
 
 
-class _Block(layers.Block):
-    """Attention and an MLP, each after a norm, scaled per channel and added to its input."""
+class _Block(vit.Block):
+    """A block with rotary positions, and factors that are parameters of the block itself."""
 
-    heads: int
-    mlp: float
-    gated: bool
     bias: bool
     grid: tuple[int, int]
-    scale: float
-    epsilon: float
-    drop: float
-    dtype: jnp.dtype
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        dim = x.shape[-1]
+    def branches(self, hidden: int) -> tuple[nn.Module, nn.Module]:
         attention = _Attention(self.heads, self.bias, self.grid, self.dtype, name="attn")
         mlp = _GatedMlp if self.gated else transformer.Mlp
-        mlp = mlp(int(dim * self.mlp), dtype=self.dtype, name="mlp")
-        for i, layer in enumerate((attention, mlp), start=1):
-            y = layer(transformer.LayerNorm(self.epsilon, name=f"norm{i}")(x))
-            gamma = self.param(f"gamma_{i}", nn.initializers.constant(self.scale), (dim,))
-            y = (y * functional.per_channel(gamma, y)).astype(x.dtype)
-            x = x + transformer.DropPath(self.drop, name=f"drop_path{i}")(y, train=train)
-        return x
+        return attention, mlp(hidden, dtype=self.dtype, name="mlp")
+
+    def scaled(self, y: jax.Array, i: int) -> jax.Array:
+        gamma = self.param(f"gamma_{i}", nn.initializers.constant(self.scale), y.shape[-1:])
+        return (y * functional.per_channel(gamma, y)).astype(y.dtype)
 
 
 class DinoV3(vit.VisionTransformer):
@@ -147,19 +135,9 @@ class DinoV3(vit.VisionTransformer):
     bias: bool = False
     resamples_sharply = False
 
-    def block(self, grid: tuple[int, int]) -> Callable[..., nn.Module]:
+    def block(self, grid: tuple[int, int]) -> partial:
         """Returns the factory of blocks for a grid of patches."""
-        return partial(
-            _Block,
-            heads=self.heads,
-            mlp=self.mlp,
-            gated=self.gated,
-            bias=self.bias,
-            grid=grid,
-            scale=self.scale,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-        )
+        return partial(_Block, **super().block(grid).keywords, bias=self.bias, grid=grid)
 
     def add_positions(self, tokens: list[jax.Array], patches: jax.Array) -> jax.Array:
         """Returns all tokens; positions are added in the attention."""

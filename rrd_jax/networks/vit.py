@@ -15,7 +15,7 @@ from rrd_jax.networks import layers, transformer
 from rrd_jax.networks.contract import Outputs
 
 
-class _Block(layers.Block):
+class Block(layers.Block):
     """Attention and an MLP, each after a norm and added to its input."""
 
     heads: int
@@ -29,16 +29,22 @@ class _Block(layers.Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        norm = partial(transformer.LayerNorm, self.epsilon)
-        hidden = int(x.shape[-1] * self.mlp)
-        attention = transformer.Attention(self.heads, self.dtype, name="attn")
-        mlp = transformer.Mlp(hidden, self.activation, self.gated, self.dtype, name="mlp")
-        for i, layer in enumerate((attention, mlp), start=1):
-            y = layer(norm(name=f"norm{i}")(x))
-            if self.scale:
-                y = transformer.LayerScale(self.scale, name=f"ls{i}")(y)
+        """Maps tokens [B, N, D] to [B, N, D]."""
+        for i, layer in enumerate(self.branches(int(x.shape[-1] * self.mlp)), start=1):
+            y = layer(transformer.LayerNorm(self.epsilon, name=f"norm{i}")(x))
+            y = self.scaled(y, i)
             x = x + transformer.DropPath(self.drop, name=f"drop_path{i}")(y, train=train)
         return x
+
+    def branches(self, hidden: int) -> tuple[nn.Module, nn.Module]:
+        """Returns the attention, and the MLP with `hidden` features."""
+        attention = transformer.Attention(self.heads, self.dtype, name="attn")
+        mlp = transformer.Mlp(hidden, self.activation, self.gated, self.dtype, name="mlp")
+        return attention, mlp
+
+    def scaled(self, y: jax.Array, i: int) -> jax.Array:
+        """Returns the result y of branch i, 1 or 2, with a factor for each channel."""
+        return transformer.LayerScale(self.scale, name=f"ls{i}")(y) if self.scale else y
 
 
 class VisionTransformer(nn.Module):
@@ -113,11 +119,11 @@ class VisionTransformer(nn.Module):
                 maps.append(x[:, before:].reshape(len(x), *grid, self.width))
         return self._classify(x, before, maps)
 
-    def block(self, grid: tuple[int, int]) -> Callable[..., nn.Module]:
+    def block(self, grid: tuple[int, int]) -> partial:
         """Returns the factory of blocks for a grid of patches."""
         del grid
         return partial(
-            _Block,
+            Block,
             heads=self.heads,
             mlp=self.mlp,
             activation=self.activation,

@@ -315,13 +315,13 @@ def find(name: str, library: str) -> Layout | None:
         layouts = family.layouts.get(library, ())
         return next((table for table in layouts if entry_layouts.has_all(table, names)), None)
     network = networks.factory(name)(num_classes=1)
-    if library not in ("transformers", "openai", "dinov2"):
-        return None
-    is_dino = getattr(network, "scale", 0) and network.pool == "token"
-    if library != "transformers":
-        if library == "openai":
-            return _OPENAI if getattr(network, "norm_first", False) else None
+    if library == "openai":
+        return _OPENAI if getattr(network, "norm_first", False) else None
+    if library == "dinov2":
+        is_dino = getattr(network, "scale", 0) and network.pool == "token"
         return _dino_authors(gated=network.gated) if is_dino else None
+    if library != "transformers":
+        return None
     match network:
         case vit.VisionTransformer():
             return _transformer(network)

@@ -31,10 +31,6 @@ def _config(student, teacher="tiny", method="rrd+kd", **fields):
     return launch.digits(f"smoke,tiny-tiny,{method}", **models, **fields)
 
 
-def _long(*values):
-    return pytest.param(*values, marks=pytest.mark.long)
-
-
 def _create(path, **options):
     return networks.create(path, 10, options=options, prefix="student.options.")
 
@@ -56,10 +52,10 @@ def test_a_copy_of_a_built_in_network_is_bit_identical(tmp_path):
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        _long(f"{_NETS}:GroupNorm", {"train__ema": 0.9, "train__accumulate": 2}),
-        _long(f"{_NETS}:Norm", {"student__options__width": 4, "train__ema": 0.9}),
-        _long(f"{_EQUINOX}:Stateful", {"train__ema": 0.9}),
-        _long(f"{_EQUINOX}:Averaged", {}),
+        (f"{_NETS}:GroupNorm", {"train__ema": 0.9, "train__accumulate": 2}),
+        (f"{_NETS}:Norm", {"student__options__width": 4, "train__ema": 0.9}),
+        (f"{_EQUINOX}:Stateful", {"train__ema": 0.9}),
+        (f"{_EQUINOX}:Averaged", {}),
         (f"{_EQUINOX}:Plain", {}),
     ],
     ids=_name,

@@ -56,15 +56,10 @@ def _compiled(network, variables, images):
     [
         ("vit", "none", ()),
         ("custom", "none", (("model", 4),)),
-        *(
-            pytest.param(*case, marks=pytest.mark.long)
-            for case in [
-                ("vit", "all", ()),
-                ("vit", "convolutions", (("model", 4),)),
-                ("resnet", "none", ()),
-                ("resnet", "convolutions", ()),
-            ]
-        ),
+        ("vit", "all", ()),
+        ("vit", "convolutions", (("model", 4),)),
+        ("resnet", "none", ()),
+        ("resnet", "convolutions", ()),
     ],
 )
 @pytest.mark.long

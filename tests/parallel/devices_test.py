@@ -91,10 +91,10 @@ def test_the_sizes_of_a_mesh_must_multiply_to_the_devices(axes):
     ("devices", "options"),
     [
         (8, {}),
-        pytest.param(8, {"accumulate": 2}, marks=pytest.mark.long),
-        pytest.param(8, {"axes": [("model", 2)]}, marks=pytest.mark.long),
-        pytest.param(8, {"shard_parameters": True}, marks=pytest.mark.long),
-        pytest.param(8, {"batch": 48, "queue_size": 20}, marks=pytest.mark.long),
+        (8, {"accumulate": 2}),
+        (8, {"axes": [("model", 2)]}),
+        (8, {"shard_parameters": True}),
+        (8, {"batch": 48, "queue_size": 20}),
     ],
 )
 @pytest.mark.long
@@ -171,11 +171,7 @@ def test_a_push_to_a_sharded_memory_equals_a_push_to_an_unsharded_memory():
 
 @pytest.mark.parametrize(
     ("unroll", "over"),
-    [
-        (False, "images"),
-        pytest.param(True, "images", marks=pytest.mark.long),
-        pytest.param(False, "both", marks=pytest.mark.long),
-    ],
+    [(False, "images"), (True, "images"), (False, "both")],
 )
 @pytest.mark.long
 def test_accumulation_is_the_mean_gradient_of_consecutive_parts(unroll, over):

@@ -27,7 +27,7 @@ NETWORKS = {
     "small_convnextv2": partial(
         convnext.ConvNeXt, blocks=(1, 2), widths=(8, 16), second=True, as_convolutions=True
     ),
-    "small_dinov3": partial(_DINOV3),
+    "small_dinov3": _DINOV3,
     "small_dinov3_qkvb": partial(_DINOV3, bias=True),
     "small_dinov3_gated": partial(_DINOV3, bias=True, gated=True),
     "small_regnet": partial(regnet.RegNetY, depth=4, first=16, slope=12, factor=2.5, group=8),
