@@ -15,7 +15,7 @@ _SIZES = {
     "ablation.py:cifar100,temperatures": (75, 75, 1),
     "benchmark.py:imagenet": (36, 36, 2),
     "benchmark.py:vgg13-vgg8,ce,rrd": (10, 10, 1),
-    "dense.py": (30, 30, 1),
+    "dense.py": (40, 40, 1),
     "digits.py": (170, 170, 1),
     "digits.py:ce,kd": (10, 10, 1),
     "fashion_mnist.py": (170, 170, 1),
