@@ -32,7 +32,8 @@ _ORDER = """
     imports terminal
     user_paths
     buckets hub
-    errors deferred
+    deferred
+    errors
 """
 _LEVEL = {
     package: level

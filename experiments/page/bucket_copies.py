@@ -42,7 +42,7 @@ def localize(text: str, marker: str) -> tuple[Any, pathlib.Path]:
         )
     copy = buckets.cache("pages", path)
     console.progress("page", [f"copying {len(entries):,} files from {path}"])
-    with buckets.copying_to_cache(path, copy):
+    with buckets.copying(path, copy):
         for file in copy.rglob("*"):
             name = file.relative_to(copy).as_posix()
             if file.is_file() and "measures" not in file.parts and name not in entries:

@@ -7,7 +7,7 @@ from rrd_jax.buckets.scratch import Mirror, cache, local
 from rrd_jax.buckets.transfer import (
     Entry,
     check,
-    copying_to_cache,
+    copying,
     delete,
     download,
     download_file,
@@ -26,7 +26,7 @@ __all__ = [
     "Mirror",
     "cache",
     "check",
-    "copying_to_cache",
+    "copying",
     "delete",
     "download",
     "download_file",

@@ -252,12 +252,17 @@ def _download_file(
 
 
 @contextlib.contextmanager
-def copying_to_cache(source: Any, target: pathlib.Path) -> Iterator[None]:
-    """Turns errors of copies to a folder of `scratch.cache` into errors of one line.
+def copying(
+    source: Any,
+    target: pathlib.Path,
+    remedy: str = "set XDG_CACHE_HOME to a folder on a larger disk",
+) -> Iterator[None]:
+    """Turns errors of copies to this machine into errors of one line.
 
     Args:
       source: the folder in the bucket, for messages.
       target: the folder on this machine, for messages.
+      remedy: what helps besides free disk space, for messages.
 
     Raises:
       BucketError: an object was deleted inside the `with` block.
@@ -267,12 +272,13 @@ def copying_to_cache(source: Any, target: pathlib.Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise errors.BucketError(
-            f"an object of {source} was deleted while it was copied; run the same command again"
+            f"an object of {source} was deleted while it was copied ({error}); run the same command"
+            " again"
         ) from error
     except OSError as error:
         raise errors.DiskError(
             f"{source} cannot be copied to {target} ({error.strerror or error}); free disk space,"
-            " or set XDG_CACHE_HOME to a folder on a larger disk"
+            f" or {remedy}"
         ) from error
 
 

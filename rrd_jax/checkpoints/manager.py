@@ -152,7 +152,7 @@ class Checkpoints:
         for step in sorted(steps, reverse=True):
             try:
                 restored = self._restore_again(step, like)
-            except errors.BucketError:
+            except (errors.BucketError, errors.UnavailableError):
                 raise
             # Orbax raises many types of errors for damaged files.
             except Exception as error:

@@ -99,7 +99,7 @@ def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[s
     for step in reversed(steps):
         try:
             content, meta = load(folder, step)
-        except (errors.BucketError, errors.DiskError):
+        except (errors.BucketError, errors.DiskError, errors.UnavailableError):
             raise
         # Orbax raises many types of errors for damaged files.
         except Exception as error:
@@ -127,7 +127,7 @@ def _load_step(
         )
     try:
         content, meta = load(folder, int(step))
-    except (errors.BucketError, errors.DiskError):
+    except (errors.BucketError, errors.DiskError, errors.UnavailableError):
         raise
     # Orbax raises many types of errors for damaged files.
     except Exception as error:

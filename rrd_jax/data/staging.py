@@ -27,6 +27,7 @@ _SAVE_INTERVAL, _REPORT_INTERVAL = 5.0, 60.0
 _LIST, _LOCK = ".rrd_jax_copies.json", ".rrd_jax_copies.lock"
 # The share of the disk that remains free.
 _RESERVE = 0.01
+_REMEDY = "set data.scratch to another folder; files that were copied are kept"
 
 Selection = Callable[[str], bool]
 
@@ -175,11 +176,9 @@ def _check_names(folder: Any, names: Mapping[str, Any]) -> None:
 
 
 def _check_space(folder: Any, target: pathlib.Path, missing: Mapping[str, buckets.Entry]) -> None:
-    try:
+    with buckets.copying(folder, target, _REMEDY):
         target.mkdir(parents=True, exist_ok=True)
         usage = shutil.disk_usage(target)
-    except OSError as error:
-        raise _disk_error(folder, target, error) from error
     needed = sum(entry.size for entry in missing.values())
     replaced = 0
     for name in missing:
@@ -197,13 +196,6 @@ def _check_space(folder: Any, target: pathlib.Path, missing: Mapping[str, bucket
 def _size(count: float) -> str:
     """Formats a number of bytes."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
-
-
-def _disk_error(folder: Any, target: pathlib.Path, error: OSError) -> errors.DiskError:
-    return errors.DiskError(
-        f"{folder} cannot be copied to {target} ({error.strerror or error}); free disk space, or"
-        " set data.scratch to another folder; files that were copied are kept"
-    )
 
 
 def _copy_all(
@@ -227,7 +219,11 @@ def _copy_all(
         return name
 
     done, saved, reported = 0, time.monotonic(), time.monotonic()
-    with bar, concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    with (
+        buckets.copying(folder, target, _REMEDY),
+        bar,
+        concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
+    ):
         calls = [pool.submit(run, name) for name in sorted(missing)]
         try:
             for call in concurrent.futures.as_completed(calls):
@@ -240,13 +236,6 @@ def _copy_all(
                 if bar.disable and time.monotonic() - reported > _REPORT_INTERVAL:
                     console.say(f"copied {_size(done)} of {_size(total)}")
                     reported = time.monotonic()
-        except FileNotFoundError as error:
-            raise errors.BucketError(
-                f"an object of {folder} was deleted while it was copied ({error}); run the same"
-                " command again"
-            ) from error
-        except OSError as error:
-            raise _disk_error(folder, target, error) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             copies.save()

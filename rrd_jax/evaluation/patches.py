@@ -57,7 +57,7 @@ def make_patches(
     """
 
     def compute(variables, images):
-        weights = {name: value for name, value in variables.items() if name != "classifier"}
+        weights = networks.network_variables(variables)
         outputs = network.apply(weights, normalize(images), train=False)
         members = getattr(outputs, "members", (outputs,))
         finest = tuple(max(m.patches.shape[axis] for m in members) for axis in (1, 2))

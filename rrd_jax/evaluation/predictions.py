@@ -38,10 +38,8 @@ def make_apply(
     classify = objectives[name].predict if name else None
 
     def apply(variables, images):
-        network_variables = {
-            name: value for name, value in variables.items() if name != "classifier"
-        }
-        outputs = network.apply(network_variables, images, train=False)
+        weights = networks.network_variables(variables)
+        outputs = network.apply(weights, images, train=False)
         if not classify:
             return outputs
         state = ObjectiveState(**variables["classifier"])
@@ -215,10 +213,8 @@ def compile_embed(
     network = parallel.gathered(mesh, network, fully=fully)
 
     def embed(variables, images, labels):
-        network_variables = {
-            name: value for name, value in variables.items() if name != "classifier"
-        }
-        outputs = network.apply(network_variables, normalize(images), train=False)
+        weights = networks.network_variables(variables)
+        outputs = network.apply(weights, normalize(images), train=False)
         if not hasattr(outputs, "members"):
             return outputs.embedding.astype(jnp.float32), labels
         units = [

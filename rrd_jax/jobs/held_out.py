@@ -107,7 +107,7 @@ def collect(
     count = len(split) // losses.batch_size
     if not count or not losses.names:
         return {}
-    student = {name: part for name, part in state.student.items() if name != "classifier"}
+    student = networks.network_variables(state.student)
     states = {name: state.objective(name) for name in losses.names}
     parts = []
     batches = split.test_batches(losses.batch_size, parallel.process_share())

@@ -29,7 +29,7 @@ from rrd_jax.networks import (
     wrn,
 )
 from rrd_jax.networks.check import check
-from rrd_jax.networks.contract import Network, Outputs
+from rrd_jax.networks.contract import Network, Outputs, network_variables
 from rrd_jax.networks.custom import (
     CustomNetwork,
     adapt,
@@ -295,6 +295,7 @@ __all__ = [
     "leaf_name",
     "multiply_adds",
     "named_shapes",
+    "network_variables",
     "patch",
     "remat",
     "summarize",

@@ -1,5 +1,6 @@
 """The interface of networks and of their outputs."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -76,3 +77,13 @@ class Network(Protocol):
         Returns:
           Outputs; with `mutable` collections, (Outputs, {collection: its new variables}).
         """
+
+
+def network_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables of a network, without the state of an objective's classifier.
+
+    Args:
+      variables: {"params", "batch_stats"}, and "classifier" if an objective replaces the network's
+        classifier.
+    """
+    return {name: value for name, value in variables.items() if name != "classifier"}

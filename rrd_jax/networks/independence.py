@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.networks.contract import Network
+from rrd_jax.networks.contract import Network, network_variables
 from rrd_jax.networks.custom import CustomNetwork
 
 _IMAGES, _PART = 4, 2
@@ -42,7 +42,7 @@ def check_independence(
         return
     if variables is None:
         variables = _random_variables(network, image_shape)
-    variables = {part: leaf for part, leaf in variables.items() if part != "classifier"}
+    variables = network_variables(variables)
     # Arrays in files are read.
     variables = jax.tree.map(jnp.asarray, variables)
 

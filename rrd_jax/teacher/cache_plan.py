@@ -97,7 +97,9 @@ def _alternatives(cache: EmbeddingCache, training: Training, space: Mapping[str,
         if place:
             fields = f"teacher.cache_dtype={dtype} and teacher.cache_place={place}"
             fitting.append(f"{fields} ({size / 1e9:.2f} GB)")
-    advice = [*fitting, "a smaller data.views.count", "a smaller teacher.image_size"]
+    # Train steps draw the views of crop_flip, whose number is not that of data.views.count.
+    views = [] if training.augment.choose else ["a smaller data.views.count"]
+    advice = [*fitting, *views, "a smaller teacher.image_size"]
     return f"; set {', or '.join(advice)}"
 
 

@@ -65,7 +65,7 @@ def _copy(folder: Any, entries: dict[str, buckets.Entry]) -> pathlib.Path:
         amount = f"{copied / 1e6:,.0f} of {total / 1e6:,.0f} MB"
         console.progress("weights", [f"downloading from {folder}", amount])
 
-    with buckets.copying_to_cache(folder, target):
+    with buckets.copying(folder, target):
         for name in sorted(missing):
             buckets.download_file(folder / name, target / name, missing[name], progress)
     return target

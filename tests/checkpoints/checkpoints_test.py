@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -229,6 +230,17 @@ def test_a_checkpoint_of_another_version_is_named(tmp_path, capsys):
     with pytest.raises(errors.InputError):
         _restore(tmp_path)
     assert "written by another version of rrd_jax" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("which", ["", "5"])
+def test_a_library_that_cannot_be_imported_is_not_a_damaged_checkpoint(
+    which, tmp_path, monkeypatch, capsys
+):
+    _save(tmp_path, [5])
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    with pytest.raises(errors.UnavailableError, match="orbax.checkpoint cannot be imported"):
+        checkpoints.load_student(tmp_path, which)
+    assert "damaged" not in capsys.readouterr().out
 
 
 def test_load_student_skips_a_damaged_checkpoint_and_refuses_a_missing_folder(tmp_path):

@@ -179,6 +179,10 @@ def test_masks_and_images_with_an_orientation_are_upright(tmp_path):
         ({"classes.txt": b"one\n"}, "has 1 class names, but must have from 2 to 255"),
         ({"classes.txt": b"one\n\ntwo\n"}, "has a blank name for label 1 of 3"),
         ({"classes.json": b'{"0": "a", "2": "b"}'}, "the labels are 0, 2"),
+        (
+            {"classes.json": b'{"0": "a", "1": "b", "255": "void"}'},
+            "255 .*without 255, which marks",
+        ),
         ({"classes.json": b"[1"}, "has no valid class names"),
         ({"classes.json": b'["a", "b"]', "classes.txt": b"a\nb"}, "several files of class names"),
     ],

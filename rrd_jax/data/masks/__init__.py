@@ -240,7 +240,13 @@ def _class_names(root: str) -> tuple[str, ...]:
             f"folder {root} has several files of class names,"
             f" {' and '.join(path.name for path in paths)}; keep one of them"
         )
-    names = class_names_file.read_all(paths[0], f"the file of class names is {paths[0]}")
+    try:
+        names = class_names_file.read_all(paths[0], f"the file of class names is {paths[0]}")
+    except errors.InputError as error:
+        raise errors.InputError(
+            f"{error}; name the classes in the order of the indices in masks, from 0, without"
+            f" {IGNORED}, which marks pixels of no class"
+        ) from error
     if not 2 <= len(names) <= IGNORED:
         raise errors.InputError(
             f"{paths[0]} has {len(names):,} class names, but must have from 2 to {IGNORED}; list"

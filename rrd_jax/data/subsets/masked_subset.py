@@ -109,6 +109,8 @@ def _open(location: str, max_images: int, source: Source, run_data: Dataset) -> 
 
 def _open_by_name(location: str, source: Source) -> Any:
     """Returns the splits of a data set of TFDS whose examples have masks."""
+    if not location.strip():
+        raise errors.InputError("the name is empty; name a folder of images and masks")
     if location.startswith((".", "~", os.sep)) or location.endswith(os.sep):
         problem = "the folder does not exist"
         if os.path.exists(user_paths.expanded(location)):
