@@ -12,19 +12,23 @@ from experiments.studies import settings
 from experiments.study import design
 
 
+# The temperatures of the paper, and those of the config, which the preset "lightly" has as well.
+_TEMPERATURES = {"temperature_student": 0.04, "temperature_teacher": 0.1}
+_EQUAL = {"temperature_student": 0.07, "temperature_teacher": 0.07}
+
+
 def _rrd(name: str, **options) -> design.Level:
+    options = _TEMPERATURES | options
     fields = {f"objectives.rrd.{option}": value for option, value in options.items()}
     return design.Level(name, argument="rrd", fields=fields)
 
 
-# The temperatures of the preset "lightly".
-_EQUAL = {"temperature_student": 0.07, "temperature_teacher": 0.07}
 _METHODS = {
     "embed": design.Level("embed, images", argument="embed"),
     "embed_patches": design.Level(
         "embed, both", argument="embed", fields={"objectives.embed.over": "both"}
     ),
-    "rrd": _rrd("rrd, images"),
+    "rrd": _rrd("rrd, images", over="images"),
     "rrd_within": _rrd("rrd, within images", over="patches", weight_memory=0.0),
     "rrd_memory": _rrd("rrd, memory of patches", over="patches", weight_within=0.0),
     "rrd_both": _rrd("rrd, both", over="both"),

@@ -116,7 +116,9 @@ def test_the_dense_config_evaluates_patches_without_labels():
     plan = parse(config)
     assert plan.student.training.alignment.compares_patches
     assert not plan.student.source.use_labels
-    plan = parse(_config("dense", "drawings"))
+    (choice,) = plan.student.training.objectives
+    assert choice.options["over"] == "both"
+    plan = parse(_config("dense", "drawings,embed"))
     assert plan.student.training.alignment.dense == plan.student.source.name == "drawings"
     assert plan.teachers[0].part.source.use_labels
     # The image size of a smoke job is a multiple of the transformer's patch size.
