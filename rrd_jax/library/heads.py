@@ -13,6 +13,7 @@ from rrd_jax import checkpoints, errors
 from rrd_jax import config as configs
 from rrd_jax.library.loaded_network import Loaded
 from rrd_jax.objectives import ObjectiveState
+from rrd_jax.objectives.parts import projections
 from rrd_jax.teacher import wrappers
 from rrd_jax.weights import files
 
@@ -46,9 +47,9 @@ def with_head(
             f"head is '{name}', but the objective has no head behind the embedding; omit head"
         )
     state = _of_teacher(state, term, number)
-    layers, is_unit = objective.head(jax.tree.map(jnp.asarray, state))
+    head, is_unit = objective.head(jax.tree.map(jnp.asarray, state))
     network, variables = wrappers.projected(
-        student.network, student.variables, layers, is_unit=is_unit
+        student.network, student.variables, projections.layers(head), is_unit=is_unit
     )
     about = dataclasses.replace(student.about, training={**student.about.training, "head": name})
     return dataclasses.replace(student, network=network, variables=variables, about=about)

@@ -70,8 +70,8 @@ class Objective(NamedTuple):
       floor: function (state, teacher) -> [B], the value of `loss` for a student with the teacher's
         relations. If present, `loss` reads embeddings only, and accepts any images. None if the
         floor is unknown.
-      head: function (state) -> (layers, is_unit): the layers, as `parts.projections.init_head`
-        returns them, that map the student's embedding to the vector that `loss` compares; is_unit
+      head: function (state) -> (head, is_unit): the head, as `parts.projections.init_head`
+        returns it, that maps the student's embedding to the vector that `loss` compares; is_unit
         is True if that vector is normalized to length 1. None without such layers.
       by_teacher: function like `loss` that also returns the loss [B] of each teacher, (loss, new
         memory, losses); None unless several teachers are compared separately.

@@ -25,7 +25,8 @@ def compress(
       temperature: temperature tau of student and teacher, > 0.
       queue_size: number of memory rows K >= 1. "auto": 128,000, but in a run at most the rows that
         one epoch pushes.
-      head: head of the student, "linear", or "mlp" for two layers with a ReLU in between.
+      head: head of the student, "linear"; "mlp" for two layers with a ReLU in between; or
+        "orthogonal" for a matrix with orthonormal rows or columns (VkD, arXiv 2403.06213).
       head_width: hidden width of the MLP; None for the student's embedding dimension.
       chunk: number of memory rows that are compared at once; 0 for all, None for the platform's
         default; see `relational_loss`.

@@ -97,7 +97,8 @@ def embed(
 
     Args:
       distance: "cosine" or "smooth_l1", for embeddings of images; see `embed_loss`.
-      head: head of the student, "linear", or "mlp" for two layers with a ReLU in between.
+      head: head of the student, "linear"; "mlp" for two layers with a ReLU in between; or
+        "orthogonal" for a matrix with orthonormal rows or columns (VkD, arXiv 2403.06213).
       head_width: hidden width of the MLP; None for the student's embedding dimension.
       over: "images" for embeddings of images, "patches", or "both".
       weight_cosine: factor of the cosine's distance between patches.

@@ -363,7 +363,8 @@ def rrd(
         combined with push_before, nor with "momentum_reference", which always includes that pair.
       teacher_projection: whether the teacher's embeddings are projected to `dim`; otherwise the
         student's head projects to the teacher's embedding dimension.
-      head: head of the student, "linear", or "mlp" for two layers with a ReLU in between.
+      head: head of the student, "linear"; "mlp" for two layers with a ReLU in between; or
+        "orthogonal" for a matrix with orthonormal rows or columns (VkD, arXiv 2403.06213).
       head_width: hidden width of the MLP; None for the student's embedding dimension.
       over: "images" for embeddings of images, "patches", or "both"; None for the preset's choice,
         which is "images" for all presets but "lightly".

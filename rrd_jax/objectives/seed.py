@@ -28,7 +28,8 @@ def seed(
       temperature_teacher: temperature tau_t of the teacher, > 0.
       queue_size: number of memory rows K >= 1. "auto": 65,536, but in a run at most the rows that
         one epoch pushes.
-      head: head of the student, "mlp" for two layers with a ReLU in between, or "linear".
+      head: head of the student, "mlp" for two layers with a ReLU in between, "linear" or
+        "orthogonal", see `rrd`.
       head_width: hidden width of the MLP; None for the student's embedding dimension.
       chunk: number of memory rows that are compared at once; 0 for all, None for the platform's
         default; see `relational_loss`.

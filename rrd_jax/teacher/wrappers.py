@@ -193,7 +193,7 @@ def projected(
     Args:
       network: a network with an embedding.
       variables: weights of the network.
-      head: weights of the head, see `projections.init_head`.
+      head: the layers of the head, see `projections.layers`.
       is_unit: whether projected embeddings are scaled to length 1.
     """
     layers = [head["hidden"], head["out"]] if "out" in head else [head]

@@ -9,6 +9,7 @@ import rrd_jax
 from rrd_jax import errors, exports
 from tests import launch
 from tests.conftest import use_one_device
+from tests.objectives.parts.projections_test import orthonormal
 
 pytestmark = pytest.mark.long
 
@@ -29,6 +30,7 @@ def run(tiny_teacher, tiny_network, tmp_path_factory):
         "objectives.rrd.dim": 6,
         "objectives.crd.dim": 5,
         "objectives.embed.distance": "smooth_l1",
+        "objectives.embed.head": "orthogonal",
     }
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
@@ -54,7 +56,7 @@ def test_embeddings_equal_the_projections_of_each_objective(run):
     expected = {
         "rrd": _unit(_linear(mlp["out"], np.maximum(_linear(mlp["hidden"], bare), 0))),
         "crd": _unit(_linear(stored["crd"]["student"], bare)),
-        "embed": _linear(stored["embed"], bare),
+        "embed": bare @ orthonormal(stored["embed"]["free"]),
     }
     assert expected["rrd"].shape == (5, 6)
     for name, rows in expected.items():

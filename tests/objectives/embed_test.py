@@ -36,7 +36,7 @@ def test_the_loss_of_parallel_embeddings_is_zero():
     np.testing.assert_allclose(embed.embed_loss(3 * teacher, teacher), 0, atol=1e-13)
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("head", ["linear", "mlp", "orthogonal"])
 def test_a_head_of_the_teachers_width_is_trained_and_the_teacher_is_constant(head):
     rng = np.random.default_rng(0)
     student, teacher = (

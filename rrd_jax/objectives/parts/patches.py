@@ -41,7 +41,7 @@ def on_grid(patches: jax.Array, target: Grid) -> jax.Array:
     return resized.reshape(len(patches), target.count, patches.shape[-1])
 
 
-def pairs(head: projections.Layer, student: Any, teacher: Any) -> tuple[jax.Array, jax.Array]:
+def pairs(head: projections.Head, student: Any, teacher: Any) -> tuple[jax.Array, jax.Array]:
     """Returns the patches of student and teacher on the finer of their grids.
 
     Args:
@@ -59,7 +59,7 @@ def pairs(head: projections.Layer, student: Any, teacher: Any) -> tuple[jax.Arra
 
 def init_head(
     key: jax.Array, student: Any, teacher: Any, head: str, width: int | None
-) -> projections.Layer | projections.Mlp:
+) -> projections.Head:
     """Initializes a head from the student's patches to the dimension of the teacher's patches."""
     features, dim = (outputs.patches.shape[-1] for outputs in (student, teacher))
     return projections.init_head(key, features, dim, head, width)

@@ -14,7 +14,10 @@ from rrd_jax.objectives.parts.arithmetic import unit_rows
 Layer = dict[str, jax.Array]
 # {"hidden": layer from F to the hidden width, "out": layer from the hidden width to D}
 Mlp = dict[str, Layer]
-HEADS = ("linear", "mlp")
+# {"free": [F, D]}, from which `layers` computes a layer with an orthogonal kernel and no bias
+Orthogonal = dict[str, jax.Array]
+Head = Layer | Mlp | Orthogonal
+HEADS = ("linear", "mlp", "orthogonal")
 
 
 def init(key: jax.Array, features: int, dim: int) -> Layer:
@@ -27,18 +30,21 @@ def init(key: jax.Array, features: int, dim: int) -> Layer:
     }
 
 
-def init_head(key: jax.Array, features: int, dim: int, head: str, width: int | None) -> Layer | Mlp:
+def init_head(key: jax.Array, features: int, dim: int, head: str, width: int | None) -> Head:
     """Initializes a head of HEADS from F features to dimension D.
 
     Args:
       key: a typed PRNG key.
       features: number of features F.
       dim: dimension D.
-      head: "linear" for one layer; "mlp" for two layers with a ReLU in between.
+      head: "linear" for one layer; "mlp" for two layers with a ReLU in between; "orthogonal" for a
+        matrix with orthonormal rows or columns (arXiv 2403.06213), see `layers`.
       width: hidden width of the MLP; None for F.
     """
     if head == "linear":
         return init(key, features, dim)
+    if head == "orthogonal":
+        return {"free": jax.random.normal(key, (features, dim))}
     hidden_key, out_key = jax.random.split(key)
     width = width or features
     return {"hidden": init(hidden_key, features, width), "out": init(out_key, width, dim)}
@@ -49,22 +55,39 @@ def check_head(head: str, width: Any) -> None:
     errors.lookup("head", head, dict.fromkeys(HEADS))
     if width is not None:
         errors.check_counts(head_width=width)
-        if head == "linear":
+        if head != "mlp":
             raise errors.InputError(
-                f"head_width is {width}, but head is 'linear', which has no hidden layer; set"
+                f"head_width is {width}, but head is '{head}', which has no hidden layer; set"
                 " head='mlp', or remove head_width"
             )
 
 
-def apply_head(head: Layer | Mlp, features: jax.Array) -> jax.Array:
+def layers(head: Head) -> Layer | Mlp:
+    """Returns the layers of a head; those of an "orthogonal" head are computed from its parameter.
+
+    The rows of its kernel [F, D], or its columns if F > D, are those of the parameter after
+    Gram-Schmidt, so that they follow the parameter without jumps.
+    """
+    if "free" not in head:
+        return head
+    free = head["free"]
+    features, dim = free.shape
+    basis, triangle = jnp.linalg.qr(free if features > dim else free.T)
+    # LAPACK and accelerators choose the signs of R differently.
+    basis = basis * jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)[None]
+    return {"kernel": basis if features > dim else basis.T, "bias": jnp.zeros(dim)}
+
+
+def apply_head(head: Head, features: jax.Array) -> jax.Array:
     """Applies a head to features [B, F]; returns [B, D], float32."""
+    head = layers(head)
     if "out" not in head:
         return functional.linear(features, **head)
     hidden = functional.relu(functional.linear(features, **head["hidden"]))
     return functional.linear(hidden, **head["out"])
 
 
-def project(layer: Layer | Mlp, features: jax.Array) -> jax.Array:
+def project(layer: Head, features: jax.Array) -> jax.Array:
     """Applies a layer or head to features [B, F]; returns embeddings [B, D] of length 1."""
     return unit_rows(apply_head(layer, features))
 
