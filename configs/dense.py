@@ -10,8 +10,8 @@ configs/unlabelled.py, whose recipe this is. MASKS is a folder with images and m
 linear probe on frozen patches measures the mean IoU of student and teacher; without it, patches are
 compared by nearest neighbors and CKA.
 
-The method rrd compares images and patches, at temperatures of 0.07: of the objectives of
-experiments/studies/dense.py, this one reached the highest mean IoU on drawings. For images alone, set
+The method rrd compares images and patches, at temperatures of 0.07: among the objectives of
+experiments/studies/dense.py, it reached the highest mean IoU on drawings. For images alone, set
 objectives.rrd.over=images.
 
 configs/dense.py:drawings uses generated drawings with exact masks, and takes minutes on a CPU. The

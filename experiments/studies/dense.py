@@ -11,7 +11,6 @@ a few drawings and one epoch.
 from experiments.studies import settings
 from experiments.study import design
 
-
 # The temperatures of the paper, and those of the config, which the preset "lightly" has as well.
 _TEMPERATURES = {"temperature_student": 0.04, "temperature_teacher": 0.1}
 _EQUAL = {"temperature_student": 0.07, "temperature_teacher": 0.07}
