@@ -53,6 +53,13 @@ _TEACHER_FIELDS_OF_ALONE = (
 _CHECKPOINT_FIELDS = ("checkpoint", "head", "freeze", "backbone_rate")
 
 
+class _Share(NamedTuple):
+    """A teacher's weight among several teachers, and its objectives; no names for all of them."""
+
+    weight: float
+    objectives: tuple[str, ...]
+
+
 class _Context(NamedTuple):
     """The platform, the Python objects and the section name for messages."""
 
@@ -98,13 +105,13 @@ def parse(
     unlabelled.adapt(values, explicit or (), custom.variables)
     sizes.check(values, parallel.machine_bytes())
     views = values.with_models()
-    cache, weights = _cache(views), _weights(views)
+    cache, shares = _cache(views), _shares(views)
     teachers = tuple(_teacher(view, i, context) for i, view in enumerate(views))
     label = f"distilled, {values['method']}" if teachers else values["label"] or "student"
-    student = _part(values, label, context, weights, cache)
+    student = _part(values, label, context, shares, cache)
     unused.note(values, changed)
     _warn_of_small_crop(student.source)
-    comparisons = dict(_comparisons(values, student, context, weights, cache))
+    comparisons = dict(_comparisons(values, student, context, shares, cache))
     changeable = tuple(field.path for field in FIELDS.values() if field.changeable)
     return recipe.Job(student, comparisons, teachers, changeable, _default_fields(values))
 
@@ -123,7 +130,7 @@ def _comparisons(
     values: Values,
     student: recipe.Part,
     context: _Context,
-    weights: tuple[float, ...],
+    shares: tuple[_Share, ...],
     cache: CacheChoice,
 ) -> Iterator[tuple[str, recipe.Part]]:
     """Yields the folder name and the run of each comparison with the student.
@@ -132,7 +139,7 @@ def _comparisons(
       InputError: a comparison is enabled, but the config has no teacher or checkpoint for it.
     """
     if values["baseline"]:
-        if not weights:
+        if not shares:
             raise errors.InputError(
                 "config.baseline is True, but there is no teacher to compare with; set"
                 " config.teacher.model, or set config.baseline to False"
@@ -148,7 +155,7 @@ def _comparisons(
             )
         random = context._replace(custom=dataclasses.replace(context.custom, starts={}))
         label = f"{student.training.label} from random weights"
-        yield "scratch", _part(_from_scratch(values), label, random, weights, cache)
+        yield "scratch", _part(_from_scratch(values), label, random, shares, cache)
 
 
 def implied(values: Values | ConfigDict, explicit: Collection[str]) -> dict[str, Any]:
@@ -258,24 +265,24 @@ def _part(
     values: Values,
     label: str,
     context: _Context,
-    weights: tuple[float, ...] = (),
+    shares: tuple[_Share, ...] = (),
     cache: CacheChoice = _NO_CACHE,
     *,
     is_trained: bool = True,
 ) -> recipe.Part:
     """Returns a run of a config, after checking its network and its objectives.
 
-    Only the weights and the cache settings of the teachers matter here.
+    Only the shares and the cache settings of the teachers matter here.
     """
     source = build(Source, values)
-    training = _training(values, source, label, context, weights, cache)
+    training = _training(values, source, label, context, shares, cache)
     # An unknown network name raises here.
     network = training.network.create(num_classes=2)
     if is_trained:
         networks.remat(network, training.remat)
         training.rates(network, (source.image_size, source.image_size, len(training.mean)))
     terms = training.create_objectives(examples=training.batch_size)
-    recipe.check_combination(terms, training.ema, has_teacher=bool(weights))
+    recipe.check_combination(terms, training.ema, has_teacher=bool(shares))
     teacher_cache.check(training, terms)
     return recipe.Part(training, source, _json(ConfigDict(values.tree)))
 
@@ -285,18 +292,20 @@ def _training(
     source: Source,
     label: str,
     context: _Context,
-    weights: tuple[float, ...] = (),
+    shares: tuple[_Share, ...] = (),
     cache: CacheChoice = _NO_CACHE,
 ) -> recipe.Training:
     mean, std = tuple(values["data.mean"]), tuple(values["data.std"])
     augment = build(AugmentChoice, values, changes=build(Changes, values))
+    several = shares if len(shares) > 1 else ()
     return build(
         recipe.Training,
         values,
         label=label,
         network=_network(values, context),
         objectives=_objectives(values, context),
-        teacher_weights=weights if len(weights) > 1 else (),
+        teacher_weights=tuple(share.weight for share in several),
+        teacher_objectives=tuple(share.objectives for share in several),
         optimizer=_optimizer(values, context),
         augment=augment.create(source, mean, std),
         mix=build(MixChoice, values).create(),
@@ -425,10 +434,22 @@ def _label(number: int) -> str:
     return f"teacher{number + 1}" if number else "teacher"
 
 
-def _weights(teachers: list[Values]) -> tuple[float, ...]:
-    """Returns the weights of the teachers, normalized to a sum of 1."""
-    weights = [teacher["teacher.weight"] for teacher in teachers]
-    return tuple(weight / sum(weights) for weight in weights)
+def _shares(teachers: list[Values]) -> tuple[_Share, ...]:
+    """Returns the share of each teacher; the weights have a sum of 1."""
+    total = sum(teacher["teacher.weight"] for teacher in teachers)
+    shares = []
+    for teacher in teachers:
+        texts = teacher["teacher.objectives"].split(",")
+        names = tuple(filter(None, (text.strip() for text in texts)))
+        for name in names:
+            if name not in teacher["objectives"]:
+                available = dict.fromkeys(teacher["objectives"])
+                raise errors.InputError(
+                    f"{teacher.label}.objectives names '{name}', which is not among the objectives"
+                    f" of the run; {errors.hint(name, available)}available: {', '.join(available)}"
+                )
+        shares.append(_Share(teacher["teacher.weight"] / total, names))
+    return tuple(shares)
 
 
 def _cache(teachers: list[Values]) -> CacheChoice:

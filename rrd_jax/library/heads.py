@@ -64,18 +64,24 @@ def _parsed(name: str) -> tuple[str, int | None]:
 def _of_teacher(state: ObjectiveState, term: str, number: int | None) -> ObjectiveState:
     """Returns the part of an objective's state that belongs to one teacher."""
     parts = (state.params, state.frozen)
-    shared = [part for part in parts if isinstance(part, Mapping) and "teacher0" in part]
-    if not shared:
+    heads = next(
+        (part for part in parts if isinstance(part, Mapping) and part and _teachers(part)), {}
+    )
+    if not heads:
         if number is None:
             return state
         raise errors.InputError(
             f"head is '{term}[{number}]', but the run has only one head; use '{term}'"
         )
-    teachers = len(shared[0])
-    if number is None or number >= teachers:
+    if number not in _teachers(heads):
         name = term if number is None else f"{term}[{number}]"
+        listed = " or ".join(f"'{term}[{i}]'" for i in _teachers(heads))
         raise errors.InputError(
-            f"head is '{name}', but the run has one head for each of {teachers} teachers; use"
-            f" '{term}[0]' to '{term}[{teachers - 1}]'"
+            f"head is '{name}', but the run has a head for each of its teachers; use {listed}"
         )
     return ObjectiveState(*(part and part[f"teacher{number}"] for part in state))
+
+
+def _teachers(part: Mapping[str, Any]) -> list[int]:
+    """Returns the numbers of the teachers whose states are in a part of an objective's state."""
+    return [int(name[7:]) for name in part if re.fullmatch(r"teacher\d+", name)]

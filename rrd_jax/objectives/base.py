@@ -73,8 +73,8 @@ class Objective(NamedTuple):
       head: function (state) -> (head, is_unit): the head, as `parts.projections.init_head`
         returns it, that maps the student's embedding to the vector that `loss` compares; is_unit
         is True if that vector is normalized to length 1. None without such layers.
-      by_teacher: function like `loss` that also returns the loss [B] of each teacher, (loss, new
-        memory, losses); None unless several teachers are compared separately.
+      by_teacher: function like `loss` that also returns the loss [B] of each teacher by its number,
+        (loss, new memory, losses); None unless several teachers are compared separately.
       needs_patches: True if `loss` reads the teacher's patches; the teacher cache then holds them.
       needs_index: False if `loss` also accepts a batch whose `index` is None, as that of held-out
         images, although it reads the index of training images.
@@ -89,7 +89,7 @@ class Objective(NamedTuple):
     needs_maps: bool = True
     floor: Callable[[ObjectiveState, Any], jax.Array] | None = None
     head: Callable[[ObjectiveState], tuple[Any, bool]] | None = None
-    by_teacher: Callable[..., tuple[jax.Array, Any, list[jax.Array]]] | None = None
+    by_teacher: Callable[..., tuple[jax.Array, Any, dict[int, jax.Array]]] | None = None
     needs_patches: bool = False
     needs_index: bool = True
 
@@ -109,7 +109,7 @@ def mean_losses(
         losses, memory = objective.loss(state, student, teacher, batch)
         return {name: jnp.mean(losses)}, memory
     losses, memory, parts = objective.by_teacher(state, student, teacher, batch)
-    means = {f"{name}[{i}]": jnp.mean(part) for i, part in enumerate(parts)}
+    means = {f"{name}[{i}]": jnp.mean(part) for i, part in parts.items()}
     return {name: jnp.mean(losses)} | means, memory
 
 

@@ -16,7 +16,7 @@ class EnsembleOutputs(NamedTuple):
 
     Attributes:
       logits: [B, C] float32, the members' weighted mean; () if a member has none.
-      members: each member's Outputs, with the ensemble's logits and without head.
+      members: each member's Outputs, without head.
       head: (), since an ensemble has no classifier.
     """
 
@@ -82,9 +82,7 @@ class Ensemble:
         logits = ()
         if not any(isinstance(output.logits, tuple) for output in outputs):
             logits = sum(weight * output.logits for weight, output in weighted)
-        return EnsembleOutputs(
-            logits, tuple(output._replace(logits=logits, head=()) for output in outputs)
-        )
+        return EnsembleOutputs(logits, tuple(output._replace(head=()) for output in outputs))
 
 
 def stack_variables(variables: Sequence[dict[str, Any]]) -> dict[str, tuple]:

@@ -37,6 +37,10 @@ def _when_streamed(values: settings.Values) -> str:
     return "images are streamed" if is_streamed or values["data.feed"] == "streamed" else ""
 
 
+def _if_single(values: settings.Values) -> str:
+    return "" if len(values.labels) > 1 else "there is no second teacher"
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
     """The training of one network.
@@ -46,6 +50,8 @@ class Training:
       network: the network.
       objectives: the terms of the loss.
       teacher_weights: the weights of several teachers, with a sum of 1; empty for fewer than two.
+      teacher_objectives: for each of several teachers the names of the objectives that compare the
+        student with it; empty for all.
       optimizer: the optimizer and its schedule.
       augment: the augmentation of training images in the train step.
       mix: the mixing of training images in the train step, or None.
@@ -62,6 +68,8 @@ class Training:
       accumulate: Number of microbatches that a batch is split into to reduce memory (gradient
         accumulation). Each microbatch is normalized by its own statistics, and compared with the
         memory after the previous microbatches were pushed to it.
+      drop_teachers: Probability with which each of several teachers is dropped for an image, as in
+        UNIC; the teacher with the largest loss is always kept. 0 to keep all.
       ema: Decay of an average of the student's weights, such as 0.9999. The average replaces the
         weights in evaluation and export. 0 for no average.
       remat: Activations of the trained network that are recomputed in the backward pass, to reduce
@@ -90,6 +98,7 @@ class Training:
     network: NetworkChoice
     objectives: tuple[ObjectiveChoice, ...]
     teacher_weights: tuple[float, ...]
+    teacher_objectives: tuple[tuple[str, ...], ...]
     optimizer: OptimizerChoice
     augment: pipeline.Augment
     mix: mixing.Mix | None
@@ -103,6 +112,7 @@ class Training:
     epochs: int = field("train.epochs", 240, kinds.COUNT)
     batch_size: int = field("train.batch_size", 64, kinds.COUNT)
     accumulate: int = field("train.accumulate", 1, kinds.COUNT)
+    drop_teachers: float = field("train.drop_teachers", 0.0, kinds.PART, unused=_if_single)
     ema: float = field("train.ema", 0.0, kinds.PART)
     remat: str = field("train.remat", "none", kinds.Choice(("none", "convolutions", "all")))
     mesh: tuple[tuple[str, int], ...] = field(
@@ -192,9 +202,25 @@ class Training:
         for choice in self.objectives:
             objective = choice.create(examples=examples, batch_size=microbatch)
             if objective.needs_teacher and self.teacher_weights:
-                objective = objectives.averaged(choice.name, objective, self.teacher_weights)
+                weights = self._weights(choice.name)
+                objective = objectives.averaged(
+                    choice.name, objective, weights, drop=self.drop_teachers
+                )
             terms[choice.name] = objective
         return terms
+
+    def _weights(self, name: str) -> list[float]:
+        """Returns the weights of the teachers in an objective, with a sum of 1."""
+        pairs = zip(self.teacher_weights, self.teacher_objectives, strict=True)
+        weights = [weight if not names or name in names else 0.0 for weight, names in pairs]
+        total = sum(weights)
+        if not total:
+            raise errors.InputError(
+                f"objective '{name}' compares the student with no teacher, because the field"
+                f" objectives of each teacher omits it; add {name} to one of them, such as"
+                f" teacher[0].objectives, or remove objectives.{name}"
+            )
+        return [weight / total for weight in weights] if 0.0 in weights else weights
 
     def reads_patches(self, examples: int) -> bool:
         """Returns True if an objective compares the teacher's patches; see `create_objectives`."""

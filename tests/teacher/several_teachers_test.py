@@ -17,22 +17,27 @@ pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 
 
 def _config():
-    config = launch.digits("smoke,tiny+tiny-tiny,rrd+kd+at")
+    config = launch.digits("smoke,tiny+tiny-tiny,rrd+kd+at+embed")
     config.teacher[0].weight, config.teacher[1].seed = 3.0, 1
+    config.teacher[0].objectives = "rrd, kd, at"
     return config
 
 
 @pytest.mark.long
 def test_two_teachers_are_trained_before_the_student_and_reused_by_the_next_start(tmp_path, capsys):
     results = launch.run(_config(), tmp_path)
-    assert [result.label for result in results] == ["teacher", "teacher2", "distilled, rrd+kd+at"]
+    assert [result.label for result in results] == [
+        "teacher",
+        "teacher2",
+        "distilled, rrd+kd+at+embed",
+    ]
     assert capsys.readouterr().out.count("at compares feature maps (student - teacher):") == 1
     rows = evaluate.run(parse(_config()), tmp_path)
     assert [row["run"] for row in rows] == ["teacher", "teacher", "teachers", "student"]
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["agreement"] == pytest.approx(metrics[-1]["test/agreement"])
     losses = {name for name in metrics[-1] if name.startswith("train/loss/")}
-    names = ("ce", "kd", "rrd", "rrd[0]", "rrd[1]", "at", "at[0]", "at[1]")
+    names = ("ce", "kd", "rrd", "rrd[0]", "rrd[1]", "at", "at[0]", "at[1]", "embed", "embed[1]")
     assert losses == {f"train/loss/{name}" for name in names}
     for name in ("rrd", "at"):
         parts = [metrics[-1][f"train/loss/{name}[{i}]"] for i in range(2)]
@@ -61,8 +66,22 @@ def _check_heads(run):
         actual = rrd_jax.load(run, head=f"rrd[{i}]").embed(images)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     for name in ("rrd", "rrd[2]"):
-        with pytest.raises(errors.InputError, match=r"2 teachers.*'rrd\[0\]' to 'rrd\[1\]'"):
+        with pytest.raises(errors.InputError, match=r"use 'rrd\[0\]' or 'rrd\[1\]'"):
             rrd_jax.load(run, head=name)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (("rdr", ""), "names 'rdr', .*did you mean 'rrd'"),
+        (("rrd", "rrd,at,embed"), "'kd' compares the student with no teacher"),
+    ],
+)
+def test_objectives_of_teachers_are_checked(chosen, message):
+    config = _config()
+    config.teacher[0].objectives, config.teacher[1].objectives = chosen
+    with pytest.raises(errors.InputError, match=message):
+        parse(config)
 
 
 def test_invalid_weights_and_objectives_of_several_teachers_are_refused():

@@ -129,6 +129,8 @@ class TeacherFields:
       dtype: Type of the teacher's convolutions during distillation; '' for dtype, which is always
         the type of the teacher's training.
       weight: Weight among several teachers, such as --config.teacher[0].weight=2.
+      objectives: Objectives that compare the student with this teacher, among several teachers,
+        separated by commas, such as rrd,embed; '' for all.
       drop_path: Drop-path rate of the teacher's training, as for student.drop_path.
       head: Classifier of teacher.checkpoint in the teacher's training, as for student.head.
       freeze: Frozen parts in the teacher's training, as for student.freeze.
@@ -159,6 +161,7 @@ class TeacherFields:
     fine_tune: bool = _field("fine_tune", False, Flag(), unless("teacher.checkpoint"))
     dtype: str = _field("dtype", "", Choice(("", *DTYPES)))
     weight: float = _field("weight", 1.0, kinds.AMOUNT, _if_single)
+    objectives: str = _field("objectives", "", Text(), _if_single)
     drop_path: float = _of_training("drop_path", 0.0, kinds.PART, "student.drop_path")
     head: str = _of_training(
         "head", "auto", Choice(HEADS), "student.head", unless("teacher.checkpoint")
