@@ -215,7 +215,7 @@ def run(request: Request) -> list["export_all.Outcome"]:
 def _formats(request: Request) -> tuple[list["Format"], "Options"]:
     """Returns the requested formats and options."""
     from rrd_jax import errors, exports
-    from rrd_jax.exports import writer
+    from rrd_jax.exports import backbone, writer
 
     names = list(dict.fromkeys(name.strip() for name in request.format or ()))
     if not names:
@@ -232,12 +232,13 @@ def _formats(request: Request) -> tuple[list["Format"], "Options"]:
         license=request.license,
         push=request.push,
         private=request.private,
-        backbone=request.backbone,
     )
     if is_all and request.backbone:
-        formats = [fmt for fmt in formats if "backbone" in fmt.options]
+        formats = [fmt for fmt in formats if fmt.backbones]
     for fmt in formats if not is_all else ():
         writer.check_options(fmt, options)
+        if request.backbone:
+            backbone.check_format(fmt)
     writer.check_push(options)
     return formats, options
 
@@ -274,7 +275,7 @@ def _default_path(
     from rrd_jax.exports import writer
     from rrd_jax.weights import files
 
-    suffix = "-teacher" if request.teacher else ""
+    suffix = ("-teacher" if request.teacher else "") + ("-backbone" if request.backbone else "")
     name = writer.file_name(about, fmt, writer.supported_options(fmt, options), suffix)
     if request.output is not None:
         return pathlib.Path(request.output) / name

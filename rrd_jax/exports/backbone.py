@@ -5,7 +5,7 @@ from typing import Any
 
 from rrd_jax import errors, networks
 from rrd_jax.exports import interface
-from rrd_jax.exports.interface import Exportable
+from rrd_jax.exports.interface import Exportable, Format
 from rrd_jax.teacher import wrappers
 
 
@@ -39,6 +39,15 @@ def make_backbone(exportable: Exportable) -> Exportable:
         for name in ("params", "batch_stats")
     }
     return Exportable(network, variables, about, is_backbone=True)
+
+
+def check_format(fmt: Format) -> None:
+    """Raises an InputError for a format that does not support backbones."""
+    if not fmt.backbones:
+        raise errors.InputError(
+            f"--backbone is not supported by format '{fmt.name}', which cannot return feature maps;"
+            " use onnx, stablehlo, safetensors, torch or hub, or omit --backbone"
+        )
 
 
 def _without_classifier(network: networks.Network) -> networks.Network:

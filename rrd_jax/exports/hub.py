@@ -139,8 +139,9 @@ FORMAT = Format(
     "",
     "",
     ("safetensors",),
-    ("license", "push", "private", "backbone"),
+    ("license", "push", "private"),
     _write,
     _open,
     _recognizes,
+    backbones=True,
 )

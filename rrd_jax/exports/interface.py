@@ -172,7 +172,6 @@ class Options:
         none.
       push: repository ORG/NAME of the Hugging Face Hub that receives the folder; "" for none.
       private: True to create that repository as a private one.
-      backbone: True for a file of an `Exportable` that is a backbone.
     """
 
     fold: bool = True
@@ -182,7 +181,6 @@ class Options:
     license: str = ""
     push: str = ""
     private: bool = False
-    backbone: bool = False
 
 
 class Runtime(Protocol):
@@ -219,6 +217,7 @@ class Format(NamedTuple):
       recognizes: path -> True if the path has this format, by name and content, without loading it.
       check: (network, path) -> None, for a format without `open`; raises an InputError for a file
         that does not match the network.
+      backbones: whether the format supports backbones, see `Exportable.is_backbone`.
     """
 
     name: str
@@ -230,6 +229,7 @@ class Format(NamedTuple):
     open: Callable[[pathlib.Path, int], Runtime] | None
     recognizes: Callable[[pathlib.Path], bool]
     check: Callable[[Exportable, pathlib.Path], None] | None = None
+    backbones: bool = False
 
 
 def require(name: str, extra: str, modules: tuple[str, ...]) -> None:

@@ -37,8 +37,9 @@ FORMAT = Format(
     ".safetensors",
     "",
     ("safetensors",),
-    ("names", "backbone"),
+    ("names",),
     _write,
     _open,
     _recognizes,
+    backbones=True,
 )

@@ -145,8 +145,9 @@ FORMAT = Format(
     extension=_EXTENSION,
     extra="",
     modules=("jax",),
-    options=("fold", "embed_preprocessing", "backbone"),
+    options=("fold", "embed_preprocessing"),
     write=write,
     open=_Runtime,
     recognizes=recognizes,
+    backbones=True,
 )

@@ -30,5 +30,5 @@ def _recognizes(path: pathlib.Path) -> bool:
 
 
 FORMAT = Format(
-    "torch", ".pth", "torch", ("torch",), ("names", "backbone"), _write, _open, _recognizes
+    "torch", ".pth", "torch", ("torch",), ("names",), _write, _open, _recognizes, backbones=True
 )

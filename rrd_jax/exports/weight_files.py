@@ -219,8 +219,7 @@ def _make(about: ModelInfo, names: str) -> tuple[str, Any]:
     """
     makers = {k: make for k, make in _makers(about).items() if names in (k, "torch")}
     if not makers:
-        model = about.model if about.num_classes else f"{about.model} without a classifier"
-        return f"names not tested in torch: torchvision and timm lack {model}", None
+        return f"names not tested in torch: torchvision and timm lack {about.model}", None
     for library, make in makers.items():
         if all(importlib.util.find_spec(module) for module in ("torch", library)):
             return library, make()
@@ -234,9 +233,9 @@ def _makers(about: ModelInfo) -> dict[str, Callable[[], Any]]:
     def torchvision():
         models = importlib.import_module("torchvision.models")
         sizes = {"image_size": about.preprocessing.image_size} if record.is_sized else {}
-        options = {"weights": None, "num_classes": about.num_classes, **sizes}
-        module = getattr(models, record.torchvision)(**options)
-        return _with_channels(module, channels)
+        options = {"weights": None, "num_classes": about.num_classes or 1, **sizes}
+        module = _with_channels(getattr(models, record.torchvision)(**options), channels)
+        return module if about.num_classes else _without_classifier(module)
 
     def timm():
         sizes = record.make_args(about.preprocessing.image_shape)
@@ -244,9 +243,6 @@ def _makers(about: ModelInfo) -> dict[str, Callable[[], Any]]:
         return create(record.timm, num_classes=about.num_classes, **sizes)
 
     makers = {"torchvision": torchvision, "timm": timm}
-    # torchvision has no networks without a classifier.
-    if not about.num_classes:
-        del makers["torchvision"]
     return {library: make for library, make in makers.items() if getattr(record, library)}
 
 
@@ -263,6 +259,16 @@ def _with_channels(module: Any, channels: int) -> Any:
         options |= {"padding": first.padding, "bias": first.bias is not None}
         replacement = torch.nn.Conv2d(channels, first.out_channels, **options)
         setattr(module.get_submodule(parent), last, replacement)
+    return module
+
+
+def _without_classifier(module: Any) -> Any:
+    """Replaces the classifier of a torchvision network, its last linear layer, by the identity."""
+    import torch
+
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)]
+    parent, _, last = linear[-1].rpartition(".")
+    setattr(module.get_submodule(parent), last, torch.nn.Identity())
     return module
 
 

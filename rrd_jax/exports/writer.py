@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rrd_jax import checkpoints, errors, hub, imports
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.exports import headers, interface
+from rrd_jax.exports import backbone, headers, interface
 from rrd_jax.exports.interface import Exportable, Format, Options
 from rrd_jax.exports.verification import Comparison, Trial
 from rrd_jax.networks import Network
@@ -176,9 +176,7 @@ def file_name(about: ModelInfo, fmt: Format, options: Options = _DEFAULT, suffix
       suffix: suffix that is appended to the network's name.
     """
     model = re.sub(r"[^\w.+-]+", "-", about.model.rpartition(":")[2]).strip("-.") or "network"
-    words = ["backbone"] if options.backbone else []
-    words += [options.quantize] if options.quantize else []
-    parts = [model + suffix, *words]
+    parts = [model + suffix, *([options.quantize] if options.quantize else [])]
     return "-".join(parts) + (fmt.extension or f"-{fmt.name}")
 
 
@@ -250,6 +248,8 @@ def write(
       DiskError: the file cannot be written.
     """
     check_options(fmt, options)
+    if trial.exportable.is_backbone:
+        backbone.check_format(fmt)
     interface.require(fmt.name, fmt.extra, fmt.modules)
     check_path(path, fmt, overwrite=overwrite)
     with _draft_folder(path) as folder:

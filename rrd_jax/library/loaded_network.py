@@ -146,6 +146,7 @@ class Loaded:
         *,
         test: Any = None,
         overwrite: bool = False,
+        backbone: bool = False,
         **options: Any,
     ) -> exports.Written:
         """Exports the network to a file, and compares its outputs with those of the network.
@@ -156,6 +157,7 @@ class Loaded:
           test: images for the comparison: a folder, uint8 images of the network's size, or a pair
             (images, labels); None for 500 images of the run's test split.
           overwrite: whether to replace an earlier export.
+          backbone: whether to export the network without its classifier, with its feature maps.
           **options: fields of `exports.Options`.
 
         Raises:
@@ -168,7 +170,7 @@ class Loaded:
         choices = exports.make_options(options)
         exports.check_push(choices)
         network = exports.make_exportable(self.network, self.variables, about, self.terms)
-        if choices.backbone:
+        if backbone:
             network = exports.make_backbone(network)
         images = sample_images.load(network.about, self.source, test, network.max_images(500))
         trial = exports.Trial(network, images)

@@ -79,8 +79,9 @@ FORMAT = interface.Format(
     extension=".onnx",
     extra="onnx",
     modules=("onnx", "onnxruntime"),
-    options=("fold", "embed_preprocessing", "backbone"),
+    options=("fold", "embed_preprocessing"),
     write=write,
     open=open_file,
     recognizes=recognizes,
+    backbones=True,
 )
