@@ -253,6 +253,10 @@ def _load(request: Request) -> "Exportable":
         raise errors.InputError(
             f"--teacher exports the run's teacher without changes; omit --{' --'.join(names)}"
         )
+    if request.backbone and "class_names" in request.load_options:
+        raise errors.InputError(
+            "--class_names is set, but --backbone omits the classifier; omit --class_names"
+        )
     if request.teacher:
         return compared_networks.load_teacher(request.workdir)
     return compared_networks.load(request.workdir, **request.load_options)

@@ -1,12 +1,14 @@
 """Backbones: networks without classifier, for detection, segmentation and retrieval."""
 
 import dataclasses
+import math
 from typing import Any
 
 from rrd_jax import errors, networks
 from rrd_jax.exports import interface
 from rrd_jax.exports.interface import Exportable, Format
 from rrd_jax.teacher import wrappers
+from rrd_jax.terminal import console
 
 
 def make_backbone(exportable: Exportable) -> Exportable:
@@ -34,6 +36,13 @@ def make_backbone(exportable: Exportable) -> Exportable:
             f" '{about.model}' does not return both in its Outputs; omit --backbone, or choose"
             " another network"
         )
+    if rounded := interface.rounded_sides(outputs, shape[0]):
+        maps = " and ".join(f"{side}x{side}" for side in rounded)
+        console.note(
+            f"feature maps of {maps} are not exported, because their stride does not divide"
+            f" images of {shape[0]} pixels; for all stages, set --image_size to a multiple of 32,"
+            f" such as {32 * math.ceil(shape[0] / 32)}"
+        )
     variables = {
         name: _part(exportable.variables[name], summary.variables[name])
         for name in ("params", "batch_stats")
@@ -51,8 +60,12 @@ def check_format(fmt: Format) -> None:
 
 
 def _without_classifier(network: networks.Network) -> networks.Network:
-    is_custom = isinstance(network, networks.CustomNetwork | wrappers.Wrapper)
-    return network if is_custom else network.clone(num_classes=0)
+    return network if keeps_classifier(network) else network.clone(num_classes=0)
+
+
+def keeps_classifier(network: networks.Network) -> bool:
+    """Returns True if the weights of a network's backbone include those of the classifier."""
+    return isinstance(network, networks.CustomNetwork | wrappers.Wrapper)
 
 
 def _part(variables: Any, template: Any) -> Any:

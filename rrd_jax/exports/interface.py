@@ -146,6 +146,12 @@ def stages(outputs: networks.Outputs, side: int) -> dict[str, jax.Array]:
     return maps | ({} if outputs.patches is None else {"patches": outputs.patches})
 
 
+def rounded_sides(outputs: networks.Outputs, side: int) -> list[int]:
+    """Returns the sides of feature maps that `stages` omits because their stride is not whole."""
+    sides = {x.shape[1] for x in outputs.maps if x.ndim == 4}
+    return sorted(n for n in sides if side % n and any(n == -(-side // s) for s in _STAGES))
+
+
 def without_patches(name: str) -> str:
     """Returns the message for a network, of this name, that returns no patches."""
     return (

@@ -14,7 +14,7 @@ import numpy as np
 
 from rrd_jax import errors, networks, objectives
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.exports import headers, interface
+from rrd_jax.exports import backbone, headers, interface
 from rrd_jax.exports.headers import Header
 from rrd_jax.exports.interface import Exportable, Outputs, Runtime
 from rrd_jax.teacher import wrappers
@@ -38,6 +38,8 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
             "weight files cannot hold the head of an objective; omit --head, or use"
             " --format=onnx or --format=stablehlo"
         )
+    if exportable.is_backbone and backbone.keeps_classifier(exportable.network):
+        _check_headless(exportable)
     if names == "ours":
         return exported.flatten(exportable.variables)
     about = exportable.about
@@ -53,12 +55,24 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
             f" --format=safetensors without --names={names}, or --format=onnx"
         )
     layout = names if names in published.LIBRARIES else ""
+    if layout and not getattr(published.lookup(about.model), layout):
+        raise errors.UnfitError(
+            f"{layout} has no {about.model}, so --names={layout} is impossible; use --names=torch,"
+            " which covers every built-in network"
+        )
+    return to_torch(about.model, exportable.variables, layout=layout)
+
+
+def _check_headless(exportable: Exportable) -> None:
+    """Raises an UnfitError if the weights include those of a classifier."""
     try:
-        return to_torch(about.model, exportable.variables, layout=layout)
+        _make_ours(exportable.about, exportable.variables)
     except errors.InputError as error:
         raise errors.UnfitError(
-            f"{error}; use --names=torch, which covers every built-in network"
-        ) from None
+            f"weight files cannot hold '{exportable.about.model}' without its classifier, because"
+            " it is a custom or wrapped network; omit --backbone, or use --format=onnx or"
+            " --format=stablehlo"
+        ) from error
 
 
 def is_exported(path: pathlib.Path, *, safetensors: bool) -> bool:

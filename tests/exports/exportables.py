@@ -22,7 +22,7 @@ NAMES = (
     "# `k` ``l``",
     "\x1b[31m\ud800",
 )
-CUSTOM = "tests.exports.exportables:Custom"
+CUSTOM, MAPPED = "tests.exports.exportables:Custom", "tests.exports.exportables:Mapped"
 
 
 class Custom(nn.Module):
@@ -35,6 +35,18 @@ class Custom(nn.Module):
     def __call__(self, x, *, train=False):
         x = nn.relu(nn.Conv(self.width, (3, 3))(x)).mean((1, 2))
         return nn.Dense(self.num_classes)(x), x
+
+
+class Mapped(nn.Module):
+    """A custom network with a feature map of stride 4, which is also its patches."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.relu(nn.Conv(4, (4, 4), strides=4)(x))
+        y = x.mean((1, 2))
+        return networks.Outputs(nn.Dense(self.num_classes)(y), y, (x,), patches=x)
 
 
 def exportable(
