@@ -1,10 +1,13 @@
 """Backbones loaded in timm and torchvision, also as the first part of a detector."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
 from rrd_jax import exports
 from rrd_jax.exports import Options
+from tests import pages
 from tests.exports import exportables
 
 torch = pytest.importorskip("torch")
@@ -17,6 +20,7 @@ _NODES = {
     "convnext_tiny": ["features.1", "features.3", "features.5", "features.7"],
     "mobilenet_v3_large": ["features.3", "features.6", "features.12", "features.16"],
 }
+_FILE = pathlib.Path(__file__).name
 _STAGES = [f"stage{i}" for i in range(2, 6)]
 
 
@@ -98,32 +102,23 @@ def test_torchvision_extracts_the_feature_maps(backbone, tmp_path):
 
 
 @_networks("resnet18")
-@pytest.mark.parametrize("detector", ["MaskRCNN", "RetinaNet"])
-def test_a_detector_of_torchvision_trains_from_the_weights(detector, backbone, tmp_path):
-    detection, pyramids = torchvision.models.detection, torchvision.ops.feature_pyramid_network
-    resnet = torchvision.models.resnet18()
-    resnet.fc = torch.nn.Identity()
-    path = backbone.write("torch", tmp_path / "f.pth", names="torchvision")
-    resnet.load_state_dict(torch.load(path, weights_only=True), strict=True)
-    first = 1 if detector == "MaskRCNN" else 2
-    channels = [64, 128, 256, 512][first - 1 :]
-    layers = {f"layer{i}": str(i - first) for i in range(first, 5)}
-    blocks = pyramids.LastLevelMaxPool() if first == 1 else pyramids.LastLevelP6P7(16, 16)
-    body = detection.backbone_utils.BackboneWithFPN(resnet, layers, channels, 16, blocks)
-    preprocessing = backbone.exportable.about.preprocessing
-    network = getattr(detection, detector)(
-        body,
-        num_classes=3,
-        image_mean=preprocessing.mean,
-        image_std=preprocessing.std,
-        min_size=64,
-        max_size=64,
-    )
+@pytest.mark.parametrize(
+    "detector", ["retina_net", pytest.param("mask_rcnn", marks=pytest.mark.long)]
+)
+def test_detectors_of_the_page_train(detector, backbone, tmp_path, monkeypatch):
+    backbone.write("torch", tmp_path / "resnet18-backbone.pth", names="torchvision")
+    monkeypatch.chdir(tmp_path)
+    (block,) = (b for b in pages.blocks("docs/export.md") if b.mark.endswith(f"/{_FILE}"))
+    variables = {}
+    exec(block.text, variables)
+    network, resnet = variables[detector], variables["resnet"]
+    np.testing.assert_allclose(network.transform.image_mean, (0.4, 0.5, 0.6), rtol=1e-6)
+    np.testing.assert_allclose(network.transform.image_std, (0.2, 0.25, 0.3), rtol=1e-6)
+    network.transform.min_size, network.transform.max_size = (64,), 64
     masks = torch.zeros(1, 64, 64, dtype=torch.uint8)
     masks[:, 8:40, 8:40] = 1
     box, label = torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.tensor([1])
-    target = {"boxes": box, "labels": label, "masks": masks}
-    losses = network([torch.rand(3, 64, 64)], [target])
+    losses = network([torch.rand(3, 64, 64)], [{"boxes": box, "labels": label, "masks": masks}])
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert float(resnet.conv1.weight.grad.abs().max()) > 0
