@@ -60,12 +60,8 @@ def check_format(fmt: Format) -> None:
 
 
 def _without_classifier(network: networks.Network) -> networks.Network:
-    return network if keeps_classifier(network) else network.clone(num_classes=0)
-
-
-def keeps_classifier(network: networks.Network) -> bool:
-    """Returns True if the weights of a network's backbone include those of the classifier."""
-    return isinstance(network, networks.CustomNetwork | wrappers.Wrapper)
+    is_custom = isinstance(network, networks.CustomNetwork | wrappers.Wrapper)
+    return network if is_custom else network.clone(num_classes=0)
 
 
 def _part(variables: Any, template: Any) -> Any:

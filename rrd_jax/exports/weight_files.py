@@ -14,7 +14,7 @@ import numpy as np
 
 from rrd_jax import errors, networks, objectives
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.exports import backbone, headers, interface
+from rrd_jax.exports import headers, interface
 from rrd_jax.exports.headers import Header
 from rrd_jax.exports.interface import Exportable, Outputs, Runtime
 from rrd_jax.teacher import wrappers
@@ -38,7 +38,12 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
             "weight files cannot hold the head of an objective; omit --head, or use"
             " --format=onnx or --format=stablehlo"
         )
-    if exportable.is_backbone and backbone.keeps_classifier(exportable.network):
+    if isinstance(exportable.network, wrappers.Wrapper):
+        raise errors.UnfitError(
+            "weight files cannot hold the preprocessing, probe or class vectors of a run's teacher;"
+            " omit --teacher and pass --workdir=TEACHER, or use --format=onnx or --format=stablehlo"
+        )
+    if exportable.is_backbone and isinstance(exportable.network, networks.CustomNetwork):
         _check_headless(exportable)
     if names == "ours":
         return exported.flatten(exportable.variables)
@@ -70,8 +75,7 @@ def _check_headless(exportable: Exportable) -> None:
     except errors.InputError as error:
         raise errors.UnfitError(
             f"weight files cannot hold '{exportable.about.model}' without its classifier, because"
-            " it is a custom or wrapped network; omit --backbone, or use --format=onnx or"
-            " --format=stablehlo"
+            " it is a custom network; omit --backbone, or use --format=onnx or --format=stablehlo"
         ) from error
 
 

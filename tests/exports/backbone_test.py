@@ -110,6 +110,15 @@ def test_weight_files_hold_custom_networks_that_were_trained_without_labels(tmp_
     np.testing.assert_allclose(actual, trial.reference["patches"], rtol=1e-5, atol=1e-6)
 
 
+def test_weight_files_cannot_hold_the_preprocessing_of_a_teacher(tmp_path):
+    source = exportables.exportable(size=16)
+    network = wrappers.Preprocessed(source.network, 32, (1.0,) * 3, (0.0,) * 3, "bilinear")
+    backbone = exports.make_backbone(dataclasses.replace(source, network=network))
+    with pytest.raises(errors.UnfitError, match="of a run's teacher.* use --format=onnx") as caught:
+        _write(backbone, "safetensors", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A folder of exported networks, and of files that exist."""
