@@ -74,13 +74,16 @@ def test_the_blocks_of_a_page_run(page, commands, tmp_path):
                 _run_line(line, commands, tmp_path) for line in pages.lines(block.text)
             )
         elif not block.module:
-            output += _run(f"python - <<'EOF'\n{block.text}EOF\n", tmp_path)
+            (tmp_path / "block.py").write_text(block.text)
+            output += _run_line("python block.py", commands, tmp_path)
     _CHECKS.get(page, lambda *_: None)(tmp_path, output)
 
 
 def _run_line(line, commands, folder):
-    """Returns the output of a line; modules run in a process with the imports done."""
+    """Returns the output of a line; modules and files run in a process with the imports done."""
     module = pages.module_arguments(line)
+    if line.startswith("python ") and line.endswith(".py"):
+        module = [str(folder / line.removeprefix("python "))]
     if not module:
         return _run(line, folder)
     extra_flags = (text for part, text in _SHORT.items() if part in line)
@@ -156,29 +159,30 @@ def test_figures_of_the_architecture_are_up_to_date(name):
 
 
 @pytest.mark.long
-def test_make_unlabelled_matches_its_page_and_compares_the_student_with_its_teacher(tmp_path):
+def test_make_unlabelled_matches_its_page_and_compares_student_and_teacher(commands, tmp_path):
     ready, home = tmp_path / ".venv" / "ready", tmp_path / "runs"
     output = _run(
         f"make --no-print-directory -n -o {ready} unlabelled VENV={ready.parent} UNLABELLED={home}",
         _ROOT,
     )
-    commands = output.replace(f"{ready.parent}/bin/python", "python")
+    text = output.replace(f"{ready.parent}/bin/python", "python")
     page = (_ROOT / "docs" / "unlabelled.md").read_text()
-    for command in commands.replace(str(home), "runs/unlabelled").split("python")[1:]:
+    for command in text.replace(str(home), "runs/unlabelled").split("python")[1:]:
         assert command.rstrip() in page
-    first, second = (f"python{part.rstrip()}" for part in commands.split("python")[1:])
+    first, second = (f"python{part.rstrip()}" for part in text.split("python")[1:])
     short = "--config.train.epochs=2"
-    output = _run(f"{first} {short} --config.teacher.epochs=2", _ROOT)
+    output = _run_line(f"{first} {short} --config.teacher.epochs=2", commands, _ROOT)
     rows = re.findall(r"^\| ([a-z, ]+) .* (\d\d\.\d\d) +\| \d\d\.\d\d +\|$", output, re.MULTILINE)
     top1 = {name.strip(): float(value) for name, value in rows}
     assert top1["random weights"] < top1["distilled, rrd"] < top1["teacher"], output
-    output = _run(f"{second} {short}", _ROOT)
+    output = _run_line(f"{second} {short}", commands, _ROOT)
     assert re.search(r"^\| student +\|.* [+-]\d+\.\d\d ", output, re.MULTILINE), output
 
 
-def test_the_custom_training_loop_learns_in_fewer_than_thirty_lines():
+def test_the_custom_training_loop_learns_in_fewer_than_thirty_lines(commands):
     path = _ROOT / "docs" / "examples" / "training_loop.py"
-    losses = [float(line.split()[-1]) for line in _run(f"python {path}", _ROOT).splitlines()]
+    output = _run_line(f"python {path}", commands, _ROOT)
+    losses = [float(line.split()[-1]) for line in output.splitlines()]
     assert losses == sorted(losses, reverse=True)
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     assert len([line for line in lines if not line.strip().startswith(("#", '"""'))]) < 30

@@ -68,7 +68,7 @@ class Commands:
         cwd: pathlib.Path = _ROOT,
         seconds: float = 120,
     ) -> Outcome:
-        """Runs `python -m MODULE ARGUMENTS`."""
+        """Runs `python -m MODULE ARGUMENTS`, or `python FILE` if the module is a path to a file."""
         request = (module, [str(a) for a in arguments], dict(env or {}), str(cwd), seconds)
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
@@ -120,7 +120,11 @@ def _run(module: str, arguments: list[str], env: dict[str, str], cwd: str) -> in
     sys.modules.pop(module, None)
     code: Any = 0
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if module.endswith(".py"):
+            sys.path.insert(0, str(pathlib.Path(module).parent))
+            runpy.run_path(module, run_name="__main__")
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as exit_request:
         code = exit_request.code or 0
     except BaseException:

@@ -13,9 +13,9 @@ from rrd_jax.cpu import compiling, convolutions
 from tests import golden
 from tests.networks import modern
 
-_ALL = [
-    *((name, 32) for name in modern.older() if name in networks.CIFAR),
-    *((name, 224) for name in [*modern.older(), *modern.SMALLEST] if name in networks.IMAGENET),
+_KINDS = [
+    *((name, 32) for name in modern.KINDS if name in networks.CIFAR),
+    *((name, 224) for name in [*modern.KINDS, *modern.SMALLEST] if name in networks.IMAGENET),
 ]
 
 
@@ -116,9 +116,9 @@ _MAX_SHAPES = 4
 
 
 @pytest.mark.long
-def test_convolutions_of_all_networks_equal_the_plain_convolutions():
+def test_convolutions_of_all_kinds_of_networks_equal_the_plain_convolutions():
     by_form = collections.defaultdict(list)
-    for shape in sorted(set().union(*(_shapes(name, side, 2) for name, side in _ALL))):
+    for shape in sorted(set().union(*(_shapes(name, side, 2) for name, side in _KINDS))):
         x, kernel, stride, padding = shape
         case = convolutions.Case(*x, kernel[:2], kernel[3], stride, (padding[0][0], padding[1][0]))
         by_form[convolutions.choose(case._replace(groups=x[3] // kernel[2])).name].append(shape)

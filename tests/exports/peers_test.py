@@ -17,8 +17,8 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 
-_OLDER = [name for name in modern.older() if any(published.lookup(name)[:2])]
-_NAMES = [*_OLDER, *modern.SAMPLE]
+_KINDS = (*modern.KINDS, "shufflenetv2_x1_0", *modern.SAMPLE)
+_NAMES = [name for name in _KINDS if any(published.lookup(name)[:2])]
 _QUICK = ["mobilenetv2", "mobilenetv1"]
 _LONG = [pytest.param(n, marks=pytest.mark.long) for n in _NAMES if n not in _QUICK]
 

@@ -75,7 +75,7 @@ def test_outputs_equal_timm_at_two_image_sizes(name, tmp_path):
 
 
 # Rounding flips ReLUs, so float32 gradients of PyTorch are also inaccurate for some networks.
-@pytest.mark.parametrize("name", _TIMM)
+@pytest.mark.parametrize("name", modern.SAMPLE)
 def test_gradients_equal_pytorch(name):
     # Batch norms of small maps need 8 images. ConvNeXt uses 2, because its 7x7 convolutions take
     # seconds per image in PyTorch with float64.
