@@ -54,13 +54,13 @@ _TIMM = [name for name in modern.SMALLEST if published.lookup(name).timm]
 
 
 @pytest.mark.parametrize("name", _TIMM)
-def test_outputs_equal_timm_at_two_image_sizes(name, tmp_path):
+def test_files_and_outputs_at_another_image_size_equal_timm(name, tmp_path):
     side = modern.side(name)
     network, path = _build(name, side), tmp_path / "file.safetensors"
     importlib.import_module("safetensors.torch").save_file(network.state_dict(), path)
     variables, meta = files.load(path, name)
     assert meta["num_classes"] == 10
-    _compare(name, network, variables, _images(side))
+    # The stored numbers of tests/networks/modern_test.py are for the size of the file.
     other = side + side // 2
     if modern.patch(name):
         sized = timm.create_model(name, num_classes=10, img_size=other).eval()
@@ -75,7 +75,8 @@ def test_outputs_equal_timm_at_two_image_sizes(name, tmp_path):
 
 
 # Rounding flips ReLUs, so float32 gradients of PyTorch are also inaccurate for some networks.
-@pytest.mark.parametrize("name", modern.SAMPLE)
+# PyTorch takes half a minute for the grouped convolutions of RegNets with float64.
+@pytest.mark.parametrize("name", [name for name in modern.SAMPLE if "regnet" not in name])
 def test_gradients_equal_pytorch(name):
     # Batch norms of small maps need 8 images. ConvNeXt uses 2, because its 7x7 convolutions take
     # seconds per image in PyTorch with float64.

@@ -46,18 +46,16 @@ def _logits(network, images):
 
 
 def _sides(name):
-    """Returns the published image size and another one, which a transformer is built for."""
-    side = networks.image_size(name)
-    return (side, side // 7 * 3) if name.startswith("vit") else (side, 96)
+    """Returns a small image size, and the published one of a transformer, which is built for it."""
+    return (networks.image_size(name), 96) if name.startswith("vit") else (96,)
 
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_outputs_equal_torchvision_and_files_survive_a_round_trip(name, tmp_path):
-    for i, side in enumerate(_sides(name)):
-        if not i or name.startswith("vit"):
-            network, path = _build(name, side), tmp_path / f"{side}.pth"
-            torch.save({"model": network.state_dict()}, path)
-            variables, meta = files.load(path, name)
+    for side in _sides(name):
+        network, path = _build(name, side), tmp_path / f"{side}.pth"
+        torch.save({"model": network.state_dict()}, path)
+        variables, meta = files.load(path, name)
         assert meta["model"] == networks.canonical(name)
         outputs = jax.jit(networks.create(name, 10).apply)(variables, _images(side))
         assert golden.relative(outputs.logits, _logits(network, _images(side))) < 1e-5
@@ -122,7 +120,8 @@ def test_the_layout_of_a_library_without_the_network_is_refused():
 
 @pytest.mark.parametrize("name", fresh.mark_long_except(modern.TORCHVISION, _QUICK))
 def test_sizes_equal_torchvision(name):
-    with torch.device("meta"):
+    # RegNets read values of tensors when they are built.
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
         network = getattr(torchvision.models, name)(num_classes=10)
     side = networks.image_size(name)
     summary = networks.summarize(networks.create(name, 10), (side, side, 3))
