@@ -21,7 +21,7 @@ from tests import launch
 from tests.conftest import use_one_device
 from tests.exports import private
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_device", "tiny_network")]
 _NAMES = ("a, b", 'the "c"', "Füße", "日本", *"efghij")
 
 

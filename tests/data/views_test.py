@@ -4,10 +4,13 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 from rrd_jax.data.augment import pipeline
 from rrd_jax.data.augment.views import Views
 from rrd_jax.data.feeds import feed
+
+pytestmark = pytest.mark.long
 
 _RNG = np.random.default_rng(0)
 _EXAMPLES = [

@@ -22,6 +22,8 @@ _PREFIX = f"rj{os.getpid() % 10_000}_"
 # Python executes this module at its start, in all processes that the tests start.
 _SITE = f"""
 from multiprocessing import process, shared_memory
+
+pytestmark = pytest.mark.long
 shared_memory._SHM_NAME_PREFIX = "/{_PREFIX}"
 process.current_process()._config["semprefix"] = "/{_PREFIX}"
 """
@@ -76,7 +78,7 @@ def test_a_closed_stream_leaves_no_processes(workers, steps):
 
 
 @pytest.mark.usefixtures("no_leftovers")
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_failed_evaluation_leaves_no_processes(workers):
     def predict(variables, images, labels):
         raise ZeroDivisionError
@@ -196,7 +198,6 @@ def test_the_worker_of_a_killed_reader_ends_with_it(reader):
     _wait_for(lambda: not reader.is_alive())
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("no_leftovers")
 def test_a_run_whose_process_group_is_terminated_saves_and_leaves_no_processes(tmp_path, data_dir):
     arguments = [

@@ -21,7 +21,7 @@ from tests import launch
 from tests.conftest import use_one_device
 from tests.data import masked
 
-pytestmark = [pytest.mark.usefixtures("tiny_network", "one_device")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("tiny_network", "one_device")]
 
 
 def _patch_data(seed=0, images=10, per_image=24, width=6, classes=3):
@@ -128,7 +128,6 @@ def evaluated_run(tiny_teacher, tmp_path_factory):
 _COMPARED = ("patch_neighbours_10", "patch_cka")
 
 
-@pytest.mark.long
 def test_each_evaluation_has_metrics_of_student_random_weights_and_teacher(evaluated_run):
     first, last = launch.rows(evaluated_run[0])
     names = {f"proof/{p}{name}" for p in ("", "random_") for name in (*_COMPARED, "miou")}
@@ -213,7 +212,6 @@ def test_all_pixels_of_the_test_masks_are_counted_once(evaluated_run):
     np.testing.assert_array_equal(dense.confusion(variables, head), expected)
 
 
-@pytest.mark.long
 def test_patches_are_compared_without_masks(tiny_teacher, tmp_path):
     config = _config(tiny_teacher, "", tmp_path, **{"eval.patches": True, "train.epochs": 1})
     launch.run(config, tmp_path / "run")

@@ -13,6 +13,8 @@ from rrd_jax.objectives.parts import projections
 from rrd_jax.teacher import wrappers
 from tests.exports import exportables
 
+pytestmark = pytest.mark.long
+
 _LARGEST = "mobilenetv4_conv_small"
 # The network, its image size and the outputs of its backbone, by side of the maps.
 _NETWORKS = {
@@ -41,7 +43,7 @@ def _write(exportable, form, folder, **options):
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet8", "vit_nano_32", "resnet18", pytest.param(_LARGEST, marks=pytest.mark.long)],
+    ["resnet8", "vit_nano_32", "resnet18", _LARGEST],
 )
 def test_stages_are_named_by_stride_and_the_classifier_is_removed(name):
     size, sides = _NETWORKS[name]

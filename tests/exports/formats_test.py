@@ -1,13 +1,15 @@
 """Formats with a runtime: outputs for any batch and network, recognition and damage."""
 
+import itertools
 import shutil
 
 import pytest
 
 from rrd_jax import errors, exports
 from rrd_jax.exports import Options
-from tests import fresh
 from tests.exports import graphs
+
+pytestmark = pytest.mark.long
 
 _MODULES = {
     "stablehlo": ("jax",),
@@ -16,7 +18,7 @@ _MODULES = {
 }
 
 _FAMILIES = ["resnet8x4", "vgg8", "mobilenetv2_cifar", "shufflenetv1_cifar", "shufflenetv2_cifar"]
-_NETWORKS = fresh.mark_long_except([*graphs.CUSTOM, *_FAMILIES], ["linen"])
+_NETWORKS = [*graphs.CUSTOM, *_FAMILIES]
 
 
 def _format(name):
@@ -45,8 +47,11 @@ def test_outputs_equal_the_network_for_batches_of_any_size(written, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", _NETWORKS)
-@pytest.mark.parametrize("form", fresh.mark_long_except(_MODULES, ["stablehlo", "litert"]))
+# StableHLO contains the operations of JAX; the other formats convert each of them.
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("stablehlo", "linen"), *itertools.product(("litert", "openvino"), _NETWORKS)],
+)
 def test_every_network_is_exported_with_uint8_images(form, name, tmp_path):
     form, shape = _format(form), (32, 32, 3) if name in _FAMILIES else (8, 8, 1)
     exportable = graphs.exportable(name, shape)

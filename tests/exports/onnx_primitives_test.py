@@ -11,6 +11,8 @@ from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports import headers
 from rrd_jax.exports.onnx import fuse, model, walk
 
+pytestmark = pytest.mark.long
+
 onnxruntime = pytest.importorskip("onnxruntime")
 
 _SHAPE = (6, 5, 4)

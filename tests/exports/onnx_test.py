@@ -19,6 +19,8 @@ from tests import tiny
 from tests.exports import exportables, graphs
 from tests.networks import modern
 
+pytestmark = pytest.mark.long
+
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
@@ -105,7 +107,6 @@ def test_a_residual_network_consists_of_convolutions_and_sums(small, tmp_path):
     }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", [*modern.KINDS, *modern.SAMPLE])
 def test_every_kind_of_network_is_exported(name, tmp_path):
     size = 32 if name in networks.CIFAR else 64
@@ -114,7 +115,6 @@ def test_every_kind_of_network_is_exported(name, tmp_path):
 
 
 @pytest.mark.parametrize("module", [Zoo, ViT])
-@pytest.mark.long
 def test_common_linen_layers_are_exported(module, tmp_path):
     _check(_exportable(networks.from_linen(module()), 16), tmp_path, tolerance=5e-5)
 

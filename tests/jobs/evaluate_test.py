@@ -14,7 +14,7 @@ from rrd_jax.weights import to_torch
 from tests import launch
 from tests.conftest import use_one_device
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_device", "tiny_network")]
 
 
 def _config(argument="smoke,resnet8-tiny,kd", **fields):
@@ -66,7 +66,6 @@ def test_evaluation_and_a_finished_job_decode_no_training_images(run, monkeypatc
     assert len(decoded) == 24
 
 
-@pytest.mark.long
 def test_a_pytorch_file_of_the_teacher_has_the_results_of_the_teacher(run, tmp_path):
     folder, _ = run
     variables, _ = checkpoints.load_student(folder / "teacher")

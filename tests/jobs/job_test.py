@@ -14,7 +14,7 @@ from rrd_jax.jobs import job, preflight
 from rrd_jax.training import recipe
 from tests import launch
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_device", "tiny_network")]
 _PAIR = "smoke,tiny-tiny"
 
 
@@ -62,7 +62,6 @@ def test_an_untrained_classifier_is_warned_about(method, fields, warns, teacher,
     assert ("no objective trains the classifier" in capsys.readouterr().out) is warns
 
 
-@pytest.mark.long
 def test_the_table_compares_a_fine_tuned_student_with_random_weights(tmp_path, teacher, capsys):
     start = {"student.checkpoint": teacher["teacher.checkpoint"], "student.backbone_rate": 0.1}
     tuned = launch.digits("smoke,tiny,ce", **start)
@@ -125,7 +124,6 @@ def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher):
     assert {leaf.dtype for leaf in jax.tree.leaves(network.evaluated())} == {np.dtype(np.float32)}
 
 
-@pytest.mark.long
 def test_bfloat16_is_warned_about_on_a_processor_without_bfloat16_arithmetic(
     tmp_path, teacher, monkeypatch, capsys
 ):
@@ -171,7 +169,6 @@ def test_fields_that_do_not_fit_the_data_are_refused_before_the_workdir_is_creat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.long
 def test_a_run_on_an_image_folder_resumes_only_with_unchanged_images(tmp_path, data_dir):
     images, rng = tmp_path / "images", np.random.default_rng(0)
     for split, label, i in itertools.product(("train", "val"), ("cat", "dog"), range(8)):

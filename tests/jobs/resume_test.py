@@ -11,7 +11,9 @@ from rrd_jax import networks
 from rrd_jax.cpu import compiling
 from rrd_jax.jobs import loop
 from rrd_jax.networks import vit
-from tests import fresh, launch
+from tests import launch
+
+pytestmark = pytest.mark.long
 
 _WORKDIR = pathlib.Path(__file__).parents[1] / "golden" / "workdir.zip"
 
@@ -54,8 +56,7 @@ _UNUSUAL = {
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-@pytest.mark.parametrize("name", fresh.mark_long_except(["adamw", *_UNUSUAL], ["adamw"]))
-@pytest.mark.long
+@pytest.mark.parametrize("name", ["adamw", *_UNUSUAL])
 def test_a_resumed_run_with_another_optimizer_is_bit_identical(name, tmp_path):
     fields = _UNUSUAL.get(name, _ADAMW) | {"optimizer.name": name, "optimizer.learning_rate": 0.01}
     config = launch.digits("smoke,tiny,ce", **fields)
@@ -63,7 +64,6 @@ def test_a_resumed_run_with_another_optimizer_is_bit_identical(name, tmp_path):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-@pytest.mark.long
 def test_a_resumed_run_with_drop_path_is_bit_identical(tmp_path, monkeypatch):
     small = functools.partial(vit.VisionTransformer, patch=4, width=8, depth=2, heads=2)
     monkeypatch.setitem(networks.MODELS, "small", small)
@@ -74,7 +74,6 @@ def test_a_resumed_run_with_drop_path_is_bit_identical(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("one_device", "tiny_network")
 # The run is stopped after the fourth step.
 @pytest.mark.parametrize("change_step", [2, 5])
-@pytest.mark.long
 def test_a_resumed_run_changes_to_onednn_at_the_same_step(change_step, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "_compiles_quickly", lambda: False)
     calls = []

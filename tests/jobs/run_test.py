@@ -10,6 +10,8 @@ from rrd_jax import errors, library
 from rrd_jax.checkpoints import digests
 from tests import launch
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.parametrize("finished", [False, True], ids=["stopped", "finished"])

@@ -12,6 +12,8 @@ import rrd_jax
 from rrd_jax import errors, objectives
 from tests.networks.custom_equinox import Stateful
 
+pytestmark = pytest.mark.long
+
 _IMAGES = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
 _SPLIT = _IMAGES, np.arange(16) % 10
 
@@ -38,7 +40,6 @@ def _teacher():
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("value", [objectives.stateless(_zero), (2.0, _zero), _zero])
-@pytest.mark.long
 def test_an_objective_is_accepted_with_and_without_a_weight(value):
     result = _distill(objectives={"kd": 1.0, "zero": value}, optimizer=optax.adamw)
     assert result.metrics["parameters"] == 650

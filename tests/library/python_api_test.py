@@ -18,6 +18,8 @@ from rrd_jax.objectives.parts import memory
 from tests import launch
 from tests.networks import custom_nets as nets
 
+pytestmark = pytest.mark.long
+
 _RNG = np.random.default_rng(0)
 _SPLIT = _RNG.integers(0, 256, (32, 8, 8, 1), dtype=np.uint8), np.arange(32) % 10
 _OPTIONS = {"train": _SPLIT, "test": _SPLIT, "epochs": 1, "batch_size": 16}
@@ -52,14 +54,8 @@ def _mixer():
     ("kind", "student", "options"),
     [
         ("trained", nets.Mixer(10), {"objectives": {"kd": 1.0}, "optimizer": optax.adamw(1e-3)}),
-        pytest.param(
-            *("workdir", nets.GroupNorm(10), {"optimizer": optax.adamw, "learning_rate": 0.01}),
-            marks=pytest.mark.long,
-        ),
-        pytest.param(
-            *("nnx", nets.Norm(10, rngs=nnx.Rngs(1)), {"optimizer": "adamw"}),
-            marks=pytest.mark.long,
-        ),
+        ("workdir", nets.GroupNorm(10), {"optimizer": optax.adamw, "learning_rate": 0.01}),
+        ("nnx", nets.Norm(10, rngs=nnx.Rngs(1)), {"optimizer": "adamw"}),
         ("pair", nets.functions, {"objectives": {"mine": (2.0, _mimic), "ce": 1.0}}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -100,7 +96,6 @@ def test_a_job_with_python_objects_finishes_and_resumes(kind, student, options, 
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-@pytest.mark.long
 def test_a_config_and_a_job_give_the_results_of_the_command(tmp_path):
     config = launch.digits("smoke,tiny-tiny,kd")
     launch.run(config, tmp_path / "command")

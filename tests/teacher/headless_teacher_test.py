@@ -17,7 +17,7 @@ from rrd_jax.teacher import frozen
 from rrd_jax.weights import files, to_torch
 from tests import launch
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_device", "tiny_network")]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,6 @@ def _config(method, backbone, **fields):
     return launch.digits(f"smoke,tiny-tiny,{method}", **path, **fields)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("method", "probe"), [("rrd+rkd", False), ("rrd+kd", True)])
 def test_a_cached_teacher_gives_the_metrics_of_a_live_teacher(method, probe, backbone, tmp_path):
     rows = []
@@ -77,7 +76,6 @@ def test_objectives_on_logits_are_refused_before_training(backbone, tmp_path, me
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.long
 def test_a_custom_objective_is_refused_only_if_it_reads_logits(backbone, tmp_path):
     config = _config("rrd", backbone)
 
@@ -106,7 +104,6 @@ def test_a_probe_provides_logits_and_is_stored(backbone, tmp_path, capsys, monke
     _check_loaded(config, tmp_path)
 
 
-@pytest.mark.long
 def test_class_vectors_provide_logits_and_the_teacher_has_separate_preprocessing(
     backbone, tmp_path, capsys
 ):
@@ -178,7 +175,6 @@ def test_a_probe_replaces_a_classifier_of_other_classes(tiny_teacher, backbone, 
         np.testing.assert_array_equal(value, predictions[1][name])
 
 
-@pytest.mark.long
 def test_a_module_that_returns_only_an_embedding_can_be_a_teacher(tmp_path):
     class Embedder(nn.Module):
         @nn.compact

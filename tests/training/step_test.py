@@ -18,6 +18,8 @@ from rrd_jax.training.recipe import Term
 from rrd_jax.weights import from_torch, to_torch
 from tests import fresh, golden, tiny
 
+pytestmark = pytest.mark.long
+
 _RUNS = ["rrd", "rrd_kd"]
 
 
@@ -200,7 +202,6 @@ def test_bfloat16_keeps_parameters_losses_and_memory_float32():
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-@pytest.mark.long
 def test_the_teacher_receives_the_mixed_images(kind):
     network = tiny.NETWORK(num_classes=3)
     terms = {name: Term(objectives.create(name)) for name in ("ce", "kd")}
