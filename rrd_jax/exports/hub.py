@@ -60,6 +60,9 @@ def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[
     if record.timm:
         stem, head = record.timm_ends
         images |= {"pool_size": None, "first_conv": stem, "classifier": head}
+    if record.timm_tags:
+        # timm has several networks of rrd_jax under one name, which the tag distinguishes.
+        images["tag"] = record.timm_tags[0]
     config = {
         "architecture": timm or _PREFIX + "+".join(filter(None, (about.model, about.classifier))),
         "num_classes": about.num_classes,

@@ -18,12 +18,14 @@ from rrd_jax.networks import (
     convnext,
     custom,
     dinov3,
+    dinov3_convnext,
     inverted,
     mobilenet,
     regnet,
     repvgg,
     resnet,
     shufflenet,
+    tips,
     vgg,
     vit,
     wrn,
@@ -74,7 +76,7 @@ CIFAR: dict[str, Factory] = {
     **convmixer.CIFAR,
 }
 # Families whose module also holds the names of entries in other libraries.
-FAMILIES: tuple[Family, ...] = (dinov3.FAMILY,)
+FAMILIES: tuple[Family, ...] = (dinov3.FAMILY, dinov3_convnext.FAMILY, tips.FAMILY)
 # Networks published for ImageNet.
 IMAGENET: dict[str, Factory] = {
     **resnet.IMAGENET,

@@ -96,15 +96,17 @@ class _Head(nn.Module):
     """An average over positions, a norm and the classifier."""
 
     num_classes: int
+    normed_patches: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[Any, jax.Array, Any]:
-        embedding = transformer.LayerNorm(name="norm")(layers.average(x))
+    def __call__(self, x: jax.Array) -> tuple[Any, jax.Array, Any, jax.Array]:
+        norm = transformer.LayerNorm(name="norm")
+        embedding = norm(layers.average(x))
         classifier = layers.Classifier(
             self.num_classes, transformer.small_normal, zero_bias=True, name="fc"
         )
         logits = classifier(embedding)
-        return logits, embedding, classifier.head
+        return logits, embedding, classifier.head, norm(x) if self.normed_patches else x
 
 
 class ConvNeXt(nn.Module):
@@ -117,6 +119,7 @@ class ConvNeXt(nn.Module):
       second: whether the network is V2, with response norms in the MLPs instead of a scale after
         them.
       as_convolutions: whether PyTorch's MLPs are convolutions.
+      normed_patches: whether the patches of Outputs are the last map under the final norm.
       drop_path: drop-path rate of the last block; the rates of earlier blocks are proportional to
         their depth.
       dtype: type of convolutions and matrix products; parameters and norms are float32.
@@ -127,6 +130,7 @@ class ConvNeXt(nn.Module):
     widths: tuple[int, ...]
     second: bool = False
     as_convolutions: bool = False
+    normed_patches: bool = False
     drop_path: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
@@ -148,8 +152,9 @@ class ConvNeXt(nn.Module):
                 name=f"stages_{stage}",
             )(x, train=train)
             maps.append(x)
-        logits, embedding, head = _Head(self.num_classes, name="head")(x)
-        return Outputs(logits, embedding, tuple(maps), tuple(maps), head, x)
+        head = _Head(self.num_classes, self.normed_patches, name="head")
+        logits, embedding, classifier, patches = head(x)
+        return Outputs(logits, embedding, tuple(maps), tuple(maps), classifier, patches)
 
 
 # Blocks of each stage, channels of the first stage, and whether MLPs are convolutions.

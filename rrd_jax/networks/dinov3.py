@@ -133,7 +133,6 @@ class DinoV3(vit.VisionTransformer):
     scale: float = 1e-5
     epsilon: float = 1e-5
     bias: bool = False
-    resamples_sharply = False
 
     def block(self, grid: tuple[int, int]) -> partial:
         """Returns the factory of blocks for a grid of patches."""
@@ -177,7 +176,7 @@ def _add_key_bias(entries: Entries) -> Entries:
     return entries | keys
 
 
-def _authors(marker: str, mlp: dict[str, str]) -> Layout:
+def _authors(marker: str, mlp: dict[str, str], *, gated: bool) -> Layout:
     """Returns a layout of the authors' files; `mlp` has their names of the MLP's layers."""
     block = {
         **{name: name for name in ("norm1.", "norm2.", "attn.proj.", "attn.qkv.weight")},
@@ -198,13 +197,14 @@ def _authors(marker: str, mlp: dict[str, str]) -> Layout:
             ),
             Rule(biases, ("blocks.{}.attn.qkv.bias",), shares=(1, 1, 1)),
         ),
+        fits=lambda network: network.gated == gated,
         ignored=r"mask_token|rope_embed\.|local_cls_norm\.|projectors\.|.*\.bias_mask",
         after=_remove_key_bias,
         before=_add_key_bias,
     )
 
 
-def _transformers(marker: str, mlp: dict[str, str]) -> Layout:
+def _transformers(marker: str, mlp: dict[str, str], *, gated: bool) -> Layout:
     """Returns a layout of transformers; `mlp` has its names of the MLP's layers."""
     block = {
         **{name: name for name in ("norm1.", "norm2.")},
@@ -226,6 +226,7 @@ def _transformers(marker: str, mlp: dict[str, str]) -> Layout:
             ),
             fused("blocks.{}.attn.qkv.weight", "layer.{}.attention.{}_proj.weight", tuple("qkv")),
         ),
+        fits=lambda network: network.gated == gated,
         ignored=r"embeddings\.mask_token",
     )
 
@@ -285,14 +286,19 @@ FAMILY = Family(
             _transformers(
                 "layer.0.mlp.gate_proj.weight",
                 {"fc1_g": "gate_proj", "fc1_x": "up_proj", "fc2": "down_proj"},
+                gated=True,
             ),
             _transformers(
-                "layer.0.attention.q_proj.weight", {"fc1": "up_proj", "fc2": "down_proj"}
+                "layer.0.attention.q_proj.weight",
+                {"fc1": "up_proj", "fc2": "down_proj"},
+                gated=False,
             ),
         ),
         "dinov3": (
-            _authors("blocks.0.mlp.w1.weight", {"fc1_g": "w1", "fc1_x": "w2", "fc2": "w3"}),
-            _authors("storage_tokens", {"fc1": "fc1", "fc2": "fc2"}),
+            _authors(
+                "blocks.0.mlp.w1.weight", {"fc1_g": "w1", "fc1_x": "w2", "fc2": "w3"}, gated=True
+            ),
+            _authors("storage_tokens", {"fc1": "fc1", "fc2": "fc2"}, gated=False),
         ),
     },
     kinds={"dinov3_vit": _KIND},

@@ -62,6 +62,9 @@ class Layout:
       after: converts the result of the rules to native entries.
       before: the inverse of `after`.
       always: whether `inner` is also written if there is no classifier.
+      fits: returns True for the networks whose entries are written in this layout.
+      class_position: whether the class token of a network with registers has a position, which
+        native entries add to the token, and whether there is an unused mask token.
     """
 
     marker: str
@@ -73,6 +76,8 @@ class Layout:
     after: Callable[[Entries], Entries] = dict
     before: Callable[[Entries], Entries] = dict
     always: bool = False
+    fits: Callable[[Any], bool] = lambda network: True
+    class_position: bool = False
 
     @functools.cached_property
     def beginning(self) -> re.Pattern:
@@ -111,10 +116,14 @@ class Family(NamedTuple):
       networks: factories of the networks by name.
       image_size: height and width in pixels of images for which the networks were published.
       timm_ends: timm's names of the first convolution and of the classifier.
+      timm_names: name -> timm's name, where it differs.
+      timm_tags: first parts of the tags of weights by which timm tells these networks from others
+        of the same name.
       timm_pool: timm's name of the pooling before the classifier.
+      is_sized: whether timm requires the image size.
       timm_args: arguments with which timm's network computes the same function.
       layouts: library, "transformers" or a name for the authors' files -> layouts of its entries,
-        in the order of the search; the first that has all entries of a network is written.
+        in the order of the search.
       kinds: model type of transformers -> its configs.
     """
 
@@ -122,10 +131,22 @@ class Family(NamedTuple):
     networks: Mapping[str, Callable]
     image_size: int
     timm_ends: tuple[str, str]
+    timm_names: Mapping[str, str] = {}
+    timm_tags: tuple[str, ...] = ()
     timm_pool: str = "avg"
+    is_sized: bool = False
     timm_args: Mapping[str, Any] = {}
     layouts: Mapping[str, tuple[Layout, ...]] = {}
     kinds: Mapping[str, Kind] = {}
+
+
+def picked(*names: str) -> Callable[[Config], dict[str, Any]]:
+    """Returns `Kind.sizes` for values that a config has under the same names."""
+
+    def sizes(config: Config) -> dict[str, Any]:
+        return {n: tuple(v) if isinstance(v := config[n], list) else v for n in names}
+
+    return sizes
 
 
 def rules(*rows: tuple[str, ...]) -> tuple[Rule, ...]:

@@ -22,17 +22,20 @@ _SHARPNESS = -0.75
 def fit(variables: Any, network: Network, image_shape: tuple[int, ...], way: str = WAYS[0]) -> Any:
     """Returns a transformer's weights with position embeddings for images of this size.
 
-    Position embeddings are resampled bicubically. The embeddings of tokens other than patches are
-    not changed.
+    Position embeddings are resampled by the network's attribute `resampling`: "cubic", bicubically
+    with antialiasing; "sharp", by `way`; "linear", bilinearly with antialiasing, but in timm
+    bicubically. The embeddings of tokens other than patches are not changed.
 
     Args:
       variables: {"params": ...}; weights of other networks are returned unchanged.
       network: a network of `networks.create`.
       image_shape: (H, W, channels).
-      way: the resampling for DINOv2 without registers, one of WAYS: "authors", without antialiasing
-        and with 0.1 added to the numbers of patches; "transformers", without antialiasing; "timm",
-        with antialiasing. All other networks are resampled with antialiasing, as in timm and, for
-        DINOv2 with registers, by its authors and transformers. "auto" is "authors".
+      way: the library whose resampling is followed, one of WAYS. It matters for DINOv2 without
+        registers: "authors", bicubically without antialiasing and with 0.1 added to the numbers of
+        patches; "transformers", without antialiasing; "timm", with antialiasing; and for TIPSv2,
+        where only "timm" is bicubic. Other networks are resampled bicubically with antialiasing, as
+        in timm and, for DINOv2 with registers, by its authors and transformers. "auto" is
+        "authors".
     """
     params = variables.get("params") if isinstance(variables, Mapping) else None
     positions = params.get(NAME) if isinstance(params, Mapping) else None
@@ -47,9 +50,10 @@ def fit(variables: Any, network: Network, image_shape: tuple[int, ...], way: str
         return variables
     rest, patches = jnp.split(jnp.asarray(positions, jnp.float32), [others], axis=1)
     patches = patches.reshape(side, side, -1)
-    if way == "timm" or not getattr(network, "resamples_sharply", False):
+    resampling = "cubic" if way == "timm" else getattr(network, "resampling", "cubic")
+    if resampling != "sharp":
         shape = (*grid, patches.shape[-1])
-        patches = jax.image.resize(patches, shape, "cubic", antialias=True)
+        patches = jax.image.resize(patches, shape, resampling, antialias=True)
     else:
         offset = 0.0 if way == "transformers" else _OFFSET
         rows, columns = (_resampling(side, size, (size + offset) / side) for size in grid)

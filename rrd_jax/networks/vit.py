@@ -1,7 +1,7 @@
 """Vision transformers: ViT (arXiv 2010.11929), and its variants DeiT, DINOv2, CLIP and SigLIP.
 
 DeiT: arXiv 2012.12877, DeiT III: 2204.07118, DINOv2: 2304.07193, registers: 2309.16588, CLIP:
-2103.00020, SigLIP: 2303.15343. Names, modules and computation are timm's.
+2103.00020, SigLIP: 2303.15343, SigLIP 2: 2502.14786. Names, modules and computation are timm's.
 """
 
 from collections.abc import Callable
@@ -96,9 +96,9 @@ class VisionTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @property
-    def resamples_sharply(self) -> bool:
-        """True for DINOv2 without registers; see `positions.fit`."""
-        return self.scale == _DINO["scale"] and not self.registers
+    def resampling(self) -> str:
+        """The resampling of position embeddings; see `positions.fit`."""
+        return "sharp" if self.scale == _DINO["scale"] and not self.registers else "cubic"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
@@ -192,28 +192,52 @@ class VisionTransformer(nn.Module):
         return Outputs(logits, sum(pair) / 2, tuple(maps), tuple(maps), patches=patches)
 
 
-_SIZES = {
+SIZES = {
     "tiny": {"width": 192, "depth": 12, "heads": 3},
     "small": {"width": 384, "depth": 12, "heads": 6},
     "medium": {"width": 512, "depth": 12, "heads": 8},
     "base": {"width": 768, "depth": 12, "heads": 12},
     "large": {"width": 1024, "depth": 24, "heads": 16},
     "giant": {"width": 1536, "depth": 40, "heads": 24},
-    # SigLIP's network with an optimized shape (arXiv 2305.13035).
+    # SigLIP's networks with optimized shapes (arXiv 2305.13035).
     "so400m": {"width": 1152, "depth": 27, "heads": 16, "mlp": 4304 / 1152},
+    "giantopt": {"width": 1536, "depth": 40, "heads": 16},
 }
 _CLIP = {"norm_first": True, "epsilon": 1e-5}
 _DINO = {"scale": 1e-5}
 _REGISTERS = {"registers": 4, "patch_positions_only": True, **_DINO}
-_GIANT = {"mlp": 2.66667 * 2, "gated": True, "activation": jax.nn.silu}
-_SIGLIP = {"pool": "attention"}
-# SigLIP's authors and transformers use the tanh approximation of the GELU, timm the exact GELU.
-_TANH = {**_SIGLIP, "activation": transformer.gelu_tanh}
+GATED = {"mlp": 2.66667 * 2, "gated": True, "activation": jax.nn.silu}
 _DEIT3 = {"patch_positions_only": True, "scale": 1e-6}
 
 
 def _vit(size: str, patch: int, **options) -> partial:
-    return partial(VisionTransformer, patch=patch, **_SIZES[size], **options)
+    return partial(VisionTransformer, patch=patch, **SIZES[size], **options)
+
+
+# Sizes, patches and image sizes of SigLIP and SigLIP 2, and the suffix of networks with the tanh
+# approximation of the GELU, which the authors and transformers use. timm has it in some networks,
+# and the exact GELU in the others.
+_SIGLIP = (
+    ("base", 16, (224, 256, 384, 512), "_gelutanh"),
+    ("large", 16, (256, 384), "_gelutanh"),
+    ("so400m", 14, (224, 378), "_gelutanh"),
+    ("base", 32, (256,), ""),
+    ("large", 16, (512,), ""),
+    ("so400m", 16, (256, 384, 512), ""),
+    ("giantopt", 16, (256, 384), ""),
+)
+
+
+def _siglip(side: int) -> dict[str, Callable]:
+    """Returns SigLIP's towers for images of `side` pixels."""
+    return {
+        f"vit_{size}_patch{patch}_siglip{name}_{side}": _vit(
+            size, patch, pool="attention", activation=activation
+        )
+        for size, patch, sides, tanh in _SIGLIP
+        for name, activation in {"": transformer.gelu, tanh: transformer.gelu_tanh}.items()
+        if side in sides
+    }
 
 
 # Networks by the image size that they were published for.
@@ -244,16 +268,6 @@ _PUBLISHED: dict[int, dict[str, Callable]] = {
                 ("_quickgelu", {"activation": transformer.quick_gelu}),
             )
         },
-        "vit_base_patch16_siglip_224": _vit("base", 16, **_SIGLIP),
-        "vit_so400m_patch14_siglip_224": _vit("so400m", 14, **_SIGLIP),
-        "vit_base_patch16_siglip_gelutanh_224": _vit("base", 16, **_TANH),
-        "vit_so400m_patch14_siglip_gelutanh_224": _vit("so400m", 14, **_TANH),
-    },
-    256: {
-        "vit_base_patch16_siglip_256": _vit("base", 16, **_SIGLIP),
-        "vit_large_patch16_siglip_256": _vit("large", 16, **_SIGLIP),
-        "vit_base_patch16_siglip_gelutanh_256": _vit("base", 16, **_TANH),
-        "vit_large_patch16_siglip_gelutanh_256": _vit("large", 16, **_TANH),
     },
     336: {
         "vit_large_patch14_clip_336": _vit("large", 14, **_CLIP),
@@ -273,8 +287,6 @@ _PUBLISHED: dict[int, dict[str, Callable]] = {
             )
         },
         "deit_base_patch16_384": _vit("base", 16),
-        "vit_base_patch16_siglip_384": _vit("base", 16, **_SIGLIP),
-        "vit_base_patch16_siglip_gelutanh_384": _vit("base", 16, **_TANH),
     },
     518: {
         **{
@@ -285,10 +297,12 @@ _PUBLISHED: dict[int, dict[str, Callable]] = {
             f"vit_{size}_patch14_reg4_dinov2": _vit(size, 14, **_REGISTERS)
             for size in ("small", "base", "large")
         },
-        "vit_giant_patch14_dinov2": _vit("giant", 14, **_DINO, **_GIANT),
-        "vit_giant_patch14_reg4_dinov2": _vit("giant", 14, **_REGISTERS, **_GIANT),
+        "vit_giant_patch14_dinov2": _vit("giant", 14, **_DINO, **GATED),
+        "vit_giant_patch14_reg4_dinov2": _vit("giant", 14, **_REGISTERS, **GATED),
     },
 }
+for _side in (224, 256, 378, 384, 512):
+    _PUBLISHED[_side] = _PUBLISHED.get(_side, {}) | _siglip(_side)
 IMAGENET = {name: factory for networks in _PUBLISHED.values() for name, factory in networks.items()}
 SIDES = {name: side for side, networks in _PUBLISHED.items() for name in networks}
 # A small network of this project, with 2.7 million parameters.

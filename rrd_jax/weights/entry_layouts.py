@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -81,8 +81,42 @@ def _read_one(layout: Layout, outer: str, inner: str, entries: dict[str, tuple[A
             count = native[like].shape[0]
             native[entry], origins[entry] = np.zeros(count, np.float32), origins[like]
     default_origin = next(iter(origins.values()))
+    if layout.class_position:
+        native = _merge_class_position(native)
     for entry, value in layout.after(native).items():
         entries[outer + entry] = (value, origins.get(entry, default_origin))
+
+
+def _merge_class_position(entries: Entries) -> Entries:
+    """Adds the class token's position to the class token of a network with registers."""
+    entries = {name: value for name, value in entries.items() if name != "mask_token"}
+    if not entries.keys() >= {"reg_token", "cls_token", "pos_embed"}:
+        return entries
+    token, positions = entries["cls_token"], entries["pos_embed"]
+    count = tuple(positions.shape)[1] - 1
+
+    def read(value: Any) -> np.ndarray:
+        return entry_values.read(value).astype(np.float32)
+
+    return entries | {
+        "cls_token": Stored(
+            tuple(token.shape), _dtype([token]), lambda: read(token) + read(positions)[:, :1]
+        ),
+        "pos_embed": Stored(
+            (1, count, *tuple(positions.shape)[2:]),
+            _dtype([positions]),
+            lambda: read(positions)[:, 1:],
+        ),
+    }
+
+
+def _split_class_position(entries: Entries) -> Entries:
+    """Inverts `_merge_class_position` with a class position of 0; adds an unused mask token."""
+    if "reg_token" in entries:
+        positions = entries["pos_embed"]
+        class_position = np.zeros_like(positions[:, :1])
+        entries = entries | {"pos_embed": np.concatenate([class_position, positions], axis=1)}
+    return entries | {"mask_token": np.zeros_like(entries["cls_token"][0])}
 
 
 def _joined(
@@ -128,6 +162,8 @@ def write(layout: Layout, entries: Mapping[str, np.ndarray]) -> dict[str, np.nda
       InputError: the layout has no entry for an array.
     """
     rest = layout.before(dict(entries))
+    if layout.class_position:
+        rest = _split_class_position(rest)
     for entry in layout.zeros:
         if np.any(rest.pop(entry, 0)):
             raise errors.InputError(
@@ -165,15 +201,3 @@ def _written(rules: tuple[Rule, ...], rest: Entries) -> Iterator[tuple[str, np.n
                 parts = np.split(np.concatenate(native), len(rule.foreign))
             names = rule.names(rule.foreign, numbers, leaf)
             yield from ((n, back(part)) for n, part in zip(names, parts, strict=True))
-
-
-def lazy(shape: tuple[int, ...], like: Any, compute: Callable[[], np.ndarray]) -> Stored:
-    """Returns a lazily computed array with a shape and the dtype of `like`."""
-    return Stored(shape, _dtype([like]), compute)
-
-
-def has_all(layout: Layout, names: Iterable[str]) -> bool:
-    """Returns True if a layout has a counterpart of all native names."""
-    rules = (*layout.rules, *layout.heads)
-    patterns = [name_pattern(template) for rule in rules for template in rule.native]
-    return all(any(pattern.fullmatch(name) for pattern in patterns) for name in names)

@@ -1,13 +1,8 @@
 """Layouts of state dicts of transformers, OpenAI's CLIP and the authors of DINOv2."""
 
-from typing import Any
-
-import numpy as np
-
 from rrd_jax import networks
 from rrd_jax.networks import convnext, mobilenet, regnet, resnet, vit
-from rrd_jax.networks.family import Entries, Layout, Rule, fused, rules
-from rrd_jax.weights import entry_layouts, entry_templates, entry_values
+from rrd_jax.networks.family import Layout, Rule, fused, rules
 
 _PARTS = ("query", "key", "value")
 _VIT = (
@@ -27,36 +22,6 @@ _VIT = (
 )
 _IGNORED = r"pooler\.|embeddings\.mask_token"
 _CLASSIFIER = rules(("head.", "classifier."))
-
-
-def _merge_class_position(entries: Entries) -> Entries:
-    """Adds the class token's position to the class token, for DINOv2 with registers."""
-    entries = {name: value for name, value in entries.items() if name != "mask_token"}
-    if not entries.keys() >= {"reg_token", "cls_token", "pos_embed"}:
-        return entries
-    token, positions = entries["cls_token"], entries["pos_embed"]
-    count = tuple(positions.shape)[1] - 1
-
-    def read(value: Any) -> np.ndarray:
-        return entry_values.read(value).astype(np.float32)
-
-    return entries | {
-        "cls_token": entry_layouts.lazy(
-            tuple(token.shape), token, lambda: read(token) + read(positions)[:, :1]
-        ),
-        "pos_embed": entry_layouts.lazy(
-            (1, count, *tuple(positions.shape)[2:]), positions, lambda: read(positions)[:, 1:]
-        ),
-    }
-
-
-def _split_class_position(entries: Entries) -> Entries:
-    """Inverts `_merge_class_position` with a class position of 0; adds an unused mask token."""
-    if "reg_token" in entries:
-        positions = entries["pos_embed"]
-        class_position = np.zeros_like(positions[:, :1])
-        entries = entries | {"pos_embed": np.concatenate([class_position, positions], axis=1)}
-    return entries | {"mask_token": np.zeros_like(entries["cls_token"][0])}
 
 
 _MLP = rules(
@@ -88,8 +53,7 @@ def _dino(*mlps: Rule) -> Layout:
         "encoder.layer.0.layer_scale1.lambda1",
         "dinov2.",
         (*table, *mlps, qkv),
-        after=_merge_class_position,
-        before=_split_class_position,
+        class_position=True,
     )
 
 
@@ -115,9 +79,7 @@ def _dino_authors(*, gated: bool = False) -> Layout:
         ("norm.", "norm."),
         *blocks,
     )
-    return Layout(
-        "mask_token", "", table, after=_merge_class_position, before=_split_class_position
-    )
+    return Layout("mask_token", "", table, class_position=True)
 
 
 _TOWER_BLOCKS = rules(
@@ -310,11 +272,10 @@ def find(name: str, library: str) -> Layout | None:
       name: name of the network.
       library: one of NAMES.
     """
-    if family := networks.family_of(name):
-        names = entry_templates.template(name).keys() - entry_templates.classifier(name)
-        layouts = family.layouts.get(library, ())
-        return next((table for table in layouts if entry_layouts.has_all(table, names)), None)
     network = networks.factory(name)(num_classes=1)
+    if family := networks.family_of(name):
+        layouts = family.layouts.get(library, ())
+        return next((layout for layout in layouts if layout.fits(network)), None)
     if library == "openai":
         return _OPENAI if getattr(network, "norm_first", False) else None
     if library == "dinov2":

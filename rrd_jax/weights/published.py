@@ -28,6 +28,8 @@ class Published(NamedTuple):
       timm_ends: timm's names of the first convolution and of the classifier.
       timm_pool: timm's name of the pooling before the classifier.
       is_sized: whether timm requires the image size.
+      timm_tags: first parts of the tags of timm's weights for this network, if timm has several
+        networks of rrd_jax under one name.
     """
 
     torchvision: str = ""
@@ -38,6 +40,7 @@ class Published(NamedTuple):
     timm_ends: tuple[str, str] = ("conv1", "fc")
     timm_pool: str = "avg"
     is_sized: bool = False
+    timm_tags: tuple[str, ...] = ()
 
     def make_args(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         """Returns the arguments of timm.create_model for images [H, W, channels]."""
@@ -50,15 +53,22 @@ def lookup(name: str) -> Published:
     return _NETWORKS.get(networks.canonical(name), Published())
 
 
-def from_timm(architecture: str) -> str:
-    """Returns the native name of a network of timm; "" if there is no equivalent."""
-    # The part after the dot names the weights.
-    name = architecture.split(".")[0]
+def from_timm(architecture: str, tag: str = "") -> str:
+    """Returns the native name of a network of timm; "" if there is no equivalent.
+
+    Args:
+      architecture: timm's name, with or without the tag of its weights after a dot.
+      tag: the tag if the name lacks it.
+    """
+    name, _, own_tag = architecture.partition(".")
     # Networks that timm lacks have the name "".
-    natives = [
-        native for native, record in _NETWORKS.items() if record.timm and record.timm == name
-    ]
-    return next(iter(natives), "")
+    natives = {
+        native: record.timm_tags
+        for native, record in _NETWORKS.items()
+        if record.timm and record.timm == name
+    }
+    tagged = (n for n, tags in natives.items() if tags and (own_tag or tag).startswith(tags))
+    return next(iter((*tagged, *natives)), "")
 
 
 def library_of(name: str) -> str:
@@ -203,10 +213,12 @@ _NETWORKS: dict[str, Published] = {
     **{
         name: Published(
             "",
-            name,
+            family.timm_names.get(name, name),
             family.timm_args,
             timm_ends=family.timm_ends,
             timm_pool=family.timm_pool,
+            is_sized=family.is_sized,
+            timm_tags=family.timm_tags,
         )
         for family in networks.FAMILIES
         for name in family.networks

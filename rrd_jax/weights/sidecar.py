@@ -68,8 +68,8 @@ def read(file: pathlib.Path, model: str = "") -> Sidecar:
 def _read_timm(file: pathlib.Path, content: dict[str, Any], model: str) -> Sidecar:
     """Reads timm's config.json, with class names and preprocessing in pretrained_cfg or outside."""
     images = content.get("pretrained_cfg", content)
+    name = published.from_timm(content["architecture"], str(images.get("tag") or ""))
     architecture = content["architecture"].split(".")[0]
-    name = published.from_timm(architecture)
     record = published.lookup(model or name)
     if model and architecture not in (model, record.timm) and _is_timm_config(content):
         raise errors.InputError(

@@ -5,7 +5,7 @@ from typing import Any
 
 from rrd_jax import errors, networks
 from rrd_jax.networks import convnext, mobilenet, regnet, resnet, transformer, vit
-from rrd_jax.networks.family import Config, Kind
+from rrd_jax.networks.family import Config, Kind, picked
 
 _ACTIVATIONS = {
     "gelu": transformer.gelu,
@@ -23,14 +23,7 @@ _WIDE = {
 }
 
 
-def _picked(*names: str) -> Callable[[Config], dict[str, Any]]:
-    def sizes(config: Config) -> dict[str, Any]:
-        return {n: tuple(v) if isinstance(v := config[n], list) else v for n in names}
-
-    return sizes
-
-
-_TRANSFORMER = _picked(*_WIDE, "hidden_act")
+_TRANSFORMER = picked(*_WIDE, "hidden_act")
 
 
 def _dino_sizes(config: Config) -> dict[str, Any]:
@@ -107,7 +100,7 @@ _PLAIN = {**_WIDE, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
 _WITH_BIAS = {"qkv_bias": True}
 _DINO = {**_WIDE, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "mlp_ratio": 4}
 _CONVNEXT = {"hidden_sizes": (96, 192, 384, 768), "depths": (3, 3, 9, 3), "layer_norm_eps": 1e-12}
-_STAGES = _picked("hidden_sizes", "depths")
+_STAGES = picked("hidden_sizes", "depths")
 _CONVNEXT_FIXED = {"patch_size": 4, "hidden_act": "gelu"}
 
 
@@ -161,7 +154,7 @@ KINDS = {
             "hidden_act": "relu",
             "downsample_in_first_stage": True,
         },
-        _picked("hidden_sizes", "depths", "groups_width"),
+        picked("hidden_sizes", "depths", "groups_width"),
         _regnet,
         "",
     ),
@@ -179,7 +172,7 @@ KINDS = {
             "downsample_in_first_stage": False,
             "hidden_act": "relu",
         },
-        _picked("embedding_size", "hidden_sizes", "depths", "layer_type"),
+        picked("embedding_size", "hidden_sizes", "depths", "layer_type"),
         _resnet,
         "",
     ),
@@ -194,11 +187,16 @@ KINDS = {
             "finegrained_output": True,
             "first_layer_is_expansion": True,
         },
-        _picked("depth_multiplier"),
+        picked("depth_multiplier"),
         _mobilenet,
     ),
     **{name: kind for family in networks.FAMILIES for name, kind in family.kinds.items()},
 }
+_NAFLEX = (
+    " (a NaFlex model, whose images have any aspect ratio: name a SigLIP 2 with a fixed image size,"
+    " whose model_type is siglip)"
+)
+_REFUSED = {"siglip2": _NAFLEX, "siglip2_vision_model": _NAFLEX}
 _EPSILONS = {mobilenet.MobileNetV2: 1e-5}
 
 
@@ -229,11 +227,9 @@ def names(content: Config, location: str) -> list[str]:
 def _names(content: Config, location: str) -> list[str]:
     model_type = content["model_type"]
     if model_type not in KINDS:
-        text = (
-            " (a text tower: name the folder of the whole model or of its vision tower)"
-            if model_type.endswith("_text_model")
-            else ""
-        )
+        text = _REFUSED.get(model_type, "")
+        if model_type.endswith("_text_model"):
+            text = " (a text tower: name the folder of the whole model or of its vision tower)"
         raise errors.InputError(
             f"{location}: model_type '{model_type}' is not supported{text}; supported:"
             f" {', '.join(KINDS)}"

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from rrd_jax import networks
-from rrd_jax.networks import convnext, dinov3, regnet, transformer, vit
+from rrd_jax.networks import convnext, dinov3, dinov3_convnext, regnet, tips, transformer, vit
 
 _SMALL = partial(vit.VisionTransformer, patch=8, width=32, depth=2, heads=2)
 _DINOV3 = partial(dinov3.DinoV3, patch=8, width=32, depth=2, heads=2)
@@ -30,6 +30,11 @@ NETWORKS = {
     "small_dinov3": _DINOV3,
     "small_dinov3_qkvb": partial(_DINOV3, bias=True),
     "small_dinov3_gated": partial(_DINOV3, bias=True, gated=True),
+    "small_dinov3_convnext": partial(
+        dinov3_convnext.DinoV3ConvNeXt, blocks=(1, 1, 2, 1), widths=(8, 16, 24, 32)
+    ),
+    "small_tips": partial(tips.Tips, patch=8, width=32, depth=2, heads=2),
+    "small_tips_giant": partial(tips.Tips, patch=8, width=32, depth=2, heads=2, **_GATED),
     "small_regnet": partial(regnet.RegNetY, depth=4, first=16, slope=12, factor=2.5, group=8),
 }
 

@@ -1,0 +1,160 @@
+"""DINOv3's ConvNeXts, TIPSv2 and SigLIP 2 compared with timm and transformers."""
+
+import json
+
+import pytest
+import safetensors.numpy
+
+from rrd_jax import errors, networks
+from rrd_jax.networks import transformer
+from rrd_jax.weights import files, from_torch, published, sidecar, to_torch
+from tests.networks import modern
+from tests.weights import peers
+from tests.weights.small import small_networks
+
+pytestmark = pytest.mark.usefixtures("small_networks")
+__all__ = ["small_networks"]
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
+
+_CONVNEXT = "small_dinov3_convnext"
+_TIPS = {
+    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+    **{"image_size": 32, "patch_size": 8},
+}
+
+
+def _timm_convnext(num_classes):
+    depths, widths = (1, 1, 2, 1), (8, 16, 24, 32)
+    network = timm.models.ConvNeXt(depths=depths, dims=widths, num_classes=num_classes)
+    return peers.randomize(network)
+
+
+def test_dinov3_convnext_equals_timm_and_its_authors():
+    peer = _timm_convnext(5)
+    variables = from_torch(_CONVNEXT, peer.state_dict())
+
+    def outputs(images):
+        last, maps = peer.forward_intermediates(images)
+        return {
+            "logits": peer(images),
+            "embedding": peer.forward_head(last, pre_logits=True),
+            # timm's features lack the final norm.
+            "patches": peer.head.norm(last),
+            "maps": maps,
+        }
+
+    peers.compare(_CONVNEXT, variables, (32, 32), outputs, 5)
+    peers.assert_equal_entries(to_torch(_CONVNEXT, variables), peer.state_dict())
+    entries = to_torch(_CONVNEXT, variables, layout="dinov3")
+    filtered = timm.models.convnext.checkpoint_filter_fn(
+        {name: torch.from_numpy(value) for name, value in entries.items()}, peer
+    )
+    peers.assert_equal_entries(filtered, peer.state_dict())
+    read = from_torch(_CONVNEXT, {**entries, "norms.3.weight": entries["norm.weight"]})
+    peers.assert_equal_entries(to_torch(_CONVNEXT, read), peer.state_dict())
+
+
+def _folder(peer, folder):
+    """Returns the network, weights and entries of a folder that transformers writes."""
+    peers.randomize(peer).save_pretrained(folder)
+    variables, meta = files.load(f"hf:{folder}", "", headless=True)
+    return meta["model"], variables, safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+def test_dinov3_convnext_folders_equal_transformers(tmp_path):
+    config = transformers.DINOv3ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1])
+    peer = transformers.DINOv3ConvNextModel(config)
+    name, variables, entries = _folder(peer, tmp_path)
+    assert name == _CONVNEXT
+
+    def outputs(images):
+        result = peer(images)
+        return {"embedding": result.pooler_output, "patches": result.last_hidden_state[:, 1:]}
+
+    for shape in ((48, 48), (64, 96)):
+        peers.compare(name, variables, shape, outputs)
+    peers.assert_equal_entries(to_torch(name, variables, layout="transformers"), entries)
+
+
+@pytest.mark.parametrize("tag", ["dinov3_lvd1689m", "eupe_lvd1689m", "fb_in1k"])
+def test_the_tag_of_timm_selects_the_network(tag, tmp_path):
+    content = {"architecture": "convnext_tiny", "num_classes": 0, "pretrained_cfg": {"tag": tag}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    expected = "convnext_tiny" if tag == "fb_in1k" else "convnext_tiny_dinov3"
+    assert sidecar.read(tmp_path / "model.safetensors").model == expected
+    assert published.from_timm(f"convnext_tiny.{tag}") == expected
+
+
+@pytest.mark.parametrize("name", ["small_tips", "small_tips_giant"])
+def test_tips_folders_equal_transformers_at_three_image_sizes(name, tmp_path):
+    config = transformers.Tipsv2VisionConfig(**_TIPS, use_swiglu_ffn="giant" in name)
+    peer = transformers.Tipsv2VisionModel(config)
+    model, variables, entries = _folder(peer, tmp_path)
+    assert model == name
+
+    def outputs(images):
+        result = peer(images, output_hidden_states=True)
+        tokens = result.last_hidden_state
+        grid = [side // 8 for side in images.shape[2:]]
+        maps = [state[:, 2:].mT.unflatten(2, grid) for state in result.hidden_states[1:]]
+        return {"embedding": result.pooler_output, "patches": tokens[:, 2:], "maps": maps}
+
+    for shape in ((32, 32), (56, 56), (16, 40)):
+        peers.compare(name, variables, shape, outputs)
+    written = to_torch(name, variables, layout="transformers")
+    assert written.keys() == entries.keys()
+    authors = {
+        f"vision_encoder.{entry.replace('c_fc', 'fc1').replace('c_proj', 'fc2')}": value
+        for entry, value in written.items()
+    }
+    for content in (written, authors):
+        read = from_torch(name, content, headless=True)
+        peers.assert_equal_entries(to_torch(name, read), to_torch(name, variables))
+
+
+def test_tips_of_a_whole_model_and_of_timm_are_read(tmp_path):
+    text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
+    config = transformers.Tipsv2Config(vision_config=_TIPS, text_config=text)
+    name, variables, _ = _folder(transformers.Tipsv2Model(config), tmp_path)
+    assert name == "small_tips"
+    peer = timm.models.VisionTransformer(
+        **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+        **{"num_classes": 0, "init_values": 1.0, "reg_tokens": 1, "no_embed_class": True},
+    )
+    entries = {n: torch.from_numpy(value) for n, value in to_torch(name, variables).items()}
+    peer.load_state_dict(entries)
+
+    def outputs(images):
+        features = peer.eval().forward_features(images)
+        return {"embedding": features[:, 0], "patches": features[:, 2:]}
+
+    peers.compare(name, variables, (32, 32), outputs)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in networks.MODELS if name.endswith("tipsv2")),
+        # One image size of each.
+        *{name.rpartition("_")[0]: name for name in modern.SIGLIP_2 if "tanh" not in name}.values(),
+    ],
+)
+def test_sizes_and_activations_equal_timm(name):
+    side = networks.image_size(name)
+    with torch.device("meta"):
+        peer = timm.create_model(name, num_classes=7, depth=2)
+        assert len(timm.create_model(name).blocks) == networks.create(name, 7).depth
+    assert peer.patch_embed.img_size == (side, side)
+    summary = networks.summarize(networks.create(name, 7).clone(depth=2), (side, side, 3))
+    assert summary.parameters == sum(p.numel() for p in peer.parameters())
+    approximate = type(peer.blocks[0].mlp.act).__name__ == "GELUTanh"
+    assert approximate == (networks.create(name, 7).activation is transformer.gelu_tanh)
+
+
+def test_naflex_is_refused(tmp_path):
+    transformers.Siglip2VisionConfig().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(errors.InputError, match="NaFlex.*any aspect ratio"):
+        files.network_of(f"hf:{tmp_path}")
