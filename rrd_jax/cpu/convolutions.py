@@ -174,14 +174,27 @@ def convolve(
     target = _target.get()
     if isinstance(target, _Processor):
         spec = Spec(stride, tuple(padding), precision, x.dtype in target.onednn_dtypes)
-        return _convolve_for_cpu(spec, x, kernel)
+        return _convolve_for_cpu(spec, _repeated(x, kernel), kernel)
     spec = Spec(stride, tuple(padding), precision)
-    case = _case(spec, x, kernel)
-    if case.groups == 1 or target is _Target.PLAIN:
+    if _case(spec, x, kernel).groups == 1 or target is _Target.PLAIN:
         return _plain_convolution(spec, x, kernel)
-    on_cpu = functools.partial(_sum_over_taps if case.is_depthwise else _per_group, spec)
+
+    def on_cpu(x, kernel):
+        x = _repeated(x, kernel)
+        form = _sum_over_taps if _case(spec, x, kernel).is_depthwise else _per_group
+        return form(spec, x, kernel)
+
     default = functools.partial(_plain_convolution, spec)
     return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=default)
+
+
+def _repeated(x, kernel):
+    """Returns x with a copy of each channel for each of its features, if each channel is a group.
+
+    A convolution with one feature per channel then computes the same, in a depthwise form.
+    """
+    is_depthwise = kernel.shape[2] == 1 < x.shape[-1] < kernel.shape[3]
+    return jnp.repeat(x, kernel.shape[3] // x.shape[-1], axis=-1) if is_depthwise else x
 
 
 def unfused(x: Any) -> Any:

@@ -19,10 +19,13 @@ from rrd_jax.networks import (
     custom,
     dinov3,
     dinov3_convnext,
+    fastvit,
     inverted,
     mobilenet,
+    mobileone,
     regnet,
     repvgg,
+    repvit,
     resnet,
     shufflenet,
     tips,
@@ -76,7 +79,14 @@ CIFAR: dict[str, Factory] = {
     **convmixer.CIFAR,
 }
 # Families whose module also holds the names of entries in other libraries.
-FAMILIES: tuple[Family, ...] = (dinov3.FAMILY, dinov3_convnext.FAMILY, tips.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    dinov3.FAMILY,
+    dinov3_convnext.FAMILY,
+    tips.FAMILY,
+    mobileone.FAMILY,
+    repvit.FAMILY,
+    fastvit.FAMILY,
+)
 # Networks published for ImageNet.
 IMAGENET: dict[str, Factory] = {
     **resnet.IMAGENET,
@@ -188,7 +198,7 @@ def check_drop_path(network: Network, rate: float, name: str, prefix: str = "") 
             "is a custom network; set it to 0 and implement drop path in the network"
             if is_custom
             else "does not support drop path; set it to 0 (supported: transformers, ConvNeXt,"
-            " EfficientNet, MobileNetV3 and V4, and RegNetY)"
+            " EfficientNet, FastViT, MobileNetV3 and V4, and RegNetY)"
         )
     )
 

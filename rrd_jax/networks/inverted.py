@@ -354,6 +354,16 @@ _V3 = {
     "norm_head": False,
     "squeeze_inside": True,
 }
+
+
+def _scaled(stages: tuple[tuple[Shape, ...], ...], width: float) -> tuple[tuple[Shape, ...], ...]:
+    """Returns stages with scaled widths."""
+    return tuple(
+        tuple(shape._replace(width=divisible(shape.width * width)) for shape in stage)
+        for stage in stages
+    )
+
+
 _V3_NORM = {"epsilon": 1e-3, "momentum": 0.99}
 _V4 = {"stem": 32, "activation": functional.relu, "pooled_head": True, "head": 1280}
 
@@ -373,6 +383,10 @@ IMAGENET = {
     "efficientnetv2_s": partial(Inverted, stem=24, stages=_V2_SMALL, head=1280),
     "mobilenetv3_small_100": partial(Inverted, stages=_V3_SMALL, head=1024, **_V3),
     "mobilenetv3_large_100": partial(Inverted, stages=_V3_LARGE, head=1280, **_V3),
+    # timm does not scale the stem of the narrowest network.
+    "mobilenetv3_small_050": partial(Inverted, stages=_scaled(_V3_SMALL, 0.5), head=1024, **_V3),
+    "mobilenetv3_small_075": partial(Inverted, stages=_scaled(_V3_SMALL, 0.75), head=1024, **_V3),
+    "mobilenetv3_large_075": partial(Inverted, stages=_scaled(_V3_LARGE, 0.75), head=1280, **_V3),
     "mobilenetv4_conv_small": partial(Inverted, stages=_V4_SMALL, **_V4),
     "mobilenetv4_conv_medium": partial(Inverted, stages=_V4_MEDIUM, **_V4),
     **TORCHVISION,

@@ -33,8 +33,7 @@ class Joined(Block):
     After folding, the result of `join` replaces the parameters of the block.
     """
 
-    @staticmethod
-    def join(params: Leaves, stats: Leaves) -> Leaves:
+    def join(self, params: Leaves, stats: Leaves) -> Leaves:
         """Computes the parameters of the merged block.
 
         Args:
@@ -95,12 +94,14 @@ class BatchNorm(nn.Module):
     Attributes:
       momentum: decay of the running statistics in each update.
       epsilon: constant added to the variance.
+      start: initial value of the scale.
       follows: name of the convolution in the same module whose result only this batch norm reads;
         "" for no such convolution. `teacher.fold` merges the two.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    start: float = 1.0
     follows: str = ""
 
     @nn.compact
@@ -111,7 +112,7 @@ class BatchNorm(nn.Module):
         if not (train or self.is_initializing() or self.has_variable("params", "scale")):
             # `teacher.fold` removed all parameters except the bias.
             return (x + functional.per_channel(bias, x)).astype(x.dtype)
-        scale = self.param("scale", nn.initializers.ones, (features,))
+        scale = self.param("scale", nn.initializers.constant(self.start), (features,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if train:
@@ -224,6 +225,9 @@ class ConvNorm(nn.Module):
       stride: stride of both axes.
       groups: number of groups into which the channels are split.
       dtype: type of the convolution.
+      names: names of the convolution and the batch norm.
+      kernel_init: initializer of the kernel.
+      start: initial value of the batch norm's scale.
     """
 
     features: int
@@ -231,12 +235,25 @@ class ConvNorm(nn.Module):
     stride: int
     groups: int
     dtype: jnp.dtype
+    names: tuple[str, str] = ("conv", "bn")
+    kernel_init: Callable = kaiming_fan_out
+    start: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, H, W, channels] to [B, H / stride, W / stride, features]."""
-        options = {"train": train, "dtype": self.dtype, "groups": self.groups}
-        return conv_norm(x, ("conv", "bn"), self.features, self.kernel, self.stride, **options)
+        return conv_norm(
+            x,
+            self.names,
+            self.features,
+            self.kernel,
+            self.stride,
+            train=train,
+            norm={"start": self.start},
+            dtype=self.dtype,
+            groups=self.groups,
+            kernel_init=self.kernel_init,
+        )
 
 
 def numbered(i: int) -> tuple[str, str]:

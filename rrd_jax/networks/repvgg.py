@@ -11,50 +11,11 @@ import jax.numpy as jnp
 
 from rrd_jax import functional
 from rrd_jax.networks import layers
+from rrd_jax.networks.branches import Branches
 from rrd_jax.networks.contract import Outputs
 
-
-class _Block(layers.Joined):
-    """The sum of a 3x3 convolution, a 1x1 convolution and the identity, each with a norm.
-
-    The identity is omitted if the shape changes. Returns the result, and the sum before its ReLU.
-    """
-
-    width: int
-    stride: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        def conv(kernel, name):
-            layer = layers.ConvNorm(self.width, kernel, self.stride, 1, self.dtype, name=name)
-            return layer(x, train=train)
-
-        y = conv(3, "conv_kxk")
-        if self.is_initializing() or self.has_variable("params", "conv_1x1"):
-            y = y + conv(1, "conv_1x1")
-            if x.shape == y.shape:
-                y = y + layers.BatchNorm(name="identity")(x, train=train)
-        return functional.relu(y), y
-
-    @staticmethod
-    def join(params: layers.Leaves, stats: layers.Leaves) -> layers.Leaves:
-        """Implements `Joined.join`."""
-        kernel, bias = 0.0, 0.0
-        for branch in ("conv_kxk", "conv_1x1", "identity"):
-            norm = (branch,) if branch == "identity" else (branch, "bn")
-            if (*norm, "scale") not in params:
-                continue
-            factor = params[*norm, "scale"] * jax.lax.rsqrt(stats[*norm, "var"] + 1e-5)
-            if branch == "identity":
-                weights = jnp.eye(len(factor))[None, None]
-            else:
-                weights = params[branch, "conv", "kernel"]
-            margin = (3 - weights.shape[0]) // 2
-            padding = ((margin, margin), (margin, margin), (0, 0), (0, 0))
-            kernel = kernel + jnp.pad(weights * functional.per_channel(factor, weights), padding)
-            bias = bias + params[*norm, "bias"] - stats[*norm, "mean"] * factor
-        return {("conv_kxk", "conv", "kernel"): kernel, ("conv_kxk", "bn", "bias"): bias}
+# Names and sizes of the convolutions that a block sums up.
+_KERNELS = (("conv_kxk", 3), ("conv_1x1", 1))
 
 
 class RepVGG(nn.Module):
@@ -78,16 +39,17 @@ class RepVGG(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Computes the Outputs of normalized images [B, H, W, channels]."""
-        x, before = _Block(self.stem, 2, self.dtype, name="stem")(x, train=train)
-        maps, preactivations = [x], [before]
+        block = partial(Branches, kernels=_KERNELS, dtype=self.dtype)
+        before = block(self.stem, stride=2, name="stem")(x, train=train)
+        maps, preactivations = [functional.relu(before)], [before]
         for stage, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True)):
             for i in range(count):
                 stride = 2 if i == 0 else 1
-                block = _Block(width, stride, self.dtype, name=f"stages_{stage}_{i}")
-                x, before = block(x, train=train)
-            maps.append(x)
+                layer = block(width, stride=stride, name=f"stages_{stage}_{i}")
+                before = layer(functional.relu(before), train=train)
+            maps.append(functional.relu(before))
             preactivations.append(before)
-        return layers.Head(self.num_classes, name="head")(x, maps, preactivations)
+        return layers.Head(self.num_classes, name="head")(maps[-1], maps, preactivations)
 
 
 def _repvgg(blocks: tuple[int, ...], width: float, last: float, stem: int) -> partial:

@@ -118,7 +118,9 @@ def plan(network: Network, image_shape: tuple[int, ...]) -> Folding:
             folding.norms.append((convolution, module.path, module.epsilon))
         if isinstance(module, layers.Conv | transformer.Linear):
             folding.dtypes[module.path] = module.dtype
-        if isinstance(module, layers.Joined):
+        # A block that contains others joins them, too.
+        is_inside = any(module.path[: len(path)] == path for path in folding.joined)
+        if isinstance(module, layers.Joined) and not is_inside:
             folding.joined[module.path] = module
         return call(*args, **kwargs)
 

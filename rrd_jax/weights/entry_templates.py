@@ -1,8 +1,9 @@
 """Templates of the networks' state dicts: PyTorch's names and shapes, with the Flax paths.
 
 The modules have PyTorch's names, so the mapping is a rule. The parts of a path are joined by dots,
-an index after an underscore (`layer1_0`) becomes a separate part (`layer1.0`), and the leaf
-determines the last word and the layout of the entry. A test pins the entries of every network. A
+an index after an underscore (`layer1_0`) becomes a separate part (`layer1.0`), two underscores
+before a number stand for an underscore (`scale__1`, `scale_1`), and the leaf determines the last
+word and the layout of the entry. A test pins the entries of every network. A
 few networks have torchvision's entry names; see `published`.
 """
 
@@ -105,7 +106,9 @@ def expected_shapes(name: str, actual: dict[str, Shape]) -> dict[str, Shape]:
 
 def entry_name(path: tuple[str, ...]) -> str:
     """Returns the entry name of a Flax leaf, such as `layer1.0.conv1.weight`."""
-    modules = [re.sub(r"_(\d+)(?=_|$)", r".\1", part) for part in path[1:-1]]
+    modules = [
+        re.sub(r"(?<!_)_(\d+)(?=_|$)", r".\1", part).replace("__", "_") for part in path[1:-1]
+    ]
     return ".".join([*modules, _LAST_WORD.get(path[-1], path[-1])])
 
 

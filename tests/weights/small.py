@@ -6,7 +6,18 @@ import jax
 import pytest
 
 from rrd_jax import networks
-from rrd_jax.networks import convnext, dinov3, dinov3_convnext, regnet, tips, transformer, vit
+from rrd_jax.networks import (
+    convnext,
+    dinov3,
+    dinov3_convnext,
+    fastvit,
+    mobileone,
+    regnet,
+    repvit,
+    tips,
+    transformer,
+    vit,
+)
 
 _SMALL = partial(vit.VisionTransformer, patch=8, width=32, depth=2, heads=2)
 _DINOV3 = partial(dinov3.DinoV3, patch=8, width=32, depth=2, heads=2)
@@ -35,6 +46,15 @@ NETWORKS = {
     ),
     "small_tips": partial(tips.Tips, patch=8, width=32, depth=2, heads=2),
     "small_tips_giant": partial(tips.Tips, patch=8, width=32, depth=2, heads=2, **_GATED),
+    "small_mobileone": partial(
+        mobileone.MobileOne,
+        **{"stem": 32, "widths": (32, 32), "blocks": (1, 1), "squeezed": (0, 1), "branches": 2},
+    ),
+    "small_repvit": partial(repvit.RepViT, widths=(16, 32), blocks=(1, 2)),
+    "small_fastvit": partial(
+        fastvit.FastViT,
+        **{"widths": (32, 64), "blocks": (1, 1), "ratio": 2, "attention": True},
+    ),
     "small_regnet": partial(regnet.RegNetY, depth=4, first=16, slope=12, factor=2.5, group=8),
 }
 
