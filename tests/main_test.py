@@ -55,6 +55,7 @@ def test_invalid_input_gives_one_line_and_an_exit_code(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_field_set_on_the_command_line_is_used_and_saved(tmp_path):
     process = _run(
         f"{_DIGITS}:smoke,resnet8,ce",

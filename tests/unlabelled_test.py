@@ -17,7 +17,7 @@ from rrd_jax.weights import to_torch
 from tests import launch, tiny
 from tests.data import folders
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_device", "tiny_network")]
 
 
 def _config(teacher="", method="rrd", **fields):
@@ -53,7 +53,6 @@ def test_a_student_without_labels_has_no_classifier_and_is_selected_by_its_neigh
     assert best.num_classes == 0
 
 
-@pytest.mark.long
 def test_a_student_without_labels_resumes_and_can_be_fine_tuned(tiny_teacher, tmp_path, capsys):
     launch.check_resume(_config(tiny_teacher), tmp_path)
     overrides = {"student.checkpoint": str(tmp_path / "uninterrupted"), "train.epochs": 1}
@@ -65,7 +64,6 @@ def test_a_student_without_labels_resumes_and_can_be_fine_tuned(tiny_teacher, tm
     assert rrd_jax.load(tmp_path / "again").num_classes == 0
 
 
-@pytest.mark.long
 def test_labels_do_not_change_the_student(tiny_teacher, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (24, 8, 8, 1), np.uint8)

@@ -54,32 +54,40 @@ def _compare(actual, expected, bound, *context):
 
 
 # Some shapes of each form, including odd sizes.
+_CASES = (
+    ("pixel", (2, 6, 5, 12), (1, 1, 12, 8), 1, 0),
+    ("pixel", (3, 7, 6, 8), (1, 1, 8, 20), 2, 0),
+    ("small map", (70, 2, 2, 16), (3, 3, 16, 24), 1, 1),
+    ("small map", (3, 1, 2, 12), (3, 3, 12, 8), 2, 1),
+    ("few places", (4, 3, 3, 64), (3, 3, 64, 32), 1, 1),
+    ("few places", (2, 5, 7, 64), (3, 3, 64, 16), 2, 1),
+    ("few places", (2, 4, 4, 64), (2, 3, 64, 16), 1, 0),
+    ("few channels", (2, 6, 8, 3), (3, 3, 3, 16), 1, 1),
+    ("few channels", (1, 32, 32, 1), (3, 3, 1, 8), 1, 1),
+    ("default", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
+    ("strided", (4, 9, 10, 16), (3, 3, 16, 24), 2, 1),
+    ("strided", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
+    ("default", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
+    ("depthwise", (8, 6, 5, 12), (5, 5, 1, 12), 1, 2),
+    ("depthwise", (3, 7, 8, 12), (5, 5, 1, 12), 2, 2),
+    ("depthwise", (12, 3, 3, 8), (7, 7, 1, 8), 1, 3),
+    ("depthwise", (4, 9, 8, 8), (4, 2, 1, 8), 1, 0),
+    ("depthwise, strided", (4, 9, 8, 12), (3, 3, 1, 12), 2, 1),
+    ("depthwise, strided", (16, 7, 7, 12), (3, 3, 1, 12), 3, 1),
+    ("groups", (4, 6, 5, 12), (3, 3, 4, 12), 1, 1),
+    ("groups", (4, 7, 6, 12), (3, 3, 4, 24), 2, 1),
+    ("groups", (4, 6, 5, 12), (3, 3, 1, 24), 1, 1),
+)
+
+
+def _mark_long_after_first(cases):
+    """Returns cases as test parameters; all but the first of each form are marked as long."""
+    firsts = {case[0]: case for case in reversed(cases)}.values()
+    return [c if c in firsts else pytest.param(*c, marks=pytest.mark.long) for c in cases]
+
+
 @pytest.mark.parametrize(
-    ("form", "shape", "kernel", "stride", "pad"),
-    [
-        ("pixel", (2, 6, 5, 12), (1, 1, 12, 8), 1, 0),
-        ("pixel", (3, 7, 6, 8), (1, 1, 8, 20), 2, 0),
-        ("small map", (70, 2, 2, 16), (3, 3, 16, 24), 1, 1),
-        ("small map", (3, 1, 2, 12), (3, 3, 12, 8), 2, 1),
-        ("few places", (4, 3, 3, 64), (3, 3, 64, 32), 1, 1),
-        ("few places", (2, 5, 7, 64), (3, 3, 64, 16), 2, 1),
-        ("few places", (2, 4, 4, 64), (2, 3, 64, 16), 1, 0),
-        ("few channels", (2, 6, 8, 3), (3, 3, 3, 16), 1, 1),
-        ("few channels", (1, 32, 32, 1), (3, 3, 1, 8), 1, 1),
-        ("default", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
-        ("strided", (4, 9, 10, 16), (3, 3, 16, 24), 2, 1),
-        ("strided", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
-        ("default", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
-        ("depthwise", (8, 6, 5, 12), (5, 5, 1, 12), 1, 2),
-        ("depthwise", (3, 7, 8, 12), (5, 5, 1, 12), 2, 2),
-        ("depthwise", (12, 3, 3, 8), (7, 7, 1, 8), 1, 3),
-        ("depthwise", (4, 9, 8, 8), (4, 2, 1, 8), 1, 0),
-        ("depthwise, strided", (4, 9, 8, 12), (3, 3, 1, 12), 2, 1),
-        ("depthwise, strided", (16, 7, 7, 12), (3, 3, 1, 12), 3, 1),
-        ("groups", (4, 6, 5, 12), (3, 3, 4, 12), 1, 1),
-        ("groups", (4, 7, 6, 12), (3, 3, 4, 24), 2, 1),
-        ("groups", (4, 6, 5, 12), (3, 3, 1, 24), 1, 1),
-    ],
+    ("form", "shape", "kernel", "stride", "pad"), _mark_long_after_first(_CASES)
 )
 def test_every_form_equals_the_plain_convolution(form, shape, kernel, stride, pad):
     case = convolutions.Case(*shape, kernel[:2], kernel[3], stride, (pad, pad))

@@ -222,6 +222,7 @@ def _small(data_dir, argument="smoke,tiny-tiny,kd", **fields):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.long
 def test_a_run_folder_accepts_only_the_label_noise_of_its_run(data_dir, tmp_path, capsys):
     noisy = {"data.label_noise": 0.2}
     config = _small(data_dir, "smoke,tiny,ce", **noisy)

@@ -379,6 +379,7 @@ def test_a_source_is_hashable():
 
 # workers_test counts the remaining processes, so it must not run at the same time.
 @pytest.mark.xdist_group("workers")
+@pytest.mark.long
 def test_worker_processes_return_the_same_batches_for_sources_that_cannot_be_pickled():
     def batches(workers):
         dataset = _load("Locked", feed="streamed", workers=workers, keep="off")

@@ -10,6 +10,8 @@ from rrd_jax import errors, parallel
 from rrd_jax.data.augment import pipeline
 from tests import launch
 
+pytestmark = pytest.mark.long
+
 _PLAIN = {"mean": (0.0,), "std": (1 / 255,), "pad": 2, "flip": True}
 
 
@@ -134,7 +136,6 @@ def test_inactive_changes_keep_the_number_of_views():
         _augment(policy="trivia")
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
 def test_a_resumed_run_with_all_augmentations_is_bit_identical(tmp_path):
     config = launch.digits("smoke,tiny-tiny,rrd+kd", **_FIELDS)

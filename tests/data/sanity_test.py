@@ -74,6 +74,7 @@ def test_first_not_finite_returns_the_step_and_its_terms():
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.long
 def test_a_run_prints_each_warning_once_and_data_warnings_before_the_first_step(tmp_path, capsys):
     fields = {"data.std": (0.03,), "data.feed": "streamed"}
     fields |= {"train.epochs": 4, "optimizer.learning_rate": 1e-30}

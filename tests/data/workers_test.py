@@ -17,13 +17,13 @@ from rrd_jax import parallel
 from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import predictions
 
+pytestmark = pytest.mark.long
+
 # The names of shared memory start with this prefix, so that other programs are not counted.
 _PREFIX = f"rj{os.getpid() % 10_000}_"
 # Python executes this module at its start, in all processes that the tests start.
 _SITE = f"""
 from multiprocessing import process, shared_memory
-
-pytestmark = pytest.mark.long
 shared_memory._SHM_NAME_PREFIX = "/{_PREFIX}"
 process.current_process()._config["semprefix"] = "/{_PREFIX}"
 """

@@ -61,6 +61,7 @@ def evaluated_run(tiny_teacher, tmp_path_factory):
         return root / "run", plan, job.open_data(plan, root / "run")
 
 
+@pytest.mark.long
 def test_each_evaluation_has_metrics_of_student_random_weights_and_teacher(evaluated_run):
     classified = {f"{prefix}{name}" for prefix in ("", "random_", "teacher_") for name in _METRICS}
     for row in launch.rows(evaluated_run[0]):
@@ -79,6 +80,7 @@ _METRICS = ("knn_10", "knn_20", "probe")
 
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
+@pytest.mark.long
 def test_metrics_equal_those_of_scikit_learn(role, evaluated_run, tiny_teacher):
     folder, plan, (dataset, mesh) = evaluated_run
     training = plan.student.training

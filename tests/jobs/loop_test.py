@@ -17,7 +17,7 @@ from rrd_jax.teacher import fold
 from tests import launch
 from tests.conftest import use_one_device
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_device", "tiny_network")]
 # Epochs of 3 steps.
 _EPOCHS = 3
 
@@ -85,7 +85,6 @@ def _wait_for(condition, seconds=120):
         time.sleep(0.01)
 
 
-@pytest.mark.long
 def test_objectives_with_banks_get_the_number_of_examples_and_resume(tmp_path, make_config):
     small = {"weight": 1.0, "dim": 4}
     terms = {
@@ -103,7 +102,6 @@ def test_objectives_with_banks_get_the_number_of_examples_and_resume(tmp_path, m
     assert {"train/loss/crd", "train/loss/rrd"} <= set(launch.rows(uninterrupted)[-1])
 
 
-@pytest.mark.long
 def test_several_steps_per_dispatch_equal_single_steps_after_a_resume(tmp_path, monkeypatch):
     single, multiple = tmp_path / "single", tmp_path / "multiple"
     fields = {"train.epochs": _EPOCHS, "train.save_every": 2}
@@ -123,7 +121,6 @@ def test_several_steps_per_dispatch_equal_single_steps_after_a_resume(tmp_path, 
     _assert_close(multiple, single)
 
 
-@pytest.mark.long
 def test_metrics_contain_the_utilization_of_the_devices(tmp_path, make_config, monkeypatch):
     monkeypatch.setattr(parallel, "peak_flops", lambda kind: 1e10)
     macs = networks.summarize(networks.create("tiny", 10), (8, 8, 1)).macs
@@ -141,7 +138,6 @@ def test_metrics_contain_the_utilization_of_the_devices(tmp_path, make_config, m
         assert row["model_flop_utilisation"] == pytest.approx(rate * flops / 1e10)
 
 
-@pytest.mark.long
 def test_a_profile_is_written_and_does_not_change_the_run(
     tmp_path, make_config, uninterrupted, capsys
 ):
@@ -165,7 +161,6 @@ def test_a_profile_is_written_and_does_not_change_the_run(
     assert "no steps traced, because the run in" in capsys.readouterr().out
 
 
-@pytest.mark.long
 def test_a_folded_teacher_gives_the_losses_of_the_unfolded_teacher(
     tmp_path, make_config, uninterrupted, monkeypatch
 ):
@@ -175,7 +170,6 @@ def test_a_folded_teacher_gives_the_losses_of_the_unfolded_teacher(
     _assert_close(tmp_path, uninterrupted)
 
 
-@pytest.mark.long
 def test_a_resident_run_on_eight_devices_has_the_losses_of_one_device(tmp_path, monkeypatch):
     config = launch.digits("smoke,tiny", **{"optimizer.learning_rate": 0.01})
     launch.run(config, tmp_path / "one")
@@ -223,7 +217,6 @@ def test_a_full_disk_stops_the_run_without_losing_checkpoints(tmp_path, make_con
     assert launch.run(make_config(), tmp_path)[-1].top1 >= 0
 
 
-@pytest.mark.long
 def test_a_run_that_waits_for_images_is_noted(tmp_path, make_config, monkeypatch, capsys):
     original = loop.dispatches
 

@@ -166,6 +166,7 @@ def test_invalid_arguments_of_evaluate_are_refused(arguments, message, trained):
         rrd_jax.evaluate(trained, **arguments)
 
 
+@pytest.mark.long
 def test_a_finished_workdir_refuses_other_data_and_networks(trained):
     options = {"epochs": 1, "batch_size": 16}
     relabeled = _IMAGES, np.roll(_SPLIT[1], 1)
@@ -176,6 +177,7 @@ def test_a_finished_workdir_refuses_other_data_and_networks(trained):
         rrd_jax.train_teacher(wider, _SPLIT, _SPLIT, trained.workdir, **options)
 
 
+@pytest.mark.long
 def test_an_unfinished_workdir_refuses_another_network(tmp_path, monkeypatch):
     options = {"epochs": 2, "batch_size": 16, "workdir": tmp_path, "train": _SPLIT, "test": _SPLIT}
     original = loop.dispatches

@@ -82,6 +82,7 @@ def test_sharded_weights_give_the_loss_and_the_gradients_of_replicated_weights(n
         assert len(gathers) == 2 * 2
 
 
+@pytest.mark.long
 def test_an_ensemble_gathers_the_weights_of_its_members():
     members = (_vit(), _vit())
     network = ensemble.Ensemble(members, (0.5, 0.5))

@@ -25,7 +25,7 @@ _FILES = {
 } | {f"resnet{depth}": f"imagenet_ResNet{depth}" for depth in (18, 34, 50, "10x2", "18x2", "34x2")}
 _NAMES = [name for name in modern.older() if name != "mobilenetv1"]
 _KINDS = [name for name in modern.KINDS if name != "mobilenetv1"]
-_QUICK = ("resnet8", "resnet18", "wrn_16_1", "vgg8", "shufflenetv2_cifar")
+_QUICK = ("resnet8", "resnet18", "wrn_16_1", "vgg8")
 
 
 def _load(name):
@@ -36,7 +36,7 @@ def _load(name):
     return file, network, (int(height), int(width), int(channels))
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", fresh.mark_long_except(_NAMES, _KINDS))
 def test_sizes_equal_the_reference_and_state_dicts_survive_a_round_trip(name):
     file, network, image_shape = _load(name)
     summary = networks.summarize(network, image_shape)

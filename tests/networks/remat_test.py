@@ -52,10 +52,8 @@ def test_the_whole_network_or_each_block_is_rematerialized(name):
         assert sum("prevent_cse" in equation.params for equation in program.eqns) == count
 
 
-@pytest.mark.parametrize(
-    "name",
-    fresh.mark_long_except(["resnet8", "wrn_16_1", *SMALL], quick=("resnet8",)),
-)
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", *SMALL])
+@pytest.mark.long
 def test_rematerialized_networks_return_the_same_results(name):
     network, side = _create(name), 32 if name in SMALL else 16
     variables = fresh.init(network, (side, side, 3))

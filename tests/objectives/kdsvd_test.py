@@ -8,6 +8,8 @@ from rrd_jax.objectives import kdsvd
 from tests import golden
 from tests.objectives import golden_maps
 
+pytestmark = pytest.mark.long
+
 
 def test_the_loss_and_gradients_equal_the_golden_file_for_its_directions():
     file = golden.load("kdsvd")

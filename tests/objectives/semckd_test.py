@@ -29,6 +29,7 @@ def _semckd(file):
     return params, parts
 
 
+@pytest.mark.long
 def test_semckd_equals_the_golden_file():
     file = golden.load("imagenet_semckd")
     student, teacher = golden_maps.maps(file, "s"), golden_maps.maps(file, "t")

@@ -232,6 +232,7 @@ def history():
     return states, logs
 
 
+@pytest.mark.long
 def test_a_weight_increases_over_the_epochs_of_its_warmup(history):
     # Epochs of 5 steps.
     for i, logged in enumerate(history[1]):

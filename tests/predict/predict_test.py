@@ -23,6 +23,8 @@ from tests import launch
 from tests.conftest import use_one_device
 from tests.data import folders
 
+pytestmark = pytest.mark.long
+
 _FOLDERS = ("a,b", 'say "hi"', "zwölf\nKatzen")
 _CLASSES = ("a,b", 'say "hi"', "zwölf\\nKatzen")
 _XLA_LOG_LINE = re.compile(r"[EW]\d{4} ")
@@ -94,7 +96,6 @@ def runs(root, tmp_path_factory):
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("augment", ["none", "random_resized"])
 @pytest.mark.parametrize("role", ["student", "teacher"])
-@pytest.mark.long
 def test_predictions_equal_those_of_evaluation_for_each_image(runs, root, role, augment):
     config, folder = runs[augment]
     plan = configs.parse(config)

@@ -202,6 +202,7 @@ def test_auto_caches_if_the_cache_pays_off_and_a_resumed_run_keeps_the_choice(
 
 
 @pytest.mark.usefixtures("one_device")
+@pytest.mark.long
 def test_an_interrupted_cache_is_resumed(teacher, tmp_path, monkeypatch, capsys):
     # Two images per batch.
     monkeypatch.setitem(fill_cache._PIXELS, "cpu", 9 * 8 * 8 * 2)

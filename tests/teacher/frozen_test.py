@@ -51,6 +51,7 @@ def test_logits_that_are_not_finite_stop_the_job():
         teacher.examine()
 
 
+@pytest.mark.long
 def test_a_job_checks_its_teacher_before_the_first_step_but_not_after_it_is_finished(
     tiny_teacher, tmp_path, capsys, monkeypatch
 ):

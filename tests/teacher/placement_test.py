@@ -11,6 +11,8 @@ from rrd_jax.networks import vit
 from rrd_jax.teacher import fold, placement
 from tests import fresh
 
+pytestmark = pytest.mark.long
+
 _SHAPE = (16, 16, 3)
 _VIT = vit.VisionTransformer(10, patch=4, width=64, depth=2, heads=4, dtype=jnp.bfloat16)
 

@@ -14,7 +14,7 @@ from rrd_jax.training import recipe, stage
 from rrd_jax.training.choices import CacheChoice
 from tests import fresh, launch, tiny
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_device", "tiny_network")]
 _CE = {"ce": {"weight": 1.0}}
 
 
@@ -29,7 +29,6 @@ def _equal(tree, other):
 
 
 @pytest.mark.parametrize("name", fresh.mark_long_except(["ab", "ft"], ["ft"]))
-@pytest.mark.long
 def test_a_stage_trains_its_parameters_and_the_run_starts_from_them(name):
     terms = {**_CE, name: {"weight": 1.0, "epochs": 1}}
     # Without augmentation, all steps use the same images.
@@ -103,7 +102,6 @@ def slow_start(learning_rate, steps):
     return lambda step: learning_rate * step / steps
 
 
-@pytest.mark.long
 def test_a_run_interrupted_in_its_stage_resumes_bit_for_bit(tmp_path, teacher, capsys):
     terms = {**_CE, "ab": {"weight": 1.0, "epochs": 2}}
     config = launch.digits("smoke,tiny-tiny", terms, **teacher)

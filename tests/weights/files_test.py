@@ -111,6 +111,7 @@ def _convert(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_the_convert_program_writes_a_teacher_checkpoint(tmp_path):
     state_dict = to_torch("resnet8", random_variables("resnet8", 10, (8, 8, 1)))
     path, output = tmp_path / "resnet8.safetensors", tmp_path / "teacher"

@@ -22,7 +22,7 @@ from rrd_jax.training import recipe
 from rrd_jax.weights import pretrained
 from tests import launch
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_device", "tiny_network")]
 _CE = {"ce": {"weight": 1.0}}
 _NAMES = [f"class {i}" for i in range(10)]
 
@@ -126,7 +126,6 @@ def test_the_classifier_is_new_if_an_objective_replaced_it(tmp_path):
     assert "simkd" in start.lines[0]
 
 
-@pytest.mark.long
 def test_both_classifiers_of_a_distilled_transformer_are_new_for_other_classes(
     tmp_path, monkeypatch
 ):
@@ -153,7 +152,6 @@ def test_the_backbone_has_a_separate_rate_and_frozen_parts_have_rate_zero():
     assert parse(launch.digits("smoke,tiny", _CE)).student.training.rates(None, None) is None
 
 
-@pytest.mark.long
 def test_train_teacher_starts_from_the_weights_of_a_network(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
     network = networks.create("tiny", 4)
@@ -280,7 +278,6 @@ def test_the_classes_of_a_teacher_are_matched_by_name(tmp_path, capsys):
     assert teacher.reference is not None
 
 
-@pytest.mark.long
 def test_relations_do_not_need_common_classes(tmp_path, capsys):
     _write(tmp_path / "teacher", count=7)
     fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "train.epochs": 1}
