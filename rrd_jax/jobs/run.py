@@ -15,7 +15,7 @@ from rrd_jax.jobs import progress, run_info, selection
 from rrd_jax.jobs.program import Program, build
 from rrd_jax.jobs.progress import Progress, Result
 from rrd_jax.run_folder import source_code
-from rrd_jax.teacher import cache_plan
+from rrd_jax.teacher import cache_plan, first_outputs
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
 from rrd_jax.training import criterion
@@ -195,11 +195,32 @@ def _state_creation(
     lowered = run.program.create.lower(seed, variables, arrays)
 
     def create_state() -> tuple[TrainState, Mapping[str, np.ndarray]]:
-        state = lowered.compile()(seed, variables, arrays)
+        state = _measured(run, lowered.compile()(seed, variables, arrays))
         # The weights are copied now because the first step overwrites them.
         return state, sample_weights(run, state)
 
     return create_state
+
+
+def _measured(run: Run, state: TrainState) -> TrainState:
+    """Returns the state with what objectives measure in the teacher's outputs; see `Objective`."""
+    objectives = run.recipe.objectives
+    measuring = {name: term for name, term in objectives.items() if term.measure}
+    if not measuring:
+        return state
+    outputs = first_outputs.collect(
+        run.teacher_network,
+        run.teacher.evaluated(),
+        run.dataset,
+        run.mesh,
+        run.training,
+        with_patches=any(term.needs_patches for term in measuring.values()),
+    )
+    frozen = dict(state.frozen)
+    for name, term in measuring.items():
+        changed = term.measure(state.objective(name), outputs).frozen
+        frozen[name] = parallel.put(parallel.replicated(run.mesh), changed)
+    return state.replace(frozen=frozen)
 
 
 def _teacher_with_head(run: Run) -> Any:

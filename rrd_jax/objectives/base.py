@@ -76,6 +76,10 @@ class Objective(NamedTuple):
       by_teacher: function like `loss` that also returns the loss [B] of each teacher by its number,
         (loss, new memory, losses); None unless several teachers are compared separately.
       needs_patches: True if `loss` reads the teacher's patches; the teacher cache then holds them.
+      measure: function (state, teacher) -> state with other values in `frozen`, which runs once, on
+        the hosts, before the first step. `teacher` are the Outputs of the first training images
+        without augmentation, as NumPy arrays: `embedding` [N, D], and if `needs_patches` some of
+        the patches [M, 1, 1, D]. None if nothing is measured.
       needs_index: False if `loss` also accepts a batch whose `index` is None, as that of held-out
         images, although it reads the index of training images.
     """
@@ -91,6 +95,7 @@ class Objective(NamedTuple):
     head: Callable[[ObjectiveState], tuple[Any, bool]] | None = None
     by_teacher: Callable[..., tuple[jax.Array, Any, dict[int, jax.Array]]] | None = None
     needs_patches: bool = False
+    measure: Callable[[ObjectiveState, Any], ObjectiveState] | None = None
     needs_index: bool = True
 
 

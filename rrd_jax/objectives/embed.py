@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
-from rrd_jax.objectives.parts import patches, projections
+from rrd_jax.objectives.parts import patches, projections, standardization
 from rrd_jax.objectives.parts.arithmetic import unit
 
-# Distance at which smooth L1 becomes linear: of images in standard deviations, of patches in the
-# unit of the teacher's patches.
+# Distance at which smooth L1 becomes linear: in standard deviations for images, in the unit of the
+# teacher's features for patches and UNIC.
 _BEND, _PATCH_BEND = 2.0, 1.0
 
 
@@ -21,11 +21,14 @@ def embed_loss(student: jax.Array, teacher: jax.Array, *, distance: str = "cosin
         cosine:     1 - cos(s, t)
         smooth_l1:  mean over d of h(s_d - z_d), with z the standardized embedding of the teacher;
                     h(x) = x^2 / 4 up to |x| = 2, then |x| - 1
+        unic:       (1 - cos(s, t)) / 2 + mean over d of h(s_d - t_d) / 2;
+                    h(x) = x^2 / 2 up to |x| = 1, then |x| - 1 / 2
 
     Args:
       student: [B, D].
       teacher: [B, D], constant for gradients.
-      distance: "cosine", as in arXiv 2211.07636, or "smooth_l1", as in arXiv 2205.14141.
+      distance: "cosine", as in arXiv 2211.07636; "smooth_l1", as in arXiv 2205.14141; or "unic", as
+        in arXiv 2408.05088.
 
     Returns:
       [B] losses >= 0.
@@ -54,7 +57,11 @@ def _smooth_distance(student: jax.Array, teacher: jax.Array, bend: float) -> jax
     return jnp.mean(losses, axis=-1)
 
 
-_DISTANCES = {"cosine": _cosine, "smooth_l1": _smooth_l1}
+def _unic(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    return (_cosine(student, teacher) + _smooth_distance(student, teacher, _PATCH_BEND)) / 2
+
+
+_DISTANCES = {"cosine": _cosine, "smooth_l1": _smooth_l1, "unic": _unic}
 
 
 def dense_embed_loss(
@@ -89,6 +96,8 @@ def embed(
     over: str = "images",
     weight_cosine: float = 0.9,
     weight_smooth_l1: float = 0.1,
+    standardize: str = "none",
+    total_steps: int | None = None,
 ) -> Objective:
     """Builds the distance between the student's embedding, after a head, and the teacher's.
 
@@ -96,7 +105,7 @@ def embed(
     is resized to the finer one. With over="both", the loss over images is added.
 
     Args:
-      distance: "cosine" or "smooth_l1", for embeddings of images; see `embed_loss`.
+      distance: "cosine", "smooth_l1" or "unic", for embeddings of images; see `embed_loss`.
       head: head of the student, "linear"; "mlp" for two layers with a ReLU in between; or
         "orthogonal" for a matrix with orthonormal rows or columns (VkD, arXiv 2403.06213).
       head_width: hidden width of the MLP; None for the student's embedding dimension.
@@ -104,45 +113,99 @@ def embed(
       weight_cosine: factor of the cosine's distance between patches.
       weight_smooth_l1: factor of smooth L1 between patches. With over="both" and both factors 0,
         the objective is that of over="images".
+      standardize: standardization of the teacher's features. "channels": to mean 0 and standard
+        deviation 1 of each channel (EUPE, arXiv 2603.22387); "phi_s": by a rotation to channels of
+        equal variance (PHI-S, arXiv 2410.01680); both are measured on the first training images
+        before the first step. "running": by running statistics of each channel (UNIC, arXiv
+        2408.05088). "none": not standardized.
+      total_steps: number of batches of the run, for "running".
 
     Raises:
-      InputError: the distance or head is unknown, or a value is out of range.
+      InputError: the distance, head or standardization is unknown, or a value is out of range.
     """
     errors.lookup("distance", distance, _DISTANCES)
+    errors.lookup("standardize", standardize, dict.fromkeys(standardization.KINDS))
     projections.check_head(head, head_width)
     weights = {"weight_cosine": weight_cosine, "weight_smooth_l1": weight_smooth_l1}
     patches.check(over, **weights)
-    dense = _over_patches(head, head_width, weights) if any(weights.values()) else None
-    return patches.combined(over, _over_images(distance, head, head_width), dense)
+    common = head, head_width, standardize, total_steps or 1
+    dense = _over_patches(weights, *common) if any(weights.values()) else None
+    return patches.combined(over, _over_images(distance, *common), dense)
 
 
-def _over_images(distance: str, head: str, head_width: int | None) -> Objective:
+def _over_images(
+    distance: str, head: str, head_width: int | None, standardize: str, total_steps: int
+) -> Objective:
     def init(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:
         features, dim = (outputs.embedding.shape[-1] for outputs in (student, teacher))
-        return ObjectiveState(projections.init_head(key, features, dim, head, head_width))
+        params = projections.init_head(key, features, dim, head, head_width)
+        return ObjectiveState(params, *_init_standardization(standardize, dim))
 
     def loss(state, student, teacher, batch):
         del batch
         embedding = projections.apply_head(state.params, student.embedding)
-        return embed_loss(embedding, teacher.embedding, distance=distance), state.memory
+        target = standardization.apply(state.frozen, state.memory, teacher.embedding)
+        memory = standardization.updated(state.memory, teacher.embedding, total_steps)
+        return embed_loss(embedding, target, distance=distance), memory
 
-    def layers(state):
-        # The cosine compares normalized vectors.
-        return state.params, distance == "cosine"
+    def kept(state):
+        # The cosine compares normalized vectors, whose lengths are not trained.
+        if distance == "cosine" or standardize == "none":
+            return state.params, distance == "cosine"
+        layers = projections.layers(state.params)
+        last = standardization.restored(state.frozen, state.memory, layers.get("out", layers))
+        return ({**layers, "out": last} if "out" in layers else last), False
 
-    return Objective(init, loss, needs_maps=False, head=layers, needs_index=False)
+    def measure(state, teacher):
+        return state._replace(frozen=standardization.measure(standardize, teacher.embedding))
+
+    return Objective(
+        init,
+        loss,
+        needs_maps=False,
+        head=kept,
+        needs_index=False,
+        measure=measure if standardize in standardization.MEASURED else None,
+    )
 
 
-def _over_patches(head: str, head_width: int | None, weights: dict[str, float]) -> Objective:
+def _over_patches(
+    weights: dict[str, float],
+    head: str,
+    head_width: int | None,
+    standardize: str,
+    total_steps: int,
+) -> Objective:
     def init(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:
-        return ObjectiveState(patches.init_head(key, student, teacher, head, head_width))
+        params = patches.init_head(key, student, teacher, head, head_width)
+        dim = teacher.patches.shape[-1]
+        return ObjectiveState(params, *_init_standardization(standardize, dim))
 
     def loss(state, student, teacher, batch):
         del batch
-        pair = patches.pairs(state.params, student, teacher)
-        return dense_embed_loss(*pair, **weights), state.memory
+        target = standardization.apply(state.frozen, state.memory, teacher.patches)
+        memory = standardization.updated(state.memory, teacher.patches, total_steps)
+        pair = patches.pairs(state.params, student, teacher._replace(patches=target))
+        return dense_embed_loss(*pair, **weights), memory
 
-    return Objective(init, loss, needs_maps=False, needs_patches=True, needs_index=False)
+    def measure(state, teacher):
+        rows = teacher.patches.reshape(-1, teacher.patches.shape[-1])
+        return state._replace(frozen=standardization.measure(standardize, rows))
+
+    return Objective(
+        init,
+        loss,
+        needs_maps=False,
+        needs_patches=True,
+        needs_index=False,
+        measure=measure if standardize in standardization.MEASURED else None,
+    )
+
+
+def _init_standardization(standardize: str, dim: int) -> tuple[Any, Any]:
+    if standardize == "phi_s":
+        standardization.check_order(dim)
+    return standardization.init(standardize, dim)
 
 
 RECORD = Record(
@@ -151,4 +214,5 @@ RECORD = Record(
     "arXiv 2211.07636",
     verified=False,
     needs_classes=False,
+    filled_in=("total_steps",),
 )

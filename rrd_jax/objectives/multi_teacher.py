@@ -87,6 +87,13 @@ def averaged(
         members = _member_shapes(teacher, shares).values()
         return [pair for outputs in members for pair in objective.taps(student, outputs)]
 
+    def measure(state, teacher):
+        frozen = dict(state.frozen)
+        for i in shares:
+            measured = objective.measure(_of_teacher(state, i), teacher.members[i])
+            frozen[f"teacher{i}"] = measured.frozen
+        return state._replace(frozen=frozen)
+
     stage = objective.stage
     return objective._replace(
         init=init,
@@ -97,6 +104,7 @@ def averaged(
         head=None,
         stage=stage and stage._replace(loss=mean_of(stage.loss, 0.0)),
         taps=objective.taps and taps,
+        measure=objective.measure and measure,
     )
 
 

@@ -197,10 +197,14 @@ class Training:
 
     def create_objectives(self, examples: int) -> dict[str, Objective]:
         """Returns the objectives by name, for a training split of `examples` images."""
-        microbatch = self.batch_size // self.accumulate
+        sizes = {
+            "examples": examples,
+            "batch_size": self.batch_size // self.accumulate,
+            "total_steps": self.epochs * (examples // self.batch_size) * self.accumulate,
+        }
         terms = {}
         for choice in self.objectives:
-            objective = choice.create(examples=examples, batch_size=microbatch)
+            objective = choice.create(**sizes)
             if objective.needs_teacher and self.teacher_weights:
                 weights = self._weights(choice.name)
                 objective = objectives.averaged(

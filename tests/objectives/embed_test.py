@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from rrd_jax import errors, objectives
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import embed
+from rrd_jax.objectives.parts import projections, standardization
 from tests.objectives import batches
 
 
@@ -20,8 +22,14 @@ def _smooth_l1_64(student, teacher):
     return np.where(off < 2, off**2 / 4, off - 1).mean(-1)
 
 
+def _unic_64(student, teacher):
+    off = np.abs(student - teacher)
+    return (_cosine64(student, teacher) + np.where(off < 1, off**2 / 2, off - 0.5).mean(-1)) / 2
+
+
 @pytest.mark.parametrize(
-    ("distance", "expected"), [("cosine", _cosine64), ("smooth_l1", _smooth_l1_64)]
+    ("distance", "expected"),
+    [("cosine", _cosine64), ("smooth_l1", _smooth_l1_64), ("unic", _unic_64)],
 )
 def test_the_distances_equal_float64(distance, expected):
     student, teacher = 3 * np.random.default_rng(0).standard_normal((2, 6, 12))
@@ -63,3 +71,79 @@ def test_invalid_options_are_refused():
         objectives.create("embed", distance="cosin")
     with pytest.raises(errors.InputError, match="head_width is 4, but head is 'linear'"):
         objectives.create("embed", head_width=4)
+
+
+def _features(rows=64, dim=12):
+    rng = np.random.default_rng(3)
+    mixed = rng.standard_normal((rows, dim)) @ rng.standard_normal((dim, dim)) + 5
+    return Outputs(
+        (), np.float32(mixed), patches=np.float32(mixed[:, None, None] * np.arange(1, dim + 1))
+    )
+
+
+@pytest.mark.parametrize("over", ["images", "both"])
+@pytest.mark.parametrize("kind", ["channels", "phi_s"])
+def test_measured_targets_equal_float64(kind, over):
+    teacher = _features()
+    student = teacher._replace(embedding=teacher.embedding[:, :7])
+    objective = objectives.create("embed", distance="unic", over=over, standardize=kind)
+    state = objective.measure(objective.init(jax.random.key(0), student, teacher), teacher)
+    weights = state.params["images"] if over == "both" else state.params
+    rows = teacher.embedding.astype(np.float64)
+    centered = rows - rows.mean(0)
+    if kind == "channels":
+        targets = centered / centered.std(0)
+    else:
+        values, vectors = np.linalg.eigh(centered.T @ centered / len(rows))
+        vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(12)])
+        scale = np.sqrt(values.mean())
+        targets = centered @ vectors @ standardization.hadamard(12).T / np.sqrt(12) / scale
+        np.testing.assert_allclose(targets.std(0), 1, rtol=1e-9)
+    embedding = projections.apply_head(weights, student.embedding)
+    images = _unic_64(np.asarray(embedding, np.float64), targets)
+    losses, memory = objective.loss(state, student, teacher, batches.NO_BATCH)
+    chex.assert_trees_all_equal(memory, state.memory)
+    if over == "images":
+        np.testing.assert_allclose(losses, images, rtol=1e-4)
+        # The head that is kept returns vectors in the units of the teacher.
+        layer, is_unit = objective.head(state)
+        assert not is_unit
+        projected = projections.apply_head(layer, student.embedding)
+        actual = standardization.apply(state.frozen, (), projected)
+        np.testing.assert_allclose(actual, embedding, rtol=1e-3, atol=1e-4)
+    else:
+        assert (np.asarray(losses) > images).all()
+
+
+def test_running_statistics_equal_float64():
+    teacher = _features()
+    objective = objectives.create("embed", distance="unic", standardize="running", total_steps=3)
+    state = objective.init(jax.random.key(0), teacher, teacher)
+    rows, mean, std = teacher.embedding.astype(np.float64), 0.0, 1.0
+    for step in range(4):
+        part = teacher._replace(embedding=teacher.embedding[16 * step : 16 * step + 16])
+        losses, memory = objective.loss(state, part, part, batches.NO_BATCH)
+        # The targets have the statistics of the earlier batches.
+        batch = rows[16 * step : 16 * step + 16]
+        embedding = projections.apply_head(state.params, part.embedding)
+        expected = _unic_64(np.asarray(embedding, np.float64), (batch - mean) / std)
+        np.testing.assert_allclose(losses, expected, rtol=1e-4)
+        momentum = 0.001 + 0.999 * (1 + np.cos(np.pi * min(step / 3, 1))) / 2
+        mean = (1 - momentum) * mean + momentum * batch.mean(0)
+        std = (1 - momentum) * std + momentum * batch.std(0)
+        state = state._replace(memory=memory)
+    np.testing.assert_allclose(state.memory["mean"], mean, rtol=1e-5)
+
+
+def test_features_that_cannot_be_standardized_are_refused():
+    with pytest.raises(errors.InputError, match="unknown standardize 'phis'; did you mean 'phi_s'"):
+        objectives.create("embed", standardize="phis")
+    teacher = _features(dim=9)
+    objective = objectives.create("embed", standardize="phi_s")
+    with pytest.raises(errors.InputError, match="9 channels.*set standardize='channels'"):
+        objective.init(jax.random.key(0), teacher, teacher)
+    objective = objectives.create("embed", standardize="channels")
+    constant = teacher._replace(embedding=np.ones((5, 9), np.float32))
+    state = objective.init(jax.random.key(0), constant, constant)
+    with pytest.raises(errors.InputError, match="features of 5 images or patches are all equal"):
+        objective.measure(state, constant)

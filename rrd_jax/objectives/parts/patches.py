@@ -127,16 +127,25 @@ def combined(over: str, images: Objective, patches: Objective | None) -> Objecti
     def loss(state, student, teacher, batch):
         total, memories = 0.0, {}
         for name, part in parts.items():
-            part_state = ObjectiveState(*(field[name] for field in state))
-            losses, memories[name] = part.loss(part_state, student, teacher, batch)
+            losses, memories[name] = part.loss(_of_part(state, name), student, teacher, batch)
             total += losses
         return total, memories
 
-    def head(state):
-        return images.head(ObjectiveState(*(field["images"] for field in state)))
+    def measure(state, teacher):
+        states = {n: part.measure(_of_part(state, n), teacher) for n, part in parts.items()}
+        return ObjectiveState(*_by_part(states))
 
-    needs_index = images.needs_index or patches.needs_index
-    return patches._replace(init=init, loss=loss, head=head, needs_index=needs_index)
+    return patches._replace(
+        init=init,
+        loss=loss,
+        head=lambda state: images.head(_of_part(state, "images")),
+        measure=images.measure and measure,
+        needs_index=images.needs_index or patches.needs_index,
+    )
+
+
+def _of_part(state: ObjectiveState, name: str) -> ObjectiveState:
+    return ObjectiveState(*(field[name] for field in state))
 
 
 def _by_part(states: dict[str, ObjectiveState]) -> list[dict[str, Any]]:

@@ -1,0 +1,96 @@
+"""A teacher's outputs for the first training images, for objectives that measure them."""
+
+import contextlib
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import data, networks, parallel
+from rrd_jax.cpu import compiling
+from rrd_jax.evaluation import predictions
+from rrd_jax.objectives.parts import patches
+from rrd_jax.teacher import ensemble
+from rrd_jax.terminal import console, interrupts
+from rrd_jax.training.recipe import Training
+
+# Images, and patches of each, that are measured.
+_IMAGES, _PATCHES = 4_096, 16
+
+
+def collect(
+    network: networks.Network,
+    variables: Any,
+    dataset: data.Dataset,
+    mesh: jax.sharding.Mesh,
+    training: Training,
+    *,
+    with_patches: bool,
+) -> Any:
+    """Returns the outputs for the first training images without augmentation.
+
+    Args:
+      network: the teacher's network, or an Ensemble.
+      variables: its variables.
+      dataset: the data set.
+      mesh: the devices.
+      training: the run's settings.
+      with_patches: whether random patches of each image are included.
+
+    Returns:
+      Outputs, or EnsembleOutputs, of NumPy arrays: `embedding` [N, D] float32, and `patches`
+      [M, 1, 1, D] or None; without logits.
+    """
+    count = min(len(dataset.train), _IMAGES)
+    apply = _compile(network, mesh, training, with_patches)
+    size = predictions.even_batch(count, training.eval_batch_size, mesh.size)
+    parts, batches = [], math.ceil(count / size)
+    with contextlib.closing(dataset.train.test_batches(size, parallel.process_share())) as stream:
+        for number, batch in enumerate(itertools.islice(stream, batches)):
+            images = parallel.put_batch(mesh, batch["image"])
+            index = jnp.arange(number * size, (number + 1) * size)
+            outputs = jax.device_get(apply(variables, images, index))
+            # The last batch of a split is padded.
+            parts.append(jax.tree.map(lambda leaf, n=number: leaf[: count - n * size], outputs))
+            console.progress("teacher", [f"measuring outputs: {(number + 1) / batches:.0%}"])
+            interrupts.check()
+    members = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    members = tuple(
+        networks.Outputs((), part["embedding"], patches=_as_maps(part.get("patches")))
+        for part in members
+    )
+    return ensemble.join_outputs(network, members)
+
+
+def _as_maps(sample: np.ndarray | None) -> np.ndarray | None:
+    return None if sample is None else sample.reshape(-1, 1, 1, sample.shape[-1])
+
+
+def _compile(
+    network: networks.Network, mesh: jax.sharding.Mesh, training: Training, with_patches: bool
+) -> Any:
+    fully = training.shard_parameters
+    network = parallel.gathered(mesh, network, fully=fully)
+
+    def apply(variables, images, index):
+        weights = networks.network_variables(variables)
+        outputs = network.apply(weights, training.normalize(images), train=False)
+        members = []
+        for member in getattr(outputs, "members", (outputs,)):
+            part = {"embedding": member.embedding.astype(jnp.float32)}
+            if with_patches:
+                rows = member.patches.reshape(len(images), -1, member.patches.shape[-1])
+                count = min(_PATCHES, rows.shape[1])
+                key = jax.random.key(0)
+                drawn = patches.draw(key, jnp.int32(0), index, rows.shape[1], count)
+                sample = jnp.take_along_axis(rows, drawn[..., None], axis=1)
+                part["patches"] = sample.astype(jnp.float32)
+            members.append(part)
+        return members
+
+    return compiling.jit_for_mesh(
+        apply, mesh, fast_cpu=training.fast_cpu, out_shardings=parallel.replicated(mesh)
+    )
