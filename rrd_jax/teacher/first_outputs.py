@@ -51,7 +51,7 @@ def collect(
     with contextlib.closing(dataset.train.test_batches(size, parallel.process_share())) as stream:
         for number, batch in enumerate(itertools.islice(stream, batches)):
             images = parallel.put_batch(mesh, batch["image"])
-            index = jnp.arange(number * size, (number + 1) * size)
+            index = np.arange(number * size, (number + 1) * size)
             outputs = jax.device_get(apply(variables, images, index))
             # The last batch of a split is padded.
             parts.append(jax.tree.map(lambda leaf, n=number: leaf[: count - n * size], outputs))

@@ -29,7 +29,7 @@ def _create(name, **options):
     del fields["weight"], fields["warmup"]
     small = {"dim": 6, "queue_size": 20, "negatives": 20}
     options |= {field: value for field, value in small.items() if field in fields}
-    filled_in = {"examples": 3 * _BATCH, "batch_size": _BATCH}
+    filled_in = {"examples": 3 * _BATCH, "batch_size": _BATCH, "total_steps": 6}
     filled_in = {field: filled_in[field] for field in objectives.RECORDS[name].filled_in}
     return objectives.create(name, **fields | filled_in | options)
 

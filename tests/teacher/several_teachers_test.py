@@ -20,6 +20,7 @@ def _config():
     config = launch.digits("smoke,tiny+tiny-tiny,rrd+kd+at+embed")
     config.teacher[0].weight, config.teacher[1].seed = 3.0, 1
     config.teacher[0].objectives = "rrd, kd, at"
+    config.objectives.embed.standardize = "channels"
     return config
 
 
@@ -56,7 +57,14 @@ def test_two_teachers_are_trained_before_the_student_and_reused_by_the_next_star
 def _check_heads(run):
     """Asserts that the student can be loaded with the head of each teacher."""
     *_, state = sorted(run.glob("checkpoints/*/state"))
-    stored = ocp.PyTreeCheckpointer().restore(state)["params"]["objectives"]["rrd"]
+    restored = ocp.PyTreeCheckpointer().restore(state)
+    # The statistics of the second teacher's embeddings of the training images.
+    split = rrd_jax.data.load(parse(_config()).student.source).train
+    embeddings = rrd_jax.load(run / "teacher2").embed(split.images)
+    measured = restored["frozen"]["embed"]["teacher1"]
+    np.testing.assert_allclose(measured["mean"], embeddings.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(measured["std"], np.maximum(embeddings.std(0), 1e-3), rtol=1e-3)
+    stored = restored["params"]["objectives"]["rrd"]
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     bare = rrd_jax.load(run).embed(images)
     for i in range(2):

@@ -104,7 +104,8 @@ def measure(kind: str, features: np.ndarray) -> Any:
       features: [N, D].
 
     Raises:
-      InputError: all features are equal, or there is no Hadamard matrix of order D.
+      InputError: all features are equal, PHI-S has N <= D, or there is no Hadamard matrix of order
+        D.
     """
     rows = features.astype(np.float64)
     mean = rows.mean(0)
@@ -114,6 +115,13 @@ def measure(kind: str, features: np.ndarray) -> Any:
         raise errors.InputError(
             f"standardize is '{kind}', but the teacher's features of {len(rows):,} images or"
             " patches are all equal; check the teacher's weights, or set standardize='none'"
+        )
+    if kind == "phi_s" and len(rows) <= rows.shape[1]:
+        # Their covariance has eigenvectors that rounding chooses.
+        raise errors.InputError(
+            f"standardize is 'phi_s', which is measured on at most {len(rows):,} images or patches"
+            f" here, but needs more than the {rows.shape[1]:,} channels of the teacher's features;"
+            " use more training images, or set standardize='channels'"
         )
     if kind == "channels":
         return {"mean": np.float32(mean), "std": np.float32(np.maximum(std, _FLOOR))}
