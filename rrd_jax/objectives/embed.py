@@ -148,7 +148,7 @@ def _over_images(
         memory = standardization.updated(state.memory, teacher.embedding, total_steps)
         return embed_loss(embedding, target, distance=distance), memory
 
-    def kept(state):
+    def trained_head(state):
         # The cosine compares normalized vectors, whose lengths are not trained.
         if distance == "cosine" or standardize == "none":
             return state.params, distance == "cosine"
@@ -163,7 +163,7 @@ def _over_images(
         init,
         loss,
         needs_maps=False,
-        head=kept,
+        head=trained_head,
         needs_index=False,
         measure=measure if standardize in standardization.MEASURED else None,
     )

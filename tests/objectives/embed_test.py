@@ -147,7 +147,7 @@ def test_features_that_cannot_be_standardized_are_refused():
     state = objective.init(jax.random.key(0), constant, constant)
     with pytest.raises(errors.InputError, match="features of 5 images or patches are all equal"):
         objective.measure(state, constant)
-    few = _features(rows=12)
+    outputs = _features(rows=12)
     objective = objectives.create("embed", standardize="phi_s")
     with pytest.raises(errors.InputError, match="at most 12 images .* more than the 12 channels"):
-        objective.measure(objective.init(jax.random.key(0), few, few), few)
+        objective.measure(objective.init(jax.random.key(0), outputs, outputs), outputs)
