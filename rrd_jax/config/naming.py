@@ -36,7 +36,7 @@ def pin_repositories(values: Values, recorded: Mapping[str, Any] | None) -> None
 
 
 def resolve(values: Values, custom_networks: Collection[str]) -> None:
-    """Replaces the names of networks by their canonical names.
+    """Replaces the names of networks by their canonical names, which include options.
 
     A missing name is read from the weights, which must be hf:FOLDER, a folder of timm, or a
     repository of the Hugging Face Hub.
@@ -48,8 +48,14 @@ def resolve(values: Values, custom_networks: Collection[str]) -> None:
     Raises:
       InputError: the weights contradict themselves, or belong to no supported network.
     """
-    for section in (values["student"], *values.teachers):
+    sections = (values["student"], *values.teachers)
+    for label, section in zip(("student", *values.labels), sections, strict=True):
         if not section["model"] and section["checkpoint"]:
             section["model"] = files.network_of(user_paths.path_of(section["checkpoint"])) or ""
         if section["model"] not in custom_networks:
             section["model"] = networks.canonical(section["model"])
+        if section["model"] in networks.MODELS:
+            options = {n: value for n, value in section["options"].items() if value is not None}
+            prefix = f"{label}.options."
+            section["model"] = networks.with_options(section["model"], options, prefix)
+            section["options"] = {}

@@ -29,6 +29,7 @@ from rrd_jax.networks import (
     resnet,
     shufflenet,
     tips,
+    variants,
     vgg,
     vit,
     wrn,
@@ -106,7 +107,8 @@ _SIDES = {
     **vit.SIDES,
     **{name: family.image_size for family in FAMILIES for name in family.networks},
 }
-MODELS = CIFAR | IMAGENET
+# Contains also the variants of these networks, such as resnet8(widths=(8,16,32,64)).
+MODELS = variants.Registry(CIFAR | IMAGENET)
 # Names of the same networks in torchvision and, for mobilenetv2_100, in timm.
 ALIASES = {
     **{
@@ -142,7 +144,8 @@ def create(
       dtype: type of convolutions. Parameters, statistics, embedding and logits are always float32.
       space_to_depth: whether the first 7x7 convolution is computed on blocks of 2x2 pixels, with
         the same parameters; results differ by rounding.
-      options: options of a network given by import path.
+      options: options of a network given by import path, or fields of a registered network such as
+        width and depth; see `with_options`.
       prefix: prefix of the options' names in messages, such as "student.options.".
       drop_path: drop-path rate of the last block, in [0, 1); the rates of earlier blocks are
         proportional to their depth (arXiv 1603.09382).
@@ -165,8 +168,8 @@ def create(
     if imports.is_path(name):
         network = custom.create(name, num_classes, dtype, options or {}, prefix)
     else:
+        name = with_options(name, options or {}, prefix)
         network = factory(name)(num_classes=num_classes, dtype=dtype)
-        imports.check(f"network '{name}'", lambda: None, options or {}, prefix=prefix)
     check_drop_path(network, drop_path, name, prefix)
     if drop_path:
         network = network.clone(drop_path=drop_path)
@@ -205,7 +208,29 @@ def check_drop_path(network: Network, rate: float, name: str, prefix: str = "") 
 
 def canonical(name: str) -> str:
     """Returns the name in MODELS of an alias; returns any other name unchanged."""
-    return ALIASES.get(name, name)
+    base, fields = variants.split(name)
+    return with_options(ALIASES[base], fields) if base in ALIASES else name
+
+
+def with_options(name: str, options: Mapping[str, Any], prefix: str = "") -> str:
+    """Returns the name of a variant of a network, whose fields have the values of options.
+
+    Args:
+      name: a key of MODELS or ALIASES, or the name of a variant.
+      options: values by field of the network's class, such as width, depth, heads, widths, blocks.
+      prefix: prefix of the options' names in messages, such as "student.options.".
+
+    Raises:
+      InputError: the name is unknown, the network has no such field, or a value has another type.
+
+    Examples:
+      >>> with_options("vit_small_patch16_224", {"depth": 6, "width": 384})
+      'vit_small_patch16_224(depth=6)'
+    """
+    if not options:
+        return name
+    name = canonical(name)
+    return variants.join(name, options, factory(variants.split(name)[0]), prefix)
 
 
 def aliases(name: str) -> list[str]:
@@ -215,6 +240,9 @@ def aliases(name: str) -> list[str]:
 
 def factory(name: str) -> Factory:
     """Returns the factory of a name or alias; raises an InputError for an unknown name."""
+    name = canonical(name)
+    if name in MODELS:
+        return MODELS[name]
     by_alias = {alias: MODELS[model] for alias, model in ALIASES.items() if model in MODELS}
     return errors.lookup("model", name, MODELS | by_alias)
 
@@ -227,13 +255,16 @@ def family_of(name: str) -> Family | None:
 
 def image_size(name: str) -> int:
     """Returns the height and width of images for which the network `name` was published."""
-    name = canonical(name)
-    return 32 if name in CIFAR else _SIDES.get(name, 224)
+    base = variants.split(canonical(name))[0]
+    side = 32 if base in CIFAR else _SIDES.get(base, 224)
+    # Variants can have patches of another size.
+    return side - side % patch(name)
 
 
 def patch(name: str) -> int:
     """Returns the side of the network's patches in pixels; 1 for a network without patches."""
-    return getattr(MODELS.get(canonical(name)), "keywords", {}).get("patch", 1)
+    name = canonical(name)
+    return getattr(MODELS[name], "keywords", {}).get("patch", 1) if name in MODELS else 1
 
 
 def decay_groups(network: Network) -> tuple[str, tuple[str, ...]]:
@@ -312,4 +343,5 @@ __all__ = [
     "remat",
     "summarize",
     "trained_outputs",
+    "with_options",
 ]

@@ -14,7 +14,17 @@ import numpy as np
 
 from rrd_jax import functional
 from rrd_jax.networks import transformer, vit
-from rrd_jax.networks.family import Config, Entries, Family, Kind, Layout, Rule, fused, rules
+from rrd_jax.networks.family import (
+    Config,
+    Entries,
+    Family,
+    Kind,
+    Layout,
+    Rule,
+    fused,
+    rules,
+    transformer_fields,
+)
 
 # The largest period of the rotary positions, in units of half the image.
 _LARGEST_PERIOD = 100.0
@@ -272,6 +282,7 @@ _KIND = Kind(
     {"key_bias": False, "proj_bias": True, "mlp_bias": True, "rope_theta": _LARGEST_PERIOD},
     _config_sizes,
     _network_sizes,
+    fields=transformer_fields,
 )
 # timm pools the mean of the patches by default; the authors use the class token.
 FAMILY = Family(

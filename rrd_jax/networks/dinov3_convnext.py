@@ -78,6 +78,7 @@ _KIND = Kind(
     {"hidden_act": "gelu"},
     picked("hidden_sizes", "depths"),
     lambda network: {"hidden_sizes": network.widths, "depths": network.blocks},
+    fields=lambda sizes: {"widths": sizes["hidden_sizes"], "blocks": sizes["depths"]},
 )
 FAMILY = Family(
     DinoV3ConvNeXt,

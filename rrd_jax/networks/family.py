@@ -97,6 +97,8 @@ class Kind(NamedTuple):
       sizes: config -> the values that distinguish networks of the kind, by name.
       network_sizes: network -> the same values; None if the network is of another kind.
       epsilon: config name of the norms' epsilon, "" for none.
+      fields: values of `sizes` -> the fields of a variant of a network that have these values; None
+        for kinds without variants.
     """
 
     description: str
@@ -106,6 +108,7 @@ class Kind(NamedTuple):
     sizes: Callable[[Config], dict[str, Any]]
     network_sizes: Callable[[Any], dict[str, Any] | None]
     epsilon: str = "layer_norm_eps"
+    fields: Callable[[Config], dict[str, Any]] | None = None
 
 
 class Family(NamedTuple):
@@ -138,6 +141,22 @@ class Family(NamedTuple):
     timm_args: Mapping[str, Any] = {}
     layouts: Mapping[str, tuple[Layout, ...]] = {}
     kinds: Mapping[str, Kind] = {}
+
+
+def transformer_fields(sizes: Config) -> dict[str, Any]:
+    """Implements `Kind.fields` for vision transformers."""
+    width, hidden = sizes["hidden_size"], sizes["intermediate_size"]
+    # Networks round the product down.
+    ratio = hidden / width if int(hidden / width * width) == hidden else (hidden + 0.5) / width
+    fields = {
+        "width": width,
+        "depth": sizes["num_hidden_layers"],
+        "heads": sizes["num_attention_heads"],
+        "mlp": ratio,
+        "patch": sizes["patch_size"],
+    }
+    registers = sizes.get("num_register_tokens")
+    return fields if registers is None else {**fields, "registers": registers}
 
 
 def picked(*names: str) -> Callable[[Config], dict[str, Any]]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from rrd_jax.networks import vit
-from rrd_jax.networks.family import Config, Family, Kind, Layout, rules
+from rrd_jax.networks.family import Config, Family, Kind, Layout, rules, transformer_fields
 
 
 class Tips(vit.VisionTransformer):
@@ -90,6 +90,7 @@ _KIND = Kind(
     {"qkv_bias": True, "hidden_act": "gelu"},
     _config_sizes,
     _network_sizes,
+    fields=transformer_fields,
 )
 FAMILY = Family(
     Tips,

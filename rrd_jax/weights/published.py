@@ -50,7 +50,10 @@ class Published(NamedTuple):
 
 def lookup(name: str) -> Published:
     """Returns the equivalents of a network by its native name; empty for most networks."""
-    return _NETWORKS.get(networks.canonical(name), Published())
+    base, parenthesis, _ = networks.canonical(name).partition("(")
+    record = _NETWORKS.get(base, Published())
+    # Other libraries have no variants, except by arguments.
+    return record._replace(torchvision="", timm="") if parenthesis else record
 
 
 def from_timm(architecture: str, tag: str = "") -> str:

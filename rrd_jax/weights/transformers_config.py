@@ -1,11 +1,12 @@
 """Finds the network that a config.json of transformers describes."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rrd_jax import errors, networks
 from rrd_jax.networks import convnext, mobilenet, regnet, resnet, transformer, vit
-from rrd_jax.networks.family import Config, Kind, picked
+from rrd_jax.networks.family import Config, Kind, picked, transformer_fields
 
 _ACTIVATIONS = {
     "gelu": transformer.gelu,
@@ -107,14 +108,42 @@ _CONVNEXT_FIXED = {"patch_size": 4, "hidden_act": "gelu"}
 def _dino_kind(description: str, more: Config) -> Kind:
     defaults = {**_DINO, "patch_size": 14, "use_swiglu_ffn": False, **more}
     sizes = _transformer(dino=True)
-    return Kind(description, vit.VisionTransformer, defaults, _WITH_BIAS, _dino_sizes, sizes)
+    return Kind(
+        description,
+        vit.VisionTransformer,
+        defaults,
+        _WITH_BIAS,
+        _dino_sizes,
+        sizes,
+        fields=transformer_fields,
+    )
 
 
 def _tower_kind(
     description: str, activation: str, epsilon: float, patch: int, network_sizes: Callable
 ) -> Kind:
     defaults = {**_WIDE, "patch_size": patch, "hidden_act": activation, "layer_norm_eps": epsilon}
-    return Kind(description, vit.VisionTransformer, defaults, {}, _TRANSFORMER, network_sizes)
+    return Kind(
+        description,
+        vit.VisionTransformer,
+        defaults,
+        {},
+        _TRANSFORMER,
+        network_sizes,
+        fields=transformer_fields,
+    )
+
+
+def _convnext_kind(description: str, *, second: bool) -> Kind:
+    return Kind(
+        description,
+        convnext.ConvNeXt,
+        _CONVNEXT,
+        _CONVNEXT_FIXED,
+        _STAGES,
+        _convnext(second),
+        fields=lambda sizes: {"widths": sizes["hidden_sizes"], "blocks": sizes["depths"]},
+    )
 
 
 _CLIP = _tower_kind("a tower of CLIP", "quick_gelu", 1e-5, 32, _transformer(clip=True))
@@ -123,7 +152,15 @@ _SIGLIP = _tower_kind(
 )
 # Kinds by model_type.
 KINDS = {
-    "vit": Kind("a ViT", vit.VisionTransformer, _PLAIN, _WITH_BIAS, _TRANSFORMER, _transformer()),
+    "vit": Kind(
+        "a ViT",
+        vit.VisionTransformer,
+        _PLAIN,
+        _WITH_BIAS,
+        _TRANSFORMER,
+        _transformer(),
+        fields=transformer_fields,
+    ),
     "deit": Kind(
         "a distilled DeiT",
         vit.VisionTransformer,
@@ -131,6 +168,7 @@ KINDS = {
         _WITH_BIAS,
         _TRANSFORMER,
         _transformer(distilled=True),
+        fields=transformer_fields,
     ),
     "dinov2": _dino_kind("a DINOv2", {}),
     "dinov2_with_registers": _dino_kind("a DINOv2 with registers", {"num_register_tokens": 4}),
@@ -138,12 +176,8 @@ KINDS = {
     "clip_vision_model": _CLIP,
     "siglip": _SIGLIP,
     "siglip_vision_model": _SIGLIP,
-    "convnext": Kind(
-        "a ConvNeXt", convnext.ConvNeXt, _CONVNEXT, _CONVNEXT_FIXED, _STAGES, _convnext(False)
-    ),
-    "convnextv2": Kind(
-        "a ConvNeXt V2", convnext.ConvNeXt, _CONVNEXT, _CONVNEXT_FIXED, _STAGES, _convnext(True)
-    ),
+    "convnext": _convnext_kind("a ConvNeXt", second=False),
+    "convnextv2": _convnext_kind("a ConvNeXt V2", second=True),
     "regnet": Kind(
         "a RegNet",
         regnet.RegNetY,
@@ -253,11 +287,14 @@ def _names(content: Config, location: str) -> list[str]:
     fitting = [name for name, sizes in candidates.items() if sizes == expected]
     if not fitting:
         same_kind = {name: sizes for name, sizes in candidates.items() if sizes is not None}
-        nearest = max(
+        closest = sorted(
             same_kind,
             key=lambda name: len(same_kind[name].items() & expected.items()),
-            default="",
+            reverse=True,
         )
+        fitting = _variants(kind, expected, closest)
+    if not fitting:
+        nearest = next(iter(closest), "")
         differing = {n: v for n, v in same_kind.get(nearest, {}).items() if expected[n] != v}
         hint = f"; the closest is {nearest} with {_format_sizes(differing)}" if nearest else ""
         raise errors.InputError(
@@ -267,6 +304,27 @@ def _names(content: Config, location: str) -> list[str]:
     _check_epsilon(location, kind, config, fitting[0])
     image_size = config.get("image_size")
     return sorted(fitting, key=lambda name: networks.image_size(name) != image_size)
+
+
+def _variants(kind: Kind, expected: Mapping[str, Any], names: list[str]) -> list[str]:
+    """Returns a variant of the first of several networks that has the sizes of a config.
+
+    Args:
+      kind: the kind of the config.
+      expected: the sizes.
+      names: names of networks of the kind.
+    """
+    counts = [v for v in expected.values() if isinstance(v, int) and not isinstance(v, bool)]
+    if not kind.fields or min(counts, default=1) < 0 or not names:
+        return []
+    if expected.get("hidden_size", 0) % (expected.get("num_attention_heads", 1) or 1):
+        return []
+    fields = kind.fields(expected)
+    variants = (networks.with_options(name, fields) for name in names)
+    fits = (
+        n for n in variants if kind.network_sizes(networks.MODELS[n](num_classes=1)) == expected
+    )
+    return list(itertools.islice(fits, 1))
 
 
 def is_classifier(content: Config) -> bool:

@@ -162,8 +162,8 @@ _ADAPTER = {"base_model.model.vit.encoder.layer.0.attention.q.lora_A.weight": np
         ({"config": {"model_type": "clip_text_model"}}, "a text tower.*name the folder of the who"),
         ({"config": _CONFIG}, "holds no weights; add one of model.safetensors, "),
         (
-            {"config": {**_CONFIG, "hidden_size": 48}},
-            "a ViT with hidden_size=48, num_hidden_layers=2, .* no network of rrd_jax has; the"
+            {"config": {**_CONFIG, "hidden_size": 33}},
+            "a ViT with hidden_size=33, num_hidden_layers=2, .* no network of rrd_jax has; the"
             " closest is small_vit with hidden_size=32",
         ),
         ({"config": {**_CONFIG, "layer_norm_eps": 1e-3}}, "layer_norm_eps=0.001.* have 1e-06"),

@@ -52,8 +52,10 @@ class NetworkChoice:
       dtype: type of its convolutions.
       space_to_depth: Computes the first 7x7 convolution of ImageNet's ResNets on blocks of 2x2
         pixels. Faster on some accelerators, slower on a CPU; results differ by rounding.
-      options: Arguments of a network given by import path. embedding_of: path of the submodule
-        whose result is the embedding; patches_of: of the submodule whose result is the patches.
+      options: Fields of a built-in network, such as width, depth and heads of a transformer, or
+        widths and blocks of a ConvNeXt; or arguments of a network given by import path.
+        embedding_of: path of the submodule whose result is the embedding; patches_of: of the
+        submodule whose result is the patches.
       prefix: prefix of the options' names in messages, such as "student.options.".
       network: a Network object, which replaces all fields except the name.
       drop_path: Drop-path rate of the last block: the share of images for which the block is
