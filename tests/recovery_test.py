@@ -128,20 +128,13 @@ class _Job:
 
 
 @pytest.fixture(scope="module")
-def short_job(tmp_path_factory, data_dir):
-    """A job of 3 epochs, with an uninterrupted run in `uninterrupted`."""
-    return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=3)
-
-
-@pytest.fixture(scope="module")
 def job(tmp_path_factory, data_dir):
-    """A job of 12 epochs, with an uninterrupted run in `uninterrupted`."""
-    return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=12)
+    """A job of 8 epochs, with an uninterrupted run in `uninterrupted`."""
+    return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=8)
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_in_a_save_and_then_stopped_ends_bit_identical(short_job):
-    job = short_job
+def test_a_run_that_is_killed_in_a_save_and_then_stopped_ends_bit_identical(job):
     assert job.run_until("broken", signal.SIGKILL, step=7) == -signal.SIGKILL, job.log("broken")
     assert "7" not in job.saved("broken")
     assert any("tmp" in name for name in job.saved("broken"))
@@ -180,9 +173,9 @@ def _wait_for_step(job, name, step, *processes):
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_six_times_ends_bit_identical(job):
+def test_a_run_that_is_killed_four_times_ends_bit_identical(job):
     moments = random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         # Kill the run in a save, some steps after the newest checkpoint.
         step = max((int(n) for n in job.saved("killed") if n.isdigit()), default=0)
         step += moments.randint(1, 3)
@@ -230,14 +223,14 @@ def _row_values(rows):
 
 @pytest.mark.long
 def test_two_processes_with_four_devices_equal_one_process_with_eight(job):
-    fields = {"train.epochs": 4, "train.save_every": 0}
+    fields = {"train.epochs": 2, "train.save_every": 0}
     assert job.start("eight", devices=8, **fields).wait() == 0, job.log("eight")
     for process in list(job.start_two("four_and_four", 4, **fields)):
         assert process.wait() == 0, job.log("four_and_four")
     np.testing.assert_allclose(
         _row_values(job.rows("four_and_four")), _row_values(job.rows("eight")), rtol=1e-5
     )
-    queues = [_queue(job.root / name / "checkpoints" / "20") for name in ("eight", "four_and_four")]
+    queues = [_queue(job.root / name / "checkpoints" / "10") for name in ("eight", "four_and_four")]
     np.testing.assert_allclose(queues[0]["rows"], queues[1]["rows"], atol=1e-5)
     assert queues[0]["cursor"] == queues[1]["cursor"]
     # Only one process prints the results.
@@ -281,8 +274,8 @@ def test_sigterm_to_one_of_two_processes_stops_both_and_one_process_can_resume(j
 
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_ends_when_the_other_is_killed(short_job, victim):
-    job, name = short_job, f"widowed-{victim}"
+def test_a_process_ends_when_the_other_is_killed(job, victim):
+    name = f"widowed-{victim}"
     processes = list(job.start_two(name, 1, **{"train.epochs": 200}))
     _wait_for_step(job, name, 1, *processes)
     start = time.monotonic()

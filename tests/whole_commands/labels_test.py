@@ -13,6 +13,8 @@ from tests import launch
 _MODULE = """
 import numpy as np
 
+pytestmark = pytest.mark.long
+
 rng = np.random.default_rng(0)
 
 

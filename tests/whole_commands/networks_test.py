@@ -9,6 +9,8 @@ import pytest
 
 import rrd_jax
 
+pytestmark = pytest.mark.long
+
 _CONFIG = "--config=configs/digits.py:resnet8,smoke"
 _NETS = "tests.networks.custom_nets"
 

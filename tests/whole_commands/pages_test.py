@@ -8,6 +8,8 @@ import pytest
 
 from tests.data import folders
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def teacher(commands, tmp_path_factory):

@@ -14,6 +14,8 @@ import rrd_jax
 from rrd_jax.data.images import transforms
 from tests.data import folders
 
+pytestmark = pytest.mark.long
+
 _CONFIG = "--config=configs/image_folder.py:resnet8"
 # The flags with which README suggests to try one's own images on a CPU.
 _FLAGS = ("--config.data.image_size=32", "--config.train.batch_size=8", "--config.train.epochs=1")

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from act import act
 
+pytestmark = pytest.mark.long
+
 
 class Small(nn.Module):
     num_classes: int = 10
