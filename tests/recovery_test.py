@@ -129,8 +129,8 @@ class _Job:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory, data_dir):
-    """A job of 8 epochs, with an uninterrupted run in `uninterrupted`."""
-    return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=8)
+    """A job of 12 epochs, with an uninterrupted run in `uninterrupted`."""
+    return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=12)
 
 
 @pytest.mark.long
