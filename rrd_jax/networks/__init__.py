@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from rrd_jax import errors, functional, imports
 from rrd_jax.networks import (
+    aimv2,
     convmixer,
     convnext,
     custom,
@@ -87,6 +88,7 @@ FAMILIES: tuple[Family, ...] = (
     mobileone.FAMILY,
     repvit.FAMILY,
     fastvit.FAMILY,
+    aimv2.FAMILY,
 )
 # Networks published for ImageNet.
 IMAGENET: dict[str, Factory] = {
@@ -105,7 +107,7 @@ IMAGENET: dict[str, Factory] = {
 _SIDES = {
     **inverted.SIDES,
     **vit.SIDES,
-    **{name: family.image_size for family in FAMILIES for name in family.networks},
+    **{n: f.sizes.get(n, f.image_size) for f in FAMILIES for n in f.networks},
 }
 # Contains also the variants of these networks, such as resnet8(widths=(8,16,32,64)).
 MODELS = variants.Registry(CIFAR | IMAGENET)

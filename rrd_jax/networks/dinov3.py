@@ -96,26 +96,6 @@ class _Attention(nn.Module):
         return transformer.Linear(dim, self.dtype, name="proj")(y)
 
 
-class _GatedMlp(nn.Module):
-    """A gated MLP (SwiGLU, arXiv 2002.05202) with separate matrices of gate and input.
-
-    Attributes:
-      hidden: number of hidden features.
-      dtype: type of the computation.
-    """
-
-    hidden: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., D] to [..., D]."""
-        gate = transformer.Linear(self.hidden, self.dtype, name="fc1_g")(x)
-        y = transformer.Linear(self.hidden, self.dtype, name="fc1_x")(x)
-        y = jax.nn.silu(gate) * y
-        return transformer.Linear(x.shape[-1], self.dtype, name="fc2")(y)
-
-
 class _Block(vit.Block):
     """A block with rotary positions, and factors that are parameters of the block itself."""
 
@@ -124,7 +104,7 @@ class _Block(vit.Block):
 
     def branches(self, hidden: int) -> tuple[nn.Module, nn.Module]:
         attention = _Attention(self.heads, self.bias, self.grid, self.dtype, name="attn")
-        mlp = _GatedMlp if self.gated else transformer.Mlp
+        mlp = transformer.GatedMlp if self.gated else transformer.Mlp
         return attention, mlp(hidden, dtype=self.dtype, name="mlp")
 
     def scaled(self, y: jax.Array, i: int) -> jax.Array:

@@ -118,6 +118,7 @@ class Family(NamedTuple):
       network: class of the networks.
       networks: factories of the networks by name.
       image_size: height and width in pixels of images for which the networks were published.
+      sizes: name -> height and width, where they differ.
       timm_ends: timm's names of the first convolution and of the classifier.
       timm_names: name -> timm's name, where it differs.
       timm_tags: first parts of the tags of weights by which timm tells these networks from others
@@ -134,6 +135,7 @@ class Family(NamedTuple):
     networks: Mapping[str, Callable]
     image_size: int
     timm_ends: tuple[str, str]
+    sizes: Mapping[str, int] = {}
     timm_names: Mapping[str, str] = {}
     timm_tags: tuple[str, ...] = ()
     timm_pool: str = "avg"

@@ -79,6 +79,26 @@ class LayerNorm(nn.Module):
         return (y + functional.per_channel(bias, wide)).astype(x.dtype)
 
 
+class RmsNorm(nn.Module):
+    """Root mean square norm (arXiv 1910.07467) over the last axis, in float32.
+
+    The result has the input's dtype.
+
+    Attributes:
+      epsilon: constant added to the mean of squares.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes each vector of [..., D]."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        factor = jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        return (wide * factor * functional.per_channel(scale, wide)).astype(x.dtype)
+
+
 class LayerScale(nn.Module):
     """A trained factor per channel.
 
@@ -129,19 +149,21 @@ class Attention(nn.Module):
     Attributes:
       heads: number of heads.
       dtype: type of the computation; the softmax is float32.
+      use_bias: whether the linear layers have biases.
     """
 
     heads: int
     dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens [B, N, D] to [B, N, D]."""
         batch, count, dim = x.shape
-        qkv = Linear(3 * dim, self.dtype, name="qkv")(x)
+        qkv = Linear(3 * dim, self.dtype, self.use_bias, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv.reshape(batch, count, 3, self.heads, -1), 2, 0)
         y = jax.nn.dot_product_attention(query, key, value)
-        return Linear(dim, self.dtype, name="proj")(y.reshape(batch, count, dim))
+        return Linear(dim, self.dtype, self.use_bias, name="proj")(y.reshape(batch, count, dim))
 
 
 class Mlp(nn.Module):
@@ -170,6 +192,28 @@ class Mlp(nn.Module):
         else:
             y = self.activation(y)
         return Linear(x.shape[-1], self.dtype, name="fc2")(y)
+
+
+class GatedMlp(nn.Module):
+    """A gated MLP (SwiGLU, arXiv 2002.05202) with separate matrices of gate and input.
+
+    Attributes:
+      hidden: number of hidden features.
+      dtype: type of the computation.
+      use_bias: whether the linear layers have biases.
+    """
+
+    hidden: int
+    dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., D] to [..., D]."""
+        gate = Linear(self.hidden, self.dtype, self.use_bias, name="fc1_g")(x)
+        y = Linear(self.hidden, self.dtype, self.use_bias, name="fc1_x")(x)
+        y = jax.nn.silu(gate) * y
+        return Linear(x.shape[-1], self.dtype, self.use_bias, name="fc2")(y)
 
 
 class AttentionPool(nn.Module):
@@ -214,12 +258,14 @@ class Patches(nn.Module):
       features: number of features per patch.
       dtype: type of the computation.
       use_bias: whether a bias is added.
+      norm: factory of a norm of the result; None for no norm.
     """
 
     size: int
     features: int
     dtype: jnp.dtype = jnp.float32
     use_bias: bool = True
+    norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -233,7 +279,7 @@ class Patches(nn.Module):
                 f"images of {x.shape[1]}x{x.shape[2]} pixels cannot be cut into patches of"
                 f" {self.size}x{self.size}; set data.image_size to a multiple of {self.size}"
             )
-        return layers.Conv(
+        y = layers.Conv(
             self.features,
             self.size,
             self.size,
@@ -242,3 +288,4 @@ class Patches(nn.Module):
             kernel_init=layers.torch_default,
             name="proj",
         )(x)
+        return self.norm(name="norm")(y) if self.norm else y

@@ -31,10 +31,14 @@ class Block(layers.Block):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps tokens [B, N, D] to [B, N, D]."""
         for i, layer in enumerate(self.branches(int(x.shape[-1] * self.mlp)), start=1):
-            y = layer(transformer.LayerNorm(self.epsilon, name=f"norm{i}")(x))
+            y = layer(self.norm(f"norm{i}")(x))
             y = self.scaled(y, i)
             x = x + transformer.DropPath(self.drop, name=f"drop_path{i}")(y, train=train)
         return x
+
+    def norm(self, name: str) -> nn.Module:
+        """Returns the norm before a branch."""
+        return transformer.LayerNorm(self.epsilon, name=name)
 
     def branches(self, hidden: int) -> tuple[nn.Module, nn.Module]:
         """Returns the attention, and the MLP with `hidden` features."""
@@ -63,8 +67,8 @@ class VisionTransformer(nn.Module):
       mlp: hidden width of the MLPs, as a multiple of D.
       activation: activation of the MLPs.
       gated: whether the MLPs are SwiGLU.
-      pool: input of the classifier: the class "token", the "mean" of the patch tokens, or
-        "attention" pooling.
+      pool: input of the classifier: the class "token", the norm of the "mean" of the patch tokens,
+        the mean of the "normed" patch tokens, or "attention" pooling.
       distilled: whether a second token has a separate classifier (DeiT); the logits are averaged.
       registers: number of register tokens.
       patch_positions_only: whether only the patch tokens have position embeddings.
@@ -103,14 +107,11 @@ class VisionTransformer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Computes the Outputs of normalized images [B, H, W, channels]."""
-        patches = transformer.Patches(
-            self.patch, self.width, self.dtype, not self.norm_first, name="patch_embed"
-        )(x)
+        patches = self.patches()(x)
         grid = patches.shape[1:3]
         x, before = self._prepend_tokens(patches.reshape(len(patches), -1, self.width))
-        norm = partial(transformer.LayerNorm, self.epsilon)
         if self.norm_first:
-            x = norm(name="norm_pre")(x)
+            x = self.norm(name="norm_pre")(x)
         maps, taps = [patches], layers.even_taps(self.depth)
         block = self.block(grid)
         for i, drop in enumerate(transformer.drop_rates(self.drop_path, self.depth)):
@@ -118,6 +119,15 @@ class VisionTransformer(nn.Module):
             if i in taps:
                 maps.append(x[:, before:].reshape(len(x), *grid, self.width))
         return self._classify(x, before, maps)
+
+    def norm(self, name: str) -> nn.Module:
+        """Returns a norm outside the blocks."""
+        return transformer.LayerNorm(self.epsilon, name=name)
+
+    def patches(self) -> nn.Module:
+        """Returns the linear map of patches."""
+        bias = not self.norm_first
+        return transformer.Patches(self.patch, self.width, self.dtype, bias, name="patch_embed")
 
     def block(self, grid: tuple[int, int]) -> partial:
         """Returns the factory of blocks for a grid of patches."""
@@ -160,14 +170,15 @@ class VisionTransformer(nn.Module):
         return self.add_positions(tokens, x), before
 
     def _classify(self, x: jax.Array, before: int, maps: list[jax.Array]) -> Outputs:
-        norm = partial(transformer.LayerNorm, self.epsilon)
         if self.pool == "mean":
             tokens = x[:, before:]
             x = tokens.astype(jnp.float32).mean(1)
-            embedding = norm(name="fc_norm")(x)
+            embedding = self.norm(name="fc_norm")(x)
         else:
-            embedding = norm(name="norm")(x)
+            embedding = self.norm(name="norm")(x)
             tokens = embedding[:, before:]
+        if self.pool == "normed":
+            embedding = tokens.astype(jnp.float32).mean(1)
         # The maps have the grid of the patches.
         patches = tokens.reshape(maps[0].shape)
         if self.pool == "attention":

@@ -7,6 +7,7 @@ import pytest
 
 from rrd_jax import networks
 from rrd_jax.networks import (
+    aimv2,
     convnext,
     dinov3,
     dinov3_convnext,
@@ -46,6 +47,7 @@ NETWORKS = {
     ),
     "small_tips": partial(tips.Tips, patch=8, width=32, depth=2, heads=2),
     "small_tips_giant": partial(tips.Tips, patch=8, width=32, depth=2, heads=2, **_GATED),
+    "small_aimv2": partial(aimv2.AimV2, patch=8, width=32, depth=2, heads=2),
     "small_mobileone": partial(
         mobileone.MobileOne,
         **{"stem": 32, "widths": (32, 32), "blocks": (1, 1), "squeezed": (0, 1), "branches": 2},

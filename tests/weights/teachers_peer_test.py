@@ -1,6 +1,7 @@
 """DINOv3's ConvNeXts, TIPSv2 and SigLIP 2 compared with timm and transformers."""
 
 import json
+from functools import partial
 
 import pytest
 import safetensors.numpy
@@ -139,6 +140,7 @@ def test_tips_of_a_whole_model_and_of_timm_are_read(tmp_path):
         *(name for name in networks.MODELS if name.endswith("tipsv2")),
         # One image size of each.
         *{name.rpartition("_")[0]: name for name in modern.SIGLIP_2 if "tanh" not in name}.values(),
+        *(f"aimv2_{size}_patch14_336" for size in ("large", "huge", "1b", "3b")),
     ],
 )
 def test_sizes_and_activations_equal_timm(name):
@@ -149,6 +151,8 @@ def test_sizes_and_activations_equal_timm(name):
     assert peer.patch_embed.img_size == (side, side)
     summary = networks.summarize(networks.create(name, 7).clone(depth=2), (side, side, 3))
     assert summary.parameters == sum(p.numel() for p in peer.parameters())
+    if name.startswith("aimv2"):
+        return
     approximate = type(peer.blocks[0].mlp.act).__name__ == "GELUTanh"
     assert approximate == (networks.create(name, 7).activation is transformer.gelu_tanh)
 
@@ -158,3 +162,50 @@ def test_naflex_is_refused(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(errors.InputError, match="NaFlex.*any aspect ratio"):
         files.network_of(f"hf:{tmp_path}")
+
+
+def test_aimv2_equals_timm_and_transformers(tmp_path):
+    norm = partial(timm.layers.RmsNorm, eps=1e-5)
+    build = partial(
+        timm.models.VisionTransformer,
+        **{"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2.75},
+        **{"class_token": False, "fc_norm": False, "global_pool": "avg"},
+        **{"qkv_bias": False, "proj_bias": False, "act_layer": "silu"},
+        **{"norm_layer": norm, "embed_norm_layer": norm, "mlp_layer": timm.layers.SwiGLU},
+        **{"num_classes": 5, "dynamic_img_size": True},
+    )
+    peer = peers.randomize(build(img_size=32))
+    variables = from_torch("small_aimv2", peer.state_dict())
+    peers.assert_equal_entries(to_torch("small_aimv2", variables), peer.state_dict())
+
+    def outputs(images):
+        features, maps = peer.forward_features(images), peer.forward_intermediates(images)[1]
+        return {
+            "logits": peer(images),
+            "embedding": features.mean(1),
+            "patches": features,
+            "maps": maps,
+        }
+
+    for shape in ((32, 32), (48, 48), (16, 56)):
+        peers.compare("small_aimv2", variables, shape, outputs, 5)
+    content = {n: v for n, v in peer.state_dict().items() if not n.startswith("head.")}
+    body = from_torch("small_aimv2", content, headless=True)
+    authors = to_torch("small_aimv2", body, layout="aimv2")
+    target = build(img_size=32, num_classes=0)
+    filtered = timm.models.vision_transformer.checkpoint_filter_fn(
+        {name: torch.from_numpy(value) for name, value in authors.items()}, target
+    )
+    target.load_state_dict(filtered)
+    peers.assert_equal_entries(target.state_dict(), content)
+    config = transformers.Aimv2VisionConfig(
+        **{"hidden_size": 32, "intermediate_size": 88, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "image_size": 32, "patch_size": 8, "use_head": False},
+    )
+    name, variables, entries = _folder(transformers.Aimv2VisionModel(config), tmp_path)
+    assert name == "small_aimv2"
+    peer = transformers.Aimv2VisionModel.from_pretrained(tmp_path)
+    peers.compare(
+        name, variables, (32, 32), lambda images: {"patches": peer(images).last_hidden_state}
+    )
+    peers.assert_equal_entries(to_torch(name, variables, layout="transformers"), entries)
