@@ -20,6 +20,7 @@ from rrd_jax.networks import (
     custom,
     dinov3,
     dinov3_convnext,
+    eva02,
     fastvit,
     inverted,
     mobilenet,
@@ -89,6 +90,7 @@ FAMILIES: tuple[Family, ...] = (
     repvit.FAMILY,
     fastvit.FAMILY,
     aimv2.FAMILY,
+    eva02.FAMILY,
 )
 # Networks published for ImageNet.
 IMAGENET: dict[str, Factory] = {

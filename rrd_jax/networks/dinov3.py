@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import functional
-from rrd_jax.networks import transformer, vit
+from rrd_jax.networks import rotary, transformer, vit
 from rrd_jax.networks.family import (
     Config,
     Entries,
@@ -30,72 +30,6 @@ from rrd_jax.networks.family import (
 _LARGEST_PERIOD = 100.0
 
 
-def angles(grid: tuple[int, int], width: int) -> np.ndarray:
-    """Returns the rotary angles of the patches of an image: float32 [patches, width].
-
-    Rows and columns have coordinates from -1 to 1, so the angles of an image do not depend on its
-    resolution. A quarter of the angles is computed from rows, the next from columns, and both
-    quarters occur twice.
-
-    Args:
-      grid: numbers of rows and columns of patches.
-      width: width of an attention head, a multiple of 4.
-    """
-    periods = _LARGEST_PERIOD ** (4 * np.arange(width // 4) / width)
-    axes = [2 * (np.arange(count) + 0.5) / count - 1 for count in grid]
-    rows, columns = np.meshgrid(*axes, indexing="ij")
-    scaled = [2 * np.pi * axis.reshape(-1, 1) / periods for axis in (rows, columns)]
-    return np.concatenate(2 * scaled, axis=1).astype(np.float32)
-
-
-def rotate(x: jax.Array, table: np.ndarray) -> jax.Array:
-    """Rotates the queries or keys of patches (arXiv 2104.09864), in float32.
-
-    Args:
-      x: [B, N, heads, d], of which the last tokens are patches; other tokens are not rotated.
-      table: angles [patches, d] of `angles`.
-    """
-    others, patches = jnp.split(x, [x.shape[1] - len(table)], axis=1)
-    wide = patches.astype(jnp.float32)
-    first, second = jnp.split(wide, 2, axis=-1)
-    cosine, sine = (f(table)[None, :, None] for f in (np.cos, np.sin))
-    turned = wide * cosine + jnp.concatenate([-second, first], axis=-1) * sine
-    return jnp.concatenate([others, turned.astype(x.dtype)], axis=1)
-
-
-class _Attention(nn.Module):
-    """Multi-head self-attention with rotary positions, and optional biases of queries and values.
-
-    Attributes:
-      heads: number of heads.
-      bias: whether queries and values have biases.
-      grid: numbers of rows and columns of patches.
-      dtype: type of the computation; rotation and softmax are float32.
-    """
-
-    heads: int
-    bias: bool
-    grid: tuple[int, int]
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps tokens [B, N, D] to [B, N, D]."""
-        batch, count, dim = x.shape
-        qkv = transformer.Linear(3 * dim, self.dtype, use_bias=False, name="qkv")(x)
-        query, key, value = jnp.split(qkv, 3, axis=-1)
-        if self.bias:
-            zeros = nn.initializers.zeros
-            query = functional.add_bias(query, self.param("q_bias", zeros, (dim,)))
-            value = functional.add_bias(value, self.param("v_bias", zeros, (dim,)))
-        shape = (batch, count, self.heads, -1)
-        query, key, value = (part.reshape(shape) for part in (query, key, value))
-        table = angles(self.grid, dim // self.heads)
-        query, key = rotate(query, table), rotate(key, table)
-        y = jax.nn.dot_product_attention(query, key, value).reshape(batch, count, dim)
-        return transformer.Linear(dim, self.dtype, name="proj")(y)
-
-
 class _Block(vit.Block):
     """A block with rotary positions, and factors that are parameters of the block itself."""
 
@@ -103,7 +37,9 @@ class _Block(vit.Block):
     grid: tuple[int, int]
 
     def branches(self, hidden: int) -> tuple[nn.Module, nn.Module]:
-        attention = _Attention(self.heads, self.bias, self.grid, self.dtype, name="attn")
+        rotation = rotary.Rotation(self.grid, period=_LARGEST_PERIOD, paired=False)
+        biases = "qv" if self.bias else ""
+        attention = rotary.Attention(self.heads, rotation, biases, dtype=self.dtype, name="attn")
         mlp = transformer.GatedMlp if self.gated else transformer.Mlp
         return attention, mlp(hidden, dtype=self.dtype, name="mlp")
 

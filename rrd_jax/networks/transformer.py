@@ -201,11 +201,13 @@ class GatedMlp(nn.Module):
       hidden: number of hidden features.
       dtype: type of the computation.
       use_bias: whether the linear layers have biases.
+      norm: factory of a norm of the hidden features; None for no norm.
     """
 
     hidden: int
     dtype: jnp.dtype = jnp.float32
     use_bias: bool = True
+    norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -213,6 +215,7 @@ class GatedMlp(nn.Module):
         gate = Linear(self.hidden, self.dtype, self.use_bias, name="fc1_g")(x)
         y = Linear(self.hidden, self.dtype, self.use_bias, name="fc1_x")(x)
         y = jax.nn.silu(gate) * y
+        y = self.norm(name="norm")(y) if self.norm else y
         return Linear(x.shape[-1], self.dtype, self.use_bias, name="fc2")(y)
 
 

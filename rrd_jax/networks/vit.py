@@ -104,6 +104,11 @@ class VisionTransformer(nn.Module):
         """The resampling of position embeddings; see `positions.fit`."""
         return "sharp" if self.scale == _DINO["scale"] and not self.registers else "cubic"
 
+    @property
+    def has_class_token(self) -> bool:
+        """True if the first token is a class token."""
+        return self.pool == "token"
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Computes the Outputs of normalized images [B, H, W, channels]."""
@@ -158,7 +163,7 @@ class VisionTransformer(nn.Module):
         """Returns the patch tokens with positions, after all other tokens, and their number."""
         rows = (1, 1, self.width)
         tokens = []
-        if self.pool == "token":
+        if self.has_class_token:
             tokens.append(self.param("cls_token", nn.initializers.normal(1e-6), rows))
         if self.distilled:
             tokens.append(self.param("dist_token", transformer.small_normal, rows))

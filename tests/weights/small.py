@@ -11,6 +11,7 @@ from rrd_jax.networks import (
     convnext,
     dinov3,
     dinov3_convnext,
+    eva02,
     fastvit,
     mobileone,
     regnet,
@@ -48,6 +49,10 @@ NETWORKS = {
     "small_tips": partial(tips.Tips, patch=8, width=32, depth=2, heads=2),
     "small_tips_giant": partial(tips.Tips, patch=8, width=32, depth=2, heads=2, **_GATED),
     "small_aimv2": partial(aimv2.AimV2, patch=8, width=32, depth=2, heads=2),
+    "small_eva02": partial(eva02.Eva02, patch=8, width=32, depth=2, heads=2, reference=4),
+    "small_eva02_separate": partial(
+        eva02.Eva02, patch=8, width=32, depth=2, heads=2, reference=4, separate=True
+    ),
     "small_mobileone": partial(
         mobileone.MobileOne,
         **{"stem": 32, "widths": (32, 32), "blocks": (1, 1), "squeezed": (0, 1), "branches": 2},

@@ -141,6 +141,7 @@ def test_tips_of_a_whole_model_and_of_timm_are_read(tmp_path):
         # One image size of each.
         *{name.rpartition("_")[0]: name for name in modern.SIGLIP_2 if "tanh" not in name}.values(),
         *(f"aimv2_{size}_patch14_336" for size in ("large", "huge", "1b", "3b")),
+        *(name for name in networks.MODELS if name.startswith("eva02")),
     ],
 )
 def test_sizes_and_activations_equal_timm(name):
@@ -151,7 +152,7 @@ def test_sizes_and_activations_equal_timm(name):
     assert peer.patch_embed.img_size == (side, side)
     summary = networks.summarize(networks.create(name, 7).clone(depth=2), (side, side, 3))
     assert summary.parameters == sum(p.numel() for p in peer.parameters())
-    if name.startswith("aimv2"):
+    if name.startswith(("aimv2", "eva02")):
         return
     approximate = type(peer.blocks[0].mlp.act).__name__ == "GELUTanh"
     assert approximate == (networks.create(name, 7).activation is transformer.gelu_tanh)
@@ -209,3 +210,31 @@ def test_aimv2_equals_timm_and_transformers(tmp_path):
         name, variables, (32, 32), lambda images: {"patches": peer(images).last_hidden_state}
     )
     peers.assert_equal_entries(to_torch(name, variables, layout="transformers"), entries)
+
+
+@pytest.mark.parametrize("name", ["small_eva02", "small_eva02_separate"])
+def test_eva02_equals_timm(name):
+    is_separate = name.endswith("separate")
+    peer = peers.randomize(
+        timm.models.eva.Eva(
+            **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+            **{"mlp_ratio": 8 / 3, "swiglu_mlp": True, "use_rot_pos_emb": True},
+            **{"ref_feat_shape": (4, 4), "num_classes": 5, "dynamic_img_size": True},
+            qkv_fused=not is_separate,
+            scale_mlp=is_separate,
+        )
+    )
+    variables = from_torch(name, peer.state_dict())
+    peers.assert_equal_entries(to_torch(name, variables), peer.state_dict())
+
+    def outputs(images):
+        features, maps = peer.forward_features(images), peer.forward_intermediates(images)[1]
+        return {
+            "logits": peer(images),
+            "embedding": peer.forward_head(features, pre_logits=True),
+            "patches": features[:, 1:],
+            "maps": maps,
+        }
+
+    for shape in ((32, 32), (48, 48), (16, 56)):
+        peers.compare(name, variables, shape, outputs, 5)
