@@ -19,7 +19,7 @@ teacher, resnet20, is first trained with the labels of the drawings; the student
 labels. resnet20-resnet8,smoke is a shorter variant with 200 images.
 """
 
-from rrd_jax.config import finish_without_labels, image_side, limit, without_labels
+from rrd_jax.config import finish_without_labels, image_side, limit, use_drawings, without_labels
 
 
 def get_config(argument: str = ""):
@@ -33,7 +33,12 @@ def get_config(argument: str = ""):
     on_drawings = is_smoke or "drawings" in words
     if on_drawings:
         pair = "resnet20-resnet8"
-        _use_drawings(config, is_smoke)
+        use_drawings(config, smoke=is_smoke)
+        config.eval.dense = "drawings"
+        config.eval.every = 6
+        config.eval.dense_images = 50 if is_smoke else 250
+        if not is_smoke:
+            config.teacher.epochs, config.train.epochs = 8, 12
     rest = ",".join(word for word in words if word not in ("smoke", "drawings"))
     config = finish_without_labels(config, "dense", rest, pair=pair)
     if config.method == "rrd":
@@ -46,25 +51,3 @@ def get_config(argument: str = ""):
         rows = 128 if is_smoke else 512
         limit(config, queue_size=rows, patch_queue_size=rows, negatives=rows)
     return config
-
-
-def _use_drawings(config, is_smoke):
-    """Sets the drawings as data, fewer for smoke tests, and a teacher trained with labels."""
-    config.data.name = "drawings"
-    config.data.augment = "crop_flip"
-    config.data.mean = config.data.std = (0.5, 0.5, 0.5)
-    config.teacher.use_labels = True
-    config.teacher.learning_rate = 0.05
-    config.train.batch_size = 50
-    config.eval.dense = "drawings"
-    config.eval.every = 6
-    if is_smoke:
-        config.train.batch_size = 40
-        config.data.train_split = "train[:200]"
-        config.data.test_split = "test[:50]"
-        config.eval.dense_images = 50
-        config.teacher.epochs = config.train.epochs = 1
-        return
-    config.eval.dense_images = 250
-    config.teacher.epochs = 8
-    config.train.epochs = 12

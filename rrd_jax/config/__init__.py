@@ -8,7 +8,7 @@ from rrd_jax.config.commands import explain
 from rrd_jax.config.config_string import finish, image_side, teachers
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, deit, imagenet
-from rrd_jax.config.label_free import finish_without_labels, without_labels
+from rrd_jax.config.label_free import finish_without_labels, use_drawings, without_labels
 from rrd_jax.config.methods import METHODS, leave_out_labels, limit, method, smooth_labels
 from rrd_jax.config.parse import (
     implied,
@@ -40,5 +40,6 @@ __all__ = [
     "teaching_of",
     "training_of",
     "unused_fields",
+    "use_drawings",
     "without_labels",
 ]

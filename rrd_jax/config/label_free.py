@@ -22,15 +22,38 @@ def without_labels() -> ConfigDict:
     return config
 
 
-def finish_without_labels(config: ConfigDict, name: str, argument: str, *, pair: str) -> ConfigDict:
-    """Applies the argument of a config without labels; see `finish`, with the method `rrd`.
+def finish_without_labels(
+    config: ConfigDict, name: str, argument: str, *, pair: str, default: str = "rrd"
+) -> ConfigDict:
+    """Applies the argument of a config without labels; see `finish`.
 
     Teachers whose names end with _dinov2 see images of 224 pixels.
     """
-    config = finish(config, name, argument, pair=pair, default="rrd")
+    config = finish(config, name, argument, pair=pair, default=default)
     leave_out_labels(config)
     for _, teacher in teachers(config):
         if teacher.model.endswith("_dinov2"):
             # DINOv2's files specify 518 pixels, which takes five times as much computation.
             teacher.image_size = 224
     return config
+
+
+def use_drawings(config: ConfigDict, *, smoke: bool) -> None:
+    """Sets generated drawings as data, and teachers that are trained with their labels.
+
+    With `smoke`, there are 200 drawings, and each run has an epoch.
+    """
+    config.data.name = "drawings"
+    config.data.augment = "crop_flip"
+    config.data.mix = "none"
+    config.data.mean = config.data.std = (0.5, 0.5, 0.5)
+    config.teacher.use_labels = True
+    config.teacher.learning_rate = 0.05
+    config.train.batch_size = 50
+    if smoke:
+        # A number that eight devices can share.
+        config.train.batch_size = 40
+        config.optimizer.warmup_epochs = 0.0
+        config.data.train_split = "train[:200]"
+        config.data.test_split = "test[:50]"
+        config.teacher.epochs = config.train.epochs = 1

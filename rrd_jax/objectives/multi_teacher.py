@@ -111,8 +111,10 @@ def averaged(
 def _members(teacher: Any, shares: Mapping[int, float]) -> dict[int, Any]:
     """Returns the Outputs of the teachers that an objective compares, with averaged logits."""
     members = {i: teacher.members[i] for i in shares}
-    logits = ()
-    if not any(isinstance(outputs.logits, tuple) for outputs in members.values()):
+    missing = [o.logits for o in members.values() if not jax.tree.leaves(o.logits)]
+    if missing:
+        logits = missing[0]
+    else:
         logits = sum(weight * members[i].logits for i, weight in shares.items())
     return {i: outputs._replace(logits=logits) for i, outputs in members.items()}
 

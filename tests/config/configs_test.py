@@ -1,5 +1,6 @@
 """Config files: complete smoke jobs, published recipes, pairs and methods."""
 
+import json
 import runpy
 
 import cv2
@@ -127,6 +128,32 @@ def test_the_dense_config_evaluates_patches_without_labels():
     assert plan.teachers[0].part.source.use_labels
     # The image size of a smoke job is a multiple of the transformer's patch size.
     assert _config("dense", "smoke,vit_small_patch14_dinov2-resnet18").data.image_size % 14 == 0
+
+
+def test_the_recipes_of_foundation_models_parse():
+    config = _config("dinov3_to_convnext")
+    config.teacher.checkpoint = "dinov3.safetensors"
+    plan = parse(config)
+    assert plan.student.training.objectives[0].options["preset"] == "lightly"
+    assert plan.student.training.optimizer.learning_rate == pytest.approx(1.443e-4, rel=1e-3)
+    config = _config("agglomerate")
+    for teacher in config.teacher:
+        teacher.checkpoint = "teacher.safetensors"
+    training = parse(config).student.training
+    assert training.teacher_weights == (0.5, 0.5)
+    assert training.drop_teachers == 0.5
+    assert training.objectives[0].options["standardize"] == "running"
+    student = _config("agglomerate", "vit_small_patch14_dinov2+resnet50-repvit_m1_1").student
+    assert student.model == "repvit_m1_1"
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device")
+def test_several_teachers_are_agglomerated(tmp_path):
+    *_, result = launch.run(_config("agglomerate", "smoke,resnet8+resnet8-resnet8"), tmp_path)
+    assert result.label == "distilled, embed"
+    (row,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(row).keys() >= {"train/loss/embed[0]", "train/loss/embed[1]"}
 
 
 def test_a_config_string_selects_pair_and_method():

@@ -97,6 +97,18 @@ def _both_teach(losses, values, weights):
     raise AssertionError("no choice of teachers has these losses")
 
 
+def test_teachers_without_logits_are_accepted():
+    student, teachers = _outputs(0, 8), (_outputs(1, 16), _outputs(2, 4)._replace(logits=()))
+    teacher = ensemble.EnsembleOutputs((), teachers)
+    batch = batches.NO_BATCH._replace(index=np.arange(6, dtype=np.int32))
+    for name, drop in (("embed", 0.0), ("embed", 0.5), ("rrd", 0.0)):
+        term = objectives.averaged(name, objectives.create(name), (0.5, 0.5), drop=drop)
+        objectives.check(name, term, student, teacher, batch)
+    term = objectives.averaged("kd", objectives.create("kd"), (0.5, 0.5))
+    with pytest.raises(errors.InputError, match="reads teacher.logits"):
+        objectives.check("kd", term, student, teacher, batch)
+
+
 def test_teachers_are_dropped_as_in_the_float64_reference():
     weights = (0.7, 0.3)
     student, teachers = _outputs(0, 8), (_outputs(1, 16), _outputs(2, 4))
