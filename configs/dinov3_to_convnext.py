@@ -14,8 +14,6 @@ For other relations, such as to a memory of patches, add rrd: options of configs
 configs/dinov3_to_convnext.py:smoke trains small networks of the same families on drawings.
 """
 
-import math
-
 from rrd_jax.config import finish_without_labels, image_side, limit, use_drawings, without_labels
 
 
@@ -35,7 +33,7 @@ def get_config(argument: str = ""):
     config.optimizer.clip_norm = 1.0
     config.train.epochs = 100
     config.train.batch_size = 128
-    config.optimizer.learning_rate = 5e-4 * math.sqrt(config.train.batch_size / 1536)
+    config.optimizer.learning_rate = 5e-4 * (config.train.batch_size / 1536) ** 0.5
     config.optimizer.final_learning_rate = 1e-3 * config.optimizer.learning_rate
     pair = "vit_base_patch16_dinov3-convnext_tiny"
     if is_smoke:
