@@ -1,6 +1,8 @@
 """Metrics of the similarity between a student's and a teacher's embeddings, and of collapse."""
 
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,8 @@ NEIGHBOURS = (1, 10, 20)
 # An embedding below the first value is nearly constant. The comparison is only meaningful if the
 # teacher's embedding is above the second value.
 _COLLAPSE = {"effective_rank": (1.1, 1.5), "deviation": (0.01, 0.05)}
+# Metrics that depend on both networks.
+_PAIRED = ("neighbours_1", "neighbours_10", "neighbours_20", "cka", "rank_correlation")
 _COLUMNS = {
     "neighbours_1": ("shared 1-NN", 1),
     "neighbours_10": ("shared 10-NN", 1),
@@ -173,6 +177,26 @@ def compare(embeddings: np.ndarray, teacher: Reference) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
+def by_teacher(
+    teachers: Sequence[Any], compare: Callable[[Any], dict[str, float]]
+) -> dict[str, float]:
+    """Returns the metrics of a pair of networks for each of several teachers; {} for one.
+
+    Args:
+      teachers: the teachers.
+      compare: function from a teacher to the metrics of `compare`, or of `patches.compare`.
+
+    Returns:
+      Metrics such as "cka[0]", for teacher 0.
+    """
+    return {
+        f"{name}[{i}]": value
+        for i, teacher in enumerate(teachers if len(teachers) > 1 else ())
+        for name, value in compare(teacher).items()
+        if name.removeprefix("patch_") in _PAIRED
+    }
+
+
 def describe_collapse(metrics: dict[str, float], teacher: Reference) -> str:
     """Returns a message if a student's embeddings are nearly constant, otherwise "".
 
@@ -204,6 +228,8 @@ def _spread(embeddings: np.ndarray) -> dict[str, float]:
 def table(runs: dict[str, dict[str, float]]) -> tables.Table:
     """Returns a table with a row for each run, between a random student and the teacher.
 
+    With several teachers, each run also has a row for its comparison with each teacher.
+
     Args:
       runs: the last metrics of each run, by its label: the results of `compare`, of votes and of a
         probe. Metrics of the other networks have prefixes, such as random_cka or teacher_probe.
@@ -214,6 +240,10 @@ def table(runs: dict[str, dict[str, float]]) -> tables.Table:
     metrics: dict[str, dict[str, float]] = {}
     for label, run_metrics in runs.items():
         metrics[label] = run_metrics
+        for key, value in run_metrics.items():
+            if numbered := re.fullmatch(r"(.*)\[(\d+)\]", key):
+                row = metrics.setdefault(f"{label}, teacher {int(numbered[2]) + 1}", {})
+                row[numbered[1]] = value
         for network in ("random", "teacher"):
             names = {name: f"{network}_{name}" for name in _COLUMNS}
             metrics[network] = {
@@ -231,7 +261,7 @@ def table(runs: dict[str, dict[str, float]]) -> tables.Table:
                 for name in columns
             ),
         )
-        for label in ("random", *runs, "teacher")
+        for label in ("random", *(n for n in metrics if n not in ("random", "teacher")), "teacher")
         if metrics[label]
     ]
     return ("embeddings of", *(_COLUMNS[name][0] for name in columns)), cells

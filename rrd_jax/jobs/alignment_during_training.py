@@ -83,12 +83,13 @@ class Alignment:
           stop: polled after each batch; True stops.
 
         Returns:
-          With eval.proof, or without labels: the metrics of `alignment.compare`,
-          teacher_effective_rank and teacher_deviation, and for each objective with a floor, such as
-          rrd, loss/rrd and floor/rrd in nats. With eval.labelled, or after the last epoch with
-          eval.knn: the metrics of `embedding_accuracy.evaluate` for the student, the teacher
-          (teacher_probe, ...) and a student with random weights (random_knn_20, ...). After the
-          last epoch: the metrics of `alignment.compare` for the random student.
+          With eval.proof, or without labels: the metrics of `alignment.compare`, with several
+          teachers also for each of them; teacher_effective_rank and teacher_deviation; and for each
+          objective with a floor, such as rrd, loss/rrd and floor/rrd in nats. With eval.labelled,
+          or after the last epoch with eval.knn: the metrics of `embedding_accuracy.evaluate` for
+          the student, the teacher (teacher_probe, ...) and a student with random weights
+          (random_knn_20, ...). After the last epoch: the metrics of `alignment.compare` for the
+          random student.
 
         Raises:
           StoppedError: `stop` returned True.
@@ -104,6 +105,10 @@ class Alignment:
         reference = self._teacher.held_out
         if compares:
             metrics |= alignment.compare(embeddings, reference)
+            metrics |= alignment.by_teacher(
+                self._teacher.members,
+                lambda teacher: alignment.compare(embeddings, teacher.held_out),
+            )
             metrics |= self._losses(embeddings, objectives or {})
             self._warn_about_collapse(metrics, epoch)
             metrics |= measured_student.prefixed("teacher", reference.spread)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from rrd_jax import data
-from rrd_jax.evaluation import patches
+from rrd_jax.evaluation import alignment, patches
 from rrd_jax.jobs import measured_student
 from rrd_jax.teacher.dense_probe import DenseProbe
 from rrd_jax.teacher.frozen import FrozenNetwork, held_out
@@ -66,9 +66,9 @@ class DenseAlignment:
           stop: polled after each batch; True stops.
 
         Returns:
-          The metrics of `patches.compare`, and with eval.dense those of `DenseProbe.evaluate`, of
-          the student, of a student with random weights (random_miou, ...), and the teacher's
-          (teacher_miou, ...).
+          The metrics of `patches.compare`, with several teachers also for each of them, and with
+          eval.dense those of `DenseProbe.evaluate`, of the student, of a student with random
+          weights (random_miou, ...), and the teacher's (teacher_miou, ...).
 
         Raises:
           StoppedError: `stop` returned True.
@@ -93,4 +93,8 @@ class DenseAlignment:
         )
         measured_student.check_finite(sample, "patches", self._training.label)
         metrics = patches.compare(sample, self._teacher.held_out_patches(self._grid))
+        metrics |= alignment.by_teacher(
+            self._teacher.members,
+            lambda teacher: patches.compare(sample, teacher.held_out_patches(self._grid)),
+        )
         return metrics | (self._probe.evaluate(variables, after) if self._probe else {})

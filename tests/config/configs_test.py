@@ -153,7 +153,8 @@ def test_several_teachers_are_agglomerated(tmp_path):
     *_, result = launch.run(_config("agglomerate", "smoke,resnet8+resnet8-resnet8"), tmp_path)
     assert result.label == "distilled, embed"
     (row,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(row).keys() >= {"train/loss/embed[0]", "train/loss/embed[1]"}
+    names = {f"{name}[{i}]" for i in range(2) for name in ("train/loss/embed", "proof/cka")}
+    assert json.loads(row).keys() >= names | {"proof/patch_neighbours_10[1]"}
 
 
 def test_a_config_string_selects_pair_and_method():
