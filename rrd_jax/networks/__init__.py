@@ -25,6 +25,7 @@ from rrd_jax.networks import (
     inverted,
     mobilenet,
     mobileone,
+    perception,
     regnet,
     repvgg,
     repvit,
@@ -91,6 +92,8 @@ FAMILIES: tuple[Family, ...] = (
     fastvit.FAMILY,
     aimv2.FAMILY,
     eva02.FAMILY,
+    perception.FAMILY,
+    perception.SPATIAL,
 )
 # Networks published for ImageNet.
 IMAGENET: dict[str, Factory] = {

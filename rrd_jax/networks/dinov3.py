@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import functional
 from rrd_jax.networks import rotary, transformer, vit
 from rrd_jax.networks.family import (
     Config,
@@ -30,8 +29,8 @@ from rrd_jax.networks.family import (
 _LARGEST_PERIOD = 100.0
 
 
-class _Block(vit.Block):
-    """A block with rotary positions, and factors that are parameters of the block itself."""
+class _Block(rotary.Block):
+    """A block with rotary positions."""
 
     bias: bool
     grid: tuple[int, int]
@@ -42,10 +41,6 @@ class _Block(vit.Block):
         attention = rotary.Attention(self.heads, rotation, biases, dtype=self.dtype, name="attn")
         mlp = transformer.GatedMlp if self.gated else transformer.Mlp
         return attention, mlp(hidden, dtype=self.dtype, name="mlp")
-
-    def scaled(self, y: jax.Array, i: int) -> jax.Array:
-        gamma = self.param(f"gamma_{i}", nn.initializers.constant(self.scale), y.shape[-1:])
-        return (y * functional.per_channel(gamma, y)).astype(y.dtype)
 
 
 class DinoV3(vit.VisionTransformer):

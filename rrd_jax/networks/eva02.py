@@ -12,7 +12,7 @@ from rrd_jax.networks import rotary, transformer, vit
 from rrd_jax.networks.family import Family
 
 
-class _Block(vit.Block):
+class _Block(rotary.Block):
     """A block with rotary positions and a gated MLP."""
 
     rotation: rotary.Rotation

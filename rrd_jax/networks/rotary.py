@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import functional
-from rrd_jax.networks import transformer
+from rrd_jax.networks import transformer, vit
 
 
 class Rotation(NamedTuple):
@@ -109,3 +109,14 @@ class Attention(nn.Module):
         query, key = self.rotation.rotate(query), self.rotation.rotate(key)
         y = jax.nn.dot_product_attention(query, key, value).reshape(batch, count, dim)
         return transformer.Linear(dim, self.dtype, name="proj")(y)
+
+
+class Block(vit.Block):
+    """A block whose factors of channels are parameters of the block itself."""
+
+    def scaled(self, y: jax.Array, i: int) -> jax.Array:
+        """Returns the result y of branch i, 1 or 2, with a factor for each channel."""
+        if not self.scale:
+            return y
+        gamma = self.param(f"gamma_{i}", nn.initializers.constant(self.scale), y.shape[-1:])
+        return (y * functional.per_channel(gamma, y)).astype(y.dtype)

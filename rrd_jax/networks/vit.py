@@ -68,7 +68,7 @@ class VisionTransformer(nn.Module):
       activation: activation of the MLPs.
       gated: whether the MLPs are SwiGLU.
       pool: input of the classifier: the class "token", the norm of the "mean" of the patch tokens,
-        the mean of the "normed" patch tokens, or "attention" pooling.
+        the mean of the "normed" or "unnormed" patch tokens, or "attention" pooling.
       distilled: whether a second token has a separate classifier (DeiT); the logits are averaged.
       registers: number of register tokens.
       patch_positions_only: whether only the patch tokens have position embeddings.
@@ -134,6 +134,12 @@ class VisionTransformer(nn.Module):
         bias = not self.norm_first
         return transformer.Patches(self.patch, self.width, self.dtype, bias, name="patch_embed")
 
+    def attention_pool(self) -> nn.Module:
+        """Returns the attention pooling."""
+        return transformer.AttentionPool(
+            self.heads, self.mlp, self.activation, self.epsilon, self.dtype, name="attn_pool"
+        )
+
     def block(self, grid: tuple[int, int]) -> partial:
         """Returns the factory of blocks for a grid of patches."""
         del grid
@@ -175,10 +181,11 @@ class VisionTransformer(nn.Module):
         return self.add_positions(tokens, x), before
 
     def _classify(self, x: jax.Array, before: int, maps: list[jax.Array]) -> Outputs:
-        if self.pool == "mean":
+        if self.pool in ("mean", "unnormed"):
             tokens = x[:, before:]
-            x = tokens.astype(jnp.float32).mean(1)
-            embedding = self.norm(name="fc_norm")(x)
+            embedding = tokens.astype(jnp.float32).mean(1)
+            if self.pool == "mean":
+                embedding = self.norm(name="fc_norm")(embedding)
         else:
             embedding = self.norm(name="norm")(x)
             tokens = embedding[:, before:]
@@ -187,10 +194,7 @@ class VisionTransformer(nn.Module):
         # The maps have the grid of the patches.
         patches = tokens.reshape(maps[0].shape)
         if self.pool == "attention":
-            pool = transformer.AttentionPool(
-                self.heads, self.mlp, self.activation, self.epsilon, self.dtype, name="attn_pool"
-            )
-            embedding = pool(embedding)
+            embedding = self.attention_pool()(embedding)
         classifier = partial(
             layers.Classifier, self.num_classes, transformer.small_normal, zero_bias=True
         )

@@ -14,6 +14,7 @@ from rrd_jax.networks import (
     eva02,
     fastvit,
     mobileone,
+    perception,
     regnet,
     repvit,
     tips,
@@ -23,6 +24,9 @@ from rrd_jax.networks import (
 
 _SMALL = partial(vit.VisionTransformer, patch=8, width=32, depth=2, heads=2)
 _DINOV3 = partial(dinov3.DinoV3, patch=8, width=32, depth=2, heads=2)
+_PERCEPTION = partial(
+    perception.PerceptionEncoder, patch=8, width=32, depth=2, heads=2, reference=4
+)
 _GATED = {"gated": True, "activation": jax.nn.silu, "mlp": 5.5}
 _REGISTERS = {"registers": 4, "patch_positions_only": True}
 NETWORKS = {
@@ -52,6 +56,11 @@ NETWORKS = {
     "small_eva02": partial(eva02.Eva02, patch=8, width=32, depth=2, heads=2, reference=4),
     "small_eva02_separate": partial(
         eva02.Eva02, patch=8, width=32, depth=2, heads=2, reference=4, separate=True
+    ),
+    "small_pe_core": partial(_PERCEPTION, mlp=3.0),
+    "small_pe_spatial": partial(
+        perception.PerceptionSpatial,
+        **{**_PERCEPTION.keywords, "class_token": False, "offset": 0.0, "scale": 0.1},
     ),
     "small_mobileone": partial(
         mobileone.MobileOne,

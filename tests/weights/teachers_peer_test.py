@@ -141,7 +141,7 @@ def test_tips_of_a_whole_model_and_of_timm_are_read(tmp_path):
         # One image size of each.
         *{name.rpartition("_")[0]: name for name in modern.SIGLIP_2 if "tanh" not in name}.values(),
         *(f"aimv2_{size}_patch14_336" for size in ("large", "huge", "1b", "3b")),
-        *(name for name in networks.MODELS if name.startswith("eva02")),
+        *(name for name in networks.MODELS if name.startswith(("eva02", "vit_pe_"))),
     ],
 )
 def test_sizes_and_activations_equal_timm(name):
@@ -152,7 +152,7 @@ def test_sizes_and_activations_equal_timm(name):
     assert peer.patch_embed.img_size == (side, side)
     summary = networks.summarize(networks.create(name, 7).clone(depth=2), (side, side, 3))
     assert summary.parameters == sum(p.numel() for p in peer.parameters())
-    if name.startswith(("aimv2", "eva02")):
+    if name.startswith(("aimv2", "eva02", "vit_pe_")):
         return
     approximate = type(peer.blocks[0].mlp.act).__name__ == "GELUTanh"
     assert approximate == (networks.create(name, 7).activation is transformer.gelu_tanh)
@@ -238,3 +238,46 @@ def test_eva02_equals_timm(name):
 
     for shape in ((32, 32), (48, 48), (16, 56)):
         peers.compare(name, variables, shape, outputs, 5)
+
+
+@pytest.mark.parametrize("name", ["small_pe_core", "small_pe_spatial"])
+def test_perception_encoders_equal_timm(name):
+    is_core = name.endswith("core")
+    pool = {"global_pool": "map", "attn_pool_num_heads": 8, "attn_pool_mlp_ratio": 4.0}
+    build = partial(
+        timm.models.eva.Eva,
+        **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+        **{"attn_type": "rope", "use_rot_pos_emb": True, "ref_feat_shape": (4, 4)},
+        **{"rope_grid_indexing": "xy", "use_pre_transformer_norm": True, "num_classes": 5},
+        **(pool | {"rope_grid_offset": 1.0, "mlp_ratio": 3.0} if is_core else {}),
+        **({} if is_core else {"class_token": False, "use_post_transformer_norm": False}),
+        **({} if is_core else {"use_fc_norm": False, "init_values": 0.1}),
+        norm_layer=partial(timm.layers.LayerNorm, eps=1e-5),
+        dynamic_img_size=True,
+    )
+    peer = peers.randomize(build())
+    variables = from_torch(name, peer.state_dict())
+    peers.assert_equal_entries(to_torch(name, variables), peer.state_dict())
+
+    def outputs(images):
+        features, maps = peer.forward_features(images), peer.forward_intermediates(images)[1]
+        return {
+            "logits": peer(images),
+            "embedding": peer.forward_head(features, pre_logits=True),
+            "patches": features[:, is_core:],
+            "maps": maps,
+        }
+
+    for shape in ((32, 32), (48, 48), (16, 56)):
+        peers.compare(name, variables, shape, outputs, 5)
+    if is_core:
+        head = variables["params"]["head"]
+        projection = {**head, "bias": 0 * head["bias"]}
+        variables["params"] = {**variables["params"], "head": projection}
+        authors = to_torch(name, variables, layout="perception")
+        filtered = timm.models.eva.checkpoint_filter_fn(
+            {entry: torch.from_numpy(value) for entry, value in authors.items()}, peer
+        )
+        peers.assert_equal_entries(filtered, to_torch(name, variables))
+        read = from_torch(name, authors)
+        peers.assert_equal_entries(to_torch(name, read), to_torch(name, variables))
