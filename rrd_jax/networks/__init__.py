@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from rrd_jax import errors, functional, imports
 from rrd_jax.networks import (
     aimv2,
+    beit,
     convmixer,
     convnext,
     custom,
@@ -92,6 +93,7 @@ FAMILIES: tuple[Family, ...] = (
     fastvit.FAMILY,
     aimv2.FAMILY,
     eva02.FAMILY,
+    beit.FAMILY,
     perception.FAMILY,
     perception.SPATIAL,
 )
@@ -264,14 +266,22 @@ def image_size(name: str) -> int:
     """Returns the height and width of images for which the network `name` was published."""
     base = variants.split(canonical(name))[0]
     side = 32 if base in CIFAR else _SIDES.get(base, 224)
-    # Variants can have patches of another size.
-    return side - side % patch(name)
+    # Variants can have patches of another size, and another number of them.
+    window = _keyword(name, "window", side // patch(name))
+    return window * patch(name) if patch(name) > 1 else side
 
 
 def patch(name: str) -> int:
     """Returns the side of the network's patches in pixels; 1 for a network without patches."""
+    return _keyword(name, "patch", 1)
+
+
+def _keyword(name: str, keyword: str, default: int) -> int:
+    """Returns a keyword of a network's factory."""
     name = canonical(name)
-    return getattr(MODELS[name], "keywords", {}).get("patch", 1) if name in MODELS else 1
+    return (
+        getattr(MODELS[name], "keywords", {}).get(keyword, default) if name in MODELS else default
+    )
 
 
 def decay_groups(network: Network) -> tuple[str, tuple[str, ...]]:

@@ -75,14 +75,14 @@ class Attention(nn.Module):
 
     Attributes:
       heads: number of heads.
-      rotation: the rotary positions.
+      rotation: the rotary positions; None for none.
       biases: the parts of "qkv" that have biases.
       separate: whether queries, keys and values have separate matrices.
       dtype: type of the computation; rotation and softmax are float32.
     """
 
     heads: int
-    rotation: Rotation
+    rotation: Rotation | None
     biases: str = ""
     separate: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -106,9 +106,14 @@ class Attention(nn.Module):
                     bias = self.param(f"{part}_bias", nn.initializers.zeros, (dim,))
                     parts[i] = functional.add_bias(parts[i], bias)
         query, key, value = (part.reshape(batch, count, self.heads, -1) for part in parts)
-        query, key = self.rotation.rotate(query), self.rotation.rotate(key)
-        y = jax.nn.dot_product_attention(query, key, value).reshape(batch, count, dim)
-        return transformer.Linear(dim, self.dtype, name="proj")(y)
+        if self.rotation:
+            query, key = self.rotation.rotate(query), self.rotation.rotate(key)
+        y = jax.nn.dot_product_attention(query, key, value, self.score_bias())
+        return transformer.Linear(dim, self.dtype, name="proj")(y.reshape(batch, count, dim))
+
+    def score_bias(self) -> jax.Array | None:
+        """Returns values [1, heads, N, N] that are added to the scores; None for none."""
+        return None
 
 
 class Block(vit.Block):

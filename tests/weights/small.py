@@ -8,6 +8,7 @@ import pytest
 from rrd_jax import networks
 from rrd_jax.networks import (
     aimv2,
+    beit,
     convnext,
     dinov3,
     dinov3_convnext,
@@ -62,6 +63,7 @@ NETWORKS = {
         perception.PerceptionSpatial,
         **{**_PERCEPTION.keywords, "class_token": False, "offset": 0.0, "scale": 0.1},
     ),
+    "small_beit": partial(beit.Beit, patch=8, width=32, depth=2, heads=2, window=4),
     "small_mobileone": partial(
         mobileone.MobileOne,
         **{"stem": 32, "widths": (32, 32), "blocks": (1, 1), "squeezed": (0, 1), "branches": 2},

@@ -141,7 +141,7 @@ def test_tips_of_a_whole_model_and_of_timm_are_read(tmp_path):
         # One image size of each.
         *{name.rpartition("_")[0]: name for name in modern.SIGLIP_2 if "tanh" not in name}.values(),
         *(f"aimv2_{size}_patch14_336" for size in ("large", "huge", "1b", "3b")),
-        *(name for name in networks.MODELS if name.startswith(("eva02", "vit_pe_"))),
+        *(name for name in networks.MODELS if name.startswith(("eva02", "vit_pe_", "beitv2"))),
     ],
 )
 def test_sizes_and_activations_equal_timm(name):
@@ -152,7 +152,7 @@ def test_sizes_and_activations_equal_timm(name):
     assert peer.patch_embed.img_size == (side, side)
     summary = networks.summarize(networks.create(name, 7).clone(depth=2), (side, side, 3))
     assert summary.parameters == sum(p.numel() for p in peer.parameters())
-    if name.startswith(("aimv2", "eva02", "vit_pe_")):
+    if name.startswith(("aimv2", "eva02", "vit_pe_", "beitv2")):
         return
     approximate = type(peer.blocks[0].mlp.act).__name__ == "GELUTanh"
     assert approximate == (networks.create(name, 7).activation is transformer.gelu_tanh)
@@ -281,3 +281,46 @@ def test_perception_encoders_equal_timm(name):
         peers.assert_equal_entries(filtered, to_torch(name, variables))
         read = from_torch(name, authors)
         peers.assert_equal_entries(to_torch(name, read), to_torch(name, variables))
+
+
+def test_beit_equals_timm_and_transformers(tmp_path):
+    peer = peers.randomize(
+        timm.models.beit.Beit(
+            **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+            **{"use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 1e-5},
+            num_classes=5,
+        )
+    )
+    variables = from_torch("small_beit", peer.state_dict())
+    peers.assert_equal_entries(to_torch("small_beit", variables), peer.state_dict())
+
+    def outputs(images):
+        features, maps = peer.forward_features(images), peer.forward_intermediates(images)[1]
+        return {
+            "logits": peer(images),
+            "embedding": peer.forward_head(features, pre_logits=True),
+            "patches": features[:, 1:],
+            "maps": maps,
+        }
+
+    peers.compare("small_beit", variables, (32, 32), outputs, 5)
+    with pytest.raises(errors.InputError, match="48x48 pixels .*; set the image size to 32"):
+        peers.compare("small_beit", variables, (48, 48), outputs, 5)
+    config = transformers.BeitConfig(
+        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 5},
+        **{"intermediate_size": 128, "image_size": 32, "patch_size": 8},
+        **{"use_relative_position_bias": True, "layer_scale_init_value": 0.1},
+    )
+    model = peers.randomize(transformers.BeitForImageClassification(config))
+    model.save_pretrained(tmp_path)
+    variables, meta = files.load(f"hf:{tmp_path}", "")
+    assert meta["model"] == "small_beit"
+
+    def other_outputs(images):
+        tokens = model.beit(images).last_hidden_state
+        return {"logits": model(images).logits, "patches": tokens[:, 1:]}
+
+    peers.compare("small_beit", variables, (32, 32), other_outputs, 5)
+    entries = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    written = to_torch("small_beit", variables, layout="transformers")
+    peers.assert_equal_entries(written, entries)
