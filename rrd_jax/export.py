@@ -72,6 +72,13 @@ def define_flags() -> None:
         "The objective whose head follows the embedding in the exported network, such as rrd; with"
         " several teachers, such as rrd[0].",
     )
+    flags.DEFINE_string(
+        "class_vectors",
+        "",
+        "A file with a vector for each class: logits are the cosines between embeddings, after the"
+        " head, and these vectors (zero-shot).",
+    )
+    flags.DEFINE_float("class_vectors_scale", None, "Factor of the cosines. Default: 100.")
     flags.DEFINE_bool(
         "backbone",
         False,
@@ -161,7 +168,10 @@ class Request(NamedTuple):
     backbone: bool = False
 
 
-_LOAD_FLAGS = ("network", "image_size", "resize", "background", "class_names", "head")
+_LOAD_FLAGS = (
+    *("network", "image_size", "resize", "background", "class_names", "head"),
+    *("class_vectors", "class_vectors_scale"),
+)
 _FILE_FLAGS = [name for name in Request._fields if name not in ("workdir", "load_options")]
 
 
@@ -252,6 +262,10 @@ def _load(request: Request) -> "Exportable":
         names = ["weights" if name == "raw" else name for name in request.load_options]
         raise errors.InputError(
             f"--teacher exports the run's teacher without changes; omit --{' --'.join(names)}"
+        )
+    if request.backbone and "class_vectors" in request.load_options:
+        raise errors.InputError(
+            "--class_vectors is set, but --backbone omits the classifier; omit one of them"
         )
     if request.backbone and "class_names" in request.load_options:
         raise errors.InputError(

@@ -64,29 +64,31 @@ def load_student(
 
 
 def load_objective(
-    folder: pathlib.Path, name: str, which: str = ""
+    folder: pathlib.Path, name: str, which: str = "", *, with_memory: bool = False
 ) -> tuple[ObjectiveState, dict[str, Any]]:
-    """Reads the state of an objective from a checkpoint, without its memory.
+    """Reads the state of an objective from a checkpoint.
 
     Args:
       folder: see `load_student`.
       name: name of the objective.
       which: see `load_student`.
+      with_memory: whether the memories of all objectives are read, which can be large.
 
     Returns:
-      The fields params and frozen of the state as NumPy arrays, and the checkpoint's JSON.
+      The state as NumPy arrays, without `with_memory` its memory is (); and the checkpoint's JSON.
 
     Raises:
       InputError: the checkpoint is missing or damaged, or does not contain the objective.
     """
-    (params, frozen), meta = _load(folder, which, _load_objectives)
-    names = sorted(params.keys() | frozen.keys())
+    fields = ("params", "frozen", "memory") if with_memory else ("params", "frozen")
+    parts, meta = _load(folder, which, functools.partial(_load_objectives, fields))
+    names = sorted(parts["params"].keys() | parts["frozen"].keys())
     if name not in names:
         raise errors.InputError(
             f"the run in {folder} has no objective '{name}'; available:"
             f" {', '.join(names) or 'none'}"
         )
-    return ObjectiveState(params.get(name, ()), frozen.get(name, ())), meta
+    return ObjectiveState(**{field: part.get(name, ()) for field, part in parts.items()}), meta
 
 
 def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[str, Any]]:
@@ -207,15 +209,15 @@ def _verify_average(opt_state: Any, stored: dict[str, str]) -> None:
 
 
 def _load_objectives(
-    folder: pathlib.Path, step: int
-) -> tuple[tuple[dict[str, Any], dict[str, Any]], dict[str, Any]]:
-    """Reads (params, frozen) of all objectives, and the checkpoint's JSON."""
+    fields: tuple[str, ...], folder: pathlib.Path, step: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Reads fields of the states of all objectives, and the checkpoint's JSON."""
     meta, stored = storage.read_json(folder, step)
     arrays_folder = staging.readable(folder, step) / str(step) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = stored_arrays.describe(checkpointer, arrays_folder)
         # Digests cover whole parts; a checkpoint that contains only a network has no `frozen`.
-        needed = {part: tree[part] for part in ("params", "frozen") if part in tree}
+        needed = {part: tree[part] for part in fields if part in tree}
         has_ema = "params" in (tree.get("ema") or {})
         average = {} if has_ema else _average(tree)
         restored = stored_arrays.read(checkpointer, arrays_folder, needed | average)
@@ -224,7 +226,8 @@ def _load_objectives(
     computed = {part: digests.digest(tree) for part, tree in restored.items()}
     digests.verify({part: value for part, value in computed.items() if part in stored}, stored)
     params = optim.evaluation_params(opt_state, restored["params"])
-    return (params.get("objectives", {}), restored.get("frozen", {})), meta
+    parts = {field: restored.get(field, {}) for field in fields}
+    return parts | {"params": params.get("objectives", {})}, meta
 
 
 def _parts_of_student(tree: dict[str, Any], classifier: str) -> dict[str, Any]:

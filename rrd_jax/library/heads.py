@@ -1,4 +1,4 @@
-"""A student whose embedding passes the trained head of an objective."""
+"""Students with the trained head of an objective, and with class vectors as their classifier."""
 
 import dataclasses
 import pathlib
@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import checkpoints, errors
+from rrd_jax import checkpoints, errors, networks
 from rrd_jax import config as configs
 from rrd_jax.library.loaded_network import Loaded
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.objectives.parts import projections
-from rrd_jax.teacher import wrappers
+from rrd_jax.teacher import class_vectors, wrappers
 from rrd_jax.weights import files
 
 
@@ -39,9 +39,11 @@ def with_head(
             f"head is '{name}', but {folder} is not a run; omit head, or pass a workdir"
         )
     term, number = _parsed(name)
-    state, _ = checkpoints.load_objective(folder, term, which)
     training = configs.training_of(fields)
-    objective = training.create_objectives(examples=training.batch_size)[term]
+    objectives = training.create_objectives(examples=training.batch_size)
+    needs_memory = term in objectives and objectives[term].head_needs_memory
+    state, _ = checkpoints.load_objective(folder, term, which, with_memory=needs_memory)
+    objective = objectives[term]
     if objective.head is None:
         raise errors.InputError(
             f"head is '{name}', but the objective has no head behind the embedding; omit head"
@@ -53,6 +55,38 @@ def with_head(
     )
     about = dataclasses.replace(student.about, training={**student.about.training, "head": name})
     return dataclasses.replace(student, network=network, variables=variables, about=about)
+
+
+def with_class_vectors(network: Loaded, path: pathlib.Path, scale: float) -> Loaded:
+    """Returns a network whose logits are the scaled cosines of embeddings and class vectors.
+
+    Args:
+      network: the network, with a head if there is one.
+      path: file of the class vectors, see `class_vectors.read_all`.
+      scale: factor of the cosines, > 0.
+
+    Raises:
+      InputError: the file cannot be read, or its vectors have another width than the embedding.
+    """
+    errors.check_positive(class_vectors_scale=scale)
+    rows, names = class_vectors.read_all(path, "class_vectors")
+    shape = network.about.preprocessing.image_shape if network.about.preprocessing else None
+    embedding = networks.summarize(network.network, shape).outputs.embedding if shape else ()
+    width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
+    if width != rows.shape[1]:
+        raise errors.InputError(
+            f"class_vectors in {path} has vectors of width {rows.shape[1]}, but the embedding has"
+            f" width {width}; set head to the objective that compared the student with the network"
+            " of these vectors, such as embed[1]"
+        )
+    classified = wrappers.ZeroShot(network.network, rows.shape, "embedding", scale)
+    return dataclasses.replace(
+        network,
+        network=classified,
+        variables=wrappers.with_parameter(network.variables, wrappers.VECTORS, rows),
+        num_classes=len(rows),
+        about=dataclasses.replace(network.about, num_classes=len(rows), class_names=names),
+    )
 
 
 def _parsed(name: str) -> tuple[str, int | None]:

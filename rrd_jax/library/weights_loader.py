@@ -43,6 +43,8 @@ def load(
     class_names: Sequence[str] | str | pathlib.Path | None = None,
     raw: bool = False,
     head: str = "",
+    class_vectors: str | pathlib.Path = "",
+    class_vectors_scale: float = 100.0,
 ) -> Loaded | Predictor:
     """Loads a network with its weights.
 
@@ -68,6 +70,10 @@ def load(
       head: the objective of a run whose head is applied to embeddings, such as "rrd", or "rrd[0]"
         for one of several teachers. Such embeddings have length 1, except for smooth L1. "" for
         the embeddings of the network.
+      class_vectors: a file with a vector for each class, as for teacher.class_vectors. Logits are
+        the scaled cosines between embeddings, after the head, and these vectors. "" for the
+        classifier of the network.
+      class_vectors_scale: factor of the cosines.
 
     Returns:
       The network; for an exported file a Predictor, which cannot be trained or distilled from.
@@ -98,8 +104,9 @@ def load(
     }
     options = {name: value for name, value in options.items() if value is not None}
     if network is None and _is_exported(folder) and not files.network_of(path):
-        if options or raw or head:
-            names = [*options, *(["raw"] if raw else []), *(["head"] if head else [])]
+        words = {"raw": raw, "head": head, "class_vectors": class_vectors}
+        if options or any(words.values()):
+            names = [*options, *(name for name, value in words.items() if value)]
             raise errors.InputError(
                 f"{folder} is an exported file, which contains its preprocessing; omit"
                 f" {', '.join(names)}"
@@ -108,7 +115,11 @@ def load(
         network = Predictor(runtime, runtime.about, runtime.runtime)
     else:
         network = _load_weights(path, network, options, raw=raw)
-        network = heads.with_head(network, path, read_run_fields(folder), head) if head else network
+        if head:
+            network = heads.with_head(network, path, read_run_fields(folder), head)
+        if class_vectors:
+            file = user_paths.parse(class_vectors, "class_vectors")
+            network = heads.with_class_vectors(network, file, class_vectors_scale)
     about = network.about
     if num_classes not in (None, about.num_classes):
         raise errors.InputError(

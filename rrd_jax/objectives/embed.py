@@ -164,6 +164,7 @@ def _over_images(
         loss,
         needs_maps=False,
         head=trained_head,
+        head_needs_memory=standardize == "running" and distance != "cosine",
         needs_index=False,
         measure=measure if standardize in standardization.MEASURED else None,
     )

@@ -64,6 +64,15 @@ _HEAD = flags.DEFINE_string(
     "The objective whose head is applied to embeddings, such as rrd, or rrd[0] for one of several"
     " teachers. Default: no head.",
 )
+_CLASS_VECTORS = flags.DEFINE_string(
+    "class_vectors",
+    "",
+    "A file with a vector for each class: logits are the cosines between embeddings, after the"
+    " head, and these vectors (zero-shot).",
+)
+_CLASS_VECTORS_SCALE = flags.DEFINE_float(
+    "class_vectors_scale", None, "Factor of the cosines. Default: 100."
+)
 _NETWORK = flags.DEFINE_string(
     "network",
     None,
@@ -434,6 +443,8 @@ def _options() -> dict[str, Any]:
         "class_names": _CLASS_NAMES.value,
         "raw": _WEIGHTS.value == "raw" or None,
         "head": _HEAD.value,
+        "class_vectors": _CLASS_VECTORS.value,
+        "class_vectors_scale": _CLASS_VECTORS_SCALE.value,
     }
     return {name: value for name, value in options.items() if value is not None}
 

@@ -38,48 +38,57 @@ def read(path: pathlib.Path, dataset: data.Dataset | ModelInfo) -> np.ndarray:
     Raises:
       InputError: the file cannot be read, or does not hold a vector for each class.
     """
-    rows, names = _read(path)
+    field = "teacher.class_vectors"
+    rows, names = read_all(path, field)
     count = dataset.num_classes
-    source = f"teacher.class_vectors in {path}"
-    if names and len(names) != len(rows):
-        raise errors.InputError(
-            f"{source} has {len(rows)} vectors, but {len(names)} names; store one name per vector"
-        )
     class_match = class_matching.match(names, len(rows), dataset.class_names, count)
     if class_match.order is not None:
-        rows = rows[list(class_match.order)]
-    elif not class_match.compares:
+        return rows[list(class_match.order)]
+    if not class_match.compares:
         reason = class_match.reason if names else ""
         raise errors.InputError(
-            f"{source} has vectors of {len(rows):,} classes, but the data has {count:,}"
+            f"{field} in {path} has vectors of {len(rows):,} classes, but the data has {count:,}"
             + (f": {reason}" if reason else "; pass one vector per class, in the order of labels")
+        )
+    return rows
+
+
+def read_all(path: pathlib.Path, field: str) -> ClassVectors:
+    """Reads all vectors of a file, and their names if the file has names.
+
+    Args:
+      path: path of the file.
+      field: name of the field or argument, for messages.
+
+    Raises:
+      InputError: the file cannot be read, or a vector is zero or not finite.
+    """
+    kinds = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
+    if path.suffix not in kinds:
+        raise errors.InputError(f"{field} is {path}; {_EXPECTED}")
+    try:
+        arrays, names = kinds[path.suffix](path)
+    except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+        raise errors.InputError(f"{field} {path} cannot be read ({reason}); {_EXPECTED}") from error
+    shapes = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+    matrices = [a for a in arrays.values() if a.ndim == 2 and a.size and a.dtype.kind == "f"]
+    if len(matrices) != 1:
+        content = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
+        raise errors.InputError(f"{field} {path} contains {content}; {_EXPECTED}")
+    rows = matrices[0].astype(np.float32)
+    if names and len(names) != len(rows):
+        raise errors.InputError(
+            f"{field} in {path} has {len(rows)} vectors, but {len(names)} names; store one name per"
+            " vector"
         )
     lengths = np.linalg.norm(rows, axis=1)
     if not np.isfinite(lengths).all() or not lengths.all():
         bad = int(np.argmax(~np.isfinite(lengths) | (lengths == 0)))
         raise errors.InputError(
-            f"{source} has a vector that is zero or not finite, of class {bad}; replace it"
+            f"{field} in {path} has a vector that is zero or not finite, of class {bad}; replace it"
         )
-    return rows
-
-
-def _read(path: pathlib.Path) -> ClassVectors:
-    kinds = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
-    if path.suffix not in kinds:
-        raise errors.InputError(f"teacher.class_vectors is {path}; {_EXPECTED}")
-    try:
-        arrays, names = kinds[path.suffix](path)
-    except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
-        raise errors.InputError(
-            f"teacher.class_vectors {path} cannot be read ({reason}); {_EXPECTED}"
-        ) from error
-    shapes = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
-    matrices = [a for a in arrays.values() if a.ndim == 2 and a.size and a.dtype.kind == "f"]
-    if len(matrices) != 1:
-        content = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
-        raise errors.InputError(f"teacher.class_vectors {path} contains {content}; {_EXPECTED}")
-    return ClassVectors(matrices[0].astype(np.float32), tuple(map(str, names)))
+    return ClassVectors(rows, tuple(map(str, names)))
 
 
 def _npy(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+import rrd_jax
 from rrd_jax import errors, networks
 from rrd_jax.config import parse
 from rrd_jax.training import recipe
@@ -155,6 +156,14 @@ def test_several_teachers_are_agglomerated(tmp_path):
     (row,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     names = {f"{name}[{i}]" for i in range(2) for name in ("train/loss/embed", "proof/cka")}
     assert json.loads(row).keys() >= names | {"proof/patch_neighbours_10[1]"}
+    # The head of a teacher, with its running statistics, and class vectors of the teacher.
+    vectors = tmp_path / "vectors.npy"
+    np.save(vectors, np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32))
+    student = rrd_jax.load(tmp_path, head="embed[1]", class_vectors=vectors)
+    images = np.zeros((2, 48, 48, 3), np.uint8)
+    embeddings = np.asarray(student.embed(images), np.float64)
+    unit = [rows / np.linalg.norm(rows, axis=1)[:, None] for rows in (embeddings, np.load(vectors))]
+    np.testing.assert_allclose(student(images).logits, 100 * unit[0] @ unit[1].T, atol=1e-2)
 
 
 def test_a_config_string_selects_pair_and_method():

@@ -101,3 +101,22 @@ def test_a_missing_head_is_refused_in_one_line(head, message, run, tiny_teacher)
 def test_a_student_with_a_head_cannot_be_fine_tuned(run):
     with pytest.raises(errors.InputError, match="loaded with a head"):
         rrd_jax.train_teacher(rrd_jax.load(run, head="rrd"), *[(_IMAGES, np.arange(5) % 2)] * 2)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_class_vectors_classify_embeddings_after_the_head(run, tmp_path):
+    rows = np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
+    file = tmp_path / "vectors.npz"
+    np.savez(file, rows, names=np.array(["cat", "dog", "owl"]))
+    student = rrd_jax.load(run, head="rrd", class_vectors=file, class_vectors_scale=10.0)
+    expected = 10 * rrd_jax.load(run, head="rrd").embed(_IMAGES) @ _unit(rows).T
+    np.testing.assert_allclose(student(_IMAGES).logits, expected, rtol=1e-4, atol=1e-4)
+    assert student.predict(_IMAGES).class_names == ("cat", "dog", "owl")
+    pytest.importorskip("onnxruntime")
+    student.export(tmp_path / "f.onnx", test=_IMAGES)
+    logits = exports.open_file(tmp_path / "f.onnx")(_IMAGES)["logits"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+    with pytest.raises(errors.InputError, match="vectors of width 6, but the embedding has width"):
+        rrd_jax.load(run, class_vectors=file)
+    with pytest.raises(errors.InputError, match="class_vectors_scale is -1"):
+        rrd_jax.load(run, head="rrd", class_vectors=file, class_vectors_scale=-1.0)

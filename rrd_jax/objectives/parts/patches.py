@@ -139,13 +139,15 @@ def combined(over: str, images: Objective, patches: Objective | None) -> Objecti
         init=init,
         loss=loss,
         head=lambda state: images.head(_of_part(state, "images")),
+        head_needs_memory=images.head_needs_memory,
         measure=images.measure and measure,
         needs_index=images.needs_index or patches.needs_index,
     )
 
 
 def _of_part(state: ObjectiveState, name: str) -> ObjectiveState:
-    return ObjectiveState(*(field[name] for field in state))
+    # A head is computed from a state without memory.
+    return ObjectiveState(*(field and field[name] for field in state))
 
 
 def _by_part(states: dict[str, ObjectiveState]) -> list[dict[str, Any]]:
