@@ -94,7 +94,7 @@ def test_an_ensemble_has_logits_only_if_each_member_has_logits():
     rows = [Outputs(jnp.ones((2, 3)), jnp.ones((2, 4))), Outputs((), jnp.ones((2, 4)))]
     joined = ensemble.Ensemble((), (0.5, 0.5)).join(rows)
     assert joined.logits == ()
-    assert all(member.logits == () for member in joined.members)
+    assert joined.members[1].logits == ()
 
 
 def _choose_preprocessing(**fields):

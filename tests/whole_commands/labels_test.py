@@ -9,11 +9,11 @@ import pytest
 
 from tests import launch
 
+pytestmark = pytest.mark.long
+
 # A data set whose images show their class, and variants with mistakes.
 _MODULE = """
 import numpy as np
-
-pytestmark = pytest.mark.long
 
 rng = np.random.default_rng(0)
 

@@ -9,6 +9,8 @@ import pytest
 from rrd_jax import checkpoints, errors
 from tests import launch
 
+pytestmark = pytest.mark.long
+
 _PAIR = "--config=configs/digits.py:resnet8-resnet8,smoke,rrd+kd"
 _FLAGS = ("--config.baseline=False", "--config.train.epochs=1")
 _MODULE = """
@@ -16,8 +18,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from act import act
-
-pytestmark = pytest.mark.long
 
 
 class Small(nn.Module):
