@@ -5,6 +5,7 @@ import itertools
 import pathlib
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,6 +123,31 @@ def test_a_cached_teacher_gives_the_losses_of_a_live_teacher(
     output = capsys.readouterr().out
     assert output.count("teacher cache on: ") == 1
     assert output.count("all views computed") == 1
+
+
+def test_a_teacher_that_is_added_later_is_computed_alone(tmp_path, monkeypatch, capsys):
+    mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
+    teachers = [_network(split, seed) for seed in (0, 1)]
+    network = ensemble.Ensemble(tuple(network for network, _ in teachers), (0.5, 0.5))
+    variables = ensemble.stack_variables([variables for _, variables in teachers])
+
+    def load(*folders):
+        paths = [tmp_path / name for name in folders]
+        return _cache(network, variables, paths, split, mesh).load(_CROP)["embedding"]
+
+    at_once = load("a", "b")
+    _cache(*teachers[0], [tmp_path / "first"], split, mesh).load(_CROP)
+    calls, fill = [], cache.fill
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return fill(*arguments, **options)
+
+    monkeypatch.setattr(cache, "fill", counted)
+    later = load("first", "second")
+    assert len(calls) == 1
+    chex.assert_trees_all_equal(later, at_once)
+    assert "embeddings read from" in capsys.readouterr().out
 
 
 def test_stored_embeddings_are_read_and_damaged_embeddings_are_computed_again(
