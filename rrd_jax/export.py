@@ -70,7 +70,8 @@ def define_flags() -> None:
         "head",
         "",
         "The objective whose head follows the embedding in the exported network, such as rrd; with"
-        " several teachers, such as rrd[0].",
+        " several teachers, such as rrd[0]. Several names, separated by commas, add an output for"
+        " each head, such as embed_0 for embed[0].",
     )
     flags.DEFINE_string(
         "class_vectors",

@@ -19,10 +19,11 @@ from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions
 from rrd_jax.exports.library_output import silence
 from rrd_jax.objectives import Objective
-from rrd_jax.teacher import fold
+from rrd_jax.teacher import fold, wrappers
 
 # {"logits": [B, C], "embedding": [B, D]}, float32; outputs that the network lacks are omitted. A
-# backbone also has "stage2" to "stage5" and "patches", [B, h, w, channels].
+# backbone also has "stage2" to "stage5" and "patches", [B, h, w, channels]; a network with several
+# heads has the vectors [B, D] of each.
 Outputs = dict[str, np.ndarray]
 _BACKBONE_IMAGES = 32
 # The stages of a backbone by their stride in pixels.
@@ -82,6 +83,8 @@ class Exportable:
             results["logits"] = outputs.logits.astype(jnp.float32)
         if not isinstance(outputs.embedding, tuple):
             results["embedding"] = outputs.embedding.astype(jnp.float32)
+        if isinstance(self.network, wrappers.WithHeads):
+            results |= self.network.project(variables, outputs.embedding)
         if self.is_backbone:
             maps = stages(outputs, images.shape[1])
             results |= {name: x.astype(jnp.float32) for name, x in maps.items()}

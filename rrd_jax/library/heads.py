@@ -19,20 +19,39 @@ from rrd_jax.weights import files
 
 
 def with_head(
-    student: Loaded, path: pathlib.Path, fields: Mapping[str, Any] | None, name: str
+    student: Loaded, path: pathlib.Path, fields: Mapping[str, Any] | None, names: str
 ) -> Loaded:
     """Returns the student with the head of an objective applied to its embedding.
+
+    With several heads, the embedding is unchanged, and exported files also return the vectors of
+    each head, as `embed_0` for embed[0].
 
     Args:
       student: the student of a run.
       path: path of the run, with the name of a checkpoint.
       fields: the config in the run folder; None for a folder without a run.
-      name: name of the objective, followed by the index of a teacher if there are several, such as
-        "rrd[0]".
+      names: name of the objective, followed by the number of a teacher if there are several, such
+        as "rrd[0]"; or several of them, separated by commas.
 
     Raises:
       InputError: the folder has no run, or the objective has no head.
     """
+    read = {name.strip(): _read(path, fields, name.strip()) for name in names.split(",")}
+    if len(read) == 1:
+        ((layers, is_unit),) = read.values()
+        network, variables = wrappers.projected(
+            student.network, student.variables, layers, is_unit=is_unit
+        )
+    else:
+        outputs = {re.sub(r"\[(\d+)\]", r"_\1", name): head for name, head in read.items()}
+        network, variables = wrappers.with_heads(student.network, student.variables, outputs)
+    training = {**student.about.training, "head": ",".join(read)}
+    about = dataclasses.replace(student.about, training=training)
+    return dataclasses.replace(student, network=network, variables=variables, about=about)
+
+
+def _read(path: pathlib.Path, fields: Mapping[str, Any] | None, name: str) -> tuple[Any, bool]:
+    """Returns the layers of a head, and whether its vectors have length 1; see `with_head`."""
     folder, which = files.split(path)
     if not fields:
         raise errors.InputError(
@@ -50,11 +69,7 @@ def with_head(
         )
     state = _of_teacher(state, term, number)
     head, is_unit = objective.head(jax.tree.map(jnp.asarray, state))
-    network, variables = wrappers.projected(
-        student.network, student.variables, projections.layers(head), is_unit=is_unit
-    )
-    about = dataclasses.replace(student.about, training={**student.about.training, "head": name})
-    return dataclasses.replace(student, network=network, variables=variables, about=about)
+    return projections.layers(head), is_unit
 
 
 def with_class_vectors(network: Loaded, path: pathlib.Path, scale: float) -> Loaded:

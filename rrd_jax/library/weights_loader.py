@@ -68,7 +68,9 @@ def load(
         for those of the run.
       raw: whether to load the raw weights of a run that averages its weights.
       head: the objective of a run whose head is applied to embeddings, such as "rrd", or "rrd[0]"
-        for one of several teachers. Such embeddings have length 1, except for smooth L1. "" for
+        for one of several teachers. Such embeddings have length 1, except for smooth L1 and UNIC's
+        distance. With several heads, such as "embed[0],embed[1]", the embeddings are those of the
+        network, and exported files return the vectors of each head as well, as `embed_0`. "" for
         the embeddings of the network.
       class_vectors: a file with a vector for each class, as for teacher.class_vectors. Logits are
         the scaled cosines between embeddings, after the head, and these vectors. "" for the
@@ -117,6 +119,11 @@ def load(
         network = _load_weights(path, network, options, raw=raw)
         if head:
             network = heads.with_head(network, path, read_run_fields(folder), head)
+        if class_vectors and "," in head:
+            raise errors.InputError(
+                f"class_vectors need one head, but head is '{head}'; name the head of the network"
+                " of these vectors"
+            )
         if class_vectors:
             file = user_paths.parse(class_vectors, "class_vectors")
             network = heads.with_class_vectors(network, file, class_vectors_scale)

@@ -433,6 +433,11 @@ def _load() -> "Loaded | Predictor":
 
 def _options() -> dict[str, Any]:
     """Returns the arguments of `library.load` that are set by flags."""
+    if "," in _HEAD.value:
+        raise errors.InputError(
+            f"--head={_HEAD.value} names several heads, but predictions have one; name one of them,"
+            " or write all with python -m rrd_jax.export"
+        )
     options = {
         "network": _NETWORK.value,
         "mean": _numbers("mean", _MEAN.value),

@@ -17,7 +17,7 @@ from rrd_jax.networks import Network, Outputs
 from rrd_jax.objectives.parts import projections
 
 # Names of the added parameters.
-PROBE, VECTORS, HEAD = "probe", "class_vectors", "head"
+PROBE, VECTORS, HEAD, HEADS = "probe", "class_vectors", "head", "heads"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +171,7 @@ class Projected(Wrapper):
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
         """Initializes the variables; the head is zero."""
         outputs, variables = self.network.init_with_output(key, images)
-        sizes = itertools.pairwise((outputs.embedding.shape[-1], *self.widths))
-        layers = [{"kernel": jnp.zeros(size), "bias": jnp.zeros(size[1:])} for size in sizes]
-        head = layers[0] if len(layers) == 1 else dict(zip(("hidden", "out"), layers, strict=True))
+        head = _zeros(outputs.embedding.shape[-1], self.widths)
         return with_parameter(variables, HEAD, head)
 
     def apply(
@@ -183,6 +181,57 @@ class Projected(Wrapper):
         outputs, head = self._apply_inner(HEAD, variables, images, train=train)
         apply = projections.project if self.is_unit else projections.apply_head
         return outputs._replace(embedding=apply(head, outputs.embedding))
+
+
+@dataclasses.dataclass(frozen=True)
+class WithHeads(Wrapper):
+    """A network with the trained heads of several teachers, as further outputs of exported files.
+
+    Attributes:
+      heads: for each head the name of its output, the output widths of its layers, and whether its
+        vectors are scaled to length 1.
+    """
+
+    heads: tuple[tuple[str, tuple[int, ...], bool], ...]
+
+    def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
+        """Initializes the variables; the heads are zero."""
+        outputs, variables = self.network.init_with_output(key, images)
+        width = outputs.embedding.shape[-1]
+        heads = {name: _zeros(width, widths) for name, widths, _ in self.heads}
+        return with_parameter(variables, HEADS, heads)
+
+    def apply(
+        self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
+    ) -> Outputs:
+        """Implements `Network.apply`, for evaluation only."""
+        return self._apply_inner(HEADS, variables, images, train=train)[0]
+
+    def project(self, variables: Mapping[str, Any], embedding: jax.Array) -> dict[str, jax.Array]:
+        """Returns the vectors [B, D] of each head by the name of its output."""
+        heads = variables["params"][HEADS]
+        return {
+            name: (projections.project if is_unit else projections.apply_head)(
+                heads[name], embedding
+            )
+            for name, _, is_unit in self.heads
+        }
+
+
+def with_heads(
+    network: Network, variables: Mapping[str, Any], heads: Mapping[str, tuple[Any, bool]]
+) -> tuple[WithHeads, dict[str, Any]]:
+    """Adds heads to a network; returns the wrapper and its variables.
+
+    Args:
+      network: a network with an embedding.
+      variables: weights of the network.
+      heads: name of the output -> the layers of the head, see `projections.layers`, and whether its
+        vectors are scaled to length 1.
+    """
+    described = tuple((name, _widths(layers), unit) for name, (layers, unit) in heads.items())
+    weights = {name: layers for name, (layers, _) in heads.items()}
+    return WithHeads(network, described), with_parameter(variables, HEADS, weights)
 
 
 def projected(
@@ -196,9 +245,19 @@ def projected(
       head: the layers of the head, see `projections.layers`.
       is_unit: whether projected embeddings are scaled to length 1.
     """
+    return Projected(network, _widths(head), is_unit), with_parameter(variables, HEAD, head)
+
+
+def _widths(head: Any) -> tuple[int, ...]:
     layers = [head["hidden"], head["out"]] if "out" in head else [head]
-    widths = tuple(layer["bias"].shape[0] for layer in layers)
-    return Projected(network, widths, is_unit), with_parameter(variables, HEAD, head)
+    return tuple(layer["bias"].shape[0] for layer in layers)
+
+
+def _zeros(width: int, widths: tuple[int, ...]) -> Any:
+    """Returns a head of zeros, from the input width and the output widths of its layers."""
+    sizes = itertools.pairwise((width, *widths))
+    layers = [{"kernel": jnp.zeros(size), "bias": jnp.zeros(size[1:])} for size in sizes]
+    return layers[0] if len(layers) == 1 else dict(zip(("hidden", "out"), layers, strict=True))
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rrd_jax
-from rrd_jax import errors, networks
+from rrd_jax import errors, exports, networks
 from rrd_jax.config import parse
 from rrd_jax.training import recipe
 from tests import launch
@@ -164,6 +164,12 @@ def test_several_teachers_are_agglomerated(tmp_path):
     embeddings = np.asarray(student.embed(images), np.float64)
     unit = [rows / np.linalg.norm(rows, axis=1)[:, None] for rows in (embeddings, np.load(vectors))]
     np.testing.assert_allclose(student(images).logits, 100 * unit[0] @ unit[1].T, atol=1e-2)
+    pytest.importorskip("onnxruntime")
+    both = rrd_jax.load(tmp_path, head="embed[0],embed[1]")
+    both.export(tmp_path / "f.onnx", test=images)
+    outputs = exports.open_file(tmp_path / "f.onnx")(images)
+    assert outputs.keys() == {"embedding", "embed_0", "embed_1"}
+    np.testing.assert_allclose(outputs["embed_1"], embeddings, rtol=1e-4, atol=1e-4)
 
 
 def test_a_config_string_selects_pair_and_method():
