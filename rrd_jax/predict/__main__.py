@@ -66,7 +66,7 @@ _HEAD = flags.DEFINE_string(
 )
 _CLASS_VECTORS = flags.DEFINE_string(
     "class_vectors",
-    "",
+    None,
     "A file with a vector for each class: logits are the cosines between embeddings, after the"
     " head, and these vectors (zero-shot).",
 )
@@ -433,7 +433,7 @@ def _load() -> "Loaded | Predictor":
 
 def _options() -> dict[str, Any]:
     """Returns the arguments of `library.load` that are set by flags."""
-    if "," in _HEAD.value:
+    if "," in (_HEAD.value or ""):
         raise errors.InputError(
             f"--head={_HEAD.value} names several heads, but predictions have one; name one of them,"
             " or write all with python -m rrd_jax.export"

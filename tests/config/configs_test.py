@@ -1,14 +1,12 @@
 """Config files: complete smoke jobs, published recipes, pairs and methods."""
 
-import json
 import runpy
 
 import cv2
 import numpy as np
 import pytest
 
-import rrd_jax
-from rrd_jax import errors, exports, networks
+from rrd_jax import errors, networks
 from rrd_jax.config import parse
 from rrd_jax.training import recipe
 from tests import launch
@@ -146,30 +144,6 @@ def test_the_recipes_of_foundation_models_parse():
     assert training.objectives[0].options["standardize"] == "running"
     student = _config("agglomerate", "vit_small_patch14_dinov2+resnet50-repvit_m1_1").student
     assert student.model == "repvit_m1_1"
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("one_device")
-def test_several_teachers_are_agglomerated(tmp_path):
-    *_, result = launch.run(_config("agglomerate", "smoke,resnet8+resnet8-resnet8"), tmp_path)
-    assert result.label == "distilled, embed"
-    (row,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    names = {f"{name}[{i}]" for i in range(2) for name in ("train/loss/embed", "proof/cka")}
-    assert json.loads(row).keys() >= names | {"proof/patch_neighbours_10[1]"}
-    # The head of a teacher, with its running statistics, and class vectors of the teacher.
-    vectors = tmp_path / "vectors.npy"
-    np.save(vectors, np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32))
-    student = rrd_jax.load(tmp_path, head="embed[1]", class_vectors=vectors)
-    images = np.zeros((2, 48, 48, 3), np.uint8)
-    embeddings = np.asarray(student.embed(images), np.float64)
-    unit = [rows / np.linalg.norm(rows, axis=1)[:, None] for rows in (embeddings, np.load(vectors))]
-    np.testing.assert_allclose(student(images).logits, 100 * unit[0] @ unit[1].T, atol=1e-2)
-    pytest.importorskip("onnxruntime")
-    both = rrd_jax.load(tmp_path, head="embed[0],embed[1]")
-    both.export(tmp_path / "f.onnx", test=images)
-    outputs = exports.open_file(tmp_path / "f.onnx")(images)
-    assert outputs.keys() == {"embedding", "embed_0", "embed_1"}
-    np.testing.assert_allclose(outputs["embed_1"], embeddings, rtol=1e-4, atol=1e-4)
 
 
 def test_a_config_string_selects_pair_and_method():

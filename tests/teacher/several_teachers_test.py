@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import rrd_jax
-from rrd_jax import errors
+from rrd_jax import errors, exports
 from rrd_jax.config import parse
 from rrd_jax.jobs import evaluate
 from tests import launch
@@ -76,6 +76,40 @@ def _check_heads(run):
     for name in ("rrd", "rrd[2]"):
         with pytest.raises(errors.InputError, match=r"use 'rrd\[0\]' or 'rrd\[1\]'"):
             rrd_jax.load(run, head=name)
+
+
+@pytest.mark.long
+def test_students_keep_the_heads_of_teachers_and_classify_by_their_class_vectors(
+    tiny_teacher, tmp_path
+):
+    config = launch.digits("smoke,tiny+tiny-tiny,embed")
+    for teacher in config.teacher:
+        teacher.checkpoint = str(tiny_teacher)
+    config.data.use_labels, config.train.drop_teachers = False, 0.5
+    config.eval.patches = True
+    config.objectives.embed.update(
+        over="both", distance="unic", standardize="running", head="mlp", head_width=5
+    )
+    launch.run(config, tmp_path)
+    metrics = launch.rows(tmp_path)[-1]
+    names = ("train/loss/embed", "proof/cka", "proof/patch_neighbours_10")
+    assert metrics.keys() >= {f"{name}[{i}]" for i in range(2) for name in names}
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    embeddings = rrd_jax.load(tmp_path, head="embed[1]").embed(images).astype(np.float64)
+    rows = np.random.default_rng(1).standard_normal((3, embeddings.shape[1]))
+    np.save(tmp_path / "vectors.npy", rows.astype(np.float32))
+    options = {"head": "embed[1]", "class_vectors": tmp_path / "vectors.npy"}
+    logits = rrd_jax.load(tmp_path, **options)(images).logits
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (embeddings, rows)]
+    np.testing.assert_allclose(logits, 100 * unit[0] @ unit[1].T, atol=1e-2)
+    with pytest.raises(errors.InputError, match="class_vectors need one head"):
+        rrd_jax.load(tmp_path, **options | {"head": "embed[0],embed[1]"})
+    pytest.importorskip("onnxruntime")
+    student = rrd_jax.load(tmp_path, head="embed[0],embed[1]")
+    student.export(tmp_path / "f.onnx", test=images)
+    outputs = exports.open_file(tmp_path / "f.onnx")(images)
+    assert outputs.keys() == {"embedding", "embed_0", "embed_1"}
+    np.testing.assert_allclose(outputs["embed_1"], embeddings, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
