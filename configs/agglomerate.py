@@ -17,12 +17,18 @@ for each image, each teacher but the one with the largest loss is dropped with p
 configs/agglomerate.py:smoke trains small networks on drawings.
 """
 
-from rrd_jax.config import finish_without_labels, image_side, use_drawings, without_labels
+from rrd_jax.config import (
+    finish_without_labels,
+    image_side,
+    take_words,
+    use_drawings,
+    without_labels,
+)
 
 
 def get_config(argument: str = ""):
     """Returns the config; rrd_jax/config/config_string.py documents the argument."""
-    words = argument.split(",")
+    words, rest = take_words(argument, "smoke")
     is_smoke = "smoke" in words
     config = without_labels()
     config.eval.proof = config.eval.patches = True
@@ -40,7 +46,6 @@ def get_config(argument: str = ""):
         use_drawings(config, smoke=True)
         config.student.drop_path = 0.0
         pair = "resnet20+resnet8-resnet8"
-    rest = ",".join(word for word in words if word != "smoke")
     config = finish_without_labels(config, "agglomerate", rest, pair=pair, default="embed")
     if config.method == "embed":
         # UNIC averages the losses of images and of patches.

@@ -19,12 +19,19 @@ teacher, resnet20, is first trained with the labels of the drawings; the student
 labels. resnet20-resnet8,smoke is a shorter variant with 200 images.
 """
 
-from rrd_jax.config import finish_without_labels, image_side, limit, use_drawings, without_labels
+from rrd_jax.config import (
+    finish_without_labels,
+    image_side,
+    limit,
+    take_words,
+    use_drawings,
+    without_labels,
+)
 
 
 def get_config(argument: str = ""):
     """Returns the config; rrd_jax/config/config_string.py documents the argument."""
-    words = argument.split(",")
+    words, rest = take_words(argument, "smoke", "drawings")
     is_smoke = "smoke" in words
     config = without_labels()
     config.eval.patches = True
@@ -39,7 +46,6 @@ def get_config(argument: str = ""):
         config.eval.dense_images = 50 if is_smoke else 250
         if not is_smoke:
             config.teacher.epochs, config.train.epochs = 8, 12
-    rest = ",".join(word for word in words if word not in ("smoke", "drawings"))
     config = finish_without_labels(config, "dense", rest, pair=pair)
     if config.method == "rrd":
         config.objectives.rrd.over = "both"

@@ -14,12 +14,19 @@ For other relations, such as to a memory of patches, add rrd: options of configs
 configs/dinov3_to_convnext.py:smoke trains small networks of the same families on drawings.
 """
 
-from rrd_jax.config import finish_without_labels, image_side, limit, use_drawings, without_labels
+from rrd_jax.config import (
+    finish_without_labels,
+    image_side,
+    limit,
+    take_words,
+    use_drawings,
+    without_labels,
+)
 
 
 def get_config(argument: str = ""):
     """Returns the config; rrd_jax/config/config_string.py documents the argument."""
-    words = argument.split(",")
+    words, rest = take_words(argument, "smoke")
     is_smoke = "smoke" in words
     config = without_labels()
     config.eval.patches = True
@@ -39,7 +46,6 @@ def get_config(argument: str = ""):
     if is_smoke:
         use_drawings(config, smoke=True)
         pair = "vit_tiny_patch16_dinov3_qkvb-convnext_atto"
-    rest = ",".join(word for word in words if word != "smoke")
     config = finish_without_labels(config, "dinov3_to_convnext", rest, pair=pair)
     if config.method == "rrd":
         config.objectives.rrd.preset = "lightly"

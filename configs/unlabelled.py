@@ -16,12 +16,12 @@ evaluated with ten labelled images per class. resnet8x4-resnet8,smoke is a short
 images.
 """
 
-from rrd_jax.config import finish_without_labels, image_side, limit, without_labels
+from rrd_jax.config import finish_without_labels, image_side, limit, take_words, without_labels
 
 
 def get_config(argument: str = ""):
     """Returns the config; rrd_jax/config/config_string.py documents the argument."""
-    words = argument.split(",")
+    words, rest = take_words(argument, "smoke", "digits")
     is_smoke = "smoke" in words
     config = without_labels()
     config.eval.proof = True
@@ -31,7 +31,6 @@ def get_config(argument: str = ""):
     if on_digits:
         pair = "resnet8x4-resnet8"
         _use_digits(config, is_smoke)
-    rest = ",".join(word for word in words if word not in ("smoke", "digits"))
     config = finish_without_labels(config, "unlabelled", rest, pair=pair)
     if on_digits:
         config.name += "-smoke" if is_smoke else "-digits"

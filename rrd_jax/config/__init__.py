@@ -8,7 +8,12 @@ from rrd_jax.config.commands import explain
 from rrd_jax.config.config_string import finish, image_side, teachers
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, deit, imagenet
-from rrd_jax.config.label_free import finish_without_labels, use_drawings, without_labels
+from rrd_jax.config.label_free import (
+    finish_without_labels,
+    take_words,
+    use_drawings,
+    without_labels,
+)
 from rrd_jax.config.methods import METHODS, leave_out_labels, limit, method, smooth_labels
 from rrd_jax.config.parse import (
     implied,
@@ -36,6 +41,7 @@ __all__ = [
     "parse",
     "smooth_labels",
     "source_of",
+    "take_words",
     "teachers",
     "teaching_of",
     "training_of",

@@ -38,6 +38,13 @@ def finish_without_labels(
     return config
 
 
+def take_words(argument: str, *words: str) -> tuple[set[str], str]:
+    """Returns those of the words that a config string has, and the config string without them."""
+    options = argument.split(",")
+    rest = ",".join(option for option in options if option not in words)
+    return set(words).intersection(options), rest
+
+
 def use_drawings(config: ConfigDict, *, smoke: bool) -> None:
     """Sets generated drawings as data, and teachers that are trained with their labels.
 

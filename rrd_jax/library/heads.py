@@ -95,12 +95,34 @@ def with_class_vectors(network: Loaded, path: pathlib.Path, scale: float) -> Loa
             " of these vectors, such as embed[1]"
         )
     classified = wrappers.ZeroShot(network.network, rows.shape, "embedding", scale)
+    return with_classifier(network, classified, wrappers.VECTORS, rows, len(rows), names)
+
+
+def with_classifier(
+    network: Loaded,
+    classified: wrappers.Wrapper,
+    name: str,
+    value: Any,
+    num_classes: int,
+    class_names: tuple[str, ...],
+) -> Loaded:
+    """Returns a network with a wrapper that computes logits from an added parameter.
+
+    Args:
+      network: the network.
+      classified: the wrapper around its network.
+      name: name of the added parameter.
+      value: the added parameter.
+      num_classes: number of classes of the wrapper.
+      class_names: their names, () if unknown.
+    """
+    about = dataclasses.replace(network.about, num_classes=num_classes, class_names=class_names)
     return dataclasses.replace(
         network,
         network=classified,
-        variables=wrappers.with_parameter(network.variables, wrappers.VECTORS, rows),
-        num_classes=len(rows),
-        about=dataclasses.replace(network.about, num_classes=len(rows), class_names=names),
+        variables=wrappers.with_parameter(network.variables, name, value),
+        num_classes=num_classes,
+        about=about,
     )
 
 

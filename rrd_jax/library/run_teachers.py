@@ -12,7 +12,7 @@ from rrd_jax import config as configs
 from rrd_jax import errors, networks, user_paths
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.data.source import HOST_AUGMENTATIONS
-from rrd_jax.library import weights_loader
+from rrd_jax.library import heads, weights_loader
 from rrd_jax.library.loaded_network import Loaded
 from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.quiet import quietly
@@ -152,14 +152,7 @@ def _classified(
         source = "embedding" if value.shape[-1] == width else "logits"
         scale = teaching.class_vectors_scale
         classified = wrappers.ZeroShot(network.network, value.shape, source, scale)
-    about = dataclasses.replace(network.about, num_classes=count, class_names=student.class_names)
-    return dataclasses.replace(
-        network,
-        network=classified,
-        variables=wrappers.with_parameter(network.variables, name, value),
-        num_classes=count,
-        about=about,
-    )
+    return heads.with_classifier(network, classified, name, value, count, student.class_names)
 
 
 def with_student_classes(network: Loaded, student: ModelInfo | None) -> Loaded:

@@ -39,7 +39,7 @@ from rrd_jax.networks import (
     wrn,
 )
 from rrd_jax.networks.check import check
-from rrd_jax.networks.contract import Network, Outputs, network_variables
+from rrd_jax.networks.contract import Network, Outputs, mean_logits, network_variables
 from rrd_jax.networks.custom import (
     CustomNetwork,
     adapt,
@@ -353,6 +353,7 @@ __all__ = [
     "invalid_values",
     "is_network",
     "leaf_name",
+    "mean_logits",
     "multiply_adds",
     "named_shapes",
     "network_variables",

@@ -9,7 +9,16 @@ from typing import Any
 import flax.linen as nn
 
 from rrd_jax.networks import transformer, vit
-from rrd_jax.networks.family import Family, Kind, Layout, fused, picked, rules, transformer_fields
+from rrd_jax.networks.family import (
+    Family,
+    Kind,
+    Layout,
+    fused,
+    picked,
+    rules,
+    transformer_fields,
+    transformer_sizes,
+)
 
 
 class _Block(vit.Block):
@@ -112,11 +121,6 @@ _AUTHORS = _layout(
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
-def _network_sizes(network: AimV2) -> dict[str, Any]:
-    values = (network.width, network.depth, network.heads, int(network.width * network.mlp))
-    return dict(zip((*_SIZES, "patch_size"), (*values, network.patch), strict=True))
-
-
 _KIND = Kind(
     "an image tower of AIMv2",
     AimV2,
@@ -129,7 +133,7 @@ _KIND = Kind(
         "hidden_act": "silu",
     },
     picked(*_SIZES, "patch_size"),
-    _network_sizes,
+    transformer_sizes,
     epsilon="rms_norm_eps",
     fields=transformer_fields,
 )

@@ -13,7 +13,16 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.networks import rotary, transformer, vit
-from rrd_jax.networks.family import Config, Family, Kind, Layout, fused, rules, transformer_fields
+from rrd_jax.networks.family import (
+    Config,
+    Family,
+    Kind,
+    Layout,
+    fused,
+    rules,
+    transformer_fields,
+    transformer_sizes,
+)
 
 
 def relative_positions(window: int) -> np.ndarray:
@@ -133,9 +142,7 @@ def _config_sizes(config: Config) -> dict[str, Any]:
 
 
 def _network_sizes(network: Beit) -> dict[str, Any]:
-    values = (network.width, network.depth, network.heads, int(network.width * network.mlp))
-    sizes = dict(zip(_SIZES, values, strict=True))
-    return sizes | {"patch_size": network.patch, "window": network.window}
+    return transformer_sizes(network) | {"window": network.window}
 
 
 _KIND = Kind(

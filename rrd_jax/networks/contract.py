@@ -1,6 +1,6 @@
 """The interface of networks and of their outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -77,6 +77,15 @@ class Network(Protocol):
         Returns:
           Outputs; with `mutable` collections, (Outputs, {collection: its new variables}).
         """
+
+
+def mean_logits(outputs: Sequence[Outputs], weights: Sequence[float]) -> Any:
+    """Returns the weighted sum of the logits [B, C]; those of a network without logits if any."""
+    missing = [output.logits for output in outputs if not jax.tree.leaves(output.logits)]
+    if missing:
+        return missing[0]
+    pairs = zip(weights, outputs, strict=True)
+    return sum(weight * output.logits for weight, output in pairs)
 
 
 def network_variables(variables: Mapping[str, Any]) -> dict[str, Any]:

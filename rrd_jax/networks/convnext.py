@@ -139,13 +139,12 @@ class ConvNeXt(nn.Module):
         """Computes the Outputs of normalized images [B, H, W, channels]."""
         x = _Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem_0")(x)
         x = transformer.LayerNorm(name="stem_1")(x)
-        maps, drops = [x], transformer.drop_rates(self.drop_path, sum(self.blocks))
-        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
-            first = sum(self.blocks[:stage])
+        maps, rates = [x], transformer.stage_drop_rates(self.drop_path, self.blocks)
+        for stage, (drops, width) in enumerate(zip(rates, self.widths, strict=True)):
             x = _Stage(
                 width,
                 stage == 0,
-                tuple(drops[first : first + count]),
+                drops,
                 self.second,
                 self.as_convolutions,
                 self.dtype,

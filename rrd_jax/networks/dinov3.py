@@ -23,6 +23,7 @@ from rrd_jax.networks.family import (
     fused,
     rules,
     transformer_fields,
+    transformer_sizes,
 )
 
 # The largest period of the rotary positions, in units of half the image.
@@ -161,11 +162,7 @@ def _config_sizes(config: Config) -> dict[str, Any]:
 
 def _network_sizes(network: DinoV3) -> dict[str, Any]:
     return {
-        "hidden_size": network.width,
-        "num_hidden_layers": network.depth,
-        "num_attention_heads": network.heads,
-        "intermediate_size": int(network.width * network.mlp),
-        "patch_size": network.patch,
+        **transformer_sizes(network),
         "num_register_tokens": network.registers,
         "use_gated_mlp": network.gated,
         "query_bias": network.bias,

@@ -161,6 +161,26 @@ def transformer_fields(sizes: Config) -> dict[str, Any]:
     return fields if registers is None else {**fields, "registers": registers}
 
 
+def transformer_sizes(network: Any) -> dict[str, Any]:
+    """Returns the sizes of a vision transformer under their names in configs of transformers."""
+    return {
+        "hidden_size": network.width,
+        "num_hidden_layers": network.depth,
+        "num_attention_heads": network.heads,
+        "intermediate_size": int(network.width * network.mlp),
+        "patch_size": network.patch,
+    }
+
+
+def dino_hidden(config: Config) -> int:
+    """Returns the hidden width of the MLPs, in both matrices of a gated one, for DINOv2's config.
+
+    A gated MLP has two matrices, each with 2/3 of the width, rounded up to a multiple of 8.
+    """
+    hidden = int(config["hidden_size"] * config["mlp_ratio"])
+    return 2 * ((int(hidden * 2 / 3) + 7) // 8 * 8) if config["use_swiglu_ffn"] else hidden
+
+
 def picked(*names: str) -> Callable[[Config], dict[str, Any]]:
     """Returns `Kind.sizes` for values that a config has under the same names."""
 

@@ -224,15 +224,14 @@ class FastViT(nn.Module):
                 width, _kernels(size), stride, groups, dtype=self.dtype, name=f"stem_{i}"
             )
             x = transformer.gelu(conv(x, train=train))
-        maps, drops = [x], transformer.drop_rates(self.drop_path, sum(self.blocks))
-        for i, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True)):
-            first = sum(self.blocks[:i])
+        maps, rates = [x], transformer.stage_drop_rates(self.drop_path, self.blocks)
+        for i, (width, drops) in enumerate(zip(self.widths, rates, strict=True)):
             x = _Stage(
                 width,
                 i == 0,
                 self.ratio,
                 self.attention and i == len(self.widths) - 1,
-                tuple(drops[first : first + count]),
+                drops,
                 self.dtype,
                 name=f"stages_{i}",
             )(x, train=train)

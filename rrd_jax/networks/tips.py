@@ -7,7 +7,16 @@ from functools import partial
 from typing import Any
 
 from rrd_jax.networks import vit
-from rrd_jax.networks.family import Config, Family, Kind, Layout, rules, transformer_fields
+from rrd_jax.networks.family import (
+    Config,
+    Family,
+    Kind,
+    Layout,
+    dino_hidden,
+    rules,
+    transformer_fields,
+    transformer_sizes,
+)
 
 
 class Tips(vit.VisionTransformer):
@@ -52,26 +61,16 @@ def _layout(first: str, second: str, *, gated: bool) -> Layout:
 
 
 def _config_sizes(config: Config) -> dict[str, Any]:
-    hidden, gated = int(config["hidden_size"] * config["mlp_ratio"]), config["use_swiglu_ffn"]
-    # A gated MLP has two matrices, each with 2/3 of the width, rounded up to a multiple of 8.
-    hidden = 2 * ((int(hidden * 2 / 3) + 7) // 8 * 8) if gated else hidden
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
     return {
         **{name: config[name] for name in (*names, "num_register_tokens", "use_swiglu_ffn")},
-        "intermediate_size": hidden,
+        "intermediate_size": dino_hidden(config),
     }
 
 
 def _network_sizes(network: Tips) -> dict[str, Any]:
-    return {
-        "hidden_size": network.width,
-        "num_hidden_layers": network.depth,
-        "num_attention_heads": network.heads,
-        "patch_size": network.patch,
-        "num_register_tokens": network.registers,
-        "use_swiglu_ffn": network.gated,
-        "intermediate_size": int(network.width * network.mlp),
-    }
+    more = {"num_register_tokens": network.registers, "use_swiglu_ffn": network.gated}
+    return transformer_sizes(network) | more
 
 
 _KIND = Kind(

@@ -3,7 +3,8 @@
 Attention and MLPs compute in the network's dtype, norms and softmaxes in float32.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -141,6 +142,12 @@ class DropPath(nn.Module):
 def drop_rates(largest: float, depth: int) -> list[float]:
     """Returns the drop-path rates of `depth` blocks, evenly spaced from 0 to `largest`."""
     return [largest * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def stage_drop_rates(largest: float, blocks: Sequence[int]) -> list[tuple[float, ...]]:
+    """Returns the `drop_rates` of the blocks of each stage, from the numbers of blocks."""
+    rates = iter(drop_rates(largest, sum(blocks)))
+    return [tuple(itertools.islice(rates, count)) for count in blocks]
 
 
 class Attention(nn.Module):

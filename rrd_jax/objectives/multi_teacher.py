@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
+from rrd_jax.networks.contract import mean_logits
 from rrd_jax.networks.jaxprs import reached
 from rrd_jax.objectives.base import Loss, Objective, ObjectiveState
 
@@ -111,11 +112,7 @@ def averaged(
 def _members(teacher: Any, shares: Mapping[int, float]) -> dict[int, Any]:
     """Returns the Outputs of the teachers that an objective compares, with averaged logits."""
     members = {i: teacher.members[i] for i in shares}
-    missing = [o.logits for o in members.values() if not jax.tree.leaves(o.logits)]
-    if missing:
-        logits = missing[0]
-    else:
-        logits = sum(weight * members[i].logits for i, weight in shares.items())
+    logits = mean_logits([*members.values()], [*shares.values()])
     return {i: outputs._replace(logits=logits) for i, outputs in members.items()}
 
 

@@ -78,10 +78,7 @@ class Ensemble:
 
     def join(self, outputs: Sequence[Outputs]) -> EnsembleOutputs:
         """Combines the members' outputs."""
-        weighted = zip(self.weights, outputs, strict=True)
-        logits = ()
-        if not any(isinstance(output.logits, tuple) for output in outputs):
-            logits = sum(weight * output.logits for weight, output in weighted)
+        logits = networks.mean_logits(outputs, self.weights)
         return EnsembleOutputs(logits, tuple(output._replace(head=()) for output in outputs))
 
 

@@ -1,8 +1,5 @@
 """A teacher's outputs for the first training images, for objectives that measure them."""
 
-import contextlib
-import itertools
-import math
 from typing import Any
 
 import jax
@@ -11,10 +8,11 @@ import numpy as np
 
 from rrd_jax import data, networks, parallel
 from rrd_jax.cpu import compiling
+from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import predictions
 from rrd_jax.objectives.parts import patches
 from rrd_jax.teacher import ensemble
-from rrd_jax.terminal import console, interrupts
+from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Training
 
 # Images, and patches of each, that are measured.
@@ -44,19 +42,21 @@ def collect(
       Outputs, or EnsembleOutputs, of NumPy arrays: `embedding` [N, D] float32, and `patches`
       [M, 1, 1, D] or None; without logits.
     """
-    count = min(len(dataset.train), _IMAGES)
+    split = feed.select(dataset.train, np.arange(min(len(dataset.train), _IMAGES)))
     apply = _compile(network, mesh, training, with_patches)
-    size = predictions.even_batch(count, training.eval_batch_size, mesh.size)
-    parts, batches = [], math.ceil(count / size)
-    with contextlib.closing(dataset.train.test_batches(size, parallel.process_share())) as stream:
-        for number, batch in enumerate(itertools.islice(stream, batches)):
-            images = parallel.put_batch(mesh, batch["image"])
-            index = np.arange(number * size, (number + 1) * size)
-            outputs = jax.device_get(apply(variables, images, index))
-            # The last batch of a split is padded.
-            parts.append(jax.tree.map(lambda leaf, n=number: leaf[: count - n * size], outputs))
-            console.progress("teacher", [f"measuring outputs: {(number + 1) / batches:.0%}"])
-            interrupts.check()
+    parts, done = [], 0
+
+    def take(batch: Any) -> None:
+        nonlocal done
+        images = parallel.put_batch(mesh, batch["image"])
+        outputs = jax.device_get(apply(variables, images, np.arange(done, done + len(images))))
+        # The last batch is padded.
+        parts.append(jax.tree.map(lambda leaf, first=done: leaf[: len(split) - first], outputs))
+        done = min(done + len(images), len(split))
+        console.progress("teacher", [f"measuring outputs: {done / len(split):.0%}"])
+
+    size = training.eval_batch_size
+    predictions.for_each_batch(split.test_batches, len(split), size, mesh, take)
     members = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     members = tuple(
         networks.Outputs((), part["embedding"], patches=_as_maps(part.get("patches")))

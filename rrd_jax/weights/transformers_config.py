@@ -6,7 +6,14 @@ from typing import Any
 
 from rrd_jax import errors, networks
 from rrd_jax.networks import convnext, mobilenet, regnet, resnet, transformer, vit
-from rrd_jax.networks.family import Config, Kind, picked, transformer_fields
+from rrd_jax.networks.family import (
+    Config,
+    Kind,
+    dino_hidden,
+    picked,
+    transformer_fields,
+    transformer_sizes,
+)
 
 _ACTIVATIONS = {
     "gelu": transformer.gelu,
@@ -28,10 +35,7 @@ _TRANSFORMER = picked(*_WIDE, "hidden_act")
 
 
 def _dino_sizes(config: Config) -> dict[str, Any]:
-    gated, hidden = config["use_swiglu_ffn"], int(config["hidden_size"] * config["mlp_ratio"])
-    # A gated MLP has two matrices, each with 2/3 of the width, rounded up to a multiple of 8.
-    if gated:
-        hidden = 2 * ((int(hidden * 2 / 3) + 7) // 8 * 8)
+    gated, hidden = config["use_swiglu_ffn"], dino_hidden(config)
     activation = "silu" if gated else config["hidden_act"]
     registers = config.get("num_register_tokens", 0)
     sizes = _TRANSFORMER({**config, "intermediate_size": hidden, "hidden_act": activation})
@@ -50,14 +54,8 @@ def _transformer(
         if network.patch_positions_only != bool(network.registers):
             return None
         names = {function: name for name, function in _ACTIVATIONS.items()}
-        sizes = {
-            "hidden_size": network.width,
-            "num_hidden_layers": network.depth,
-            "num_attention_heads": network.heads,
-            "intermediate_size": int(network.width * network.mlp),
-            "patch_size": network.patch,
-            "hidden_act": names.get(network.activation, "silu"),
-        }
+        activation = names.get(network.activation, "silu")
+        sizes = transformer_sizes(network) | {"hidden_act": activation}
         if not dino:
             return None if network.gated or network.registers else sizes
         more = {"use_swiglu_ffn": network.gated, "num_register_tokens": network.registers}

@@ -10,6 +10,7 @@ from rrd_jax import errors, networks
 from rrd_jax.networks import dinov3
 from rrd_jax.weights import files, from_torch, to_torch
 from tests import golden
+from tests.weights import peers
 from tests.weights.small import small_networks
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -22,16 +23,9 @@ _NAMES = ("small_dinov3", "small_dinov3_qkvb", "small_dinov3_gated")
 _SHAPES = ((32, 32), (48, 48), (16, 56))
 
 
-def _randomize(network):
-    draw = torch.Generator().manual_seed(3)
-    for value in network.state_dict().values():
-        value.copy_(0.5 * torch.randn(value.shape, generator=draw))
-    return network.eval()
-
-
 def _build(name, num_classes=5):
     """Returns timm's network with random weights."""
-    return _randomize(
+    return peers.randomize(
         timm.models.eva.Eva(
             **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
             **{"num_classes": num_classes, "global_pool": "token", "dynamic_img_size": True},
@@ -46,24 +40,16 @@ def _build(name, num_classes=5):
     )
 
 
-def _images(shape, count=2):
-    return np.random.default_rng(shape[1]).standard_normal((count, *shape, 3), np.float32)
-
-
-def _to_torch(images):
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-
-
 def _compare(name, variables, peer):
     """Compares logits, embeddings and patches with timm's network at three image sizes."""
     network = networks.create(name, 5)
     for shape in _SHAPES:
-        images = _images(shape)
+        images = peers.images(shape)
         outputs = jax.jit(network.apply)(variables, images)
         with torch.inference_mode():
-            features = peer.forward_features(_to_torch(images))
+            features = peer.forward_features(peers.to_torch(images))
             logits = peer.forward_head(features)
-            maps = peer.forward_intermediates(_to_torch(images), intermediates_only=True)
+            maps = peer.forward_intermediates(peers.to_torch(images), intermediates_only=True)
         assert golden.relative(outputs.logits, logits.numpy()) < 1e-5
         assert golden.relative(outputs.embedding, features[:, 0].numpy()) < 1e-5
         patches = features[:, 5:].reshape(outputs.patches.shape)
@@ -116,7 +102,7 @@ def test_folders_of_transformers_are_read(name, tmp_path):
         query_bias=name != "small_dinov3",
         value_bias=name != "small_dinov3",
     )
-    peer = _randomize(transformers.DINOv3ViTModel(config))
+    peer = peers.randomize(transformers.DINOv3ViTModel(config))
     peer.save_pretrained(tmp_path)
     path = f"hf:{tmp_path}"
     assert files.network_of(path) == name
@@ -124,10 +110,10 @@ def test_folders_of_transformers_are_read(name, tmp_path):
     assert meta["model"] == name
     network = networks.create(name, 0)
     for shape in _SHAPES:
-        images = _images(shape)
+        images = peers.images(shape)
         outputs = jax.jit(network.apply)(variables, images)
         with torch.inference_mode():
-            result = peer(_to_torch(images))
+            result = peer(peers.to_torch(images))
         assert golden.relative(outputs.embedding, result.pooler_output.numpy()) < 1e-5
         patches = result.last_hidden_state[:, 5:].reshape(outputs.patches.shape)
         assert golden.relative(outputs.patches, patches.numpy()) < 1e-5
@@ -141,7 +127,7 @@ def test_folders_of_transformers_are_read(name, tmp_path):
 def test_gradients_equal_timm():
     name = "small_dinov3_gated"
     peer = _build(name).train()
-    variables, images = from_torch(name, peer.state_dict()), _images((16, 56), 4)
+    variables, images = from_torch(name, peer.state_dict()), peers.images((16, 56), 4)
     network = networks.create(name, 5)
 
     def loss(params):
@@ -150,15 +136,11 @@ def test_gradients_equal_timm():
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(variables["params"])
     peer = peer.double()
-    features = peer.forward_features(_to_torch(images).double())
+    features = peer.forward_features(peers.to_torch(images).double())
     expected = peer.forward_head(features).square().mean() + features[:, 5:].square().mean()
     expected.backward()
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
-    actual = to_torch(name, {"params": gradient})
-    gradients = {n: p.grad.numpy() for n, p in peer.named_parameters()}
-    largest = max(np.abs(leaf).max() for leaf in gradients.values())
-    for entry, leaf in gradients.items():
-        assert np.abs(actual[entry] - leaf).max() < 1e-5 * largest, entry
+    peers.assert_equal_gradients(to_torch(name, {"params": gradient}), peer)
 
 
 @pytest.mark.parametrize("name", dinov3.FAMILY.networks)

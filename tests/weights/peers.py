@@ -36,6 +36,26 @@ def to_torch(array):
     return torch.from_numpy(array.transpose(0, 3, 1, 2).copy())
 
 
+def timm_outputs(peer, first):
+    """Returns a function of images to the outputs of a transformer of timm, for `compare`.
+
+    Args:
+      peer: the transformer.
+      first: number of tokens before the patches.
+    """
+
+    def outputs(images):
+        features, maps = peer.forward_features(images), peer.forward_intermediates(images)[1]
+        return {
+            "logits": peer(images),
+            "embedding": peer.forward_head(features, pre_logits=True),
+            "patches": features[:, first:],
+            "maps": maps,
+        }
+
+    return outputs
+
+
 def compare(name, variables, shape, peer, num_classes=0):
     """Compares outputs with those of a peer, to 1e-5 of the largest value.
 
@@ -69,3 +89,11 @@ def assert_equal_entries(actual, expected):
     assert actual.keys() == expected.keys()
     for entry, value in expected.items():
         np.testing.assert_array_equal(actual[entry], np.asarray(value), entry)
+
+
+def assert_equal_gradients(actual, peer):
+    """Asserts that a state dict of gradients equals those of a module, to 1e-5 of the largest."""
+    gradients = {n: p.grad.numpy() for n, p in peer.named_parameters()}
+    largest = max(np.abs(leaf).max() for leaf in gradients.values())
+    for entry, leaf in gradients.items():
+        assert np.abs(actual[entry] - leaf).max() < 1e-5 * largest, entry

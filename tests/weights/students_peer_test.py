@@ -115,11 +115,7 @@ def test_gradients_and_statistics_equal_timm(name):
     expected = peer.forward_head(features).square().mean() + features.square().mean()
     expected.backward()
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
-    actual = to_torch(name, {"params": gradient})
-    gradients = {n: p.grad.numpy() for n, p in peer.named_parameters()}
-    largest = max(np.abs(leaf).max() for leaf in gradients.values())
-    for entry, leaf in gradients.items():
-        assert np.abs(actual[entry] - leaf).max() < 1e-5 * largest, entry
+    peers.assert_equal_gradients(to_torch(name, {"params": gradient}), peer)
     statistics, after = to_torch(name, state), peer.state_dict()
     for entry in (entry for entry in after if entry.endswith(("running_mean", "running_var"))):
         assert golden.relative(statistics[entry], after[entry].numpy()) < 1e-5, entry

@@ -227,15 +227,7 @@ def test_eva02_equals_timm(name):
     variables = from_torch(name, peer.state_dict())
     peers.assert_equal_entries(to_torch(name, variables), peer.state_dict())
 
-    def outputs(images):
-        features, maps = peer.forward_features(images), peer.forward_intermediates(images)[1]
-        return {
-            "logits": peer(images),
-            "embedding": peer.forward_head(features, pre_logits=True),
-            "patches": features[:, 1:],
-            "maps": maps,
-        }
-
+    outputs = peers.timm_outputs(peer, 1)
     for shape in ((32, 32), (48, 48), (16, 56)):
         peers.compare(name, variables, shape, outputs, 5)
 
@@ -259,15 +251,7 @@ def test_perception_encoders_equal_timm(name):
     variables = from_torch(name, peer.state_dict())
     peers.assert_equal_entries(to_torch(name, variables), peer.state_dict())
 
-    def outputs(images):
-        features, maps = peer.forward_features(images), peer.forward_intermediates(images)[1]
-        return {
-            "logits": peer(images),
-            "embedding": peer.forward_head(features, pre_logits=True),
-            "patches": features[:, is_core:],
-            "maps": maps,
-        }
-
+    outputs = peers.timm_outputs(peer, is_core)
     for shape in ((32, 32), (48, 48), (16, 56)):
         peers.compare(name, variables, shape, outputs, 5)
     if is_core:
@@ -294,15 +278,7 @@ def test_beit_equals_timm_and_transformers(tmp_path):
     variables = from_torch("small_beit", peer.state_dict())
     peers.assert_equal_entries(to_torch("small_beit", variables), peer.state_dict())
 
-    def outputs(images):
-        features, maps = peer.forward_features(images), peer.forward_intermediates(images)[1]
-        return {
-            "logits": peer(images),
-            "embedding": peer.forward_head(features, pre_logits=True),
-            "patches": features[:, 1:],
-            "maps": maps,
-        }
-
+    outputs = peers.timm_outputs(peer, 1)
     peers.compare("small_beit", variables, (32, 32), outputs, 5)
     with pytest.raises(errors.InputError, match="48x48 pixels .*; set the image size to 32"):
         peers.compare("small_beit", variables, (48, 48), outputs, 5)

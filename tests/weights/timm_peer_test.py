@@ -15,13 +15,10 @@ from rrd_jax.cpu import convolutions
 from rrd_jax.weights import files, from_torch, published, to_torch
 from tests import golden
 from tests.networks import drop_path_test, modern
+from tests.weights import peers
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
-
-
-def _to_torch(images):
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
 def _build(name, side):
@@ -37,7 +34,7 @@ def _images(side, count=2):
 def _compare(name, network, variables, images):
     outputs = jax.jit(networks.create(name, 10).apply)(variables, images)
     with torch.inference_mode():
-        features = network.forward_features(_to_torch(images))
+        features = network.forward_features(peers.to_torch(images))
         embedding = network.forward_head(features, pre_logits=True)
         logits = network.forward_head(features)
     assert golden.relative(outputs.logits, logits.numpy()) < 1e-5
@@ -103,8 +100,10 @@ def test_gradients_equal_pytorch(name):
     step = jax.jit(convolutions.fast(jax.value_and_grad(loss)))
     value, gradient = step(variables["params"])
     actual = to_torch(name, {"params": gradient})
-    exact, expected = peer_gradient(copy.deepcopy(network).double(), _to_torch(images).double())
-    rounded = peer_gradient(network, _to_torch(images))[1]
+    exact, expected = peer_gradient(
+        copy.deepcopy(network).double(), peers.to_torch(images).double()
+    )
+    rounded = peer_gradient(network, peers.to_torch(images))[1]
     np.testing.assert_allclose(value, exact, rtol=1e-5)
     largest = max(np.abs(leaf).max() for leaf in expected.values())
     errors = {}

@@ -10,6 +10,7 @@ from rrd_jax.weights import files, from_torch, published, to_torch
 from tests import fresh, golden
 from tests.exports import exportables
 from tests.networks import modern
+from tests.weights import peers
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -42,7 +43,7 @@ def _images(side):
 
 def _logits(network, images):
     with torch.inference_mode():
-        return network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+        return network(peers.to_torch(images)).numpy()
 
 
 def _sides(name):

@@ -8,6 +8,7 @@ import safetensors.numpy
 from rrd_jax import errors, networks
 from rrd_jax.weights import files, sizes, to_torch
 from tests import golden
+from tests.weights import peers
 from tests.weights.small import small_networks
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -96,31 +97,15 @@ _KINDS = {
 }
 
 
-def _randomize(network):
-    """Returns the network with random weights and positive variances."""
-    draw = torch.Generator().manual_seed(7)
-    for name, value in network.state_dict().items():
-        if not value.dtype.is_floating_point:
-            continue
-        noise = torch.randn(value.shape, generator=draw)
-        if name.endswith("running_var"):
-            value.copy_(0.5 + noise.abs())
-        elif name.endswith("norm.weight") or value.ndim < 2:
-            value.copy_(0.5 + 0.3 * noise)
-        else:
-            value.copy_(noise / max(1, value[0].numel()) ** 0.5)
-    return network.eval()
-
-
 def _save(kind, folder, **options):
-    network = _randomize(_build(kind))
+    network = peers.randomize(_build(kind))
     network.save_pretrained(folder, **options)
     return network
 
 
 def _peer_outputs(network, images, **options):
     """Returns embedding, patches, and logits, projection or None, computed by transformers."""
-    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    images = peers.to_torch(images)
     with torch.inference_mode():
         vision = getattr(network, "vision_model", network)
         kind = type(network).__name__
@@ -258,14 +243,14 @@ def test_mobilenetv2_of_transformers_survives_a_round_trip(tmp_path):
     config = transformers.MobileNetV2Config(
         tf_padding=False, layer_norm_eps=1e-5, image_size=64, **_LABELS
     )
-    peer = _randomize(transformers.MobileNetV2ForImageClassification(config))
+    peer = peers.randomize(transformers.MobileNetV2ForImageClassification(config))
     peer.save_pretrained(tmp_path)
     images = _images(64)
     variables, meta = files.load(f"hf:{tmp_path}", "")
     assert meta["model"] == "mobilenetv2"
     outputs = jax.jit(networks.create("mobilenetv2", 5).apply)(variables, images)
     with torch.inference_mode():
-        expected = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).logits
+        expected = peer(peers.to_torch(images)).logits
     assert golden.relative(outputs.logits, expected.numpy()) < 1e-5
     restored = to_torch("mobilenetv2", variables, layout="transformers")
     entries = _entries(tmp_path)
