@@ -22,4 +22,3 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "teacher-vit-7b-sharded": (_CONFIG, _VIT_7B | _SHARDED),
     "teacher-vit-7b-model-4": (_CONFIG, _VIT_7B | {"mesh": "model:4"}),
 }
-
