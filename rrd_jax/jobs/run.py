@@ -15,7 +15,7 @@ from rrd_jax.jobs import progress, run_info, selection
 from rrd_jax.jobs.program import Program, build
 from rrd_jax.jobs.progress import Progress, Result
 from rrd_jax.run_folder import source_code
-from rrd_jax.teacher import cache_plan, first_outputs
+from rrd_jax.teacher import cache_plan, measured_outputs
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
 from rrd_jax.training import criterion
@@ -208,17 +208,18 @@ def _measured(run: Run, state: TrainState) -> TrainState:
     measuring = {name: term for name, term in objectives.items() if term.measure}
     if not measuring:
         return state
-    outputs = first_outputs.collect(
+    outputs, labels = measured_outputs.collect(
         run.teacher_network,
         run.teacher.evaluated(),
         run.dataset,
         run.mesh,
         run.training,
+        count=max(term.measured for term in measuring.values()),
         with_patches=any(term.needs_patches for term in measuring.values()),
     )
     frozen = dict(state.frozen)
     for name, term in measuring.items():
-        changed = term.measure(state.objective(name), outputs).frozen
+        changed = term.measure(state.objective(name), outputs, labels).frozen
         frozen[name] = parallel.put(parallel.replicated(run.mesh), changed)
     return state.replace(frozen=frozen)
 

@@ -33,6 +33,11 @@ _FILES = (
     "dist",
     "r2kd",
     "cmkd",
+    "rld",
+    "wttm",
+    "ctkd",
+    "sdd",
+    "wkd",
     # On the embedding of each image.
     "embed",
     # On relations within the batch.

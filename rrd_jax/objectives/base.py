@@ -74,15 +74,16 @@ class Objective(NamedTuple):
         returns it, that maps the student's embedding to the vector that `loss` compares; is_unit
         is True if that vector is normalized to length 1. The state has no memory, unless
         `head_needs_memory` is True. None without such layers.
-      patch_head: function like `head` for the student's patches.
-      head_needs_memory: True if `head` or `patch_head` reads the memory.
+      head_needs_memory: True if `head` reads the memory.
       by_teacher: function like `loss` that also returns the loss [B] of each teacher by its number,
         (loss, new memory, losses); None unless several teachers are compared separately.
       needs_patches: True if `loss` reads the teacher's patches; the teacher cache then holds them.
-      measure: function (state, teacher) -> state with other values in `frozen`, which runs once, on
-        the hosts, before the first step. `teacher` are the Outputs of the first training images
+      measure: function (state, teacher, labels) -> state with other values in `frozen`, which runs
+        once, on the hosts, before the first step. `teacher` are the Outputs of training images
         without augmentation, as NumPy arrays: `embedding` [N, D], and if `needs_patches` some of
-        the patches [M, 1, 1, D]. None if nothing is measured.
+        the patches [M, 1, 1, D]; `labels` are [N], invalid in a run without labels. None if nothing
+        is measured.
+      measured: maximal number N of images that are measured, evenly spaced in the training split.
       needs_index: False if `loss` also accepts a batch whose `index` is None, as that of held-out
         images, although it reads the index of training images.
     """
@@ -96,11 +97,11 @@ class Objective(NamedTuple):
     needs_maps: bool = True
     floor: Callable[[ObjectiveState, Any], jax.Array] | None = None
     head: Callable[[ObjectiveState], tuple[Any, bool]] | None = None
-    patch_head: Callable[[ObjectiveState], tuple[Any, bool]] | None = None
     head_needs_memory: bool = False
     by_teacher: Callable[..., tuple[jax.Array, Any, dict[int, jax.Array]]] | None = None
     needs_patches: bool = False
-    measure: Callable[[ObjectiveState, Any], ObjectiveState] | None = None
+    measure: Callable[[ObjectiveState, Any, Any], ObjectiveState] | None = None
+    measured: int = 4_096
     needs_index: bool = True
 
 

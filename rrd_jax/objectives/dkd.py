@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.checks import as_matching_float32, check_labels, check_weights
-from rrd_jax.objectives.parts.logits import divergence, mixed_loss, scores
+from rrd_jax.objectives.parts.logits import divergence, mixed_loss, one_against_rest, scores
 
 
 def dkd_loss(
@@ -46,13 +46,9 @@ def dkd_loss(
     check_weights(alpha=alpha, beta=beta)
     student, teacher = as_matching_float32(student, teacher)
     check_labels(labels, student)
-    if student.shape[-1] < 2:
-        raise errors.InputError(
-            "dkd separates the label from other classes, but there is one class; use at least two"
-        )
-    (label_s, rest_s), (label_t, rest_t) = (
-        _decoupled(x / temperature, labels) for x in (student, teacher)
-    )
+    student, teacher = student / temperature, teacher / temperature
+    label_s, label_t = (one_against_rest("dkd", x, labels) for x in (student, teacher))
+    rest_s, rest_t = (_without_label(x, labels) for x in (student, teacher))
     target, rest = divergence(label_t, label_s), divergence(rest_t, rest_s)
     return temperature**2 * (alpha * target + beta * rest)
 
@@ -87,17 +83,12 @@ def dkd(
     return stateless(loss)
 
 
-def _decoupled(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns log (p(label), 1 - p(label)) [B, 2], and log q [B, C] of the rest, 0 at the label.
-
-    1 - p(label) is summed over the other classes, since the difference would cancel.
-    """
+def _without_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns log q [B, C] of the classes other than the label, 0 at the label."""
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     rest = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1, keepdims=True)
-    label = jnp.sum(jnp.where(is_label, logits, 0), axis=-1, keepdims=True)
     # The zeros at the label, in both networks, add nothing to a divergence.
-    shares = jnp.where(is_label, 0, logits - rest)
-    return jax.nn.log_softmax(jnp.concatenate([label, rest], axis=-1)), shares
+    return jnp.where(is_label, 0, logits - rest)
 
 
 RECORD = Record(

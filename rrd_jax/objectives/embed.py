@@ -1,6 +1,5 @@
 """Embedding distillation: regression of the teacher's embedding, of images or of patches."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -116,9 +115,9 @@ def embed(
         the objective is that of over="images".
       standardize: standardization of the teacher's features. "channels": to mean 0 and standard
         deviation 1 of each channel (EUPE, arXiv 2603.22387); "phi_s": by a rotation to channels of
-        equal variance (PHI-S, arXiv 2410.01680); both are measured on the first training images
-        before the first step. "running": by running statistics of each channel (UNIC, arXiv
-        2408.05088). "none": not standardized.
+        equal variance (PHI-S, arXiv 2410.01680); both are measured on training images before the
+        first step. "running": by running statistics of each channel (UNIC, arXiv 2408.05088).
+        "none": not standardized.
       total_steps: number of batches of the run, for "running".
 
     Raises:
@@ -149,15 +148,24 @@ def _over_images(
         memory = standardization.updated(state.memory, teacher.embedding, total_steps)
         return embed_loss(embedding, target, distance=distance), memory
 
-    def measure(state, teacher):
+    def trained_head(state):
+        # The cosine compares normalized vectors, whose lengths are not trained.
+        if distance == "cosine" or standardize == "none":
+            return state.params, distance == "cosine"
+        layers = projections.layers(state.params)
+        last = standardization.restored(state.frozen, state.memory, layers.get("out", layers))
+        return ({**layers, "out": last} if "out" in layers else last), False
+
+    def measure(state, teacher, labels):
+        del labels
         return state._replace(frozen=standardization.measure(standardize, teacher.embedding))
 
     return Objective(
         init,
         loss,
         needs_maps=False,
-        head=_trained_head(standardize, is_unit=distance == "cosine"),
-        head_needs_memory=standardize == "running",
+        head=trained_head,
+        head_needs_memory=standardize == "running" and distance != "cosine",
         needs_index=False,
         measure=measure if standardize in standardization.MEASURED else None,
     )
@@ -182,7 +190,8 @@ def _over_patches(
         pair = patches.pairs(state.params, student, teacher._replace(patches=target))
         return dense_embed_loss(*pair, **weights), memory
 
-    def measure(state, teacher):
+    def measure(state, teacher, labels):
+        del labels
         rows = teacher.patches.reshape(-1, teacher.patches.shape[-1])
         return state._replace(frozen=standardization.measure(standardize, rows))
 
@@ -191,32 +200,9 @@ def _over_patches(
         loss,
         needs_maps=False,
         needs_patches=True,
-        patch_head=_trained_head(standardize, is_unit=not weights["weight_smooth_l1"]),
-        head_needs_memory=standardize == "running",
         needs_index=False,
         measure=measure if standardize in standardization.MEASURED else None,
     )
-
-
-def _trained_head(
-    standardize: str, *, is_unit: bool
-) -> Callable[[ObjectiveState], tuple[Any, bool]] | None:
-    """Returns the function of the head to the teacher's features as they are, see `Objective`.
-
-    Args:
-      standardize: the standardization of the features, which the head undoes.
-      is_unit: whether vectors of length 1 are compared. Their lengths are not trained, so that the
-        standardization cannot be undone; the result is then None.
-    """
-
-    def head(state: ObjectiveState) -> tuple[Any, bool]:
-        if is_unit:
-            return state.params, True
-        layers = projections.layers(state.params)
-        last = standardization.restored(state.frozen, state.memory, layers.get("out", layers))
-        return ({**layers, "out": last} if "out" in layers else last), False
-
-    return None if is_unit and standardize != "none" else head
 
 
 def _init_standardization(standardize: str, dim: int) -> tuple[Any, Any]:

@@ -88,10 +88,10 @@ def averaged(
         members = _member_shapes(teacher, shares).values()
         return [pair for outputs in members for pair in objective.taps(student, outputs)]
 
-    def measure(state, teacher):
+    def measure(state, teacher, labels):
         frozen = dict(state.frozen)
         for i in shares:
-            measured = objective.measure(_of_teacher(state, i), teacher.members[i])
+            measured = objective.measure(_of_teacher(state, i), teacher.members[i], labels)
             frozen[f"teacher{i}"] = measured.frozen
         return state._replace(frozen=frozen)
 
@@ -101,9 +101,8 @@ def averaged(
         loss=mean_of(objective.loss, drop),
         by_teacher=reported,
         floor=None,
-        # Each teacher has separate heads.
+        # Each teacher has a separate head.
         head=None,
-        patch_head=None,
         stage=stage and stage._replace(loss=mean_of(stage.loss, 0.0)),
         taps=objective.taps and taps,
         measure=objective.measure and measure,

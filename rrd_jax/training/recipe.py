@@ -197,10 +197,13 @@ class Training:
 
     def create_objectives(self, examples: int) -> dict[str, Objective]:
         """Returns the objectives by name, for a training split of `examples` images."""
+        # With accumulated gradients, objectives count microbatches.
+        steps_per_epoch = examples // self.batch_size * self.accumulate
         sizes = {
             "examples": examples,
             "batch_size": self.batch_size // self.accumulate,
-            "total_steps": self.epochs * (examples // self.batch_size) * self.accumulate,
+            "steps_per_epoch": steps_per_epoch,
+            "total_steps": self.epochs * steps_per_epoch,
         }
         terms = {}
         for choice in self.objectives:

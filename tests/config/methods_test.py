@@ -29,7 +29,12 @@ def _create(name, **options):
     del fields["weight"], fields["warmup"]
     small = {"dim": 6, "queue_size": 20, "negatives": 20}
     options |= {field: value for field, value in small.items() if field in fields}
-    filled_in = {"examples": 3 * _BATCH, "batch_size": _BATCH, "total_steps": 6}
+    filled_in = {
+        "examples": 3 * _BATCH,
+        "batch_size": _BATCH,
+        "total_steps": 6,
+        "steps_per_epoch": 3,
+    }
     filled_in = {field: filled_in[field] for field in objectives.RECORDS[name].filled_in}
     return objectives.create(name, **fields | filled_in | options)
 
@@ -64,6 +69,11 @@ _PUBLISHED = {
     "wsld": {"ce": 0, "wsld": 1},
     "dkd": {"ce": 1, "dkd": 1},
     "dist": {"ce": 1, "dist": 1},
+    "rld": {"ce": 1, "rld": 1},
+    "wttm": {"ce": 1, "wttm": 4},
+    "ctkd": {"ce": 0.1, "ctkd": 0.9},
+    "sdd": {"ce": 0.1, "sdd": 0.9},
+    "wkd": {"ce": 1, "wkd": 1},
     "sp": {"ce": 1, "sp": 3000},
     "rkd": {"ce": 1, "rkd": 1},
     "pkt": {"ce": 1, "pkt": 30000},
@@ -188,7 +198,7 @@ _PAIRS = {"one family": ("resnet8", "resnet8"), "two families": ("resnet8", "vgg
 _TRAINED = [("one family", method) for method in ("rrd+kd+fitnet+kdsvd", "ft+fsp")] + [
     ("two families", method)
     for method in (
-        "kd+wsld+dkd+dist+r2kd+cmkd+embed+sp+rkd+pkt+cc+ckd+itrd+ega",
+        "kd+wsld+dkd+dist+r2kd+cmkd+rld+wttm+ctkd+sdd+wkd+embed+sp+rkd+pkt+cc+ckd+itrd+ega",
         "dcd+crd+rrd+seed+compress+fitnet+at+nst+vid+ssim+semckd+reviewkd+srrl",
         *("simkd", "ab+ft", "crd bank", "rrd momentum", "rrd momentum_reference"),
     )

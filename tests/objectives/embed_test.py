@@ -87,7 +87,7 @@ def test_measured_targets_equal_float64(kind, over):
     teacher = _features()
     student = teacher._replace(embedding=teacher.embedding[:, :7])
     objective = objectives.create("embed", distance="unic", over=over, standardize=kind)
-    state = objective.measure(objective.init(jax.random.key(0), student, teacher), teacher)
+    state = objective.measure(objective.init(jax.random.key(0), student, teacher), teacher, None)
     weights = state.params["images"] if over == "both" else state.params
     rows = teacher.embedding.astype(np.float64)
     centered = rows - rows.mean(0)
@@ -146,8 +146,8 @@ def test_features_that_cannot_be_standardized_are_refused():
     constant = teacher._replace(embedding=np.ones((5, 9), np.float32))
     state = objective.init(jax.random.key(0), constant, constant)
     with pytest.raises(errors.InputError, match="features of 5 images or patches are all equal"):
-        objective.measure(state, constant)
+        objective.measure(state, constant, None)
     outputs = _features(rows=12)
     objective = objectives.create("embed", standardize="phi_s")
     with pytest.raises(errors.InputError, match="at most 12 images .* more than the 12 channels"):
-        objective.measure(objective.init(jax.random.key(0), outputs, outputs), outputs)
+        objective.measure(objective.init(jax.random.key(0), outputs, outputs), outputs, None)

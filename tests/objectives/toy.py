@@ -24,7 +24,8 @@ def outputs(seed, *, batch=8, scale=1.0, dtype=jnp.float32):
         "kernel": jnp.asarray(rng.standard_normal((8, CLASSES)), jnp.float32),
         "bias": jnp.asarray(rng.standard_normal(CLASSES), jnp.float32),
     }
-    return Outputs(functional.linear(embedding, **head), embedding, maps, befores, head)
+    logits = functional.linear(embedding, **head)
+    return Outputs(logits, embedding, maps, befores, head, maps[-1])
 
 
 def init(seed):
@@ -49,4 +50,4 @@ def apply(params, images):
         maps.append(x)
     embedding = jnp.mean(x, axis=(1, 2))
     logits = functional.linear(embedding, **params["head"])
-    return Outputs(logits, embedding, tuple(maps), tuple(befores), params["head"])
+    return Outputs(logits, embedding, tuple(maps), tuple(befores), params["head"], x)

@@ -134,6 +134,20 @@ def test_remat_of_a_run_over_patches_changes_rounding_only(tiny_teacher, tmp_pat
 
 
 @pytest.mark.long
+def test_objectives_on_positions_equal_those_of_a_live_teacher(tiny_teacher, tmp_path):
+    losses = []
+    for cache in ("off", "on"):
+        config = launch.digits("smoke,tiny-tiny,sdd+wkd")
+        config.objectives.wkd.over = "both"
+        config.update_from_flattened_dict(
+            {"teacher.checkpoint": str(tiny_teacher), "teacher.cache": cache, "baseline": False}
+        )
+        launch.run(config, tmp_path / cache)
+        losses.append(_losses(tmp_path / cache))
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.long
 def test_patches_of_several_teachers_are_cached(tiny_teacher, tmp_path, capsys):
     losses = []
     for cache in ("off", "on"):

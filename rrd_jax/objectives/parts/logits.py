@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rrd_jax import errors
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.objectives.parts.arithmetic import centered, ratio, root
 from rrd_jax.objectives.parts.checks import as_matching_float32, check_labels
@@ -56,6 +57,29 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """Computes KL(p || q) over the last axis, in nats."""
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def one_against_rest(name: str, logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """Returns log (p(class), 1 - p(class)) [B, 2], with p = softmax(logits).
+
+    1 - p is summed over the other classes, since the difference would cancel.
+
+    Args:
+      name: name of the objective in messages.
+      logits: [B, C].
+      classes: [B] int32, class ids.
+
+    Raises:
+      InputError: there is one class.
+    """
+    if logits.shape[-1] < 2:
+        raise errors.InputError(
+            f"{name} separates a class from all others, but there is one class; use at least two"
+        )
+    chosen = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
+    rest = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, logits), axis=-1, keepdims=True)
+    score = jnp.sum(jnp.where(chosen, logits, 0), axis=-1, keepdims=True)
+    return jax.nn.log_softmax(jnp.concatenate([score, rest], axis=-1))
 
 
 def mixed_loss(loss: Callable[[jax.Array], jax.Array], batch: Batch) -> jax.Array:

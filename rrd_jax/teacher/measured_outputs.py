@@ -1,4 +1,4 @@
-"""A teacher's outputs for the first training images, for objectives that measure them."""
+"""A teacher's outputs for training images, for objectives that measure them."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ from rrd_jax.teacher import ensemble
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Training
 
-# Images, and patches of each, that are measured.
-_IMAGES, _PATCHES = 4_096, 16
+# Patches of each image that are measured.
+_PATCHES = 16
 
 
 def collect(
@@ -26,9 +26,10 @@ def collect(
     mesh: jax.sharding.Mesh,
     training: Training,
     *,
+    count: int,
     with_patches: bool,
-) -> Any:
-    """Returns the outputs for the first training images without augmentation.
+) -> tuple[Any, np.ndarray]:
+    """Returns the outputs for training images without augmentation, and the images' labels.
 
     Args:
       network: the teacher's network, or an Ensemble.
@@ -36,20 +37,27 @@ def collect(
       dataset: the data set.
       mesh: the devices.
       training: the run's settings.
+      count: maximal number N of images, evenly spaced in the training split.
       with_patches: whether random patches of each image are included.
 
     Returns:
-      Outputs, or EnsembleOutputs, of NumPy arrays: `embedding` [N, D] float32, and `patches`
-      [M, 1, 1, D] or None; without logits.
+      (Outputs, or EnsembleOutputs, of NumPy arrays: `embedding` [N, D] float32, and `patches`
+      [M, 1, 1, D] or None; without logits; labels [N]).
     """
-    split = feed.select(dataset.train, np.arange(min(len(dataset.train), _IMAGES)))
+    total = len(dataset.train)
+    positions = np.arange(total)
+    if total > count:
+        # The images may be sorted by class.
+        positions = np.linspace(0, total - 1, count).astype(np.int64)
+    split = feed.select(dataset.train, positions)
     apply = _compile(network, mesh, training, with_patches)
     parts, done = [], 0
 
     def take(batch: Any) -> None:
         nonlocal done
-        images = parallel.put_batch(mesh, batch["image"])
-        outputs = jax.device_get(apply(variables, images, np.arange(done, done + len(images))))
+        images, labels = parallel.put_batch(mesh, (batch["image"], batch["label"]))
+        index = np.arange(done, done + len(images))
+        outputs = jax.device_get(apply(variables, images, index, labels))
         # The last batch is padded.
         parts.append(jax.tree.map(lambda leaf, first=done: leaf[: len(split) - first], outputs))
         done = min(done + len(images), len(split))
@@ -57,12 +65,12 @@ def collect(
 
     size = training.eval_batch_size
     predictions.for_each_batch(split.test_batches, len(split), size, mesh, take)
-    members = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    members, labels = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     members = tuple(
         networks.Outputs((), part["embedding"], patches=_as_maps(part.get("patches")))
         for part in members
     )
-    return ensemble.join_outputs(network, members)
+    return ensemble.join_outputs(network, members), labels
 
 
 def _as_maps(sample: np.ndarray | None) -> np.ndarray | None:
@@ -75,7 +83,7 @@ def _compile(
     fully = training.shard_parameters
     network = parallel.gathered(mesh, network, fully=fully)
 
-    def apply(variables, images, index):
+    def apply(variables, images, index, labels):
         weights = networks.network_variables(variables)
         outputs = network.apply(weights, training.normalize(images), train=False)
         members = []
@@ -89,7 +97,8 @@ def _compile(
                 sample = jnp.take_along_axis(rows, drawn[..., None], axis=1)
                 part["patches"] = sample.astype(jnp.float32)
             members.append(part)
-        return members
+        # Each process loads a part of the labels, and returns all.
+        return members, labels
 
     return compiling.jit_for_mesh(
         apply, mesh, fast_cpu=training.fast_cpu, out_shardings=parallel.replicated(mesh)
