@@ -84,7 +84,7 @@ def define_flags() -> None:
         "backbone",
         False,
         "Export the network without its classifier: feature maps stage2 to stage5 with strides 4 to"
-        " 32, patches and the embedding; with --head, the projected embedding.",
+        " 32, patches and the embedding; with --head, projected patches and embedding.",
     )
     flags.DEFINE_string(
         "network", "", "The network of a PyTorch file, as listed by `python -m rrd_jax.networks`."

@@ -167,11 +167,17 @@ def _same_classes(teacher: ModelInfo, student: ModelInfo) -> bool:
 
 @functools.lru_cache(maxsize=6)
 def _outputs(network: _Network, images: _TestImages) -> NetworkOutputs:
+    about = network.exportable.about
+    if not about.num_classes:
+        raise errors.InputError(
+            f"'{about.model}' has no classifier, whose predictions the measures compare; the"
+            " metrics of the run contain its alignment"
+        )
     parts = [network.exportable(batch["image"]) for batch in images.batches()]
     logits = np.concatenate([part["logits"] for part in parts])[: len(images)]
     if not np.isfinite(logits).all():
         raise errors.InputError(
-            f"the logits of '{network.exportable.about.model}' are not finite on the test split;"
+            f"the logits of '{about.model}' are not finite on the test split;"
             " check its weights, which are too large or damaged"
         )
     embedding = np.zeros((len(logits), 0), np.float32)

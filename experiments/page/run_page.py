@@ -257,7 +257,28 @@ def _by_epoch(run: Run) -> Iterator[Element]:
     panels = {label(column): run_values([("student", student)], column) for column in columns}
     yield from _figure("progress", "Progress of the run", panels)
     yield from _figure("proof", "Alignment with the teacher by epoch", alignment_panels(student))
+    yield from _by_teacher(run)
     yield _values(run)
+
+
+def _by_teacher(run: Run) -> Iterator[Table]:
+    """Yields the table of losses and alignment with each of several teachers."""
+    # Alignment is not computed in every epoch.
+    newest = {name: value for row in run.student.rows for name, value in row.items()}
+    names = {name.removesuffix("[0]") for name in newest if name.endswith("[0]")}
+    titles = {name: label(name) for name in sorted(names) if name.startswith("test/loss/")}
+    titles |= {f"proof/{x}": title for title, short in _ALIGNMENT.items() for x in short}
+    titles = {name: title for name, title in titles.items() if name in names}
+    if len(run.teachers) < 2 or not titles:
+        return
+    rows = []
+    for i, teacher in enumerate(run.teachers):
+        numbers = [newest.get(f"{name}[{i}]") for name in titles]
+        cells = [Cell(f"{x:.4g}", x) if is_number(x) else Cell("\N{EN DASH}") for x in numbers]
+        rows.append((Cell(teacher.label), Cell(teacher.model), *cells))
+    caption = "Losses without their weights, and newest alignment of the student with each teacher."
+    header = ("teacher", "network", *titles.values())
+    yield Table("run-teachers", "Each teacher", header, tuple(rows), caption)
 
 
 def _values(run: Run) -> Table:

@@ -22,6 +22,8 @@ from rrd_jax.terminal import runtime_errors
 # The file that marks a complete checkpoint in a bucket; Orbax writes it to gs://.
 MARKER = "commit_success.txt"
 
+_STATUS = re.compile("[A-Z_]+: ")
+
 _BARRIER_FLAG = "experimental_orbax_use_distributed_barrier"
 
 
@@ -63,7 +65,10 @@ def _is_relevant(record: logging.LogRecord) -> bool:
     """Returns False for warnings and errors of Orbax and TensorStore."""
     if record.levelno < logging.WARNING:
         return True
-    trace = record.exc_info[2] if record.exc_info else None
+    _, error, trace = record.exc_info or (None, None, None)
+    # The errors of TensorStore's futures have no frames and name a status, not the library.
+    if isinstance(error, ValueError) and _STATUS.match(str(error)):
+        return False
     while trace and "orbax" not in trace.tb_frame.f_code.co_filename:
         trace = trace.tb_next
     return not (trace or "orbax" in record.pathname or "tensorstore" in record.getMessage())

@@ -24,7 +24,7 @@ def make_backbone(exportable: Exportable) -> Exportable:
     about = dataclasses.replace(exportable.about, num_classes=0, class_names=(), classifier="")
     shape = about.preprocessing.image_shape
     network = exportable.network
-    if isinstance(network, wrappers.Projected):
+    if isinstance(network, wrappers.WithHeads):
         network = dataclasses.replace(network, network=_without_classifier(network.network))
     else:
         network = _without_classifier(network)

@@ -22,8 +22,8 @@ from rrd_jax.objectives import Objective
 from rrd_jax.teacher import fold, wrappers
 
 # {"logits": [B, C], "embedding": [B, D]}, float32; outputs that the network lacks are omitted. A
-# backbone also has "stage2" to "stage5" and "patches", [B, h, w, channels]; a network with several
-# heads has the vectors [B, D] of each.
+# backbone also has "stage2" to "stage5" and "patches", [B, h, w, channels]; a network with the
+# heads of several teachers has the vectors [B, D] of each, and as a backbone the patches of each.
 Outputs = dict[str, np.ndarray]
 _BACKBONE_IMAGES = 32
 # The stages of a backbone by their stride in pixels.
@@ -84,7 +84,8 @@ class Exportable:
         if not isinstance(outputs.embedding, tuple):
             results["embedding"] = outputs.embedding.astype(jnp.float32)
         if isinstance(self.network, wrappers.WithHeads):
-            results |= self.network.project(variables, outputs.embedding)
+            read = outputs if patches or self.is_backbone else outputs._replace(patches=None)
+            results |= self.network.further(variables, read)
         if self.is_backbone:
             maps = stages(outputs, images.shape[1])
             results |= {name: x.astype(jnp.float32) for name, x in maps.items()}

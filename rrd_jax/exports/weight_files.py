@@ -33,7 +33,7 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
       UnfitError: the naming scheme does not cover the network.
     """
     errors.lookup("names", names, dict.fromkeys(interface.NAMES))
-    if isinstance(exportable.network, wrappers.Projected):
+    if isinstance(exportable.network, wrappers.WithHeads):
         raise errors.UnfitError(
             "weight files cannot hold the head of an objective; omit --head, or use"
             " --format=onnx or --format=stablehlo"

@@ -91,7 +91,7 @@ def make_exportable(
             " of pixels in [0, 1], for ImageNet --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225,"
             " and --image_size"
         )
-    if isinstance(network, wrappers.Projected):
+    if isinstance(network, wrappers.WithHeads):
         inner = make_exportable(network.network, variables, about, terms).network
         return Exportable(dataclasses.replace(network, network=inner), variables, about, terms)
     # Teachers are loaded in float32.

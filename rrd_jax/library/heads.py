@@ -21,10 +21,10 @@ from rrd_jax.weights import files
 def with_head(
     student: Loaded, path: pathlib.Path, fields: Mapping[str, Any] | None, names: str
 ) -> Loaded:
-    """Returns the student with the head of an objective applied to its embedding.
+    """Returns the student with the heads of an objective applied to its embedding and patches.
 
-    With several heads, the embedding is unchanged, and exported files also return the vectors of
-    each head, as `embed_0` for embed[0].
+    With the heads of several teachers, the outputs are unchanged, and exported files also return
+    the vectors of each, as `embed_0` for embed[0]; backbones also its patches, `embed_0_patches`.
 
     Args:
       student: the student of a run.
@@ -38,20 +38,24 @@ def with_head(
     """
     read = {name.strip(): _read(path, fields, name.strip()) for name in names.split(",")}
     if len(read) == 1:
-        ((layers, is_unit),) = read.values()
-        network, variables = wrappers.projected(
-            student.network, student.variables, layers, is_unit=is_unit
-        )
+        (heads,) = read.values()
     else:
-        outputs = {re.sub(r"\[(\d+)\]", r"_\1", name): head for name, head in read.items()}
-        network, variables = wrappers.with_heads(student.network, student.variables, outputs)
+        outputs = {name: re.sub(r"\[(\d+)\]", r"_\1", name) for name in read}
+        heads = [
+            head._replace(output=outputs[name] + "_patches" * (head.reads == "patches"))
+            for name, named in read.items()
+            for head in named
+        ]
+    network, variables = wrappers.with_heads(student.network, student.variables, heads)
     training = {**student.about.training, "head": ",".join(read)}
     about = dataclasses.replace(student.about, training=training)
     return dataclasses.replace(student, network=network, variables=variables, about=about)
 
 
-def _read(path: pathlib.Path, fields: Mapping[str, Any] | None, name: str) -> tuple[Any, bool]:
-    """Returns the layers of a head, and whether its vectors have length 1; see `with_head`."""
+def _read(
+    path: pathlib.Path, fields: Mapping[str, Any] | None, name: str
+) -> list[wrappers.TrainedHead]:
+    """Returns the heads of an objective, which replace the outputs that they read."""
     folder, which = files.split(path)
     if not fields:
         raise errors.InputError(
@@ -63,13 +67,19 @@ def _read(path: pathlib.Path, fields: Mapping[str, Any] | None, name: str) -> tu
     needs_memory = term in objectives and objectives[term].head_needs_memory
     state, _ = checkpoints.load_objective(folder, term, which, with_memory=needs_memory)
     objective = objectives[term]
-    if objective.head is None:
+    functions = {"embedding": objective.head, "patches": objective.patch_head}
+    if not any(functions.values()):
         raise errors.InputError(
-            f"head is '{name}', but the objective has no head behind the embedding; omit head"
+            f"head is '{name}', but the objective has no head to the teacher's features, or one to"
+            " standardized features, of which it compares directions only; omit head"
         )
-    state = _of_teacher(state, term, number)
-    head, is_unit = objective.head(jax.tree.map(jnp.asarray, state))
-    return projections.layers(head), is_unit
+    state = jax.tree.map(jnp.asarray, _of_teacher(state, term, number))
+    heads = []
+    for reads, function in functions.items():
+        if function:
+            head, is_unit = function(state)
+            heads.append(wrappers.TrainedHead(reads, reads, projections.layers(head), is_unit))
+    return heads
 
 
 def with_class_vectors(network: Loaded, path: pathlib.Path, scale: float) -> Loaded:

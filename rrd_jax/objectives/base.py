@@ -74,7 +74,8 @@ class Objective(NamedTuple):
         returns it, that maps the student's embedding to the vector that `loss` compares; is_unit
         is True if that vector is normalized to length 1. The state has no memory, unless
         `head_needs_memory` is True. None without such layers.
-      head_needs_memory: True if `head` reads the memory.
+      patch_head: function like `head` for the student's patches.
+      head_needs_memory: True if `head` or `patch_head` reads the memory.
       by_teacher: function like `loss` that also returns the loss [B] of each teacher by its number,
         (loss, new memory, losses); None unless several teachers are compared separately.
       needs_patches: True if `loss` reads the teacher's patches; the teacher cache then holds them.
@@ -97,6 +98,7 @@ class Objective(NamedTuple):
     needs_maps: bool = True
     floor: Callable[[ObjectiveState, Any], jax.Array] | None = None
     head: Callable[[ObjectiveState], tuple[Any, bool]] | None = None
+    patch_head: Callable[[ObjectiveState], tuple[Any, bool]] | None = None
     head_needs_memory: bool = False
     by_teacher: Callable[..., tuple[jax.Array, Any, dict[int, jax.Array]]] | None = None
     needs_patches: bool = False

@@ -1,5 +1,6 @@
 """Embedding distillation: regression of the teacher's embedding, of images or of patches."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -148,14 +149,6 @@ def _over_images(
         memory = standardization.updated(state.memory, teacher.embedding, total_steps)
         return embed_loss(embedding, target, distance=distance), memory
 
-    def trained_head(state):
-        # The cosine compares normalized vectors, whose lengths are not trained.
-        if distance == "cosine" or standardize == "none":
-            return state.params, distance == "cosine"
-        layers = projections.layers(state.params)
-        last = standardization.restored(state.frozen, state.memory, layers.get("out", layers))
-        return ({**layers, "out": last} if "out" in layers else last), False
-
     def measure(state, teacher, labels):
         del labels
         return state._replace(frozen=standardization.measure(standardize, teacher.embedding))
@@ -164,8 +157,8 @@ def _over_images(
         init,
         loss,
         needs_maps=False,
-        head=trained_head,
-        head_needs_memory=standardize == "running" and distance != "cosine",
+        head=_trained_head(standardize, is_unit=distance == "cosine"),
+        head_needs_memory=standardize == "running",
         needs_index=False,
         measure=measure if standardize in standardization.MEASURED else None,
     )
@@ -200,9 +193,32 @@ def _over_patches(
         loss,
         needs_maps=False,
         needs_patches=True,
+        patch_head=_trained_head(standardize, is_unit=not weights["weight_smooth_l1"]),
+        head_needs_memory=standardize == "running",
         needs_index=False,
         measure=measure if standardize in standardization.MEASURED else None,
     )
+
+
+def _trained_head(
+    standardize: str, *, is_unit: bool
+) -> Callable[[ObjectiveState], tuple[Any, bool]] | None:
+    """Returns the function of the head to the teacher's features as they are, see `Objective`.
+
+    Args:
+      standardize: the standardization of the features, which the head undoes.
+      is_unit: whether vectors of length 1 are compared. Their lengths are not trained, so that the
+        standardization cannot be undone; the result is then None.
+    """
+
+    def head(state: ObjectiveState) -> tuple[Any, bool]:
+        if is_unit:
+            return state.params, True
+        layers = projections.layers(state.params)
+        last = standardization.restored(state.frozen, state.memory, layers.get("out", layers))
+        return ({**layers, "out": last} if "out" in layers else last), False
+
+    return None if is_unit and standardize != "none" else head
 
 
 def _init_standardization(standardize: str, dim: int) -> tuple[Any, Any]:

@@ -101,8 +101,9 @@ def averaged(
         loss=mean_of(objective.loss, drop),
         by_teacher=reported,
         floor=None,
-        # Each teacher has a separate head.
+        # Each teacher has separate heads.
         head=None,
+        patch_head=None,
         stage=stage and stage._replace(loss=mean_of(stage.loss, 0.0)),
         taps=objective.taps and taps,
         measure=objective.measure and measure,

@@ -165,7 +165,14 @@ def over_patches(
             memory = PatchMemory(queue, state.memory.draws + 1)
         return losses, memory
 
-    return Objective(init, loss, needs_maps=False, needs_patches=True, needs_index=False)
+    return Objective(
+        init,
+        loss,
+        needs_maps=False,
+        needs_patches=True,
+        patch_head=lambda state: (state.params, True),
+        needs_index=False,
+    )
 
 
 def _drawn(

@@ -6,8 +6,8 @@ the inner network; wrappers that compute logits or embeddings add one parameter.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from rrd_jax import functional
 from rrd_jax.networks import Network, Outputs
 from rrd_jax.objectives.parts import projections
+from rrd_jax.objectives.parts.arithmetic import unit_rows
 
 # Names of the added parameters.
-PROBE, VECTORS, HEAD, HEADS = "probe", "class_vectors", "head", "heads"
+PROBE, VECTORS, HEADS = "probe", "class_vectors", "heads"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,96 +157,76 @@ class ZeroShot(Wrapper):
         return outputs._replace(logits=logits, head=())
 
 
-@dataclasses.dataclass(frozen=True)
-class Projected(Wrapper):
-    """A network whose embedding is projected by an objective's trained head.
+class TrainedHead(NamedTuple):
+    """A head of an objective.
 
     Attributes:
-      widths: output widths of the head's layers, one or two.
-      is_unit: whether embeddings are scaled to length 1.
+      reads: the output that the head reads, "embedding" or "patches".
+      output: "embedding" or "patches" for a head that replaces the output that it reads; or the
+        name of a further output of exported files.
+      layers: the layers, see `projections.layers`.
+      is_unit: whether vectors are scaled to length 1.
     """
 
-    widths: tuple[int, ...]
+    reads: str
+    output: str
+    layers: Any
     is_unit: bool
-
-    def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
-        """Initializes the variables; the head is zero."""
-        outputs, variables = self.network.init_with_output(key, images)
-        head = _zeros(outputs.embedding.shape[-1], self.widths)
-        return with_parameter(variables, HEAD, head)
-
-    def apply(
-        self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
-    ) -> Outputs:
-        """Implements `Network.apply`, for evaluation only."""
-        outputs, head = self._apply_inner(HEAD, variables, images, train=train)
-        apply = projections.project if self.is_unit else projections.apply_head
-        return outputs._replace(embedding=apply(head, outputs.embedding))
 
 
 @dataclasses.dataclass(frozen=True)
 class WithHeads(Wrapper):
-    """A network with the trained heads of several teachers, as further outputs of exported files.
+    """A network with trained heads, which replace outputs or add outputs to exported files.
 
     Attributes:
-      heads: for each head the name of its output, the output widths of its layers, and whether its
-        vectors are scaled to length 1.
+      heads: the heads, with the output widths of their layers instead of the layers.
     """
 
-    heads: tuple[tuple[str, tuple[int, ...], bool], ...]
+    heads: tuple[TrainedHead, ...]
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
         """Initializes the variables; the heads are zero."""
         outputs, variables = self.network.init_with_output(key, images)
-        width = outputs.embedding.shape[-1]
-        heads = {name: _zeros(width, widths) for name, widths, _ in self.heads}
+        heads = {
+            head.output: _zeros(getattr(outputs, head.reads).shape[-1], head.layers)
+            for head in self.heads
+        }
         return with_parameter(variables, HEADS, heads)
 
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
     ) -> Outputs:
         """Implements `Network.apply`, for evaluation only."""
-        return self._apply_inner(HEADS, variables, images, train=train)[0]
+        outputs, layers = self._apply_inner(HEADS, variables, images, train=train)
+        return outputs._replace(**self._compute(layers, outputs, replacing=True))
 
-    def project(self, variables: Mapping[str, Any], embedding: jax.Array) -> dict[str, jax.Array]:
-        """Returns the vectors [B, D] of each head by the name of its output."""
-        heads = variables["params"][HEADS]
-        return {
-            name: (projections.project if is_unit else projections.apply_head)(
-                heads[name], embedding
-            )
-            for name, _, is_unit in self.heads
-        }
+    def further(self, variables: Mapping[str, Any], outputs: Outputs) -> dict[str, jax.Array]:
+        """Returns the outputs [B, D] or [B, h, w, D] that the heads add, by name."""
+        return self._compute(variables["params"][HEADS], outputs, replacing=False)
+
+    def _compute(self, layers: Any, outputs: Outputs, *, replacing: bool) -> dict[str, jax.Array]:
+        results = {}
+        for head in self.heads:
+            features = getattr(outputs, head.reads)
+            if (head.output == head.reads) == replacing and features is not None:
+                x = projections.apply_head(layers[head.output], features)
+                results[head.output] = unit_rows(x) if head.is_unit else x
+        return results
 
 
 def with_heads(
-    network: Network, variables: Mapping[str, Any], heads: Mapping[str, tuple[Any, bool]]
+    network: Network, variables: Mapping[str, Any], heads: Sequence[TrainedHead]
 ) -> tuple[WithHeads, dict[str, Any]]:
     """Adds heads to a network; returns the wrapper and its variables.
 
     Args:
-      network: a network with an embedding.
+      network: a network with the outputs that the heads read.
       variables: weights of the network.
-      heads: name of the output -> the layers of the head, see `projections.layers`, and whether its
-        vectors are scaled to length 1.
+      heads: the heads, each with another output.
     """
-    described = tuple((name, _widths(layers), unit) for name, (layers, unit) in heads.items())
-    weights = {name: layers for name, (layers, _) in heads.items()}
+    described = tuple(head._replace(layers=_widths(head.layers)) for head in heads)
+    weights = {head.output: head.layers for head in heads}
     return WithHeads(network, described), with_parameter(variables, HEADS, weights)
-
-
-def projected(
-    network: Network, variables: Mapping[str, Any], head: Any, *, is_unit: bool
-) -> tuple[Projected, dict[str, Any]]:
-    """Adds an objective's head to a network; returns the wrapper and its variables.
-
-    Args:
-      network: a network with an embedding.
-      variables: weights of the network.
-      head: the layers of the head, see `projections.layers`.
-      is_unit: whether projected embeddings are scaled to length 1.
-    """
-    return Projected(network, _widths(head), is_unit), with_parameter(variables, HEAD, head)
 
 
 def _widths(head: Any) -> tuple[int, ...]:

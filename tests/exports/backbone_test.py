@@ -83,14 +83,16 @@ def test_other_formats_are_verified(form, tmp_path):
 def test_the_head_of_an_objective_is_kept(tmp_path):
     pytest.importorskip("onnxruntime")
     source = exportables.exportable(size=16)
-    head = projections.init_head(jax.random.key(0), 64, 5, "linear", None)
-    network, variables = wrappers.projected(source.network, source.variables, head, is_unit=True)
+    layers = projections.init_head(jax.random.key(0), 64, 5, "linear", None)
+    heads = [wrappers.TrainedHead(name, name, layers, True) for name in ("embedding", "patches")]
+    network, variables = wrappers.with_heads(source.network, source.variables, heads)
     source = dataclasses.replace(source, network=network, variables=variables)
     projected = exports.make_backbone(source)
     _, written = _write(projected, "onnx", tmp_path)
     outputs = exports.open_file(written.path)(exportables.images(source, 2))
-    np.testing.assert_allclose(np.linalg.norm(outputs["embedding"], axis=1), 1, atol=1e-5)
-    assert outputs["embedding"].shape == (2, 5)
+    for name in ("embedding", "patches"):
+        np.testing.assert_allclose(np.linalg.norm(outputs[name], axis=-1), 1, atol=1e-5)
+        assert (len(outputs[name]), outputs[name].shape[-1]) == (2, 5)
     assert "stage2" in outputs
 
 

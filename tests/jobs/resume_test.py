@@ -72,6 +72,13 @@ def test_a_resumed_run_with_drop_path_is_bit_identical(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.parametrize("standardize", ["phi_s", "running"])
+def test_a_resumed_run_with_statistics_of_the_teacher_is_bit_identical(standardize, tmp_path):
+    fields = {"objectives.embed.standardize": standardize, "objectives.embed.distance": "unic"}
+    launch.check_resume(launch.digits("smoke,tiny-tiny,embed", **fields), tmp_path)
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
 # The run is stopped after the fourth step.
 @pytest.mark.parametrize("change_step", [2, 5])
 def test_a_resumed_run_changes_to_onednn_at_the_same_step(change_step, tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ def test_exported_programs_contain_the_head_but_weight_files_refuse_it(run, tmp_
     ("head", "message"),
     [
         ("dkd", "has no objective 'dkd'; available: crd, embed, rrd"),
-        ("ce", "no head behind"),
+        ("ce", "no head to the teacher"),
         ("rrd[0]", "the run has only one head; use 'rrd'"),
     ],
 )

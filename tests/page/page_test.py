@@ -201,6 +201,20 @@ def test_the_page_of_a_run_without_labels_has_its_loss_and_alignment(tmp_path):
     assert "10 nearest" in html.render(page)
 
 
+def test_the_page_of_a_run_with_several_teachers_has_the_values_of_each(tmp_path):
+    early = {f"proof/cka[{i}]": 0.5 + i / 10 for i in range(2)} | {"proof/cka": 0.4}
+    late = {f"test/loss/embed[{i}]": 2.0 + i for i in range(2)}
+    models = [{"model": "big"}, {"model": "bigger"}]
+    _write(tmp_path / "run" / "model.json", {"training": {"teachers": models}})
+    run = _run(tmp_path / "run", [early | {"test/loss": 3.0}, late | {"test/loss": 2.5}])
+    (section,) = run_page.page(run).sections
+    tables = {part.name: part for part in section.elements if isinstance(part, Table)}
+    assert [[cell.text for cell in row[1:]] for row in tables["run-teachers"].rows] == [
+        ["big", "2", "0.5"],
+        ["bigger", "3", "0.6"],
+    ]
+
+
 def test_the_page_of_a_run_with_labels_has_its_accuracy(tmp_path):
     run = _run(tmp_path / "run", [{"test/top1": 50.0, "train/top1": 60.0, "train/loss": 1.0}])
     (section,) = run_page.page(run).sections

@@ -54,10 +54,17 @@ def test_two_teachers_are_trained_before_the_student_and_reused_by_the_next_star
         launch.run(changed, tmp_path)
 
 
-def _check_heads(run):
-    """Asserts that the student can be loaded with the head of each teacher."""
+def _state(run):
+    """Returns parts of the newest checkpoint, as NumPy arrays."""
     *_, state = sorted(run.glob("checkpoints/*/state"))
     restored = ocp.PyTreeCheckpointer().restore(state)
+    parts = ("params", "frozen", "memory")
+    return {name: jax.tree.map(np.asarray, restored[name]) for name in parts}
+
+
+def _check_heads(run):
+    """Asserts that the student can be loaded with the head of each teacher."""
+    restored = _state(run)
     # The statistics of the second teacher's embeddings of the training images.
     split = rrd_jax.data.load(parse(_config()).student.source).train
     embeddings = rrd_jax.load(run / "teacher2").embed(split.images)
@@ -68,7 +75,7 @@ def _check_heads(run):
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     bare = rrd_jax.load(run).embed(images)
     for i in range(2):
-        layer = jax.tree.map(np.asarray, stored[f"teacher{i}"])
+        layer = stored[f"teacher{i}"]
         rows = bare @ layer["kernel"] + layer["bias"]
         expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         actual = rrd_jax.load(run, head=f"rrd[{i}]").embed(images)
@@ -96,6 +103,16 @@ def test_students_keep_the_heads_of_teachers_and_classify_by_their_class_vectors
     assert metrics.keys() >= {f"{name}[{i}]" for i in range(2) for name in names}
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     embeddings = rrd_jax.load(tmp_path, head="embed[1]").embed(images).astype(np.float64)
+    state = _state(tmp_path)
+    bare = rrd_jax.load(tmp_path).embed(images, features="patches")
+    head = state["params"]["objectives"]["embed"]["teacher1"]["patches"]
+    hidden = np.maximum(bare @ head["hidden"]["kernel"] + head["hidden"]["bias"], 0)
+    running = state["memory"]["embed"]["teacher1"]["patches"]
+    maps = (hidden @ head["out"]["kernel"] + head["out"]["bias"]) * running["std"] + running["mean"]
+    projected = rrd_jax.load(tmp_path, head="embed[1]")
+    np.testing.assert_allclose(
+        projected.embed(images, features="patches"), maps, rtol=1e-4, atol=1e-4
+    )
     rows = np.random.default_rng(1).standard_normal((3, embeddings.shape[1]))
     np.save(tmp_path / "vectors.npy", rows.astype(np.float32))
     options = {"head": "embed[1]", "class_vectors": tmp_path / "vectors.npy"}
@@ -110,6 +127,10 @@ def test_students_keep_the_heads_of_teachers_and_classify_by_their_class_vectors
     outputs = exports.open_file(tmp_path / "f.onnx")(images)
     assert outputs.keys() == {"embedding", "embed_0", "embed_1"}
     np.testing.assert_allclose(outputs["embed_1"], embeddings, rtol=1e-4, atol=1e-4)
+    student.export(tmp_path / "b.onnx", test=images, backbone=True)
+    outputs = exports.open_file(tmp_path / "b.onnx")(images)
+    np.testing.assert_allclose(outputs["embed_1_patches"], maps, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs["patches"], bare, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,10 @@ def combined(over: str, images: Objective, patches: Objective | None) -> Objecti
         states = {name: part.init(keys[name], student, teacher) for name, part in parts.items()}
         return ObjectiveState(*_by_part(states))
 
+    def head_of(name):
+        head = {"images": images.head, "patches": patches.patch_head}[name]
+        return head and (lambda state: head(_of_part(state, name)))
+
     def loss(state, student, teacher, batch):
         total, memories = 0.0, {}
         for name, part in parts.items():
@@ -141,15 +145,16 @@ def combined(over: str, images: Objective, patches: Objective | None) -> Objecti
     return patches._replace(
         init=init,
         loss=loss,
-        head=lambda state: images.head(_of_part(state, "images")),
-        head_needs_memory=images.head_needs_memory,
+        head=head_of("images"),
+        patch_head=head_of("patches"),
+        head_needs_memory=images.head_needs_memory or patches.head_needs_memory,
         measure=images.measure and measure,
         needs_index=images.needs_index or patches.needs_index,
     )
 
 
 def _of_part(state: ObjectiveState, name: str) -> ObjectiveState:
-    # A head is computed from a state without memory.
+    # A head may be computed from a state without memory.
     return ObjectiveState(*(field and field[name] for field in state))
 
 

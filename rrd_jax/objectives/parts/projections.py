@@ -144,18 +144,29 @@ def with_fixed_head(objective: Objective) -> Objective:
         state = objective.init(key, student, teacher)
         return state._replace(params=(), frozen=(state.params, state.frozen))
 
-    def loss(state, student, teacher, batch):
+    def unfixed(state):
         params, frozen = state.frozen
-        return objective.loss(state._replace(params=params, frozen=frozen), student, teacher, batch)
+        return state._replace(params=params, frozen=frozen)
+
+    def loss(state, student, teacher, batch):
+        return objective.loss(unfixed(state), student, teacher, batch)
 
     def floor(state, teacher):
-        return objective.floor(state._replace(frozen=state.frozen[1]), teacher)
+        return objective.floor(unfixed(state), teacher)
 
     def head(state):
-        return objective.head(state._replace(params=state.frozen[0]))
+        return objective.head(unfixed(state))
 
-    floor = objective.floor and floor
-    return objective._replace(init=init, loss=loss, floor=floor, head=head)
+    def patch_head(state):
+        return objective.patch_head(unfixed(state))
+
+    return objective._replace(
+        init=init,
+        loss=loss,
+        floor=objective.floor and floor,
+        head=objective.head and head,
+        patch_head=objective.patch_head and patch_head,
+    )
 
 
 def init_adapter(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:
