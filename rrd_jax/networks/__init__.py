@@ -27,6 +27,7 @@ from rrd_jax.networks import (
     mobilenet,
     mobileone,
     perception,
+    radio,
     regnet,
     repvgg,
     repvit,
@@ -96,6 +97,7 @@ FAMILIES: tuple[Family, ...] = (
     beit.FAMILY,
     perception.FAMILY,
     perception.SPATIAL,
+    radio.FAMILY,
 )
 # Networks published for ImageNet.
 IMAGENET: dict[str, Factory] = {

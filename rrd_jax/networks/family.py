@@ -57,6 +57,7 @@ class Layout:
       rules: rules of the entries with this prefix.
       heads: rules of the classifier.
       ignored: regular expression of foreign names that the network does not use.
+      ignored_ones: regular expression of foreign names that are ignored if all their values are 1.
       zeros: native names of entries that are 0 and have no foreign name -> the entry with the same
         number of rows.
       after: converts the result of the rules to native entries.
@@ -72,6 +73,7 @@ class Layout:
     rules: tuple[Rule, ...]
     heads: tuple[Rule, ...] = ()
     ignored: str = "$^"
+    ignored_ones: str = "$^"
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
     after: Callable[[Entries], Entries] = dict
     before: Callable[[Entries], Entries] = dict
@@ -99,6 +101,8 @@ class Kind(NamedTuple):
       epsilon: config name of the norms' epsilon, "" for none.
       fields: values of `sizes` -> the fields of a variant of a network that have these values; None
         for kinds without variants.
+      moments: config names of the mean and the standard deviation by which transformers normalizes
+        images inside the network; () for none.
     """
 
     description: str
@@ -109,6 +113,7 @@ class Kind(NamedTuple):
     network_sizes: Callable[[Any], dict[str, Any] | None]
     epsilon: str = "layer_norm_eps"
     fields: Callable[[Config], dict[str, Any]] | None = None
+    moments: tuple[str, ...] = ()
 
 
 class Family(NamedTuple):

@@ -1,7 +1,7 @@
 """Position embeddings of transformers, resampled for images of another size."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +24,9 @@ def fit(variables: Any, network: Network, image_shape: tuple[int, ...], way: str
 
     Position embeddings are resampled by the network's attribute `resampling`: "cubic", bicubically
     with antialiasing; "sharp", by `way`; "linear", bilinearly with antialiasing, but in timm
-    bicubically. The embeddings of tokens other than patches are not changed.
+    bicubically; "cropped", bilinearly without antialiasing to a square with the longer side of the
+    image, of which the first rows and columns are used; "aligned", in the same way but with the
+    corners of both squares aligned. The embeddings of tokens other than patches are not changed.
 
     Args:
       variables: {"params": ...}; weights of other networks are returned unchanged.
@@ -33,9 +35,9 @@ def fit(variables: Any, network: Network, image_shape: tuple[int, ...], way: str
       way: the library whose resampling is followed, one of WAYS. It matters for DINOv2 without
         registers: "authors", bicubically without antialiasing and with 0.1 added to the numbers of
         patches; "transformers", without antialiasing; "timm", with antialiasing; and for TIPSv2,
-        where only "timm" is bicubic. Other networks are resampled bicubically with antialiasing, as
-        in timm and, for DINOv2 with registers, by its authors and transformers. "auto" is
-        "authors".
+        where only "timm" is bicubic; and for C-RADIO, whose corners "transformers" never aligns.
+        Other networks are resampled bicubically with antialiasing, as in timm and, for DINOv2 with
+        registers, by its authors and transformers. "auto" is "authors".
     """
     params = variables.get("params") if isinstance(variables, Mapping) else None
     positions = params.get(NAME) if isinstance(params, Mapping) else None
@@ -50,26 +52,55 @@ def fit(variables: Any, network: Network, image_shape: tuple[int, ...], way: str
         return variables
     rest, patches = jnp.split(jnp.asarray(positions, jnp.float32), [others], axis=1)
     patches = patches.reshape(side, side, -1)
-    resampling = "cubic" if way == "timm" else getattr(network, "resampling", "cubic")
-    if resampling != "sharp":
+    resampling = getattr(network, "resampling", "cubic")
+    if resampling in ("sharp", "linear") and way == "timm":
+        resampling = "cubic"
+    if resampling in ("cubic", "linear"):
         shape = (*grid, patches.shape[-1])
         patches = jax.image.resize(patches, shape, resampling, antialias=True)
     else:
-        offset = 0.0 if way == "transformers" else _OFFSET
-        rows, columns = (_resampling(side, size, (size + offset) / side) for size in grid)
+        if resampling == "sharp":
+            offset = 0.0 if way == "transformers" else _OFFSET
+            rows, columns = (_bicubic(side, size, (size + offset) / side) for size in grid)
+        else:
+            aligned = resampling == "aligned" and way != "transformers"
+            square = _bilinear(side, max(grid), aligned=aligned)
+            rows, columns = (square[:size] for size in grid)
         patches = jnp.einsum("hi,wj,ijc->hwc", rows, columns, patches, precision="highest")
     patches = patches.reshape(1, -1, patches.shape[-1])
     fitted = jnp.concatenate([rest, patches], axis=1)
     return {**variables, "params": {**params, NAME: fitted}}
 
 
-def _resampling(source: int, target: int, scale: float) -> np.ndarray:
+def _bicubic(source: int, target: int, scale: float) -> np.ndarray:
     """Returns the matrix [target, source] of PyTorch's bicubic resampling of an axis by a scale."""
-    positions = (np.arange(target) + 0.5) / scale - 0.5
-    first, matrix = np.floor(positions).astype(int), np.zeros((target, source), np.float32)
-    for tap in (-1, 0, 1, 2):
+    return _filtered(source, (np.arange(target) + 0.5) / scale - 0.5, _cubic, (-1, 0, 1, 2))
+
+
+def _bilinear(source: int, target: int, *, aligned: bool) -> np.ndarray:
+    """Returns the matrix [target, source] of a linear resampling without antialiasing.
+
+    Args:
+      source: number of values.
+      target: number of values of the result.
+      aligned: whether the first and last values are kept (`align_corners` in PyTorch).
+    """
+    if aligned:
+        positions = np.arange(target) * (source - 1) / max(target - 1, 1)
+    else:
+        positions = (np.arange(target) + 0.5) * source / target - 0.5
+    return _filtered(source, positions, lambda distance: np.maximum(1 - distance, 0), (0, 1))
+
+
+def _filtered(
+    source: int, positions: np.ndarray, weight: Callable, taps: tuple[int, ...]
+) -> np.ndarray:
+    """Returns the matrix [target, source] of a filter at positions [target] of an axis."""
+    target, first = len(positions), np.floor(positions).astype(int)
+    matrix = np.zeros((target, source), np.float32)
+    for tap in taps:
         index = np.clip(first + tap, 0, source - 1)
-        weights = _cubic(np.abs(positions - first - tap)).astype(np.float32)
+        weights = weight(np.abs(positions - first - tap)).astype(np.float32)
         np.add.at(matrix, (np.arange(target), index), weights)
     return matrix
 

@@ -165,6 +165,10 @@ class VisionTransformer(nn.Module):
             x = jnp.concatenate([*tokens, x], axis=1)
         return x
 
+    def class_features(self, tokens: jax.Array) -> jax.Array:
+        """Returns the embedding [B, D] of tokens [B, N, D] if the class token is pooled."""
+        return tokens[:, 0]
+
     def _prepend_tokens(self, x: jax.Array) -> tuple[jax.Array, int]:
         """Returns the patch tokens with positions, after all other tokens, and their number."""
         rows = (1, 1, self.width)
@@ -200,7 +204,7 @@ class VisionTransformer(nn.Module):
         )
         embedding = embedding.astype(jnp.float32)
         if not self.distilled:
-            embedding = embedding[:, 0] if self.pool == "token" else embedding
+            embedding = self.class_features(embedding) if self.pool == "token" else embedding
             head = classifier(name="head")
             logits = head(embedding)
             return Outputs(logits, embedding, tuple(maps), tuple(maps), head.head, patches)

@@ -3,6 +3,7 @@
 `networks.family` defines layouts.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -23,6 +24,11 @@ FORMS: dict[str, tuple[Callable, Callable]] = {
     "flat": (lambda array: array.reshape(-1), lambda array: array.reshape(1, 1, 1, -1)),
     # PyTorch has a 1x1 convolution; `entry_values.with_rank` accepts either shape.
     "matrix": (lambda array: array, lambda array: array.reshape(len(array), -1)),
+    # A linear layer of the values of a patch of three channels, in the order of a convolution.
+    "patches": (
+        lambda array: array.reshape(len(array), 3, math.isqrt(array.shape[1] // 3), -1),
+        lambda array: array.reshape(len(array), -1),
+    ),
 }
 
 
@@ -51,7 +57,7 @@ def _read_one(layout: Layout, outer: str, inner: str, entries: dict[str, tuple[A
     foreign = {n: value for n, (value, _) in entries.items() if n.startswith(outer)}
     native: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    used: set[str] = set()
+    used = {name for name in foreign if _is_one(layout, outer + inner, name, foreign[name])}
     for prefix, rules in ((outer + inner, layout.rules), (outer, layout.heads)):
         for name in foreign:
             for rule in rules if name.startswith(prefix) and name not in used else ():
@@ -85,6 +91,17 @@ def _read_one(layout: Layout, outer: str, inner: str, entries: dict[str, tuple[A
         native = _merge_class_position(native)
     for entry, value in layout.after(native).items():
         entries[outer + entry] = (value, origins.get(entry, default_origin))
+
+
+def _is_one(layout: Layout, prefix: str, name: str, value: Any) -> bool:
+    """Returns True for an entry of `Layout.ignored_ones` whose values are all 1."""
+    if not name.startswith(prefix) or not re.compile(layout.ignored_ones).match(name, len(prefix)):
+        return False
+    try:
+        return bool(np.all(entry_values.read(value) == 1))
+    # Unreadable values are reported later, if the network is chosen.
+    except ValueError:
+        return False
 
 
 def _merge_class_position(entries: Entries) -> Entries:

@@ -3,6 +3,7 @@
 The files name the network, the classes and the preprocessing of images.
 """
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
@@ -173,6 +174,8 @@ def _read_transformers(file: pathlib.Path, content: dict[str, Any], model: str) 
     vision = content.get("vision_config") or content
     images = user_paths.read_object(file.with_name("preprocessor_config.json")) or {}
     preprocessing = _processor_preprocessing(images, vision.get("num_channels", 3))
+    if preprocessing and (moments := transformers_config.inner_moments(vision, content)):
+        preprocessing = _normalized_twice(preprocessing, *moments)
     return Sidecar(model or fitting[0], len(labels) or None, tuple(names), preprocessing)
 
 
@@ -189,7 +192,8 @@ def _processor_preprocessing(content: Mapping[str, Any], channels: int) -> Prepr
     if isinstance(size, int):
         is_short = has_crop or content.get("crop_pct")
         size = {"shortest_edge": size} if is_short else {"height": size, "width": size}
-    if not isinstance(size, Mapping) or "image_mean" not in content:
+    is_normalized = content.get("do_normalize", True)
+    if not isinstance(size, Mapping) or (is_normalized and "image_mean" not in content):
         return None
     short = size.get("shortest_edge")
     if short and has_crop:
@@ -204,12 +208,22 @@ def _processor_preprocessing(content: Mapping[str, Any], channels: int) -> Prepr
     # The processor computes (pixel * factor - mean) / std; here, pixels are divided by 255.
     factor = content.get("rescale_factor", 1 / 255) if content.get("do_rescale", True) else 1.0
     unit = 1 if math.isclose(255 * factor, 1, rel_tol=1e-6) else 255 * factor
-    mean, std = content["image_mean"], content["image_std"]
-    if not content.get("do_normalize", True):
-        mean, std = [0.0] * channels, [1.0] * channels
+    mean, std = [0.0] * channels, [1.0] * channels
+    if is_normalized:
+        mean, std = content["image_mean"], content["image_std"]
     moments = [[value / unit for value in values] for values in (mean, std)]
     filter_name = {_BICUBIC: "bicubic"}.get(content.get("resample"))
     return _preprocessing(image_size, channels, *moments, resize, filter_name)
+
+
+def _normalized_twice(outer: Preprocessing, mean: Any, std: Any) -> Preprocessing:
+    """Returns a preprocessing followed by a normalization inside the network."""
+    rows = list(zip(outer.mean, outer.std, map(float, mean), map(float, std), strict=True))
+    return dataclasses.replace(
+        outer,
+        mean=tuple(m + s * inner_mean for m, s, inner_mean, _ in rows),
+        std=tuple(s * inner_std for _, s, _, inner_std in rows),
+    )
 
 
 def _preprocessing(

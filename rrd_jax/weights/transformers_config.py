@@ -325,6 +325,17 @@ def _variants(kind: Kind, expected: Mapping[str, Any], names: list[str]) -> list
     return list(itertools.islice(fits, 1))
 
 
+def inner_moments(config: Config, content: Config) -> tuple[Any, ...]:
+    """Returns the mean and standard deviation of a normalization inside the network; () for none.
+
+    Args:
+      config: the config of the image tower.
+      content: content of a config.json for which `names` finds a network.
+    """
+    kind = KINDS[content["model_type"]]
+    return tuple({**kind.defaults, **config}[name] for name in kind.moments)
+
+
 def is_classifier(content: Config) -> bool:
     """Returns True if a config describes a linear classifier on the embedding."""
     architecture = str((content.get("architectures") or ["ForImageClassification"])[0])

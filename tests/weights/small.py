@@ -16,6 +16,7 @@ from rrd_jax.networks import (
     fastvit,
     mobileone,
     perception,
+    radio,
     regnet,
     repvit,
     tips,
@@ -28,6 +29,7 @@ _DINOV3 = partial(dinov3.DinoV3, patch=8, width=32, depth=2, heads=2)
 _PERCEPTION = partial(
     perception.PerceptionEncoder, patch=8, width=32, depth=2, heads=2, reference=4
 )
+_RADIO = partial(radio.Radio, patch=8, width=32, depth=2, heads=2, registers=3)
 _GATED = {"gated": True, "activation": jax.nn.silu, "mlp": 5.5}
 _REGISTERS = {"registers": 4, "patch_positions_only": True}
 NETWORKS = {
@@ -63,6 +65,8 @@ NETWORKS = {
         perception.PerceptionSpatial,
         **{**_PERCEPTION.keywords, "class_token": False, "offset": 0.0, "scale": 0.1},
     ),
+    "small_radio": _RADIO,
+    "small_radio_scaled": partial(_RADIO, scale=1e-5, aligned=True, registers=4),
     "small_beit": partial(beit.Beit, patch=8, width=32, depth=2, heads=2, window=4),
     "small_mobileone": partial(
         mobileone.MobileOne,
