@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax.networks import vit
-from rrd_jax.networks.family import Config, Entries, Family, Kind, Layout, rules, transformer_fields
+from rrd_jax.networks.family import (
+    Config,
+    Entries,
+    Family,
+    Kind,
+    Layout,
+    rules,
+    transformer_fields,
+    transformer_sizes,
+)
 from rrd_jax.networks.stored import Stored
 
 
@@ -46,6 +55,10 @@ class Radio(vit.VisionTransformer):
         return tokens[:, jnp.asarray(self.summary)].reshape(len(tokens), -1)
 
 
+# Three of the four teachers of v3, and two of the three of v4, have an image-level loss. The
+# positions of the class tokens are those of NVIDIA's TAO Toolkit for v3-B, L and H (`summary_idxs`
+# in nvidia_tao_pytorch/cv/backbone_v2/radio.py; it lacks the giant network, whose teachers are the
+# same), and for v4 the default of transformers.
 _V3 = {"registers": 7, "summary": (0, 1, 2)}
 _V4 = {"registers": 9}
 _SIZES = {**vit.SIZES, "huge": {"width": 1280, "depth": 32, "heads": 16}}
@@ -119,13 +132,8 @@ def _config_sizes(config: Config) -> dict[str, Any]:
 
 
 def _network_sizes(network: Radio) -> dict[str, Any]:
-    values = (network.width, network.depth, network.heads, network.patch)
-    return {
-        **dict(zip(_SIZE_NAMES, values, strict=True)),
-        "intermediate_size": int(network.width * network.mlp),
-        "num_register_tokens": network.registers,
-        "summary_idxs": network.summary,
-    }
+    more = {"num_register_tokens": network.registers, "summary_idxs": network.summary}
+    return transformer_sizes(network) | more
 
 
 _KIND = Kind(
