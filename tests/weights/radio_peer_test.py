@@ -73,7 +73,7 @@ def test_files_equal_timm(name):
             "maps": maps,
         }
 
-    for shape in ((64, 64), (48, 48), (16, 56), (96, 40)):
+    for shape in ((64, 64), (16, 56), (96, 40)):
         peers.compare(name, variables, shape, outputs)
 
 
@@ -120,7 +120,7 @@ def test_folders_equal_transformers(tmp_path):
         result = peer(images)
         return {"embedding": result.summary, "patches": result.features}
 
-    for shape in ((64, 64), (48, 48), (16, 56)):
+    for shape in ((64, 64), (16, 56)):
         peers.compare("small_radio", variables, shape, outputs)
     entries = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     written = to_torch("small_radio", variables, layout="transformers")
