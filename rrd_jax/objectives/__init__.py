@@ -63,6 +63,7 @@ _FILES = (
     "ssim",
     "semckd",
     "reviewkd",
+    "scalekd",
     # With the teacher's classifier.
     "srrl",
     "simkd",
