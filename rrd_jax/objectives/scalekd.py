@@ -166,5 +166,7 @@ RECORD = Record(
     scalekd,
     "patches, after a cross-attention of queries to the student's",
     "arXiv 2411.06786",
+    # The published recipe is for ImageNet.
+    verified=False,
     needs_classes=False,
 )

@@ -198,7 +198,7 @@ _PAIRS = {"one family": ("resnet8", "resnet8"), "two families": ("resnet8", "vgg
 _TRAINED = [("one family", method) for method in ("rrd+kd+fitnet+kdsvd", "ft+fsp")] + [
     ("two families", method)
     for method in (
-        "kd+wsld+dkd+dist+r2kd+cmkd+rld+wttm+ctkd+sdd+wkd+embed+sp+rkd+pkt+cc+ckd+itrd+ega",
+        "kd+wsld+dkd+dist+r2kd+cmkd+rld+wttm+ctkd+sdd+wkd+embed+scalekd+sp+rkd+pkt+cc+ckd+itrd+ega",
         "dcd+crd+rrd+seed+compress+fitnet+at+nst+vid+ssim+semckd+reviewkd+srrl",
         *("simkd", "ab+ft", "crd bank", "rrd momentum", "rrd momentum_reference"),
     )
