@@ -21,6 +21,8 @@ from rrd_jax.networks import (
     custom,
     dinov3,
     dinov3_convnext,
+    edgenext,
+    efficientvit,
     eva02,
     fastvit,
     inverted,
@@ -33,6 +35,7 @@ from rrd_jax.networks import (
     repvit,
     resnet,
     shufflenet,
+    tinyvit,
     tips,
     variants,
     vgg,
@@ -92,6 +95,9 @@ FAMILIES: tuple[Family, ...] = (
     mobileone.FAMILY,
     repvit.FAMILY,
     fastvit.FAMILY,
+    efficientvit.FAMILY,
+    tinyvit.FAMILY,
+    edgenext.FAMILY,
     aimv2.FAMILY,
     eva02.FAMILY,
     beit.FAMILY,
@@ -212,7 +218,7 @@ def check_drop_path(network: Network, rate: float, name: str, prefix: str = "") 
             "is a custom network; set it to 0 and implement drop path in the network"
             if is_custom
             else "does not support drop path; set it to 0 (supported: transformers, ConvNeXt,"
-            " EfficientNet, FastViT, MobileNetV3 and V4, and RegNetY)"
+            " EdgeNeXt, EfficientNet, FastViT, TinyViT, MobileNetV3 and V4, and RegNetY)"
         )
     )
 

@@ -1,7 +1,7 @@
 """ConvNeXt (arXiv 2201.03545) and ConvNeXt V2 (2301.00808), with timm's names and modules."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -51,62 +51,87 @@ class _Mlp(nn.Module):
         return linear(width, name="fc2")(y)
 
 
-class _Block(layers.Block):
-    """A depthwise 7x7 convolution, a norm and an MLP, added to the input."""
+class Block(layers.Block):
+    """A depthwise convolution, a norm and an MLP, added to the input.
 
-    second: bool
-    as_convolutions: bool
+    Attributes:
+      drop: drop-path rate.
+      dtype: type of convolutions and matrix products.
+      kernel: height and width of the depthwise convolution.
+      second: see ConvNeXt.
+      as_convolutions: see ConvNeXt.
+    """
+
     drop: float
     dtype: jnp.dtype
+    kernel: int = 7
+    second: bool = False
+    as_convolutions: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, channels] to the same shape."""
         width = x.shape[-1]
-        y = _Conv(width, 7, groups=width, dtype=self.dtype, name="conv_dw")(x)
+        y = _Conv(width, self.kernel, groups=width, dtype=self.dtype, name="conv_dw")(x)
         y = transformer.LayerNorm(name="norm")(y)
         y = _Mlp(self.as_convolutions, self.second, self.dtype, name="mlp")(y)
         if not self.second:
-            gamma = self.param("gamma", nn.initializers.constant(1e-6), (width,))
-            y = (y * functional.per_channel(gamma, y)).astype(y.dtype)
+            y = transformer.scaled(self, y, "gamma", 1e-6)
         return x + transformer.DropPath(self.drop, name="drop_path")(y, train=train)
 
 
-class _Stage(nn.Module):
-    """Blocks of one width, after a norm and a 2x2 convolution except in the first stage."""
+class Stage(nn.Module):
+    """Blocks of one width, after a norm and a 2x2 convolution except in the first stage.
+
+    Attributes:
+      width: number of output channels.
+      first: whether the stage is the first.
+      blocks: factories of the blocks.
+      dtype: type of the 2x2 convolution.
+    """
 
     width: int
     first: bool
-    drops: tuple[float, ...]
-    second: bool
-    as_convolutions: bool
+    blocks: tuple[Callable[..., nn.Module], ...]
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, channels] to [B, H / 2, W / 2, width], or to the same size if first."""
         if not self.first:
             x = transformer.LayerNorm(name="downsample_0")(x)
             x = _Conv(self.width, 2, 2, dtype=self.dtype, name="downsample_1")(x)
-        for i, drop in enumerate(self.drops):
-            block = _Block(self.second, self.as_convolutions, drop, self.dtype, name=f"blocks_{i}")
-            x = block(x, train=train)
+        for i, block in enumerate(self.blocks):
+            x = block(name=f"blocks_{i}")(x, train=train)
         return x
 
 
-class _Head(nn.Module):
-    """An average over positions, a norm and the classifier."""
+class Head(nn.Module):
+    """An average over positions, a norm and the classifier.
+
+    Attributes:
+      num_classes: number of classes C.
+      normed_patches: whether the patches of Outputs are the last map under the norm.
+      epsilon: epsilon of the norm.
+      kernel_init: initializer of the classifier's kernel [D, C].
+    """
 
     num_classes: int
-    normed_patches: bool
+    normed_patches: bool = False
+    epsilon: float = 1e-6
+    kernel_init: Callable = transformer.small_normal
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[Any, jax.Array, Any, jax.Array]:
-        norm = transformer.LayerNorm(name="norm")
-        embedding = norm(layers.average(x))
+    def __call__(self, maps: Sequence[jax.Array]) -> Outputs:
+        """Computes Outputs from maps [B, H, W, channels], which are their own preactivations."""
+        norm = transformer.LayerNorm(self.epsilon, name="norm")
+        embedding = norm(layers.average(maps[-1]))
         classifier = layers.Classifier(
-            self.num_classes, transformer.small_normal, zero_bias=True, name="fc"
+            self.num_classes, self.kernel_init, zero_bias=True, name="fc"
         )
         logits = classifier(embedding)
-        return logits, embedding, classifier.head, norm(x) if self.normed_patches else x
+        patches = norm(maps[-1]) if self.normed_patches else maps[-1]
+        return Outputs(logits, embedding, tuple(maps), tuple(maps), classifier.head, patches)
 
 
 class ConvNeXt(nn.Module):
@@ -140,20 +165,21 @@ class ConvNeXt(nn.Module):
         x = _Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem_0")(x)
         x = transformer.LayerNorm(name="stem_1")(x)
         maps, rates = [x], transformer.stage_drop_rates(self.drop_path, self.blocks)
-        for stage, (drops, width) in enumerate(zip(rates, self.widths, strict=True)):
-            x = _Stage(
-                width,
-                stage == 0,
-                drops,
-                self.second,
-                self.as_convolutions,
-                self.dtype,
-                name=f"stages_{stage}",
-            )(x, train=train)
+        for i, (drops, width) in enumerate(zip(rates, self.widths, strict=True)):
+            blocks = tuple(
+                partial(
+                    Block,
+                    drop,
+                    self.dtype,
+                    second=self.second,
+                    as_convolutions=self.as_convolutions,
+                )
+                for drop in drops
+            )
+            stage = Stage(width, i == 0, blocks, self.dtype, name=f"stages_{i}")
+            x = stage(x, train=train)
             maps.append(x)
-        head = _Head(self.num_classes, self.normed_patches, name="head")
-        logits, embedding, classifier, patches = head(x)
-        return Outputs(logits, embedding, tuple(maps), tuple(maps), classifier, patches)
+        return Head(self.num_classes, self.normed_patches, name="head")(maps)
 
 
 # Blocks of each stage, channels of the first stage, and whether MLPs are convolutions.

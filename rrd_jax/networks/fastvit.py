@@ -206,6 +206,8 @@ class FastViT(nn.Module):
       dtype: type of convolutions and matrix products; parameters and statistics are float32.
     """
 
+    decay_blocks = r"stages_\d+/blocks_\d+"
+    decay_head = ("final_conv", "head")
     num_classes: int
     widths: tuple[int, ...]
     blocks: tuple[int, ...]

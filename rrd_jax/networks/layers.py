@@ -20,6 +20,16 @@ kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def torch_bias(fan_in: int) -> Callable:
+    """Returns PyTorch's default initializer of biases: uniform in +-1/sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key, shape):
+        return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+    return init
+
+
 class Block(nn.Module):
     """Base class of modules (x, **keywords) -> result that `networks.remat` may recompute."""
 
@@ -57,6 +67,7 @@ class Conv(nn.Module):
       groups: number of groups into which the channels are split.
       use_bias: whether a bias is added.
       kernel_init: initializer of the kernel [kernel, kernel, channels / groups, features].
+      default_bias: whether the bias starts at PyTorch's default values, instead of 0.
       space_to_depth: whether `convolution.convolve_pairs` computes the convolution, which must be
         7x7 of stride 2.
     """
@@ -68,6 +79,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = False
     kernel_init: Callable = kaiming_fan_out
+    default_bias: bool = False
     space_to_depth: bool = False
 
     @nn.compact
@@ -81,8 +93,9 @@ class Conv(nn.Module):
         else:
             y = convolution.convolve(x, kernel, stride=self.stride)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = functional.add_bias(y, bias)
+            fan_in = math.prod(shape[:3])
+            start = torch_bias(fan_in) if self.default_bias else nn.initializers.zeros
+            y = functional.add_bias(y, self.param("bias", start, (self.features,)))
         return checkpoint_name(y, "convolution")
 
 
@@ -256,6 +269,23 @@ class ConvNorm(nn.Module):
         )
 
 
+class Sequential(nn.Module):
+    """Modules that are applied one after another.
+
+    Attributes:
+      modules: factories of the modules by name.
+    """
+
+    modules: Mapping[str, Callable[..., nn.Module]]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Applies the modules (x, train=...) -> result to maps [B, H, W, channels]."""
+        for name, create in self.modules.items():
+            x = create(name=name)(x, train=train)
+        return x
+
+
 def numbered(i: int) -> tuple[str, str]:
     """Returns the names of a convolution and its norm that are attributes of a PyTorch module."""
     return f"conv{i}", f"bn{i}"
@@ -284,13 +314,9 @@ class Classifier(nn.Module):
         """Maps [B, D] to [B, features], or to () if `features` is 0."""
         if not self.features:
             return ()
-        bound = 0.0 if self.zero_bias else 1 / math.sqrt(x.shape[-1])
-
-        def bias_init(key, shape):
-            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-
+        start = nn.initializers.zeros if self.zero_bias else torch_bias(x.shape[-1])
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", bias_init, (self.features,))
+        bias = self.param("bias", start, (self.features,))
         return functional.linear(x, kernel, bias)
 
     @property
@@ -354,7 +380,10 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, maps: Sequence[jax.Array], preactivations: Sequence[jax.Array]
+        self,
+        x: jax.Array,
+        maps: Sequence[jax.Array],
+        preactivations: Sequence[jax.Array],
     ) -> Outputs:
         """Computes Outputs; see `classify`."""
         return classify(x, Classifier(self.num_classes, name="fc"), maps, preactivations)

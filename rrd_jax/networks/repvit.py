@@ -3,6 +3,7 @@
 `teacher.fold`, which exports use too, merges the branches of each token mixer.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -98,16 +99,24 @@ class _Downsample(nn.Module):
         return x + _Mlp(self.dtype, name="ffn")(x, train=train)
 
 
-class _Stem(nn.Module):
-    """Two 3x3 convolutions of stride 2."""
+class Stem(nn.Module):
+    """Two 3x3 convolutions of stride 2.
+
+    Attributes:
+      width: number of output channels.
+      conv_norm: factory of convolutions with norms.
+      dtype: type of the convolutions.
+    """
 
     width: int
+    conv_norm: Callable[..., nn.Module]
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = _ConvNorm(self.width // 2, 3, 2, 1, self.dtype, name="conv1")(x, train=train)
-        second = _ConvNorm(self.width, 3, 2, 1, self.dtype, name="conv2")
+        """Maps [B, H, W, channels] to [B, H / 4, W / 4, width]."""
+        x = self.conv_norm(self.width // 2, 3, 2, 1, self.dtype, name="conv1")(x, train=train)
+        second = self.conv_norm(self.width, 3, 2, 1, self.dtype, name="conv2")
         return second(transformer.gelu(x), train=train)
 
 
@@ -167,6 +176,7 @@ class RepViT(nn.Module):
       dtype: type of convolutions; parameters and statistics are float32.
     """
 
+    decay_blocks = r"stages_\d+/blocks_\d+"
     num_classes: int
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
@@ -175,7 +185,7 @@ class RepViT(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Computes the Outputs of normalized images [B, H, W, channels]."""
-        x = _Stem(self.widths[0], self.dtype, name="stem")(x, train=train)
+        x = Stem(self.widths[0], _ConvNorm, self.dtype, name="stem")(x, train=train)
         maps = [x]
         for i, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True)):
             x = _Stage(width, count, i == 0, self.dtype, name=f"stages_{i}")(x, train=train)

@@ -123,5 +123,4 @@ class Block(vit.Block):
         """Returns the result y of branch i, 1 or 2, with a factor for each channel."""
         if not self.scale:
             return y
-        gamma = self.param(f"gamma_{i}", nn.initializers.constant(self.scale), y.shape[-1:])
-        return (y * functional.per_channel(gamma, y)).astype(y.dtype)
+        return transformer.scaled(self, y, f"gamma_{i}", self.scale)

@@ -41,16 +41,18 @@ class Linear(nn.Module):
       features: number of output features.
       dtype: type of the computation.
       use_bias: whether a bias is added.
+      kernel_init: initializer of the kernel [D, features].
     """
 
     features: int
     dtype: jnp.dtype = jnp.float32
     use_bias: bool = True
+    kernel_init: Callable = small_normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., D] to [..., features]."""
-        kernel = self.param("kernel", small_normal, (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -112,8 +114,13 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Scales [..., D]."""
-        gamma = self.param("gamma", nn.initializers.constant(self.start), (x.shape[-1],))
-        return (x * functional.per_channel(gamma, x)).astype(x.dtype)
+        return scaled(self, x, "gamma", self.start)
+
+
+def scaled(module: nn.Module, x: jax.Array, name: str, start: float) -> jax.Array:
+    """Scales [..., D] by a trained factor per channel, a parameter of the calling module."""
+    gamma = module.param(name, nn.initializers.constant(start), x.shape[-1:])
+    return (x * functional.per_channel(gamma, x)).astype(x.dtype)
 
 
 class DropPath(nn.Module):

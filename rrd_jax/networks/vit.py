@@ -80,7 +80,7 @@ class VisionTransformer(nn.Module):
       dtype: type of matrix products; parameters, norms and softmaxes are float32.
     """
 
-    decay_head = ("head", "head_dist", "attn_pool")
+    decay_head = ("head", "head_dist", "attn_pool", "fc_norm")
     num_classes: int
     patch: int
     width: int

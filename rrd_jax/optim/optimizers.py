@@ -26,7 +26,10 @@ _LARGEST_EPS, _MOST_NS_STEPS = 1e3, 100
 _DECAYS = ("weight_decay", "weight_decay_rate")
 _MASKS = ("mask", "weight_decay_mask")
 # Parameters of transformers without weight decay, as in timm.
-_TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
+_TOKENS = (
+    *("cls_token", "dist_token", "reg_token", "pos_embed"),
+    *("relative_position_bias_table", "attention_biases"),
+)
 _FUNCTIONS = (types.FunctionType, functools.partial)
 # The first two return updates with the opposite sign of Optax's other `scale_by_` factories.
 _REFUSED = ("scale_by_rprop", "scale_by_cocob", "set_to_zero")
@@ -90,9 +93,9 @@ def create(
       nesterov: whether sgd uses Nesterov momentum.
       weight_decay: factor of the weight decay, at least 0.
       decay_norm_and_bias: whether weight decay applies to the scales of norms, to biases, to class
-        and register tokens, and to position embeddings.
-      decay_tokens: whether weight decay applies to tokens and position embeddings, even without
-        decay_norm_and_bias.
+        and register tokens, to position embeddings and to biases of relative positions.
+      decay_tokens: whether weight decay applies to tokens, position embeddings and biases of
+        relative positions, even without decay_norm_and_bias.
       clip_norm: see `sgd`.
 
     Raises:

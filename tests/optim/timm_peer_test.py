@@ -14,10 +14,14 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 _param_groups = pytest.importorskip("timm.optim._param_groups")
 
+_OTHERS = (
+    *("resnet18", "mobilenetv1", "mobilenetv2"),
+    *("mobileone_s0", "repvit_m0_9", "fastvit_t8", "efficientvit_b0", "efficientvit_l1"),
+    *("tiny_vit_5m_224", "edgenext_xx_small"),
+    *("beitv2_base_patch16_224", "eva02_tiny_patch14_224"),
+)
 _NAMES = [
-    name
-    for name in (*modern.SMALLEST, *modern.OTHERS, "resnet18", "mobilenetv1", "mobilenetv2")
-    if published.lookup(name).timm
+    name for name in (*modern.SMALLEST, *modern.OTHERS, *_OTHERS) if published.lookup(name).timm
 ]
 
 

@@ -12,6 +12,8 @@ from rrd_jax.networks import (
     convnext,
     dinov3,
     dinov3_convnext,
+    edgenext,
+    efficientvit,
     eva02,
     fastvit,
     mobileone,
@@ -19,6 +21,7 @@ from rrd_jax.networks import (
     radio,
     regnet,
     repvit,
+    tinyvit,
     tips,
     transformer,
     vit,
@@ -76,6 +79,22 @@ NETWORKS = {
     "small_fastvit": partial(
         fastvit.FastViT,
         **{"widths": (32, 64), "blocks": (1, 1), "ratio": 2, "attention": True},
+    ),
+    "small_efficientvit_b": partial(
+        efficientvit.EfficientViT,
+        **{"widths": (8, 8, 16, 32), "blocks": (1, 2, 1, 1), "head": (32, 24), "head_width": 8},
+    ),
+    "small_efficientvit_l": partial(
+        efficientvit.EfficientViT,
+        **{"widths": (8, 8, 8, 8, 16), "blocks": (1, 1, 1, 1, 1), "head": (32, 24)},
+        **{"head_width": 8, "large": True},
+    ),
+    "small_tinyvit": partial(
+        tinyvit.TinyViT,
+        **{"widths": (16, 24, 32), "blocks": (1, 1, 2), "heads": (2, 4), "windows": (3, 2)},
+    ),
+    "small_edgenext": partial(
+        edgenext.EdgeNeXt, widths=(16, 24, 32, 44), blocks=(1, 2, 1, 1), heads=4
     ),
     "small_regnet": partial(regnet.RegNetY, depth=4, first=16, slope=12, factor=2.5, group=8),
 }

@@ -115,7 +115,7 @@ def test_gradients_equal_pytorch(name):
     assert errors["rrd_jax"] < max(1e-4, 3 * errors["torch"])
 
 
-@pytest.mark.parametrize("name", _TIMM)
+@pytest.mark.parametrize("name", [*_TIMM, "fastvit_t8", "tiny_vit_5m_224", "edgenext_xx_small"])
 def test_drop_path_rates_equal_timm(name):
     if not hasattr(networks.create(name, 10), "drop_path"):
         pytest.skip("the network has no drop path")

@@ -60,7 +60,8 @@ class NetworkChoice:
       network: a Network object, which replaces all fields except the name.
       drop_path: Drop-path rate of the last block: the share of images for which the block is
         skipped in training. The rates of earlier blocks are proportional to their depth. For
-        transformers, ConvNeXt, EfficientNet, FastViT, MobileNetV3 and V4, and RegNetY.
+        transformers, ConvNeXt, EdgeNeXt, EfficientNet, FastViT, TinyViT, MobileNetV3 and V4, and
+        RegNetY.
       positions: Resampling of the position embeddings of TIPSv2, and of DINOv2 without registers,
         for images of another size than those of the weights: as the authors, as transformers, or as
         timm. auto: authors, and timm in workdirs of version 0.2.0.

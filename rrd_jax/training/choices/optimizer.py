@@ -39,8 +39,9 @@ class OptimizerChoice:
         this factor times that of the next block. 1 for none.
       rules: How decays apply. timm: layer decay groups the parameters of DeiT, SigLIP, RegNetY,
         RepVGG, ConvMixer and MobileNets as timm does, decay_norm_and_bias=False also excludes class
-        tokens, register tokens and position embeddings, and milestones are rounded half up to
-        epochs. 0.2.0: as in version 0.2.0, whose workdirs keep these rules. auto: timm.
+        tokens, register tokens, position embeddings and biases of relative positions, and
+        milestones are rounded half up to epochs. 0.2.0: as in version 0.2.0, whose workdirs keep
+        these rules. auto: timm.
       schedule_name: milestones, cosine, linear, constant, wsd, exponential; or an import path
         MODULE:NAME of a function learning_rate, steps, options -> (step -> rate).
       schedule_options: Options of the schedule. wsd: decay_epochs (None: a fifth of the epochs),
