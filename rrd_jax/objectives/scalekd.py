@@ -1,5 +1,6 @@
 """ScaleKD's attention projector, from a student's patches to a transformer's (arXiv 2411.06786)."""
 
+import math
 from typing import Any
 
 import jax
@@ -96,7 +97,8 @@ def scalekd(
         number of heads with at least 64 channels.
 
     Raises:
-      InputError: a value is out of range, both weights are 0, or `heads` does not divide D.
+      InputError: a value is out of range, or both weights are 0; in `init`, `heads` does not divide
+        D, or a network has only one patch.
     """
     errors.check_positive(sharpness=sharpness)
     if heads is not None:
@@ -112,6 +114,12 @@ def scalekd(
     def init(key, student, teacher):
         dim = teacher.patches.shape[-1]
         _count(heads, dim)
+        for name, outputs in (("student", student), ("teacher", teacher)):
+            if math.prod(outputs.patches.shape[1:3]) == 1:
+                raise errors.InputError(
+                    f"scalekd compares patches of an image, but the {name} has only one; use larger"
+                    " images, or choose another objective"
+                )
         keys = dict(zip(weights, jax.random.split(key), strict=True))
         shapes = student.patches.shape, teacher.patches.shape
         return ObjectiveState({name: _init(keys[name], *shapes) for name in used})
