@@ -286,7 +286,7 @@ def test_every_built_in_objective_passes_and_missing_outputs_are_named(name):
     assert bool(missed & {"maps", "preactivations"}) == (
         objective.needs_teacher and objective.needs_maps
     )
-    assert ("head" in missed) == (name in ("srrl", "simkd"))
+    assert ("head" in missed) == (name in ("srrl", "simkd", "sdd"))
 
 
 def _refusal(name, objective, student, teacher):
