@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_dict
 from rrd_jax import settings
 from rrd_jax.config.options import Options
 from rrd_jax.data.augment.pipeline import Changes
+from rrd_jax.data.augment.second_view import SecondView
 from rrd_jax.data.source import Source
 from rrd_jax.settings import Field, field
 from rrd_jax.settings.kinds import Auto, Choice, Flag, Mapped, Optional, Path, Text
@@ -65,6 +66,7 @@ DECLARING = (
     Source,
     choices.AugmentChoice,
     Changes,
+    SecondView,
     choices.MixChoice,
     choices.TeacherFields,
     choices.CacheChoice,

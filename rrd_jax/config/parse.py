@@ -13,6 +13,7 @@ from rrd_jax import errors, imports, networks, objectives, optim, parallel
 from rrd_jax.config import automatic, methods, naming, sizes, unlabelled, unused, validation
 from rrd_jax.config.fields import FIELDS, legacy_defaults
 from rrd_jax.data.augment.pipeline import Changes
+from rrd_jax.data.augment.second_view import SecondView
 from rrd_jax.data.source import Source, describe_small_crop
 from rrd_jax.settings import Values, build, fields_of
 from rrd_jax.settings.kinds import Auto
@@ -282,7 +283,7 @@ def _part(
         networks.remat(network, training.remat)
         training.rates(network, (source.image_size, source.image_size, len(training.mean)))
     terms = training.create_objectives(examples=training.batch_size)
-    recipe.check_combination(terms, training.ema, has_teacher=bool(shares))
+    recipe.check_combination(training, terms, has_teacher=bool(shares))
     teacher_cache.check(training, terms)
     return recipe.Part(training, source, _json(ConfigDict(values.tree)))
 
@@ -296,7 +297,9 @@ def _training(
     cache: CacheChoice = _NO_CACHE,
 ) -> recipe.Training:
     mean, std = tuple(values["data.mean"]), tuple(values["data.std"])
-    augment = build(AugmentChoice, values, changes=build(Changes, values))
+    augment = build(
+        AugmentChoice, values, changes=build(Changes, values), second=build(SecondView, values)
+    )
     several = shares if len(shares) > 1 else ()
     return build(
         recipe.Training,

@@ -129,7 +129,7 @@ def _comparable(
     image_shape: Sequence[int],
     size: int,
 ) -> tuple[str, ...]:
-    """Returns the objectives that need no indices of training images."""
+    """Returns the objectives that need no indices and no second view of training images."""
     student, teacher_outputs = (
         network and networks.summarize(network, tuple(image_shape)).outputs
         for network in (recipe.student, teacher)
@@ -145,8 +145,11 @@ def _comparable(
     return tuple(
         name
         for name, objective in recipe.objectives.items()
-        if not objective.needs_index
-        or not objectives.reads(
-            "index", name, objective, shapes(name), student, teacher_outputs, batch
+        if not objective.needs_second
+        and (
+            not objective.needs_index
+            or not objectives.reads(
+                "index", name, objective, shapes(name), student, teacher_outputs, batch
+            )
         )
     )

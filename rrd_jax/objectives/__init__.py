@@ -38,6 +38,10 @@ _FILES = (
     "ctkd",
     "sdd",
     "wkd",
+    # On two views of each image.
+    "mlkd",
+    "crld",
+    "vrm",
     # On the embedding of each image.
     "embed",
     # On relations within the batch.

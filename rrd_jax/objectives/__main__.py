@@ -86,7 +86,7 @@ def print_one(name: str) -> None:
     options = dict(methods.method(name)[entry.name])
     options.pop("factory", None)
     lines = [f"--config.objectives.{entry.name}.{key}={value}" for key, value in options.items()]
-    cached = "cannot" if objective.needs_maps else "can"
+    cached = "cannot" if objective.needs_maps or objective.needs_second else "can"
     console.print_table(*table([name]))
     console.say("\n".join(["", *lines, f"The teacher's outputs {cached} be cached."]))
 

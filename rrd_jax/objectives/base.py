@@ -79,6 +79,8 @@ class Objective(NamedTuple):
       by_teacher: function like `loss` that also returns the loss [B] of each teacher by its number,
         (loss, new memory, losses); None unless several teachers are compared separately.
       needs_patches: True if `loss` reads the teacher's patches; the teacher cache then holds them.
+      needs_second: True if `loss` reads `batch.second`, the outputs for a second view of each
+        image; disables the teacher cache and the loss of held-out images.
       measure: function (state, teacher, labels) -> state with other values in `frozen`, which runs
         once, on the hosts, before the first step. `teacher` are the Outputs of training images
         without augmentation, as NumPy arrays: `embedding` [N, D], and if `needs_patches` some of
@@ -102,6 +104,7 @@ class Objective(NamedTuple):
     head_needs_memory: bool = False
     by_teacher: Callable[..., tuple[jax.Array, Any, dict[int, jax.Array]]] | None = None
     needs_patches: bool = False
+    needs_second: bool = False
     measure: Callable[[ObjectiveState, Any, Any], ObjectiveState] | None = None
     measured: int = 4_096
     needs_index: bool = True

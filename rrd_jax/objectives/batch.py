@@ -1,8 +1,20 @@
 """A training batch, as the train step receives it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+
+
+class SecondView(NamedTuple):
+    """The networks' Outputs for a second view of each image.
+
+    Attributes:
+      student: the student's Outputs, of a separate forward pass.
+      teacher: the teacher's Outputs, constant for gradients; None without a teacher.
+    """
+
+    student: Any
+    teacher: Any
 
 
 class Batch(NamedTuple):
@@ -18,6 +30,9 @@ class Batch(NamedTuple):
       share: [B] float32 in [0, 1], share of the first label; None without mixing.
       teacher_image: the teacher's view, in the format of `image`; None if teacher and student share
         a view.
+      second_image: a second view of each image, in the format of `image`; None unless an objective
+        compares it.
+      second: the outputs for `second_image`, as losses receive them; otherwise None.
       rows: cached outputs of each member of a teacher, [B, width] as
         `teacher.step_outputs.cached_row` returns them; None unless the host holds the cache.
     """
@@ -29,4 +44,6 @@ class Batch(NamedTuple):
     other_label: jax.Array | None = None
     share: jax.Array | None = None
     teacher_image: jax.Array | None = None
+    second_image: jax.Array | None = None
+    second: SecondView | None = None
     rows: tuple[jax.Array, ...] | None = None

@@ -9,7 +9,7 @@ from rrd_jax import errors
 from rrd_jax.networks.jaxprs import reached
 from rrd_jax.objectives.base import Objective, ObjectiveState
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.objectives.shape_checks import sized
+from rrd_jax.objectives.shape_checks import sized, with_second
 
 
 class Trained(NamedTuple):
@@ -35,7 +35,8 @@ def trained(
 
     def gradients(cotangent, params, outputs, state, teacher, batch):
         def mean(params, outputs):
-            losses, _ = objective.loss(state._replace(params=params), outputs, teacher, batch)
+            both_views = with_second(objective, outputs, teacher, batch)
+            losses, _ = objective.loss(state._replace(params=params), outputs, teacher, both_views)
             return jnp.mean(losses)
 
         loss, backward = jax.vjp(mean, params, outputs)

@@ -10,6 +10,7 @@ from rrd_jax import errors
 from rrd_jax.networks.contract import mean_logits
 from rrd_jax.networks.jaxprs import reached
 from rrd_jax.objectives.base import Loss, Objective, ObjectiveState
+from rrd_jax.objectives.batch import Batch
 
 # The part of the state that chooses the teachers that are dropped.
 _DROP = "drop"
@@ -65,7 +66,8 @@ def averaged(
         parts, memory = {}, dict(state.memory)
         for i, outputs in _members(teacher, shares).items():
             state_i = _of_teacher(state, i)
-            parts[i], memory[f"teacher{i}"] = loss(state_i, student, outputs, batch)
+            member_batch = _of_member(batch, i, shares)
+            parts[i], memory[f"teacher{i}"] = loss(state_i, student, outputs, member_batch)
         if drop and batch.index is not None:
             memory[_DROP] += 1
             key = jax.random.fold_in(
@@ -117,6 +119,14 @@ def _members(teacher: Any, shares: Mapping[int, float]) -> dict[int, Any]:
     return {i: outputs._replace(logits=logits) for i, outputs in members.items()}
 
 
+def _of_member(batch: Batch, i: int, shares: Mapping[int, float]) -> Batch:
+    """Returns the batch with the outputs of teacher i for the second view, if there is one."""
+    if batch.second is None:
+        return batch
+    second = batch.second._replace(teacher=_members(batch.second.teacher, shares)[i])
+    return batch._replace(second=second)
+
+
 def _member_shapes(teacher: Any, shares: Mapping[int, float]) -> dict[int, Any]:
     """Returns the Outputs of `_members` as shapes."""
     return jax.eval_shape(lambda teacher: _members(teacher, shares), teacher)
@@ -156,6 +166,7 @@ def _reads_features(
     student, teacher, batch = arguments
     first, outputs = next(iter(_members(teacher, shares).items()))
     state_of_first = _of_teacher(state, first)
+    batch = _of_member(batch, first, shares)
     features = {name: getattr(outputs, name) for name in outputs._fields if name != "logits"}
 
     def loss(features):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, ObjectiveState
-from rrd_jax.objectives.batch import Batch
+from rrd_jax.objectives.batch import Batch, SecondView
 
 
 def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Batch) -> Any:
@@ -49,7 +49,8 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
         declared = objective if function_name == "loss" else None
 
         def traced(state, student, teacher, batch, loss=loss, declared=declared):
-            return loss(state, *_guarded(name, student, teacher, declared), batch)
+            outputs = _guarded(name, student, teacher, declared)
+            return loss(state, *outputs, with_second(objective, *outputs, batch))
 
         result = _traced(name, function_name, traced, state, student, teacher, batch)
         _check_loss(f"{function_name} of objective '{name}'", result, state, size)
@@ -84,7 +85,8 @@ def reads(
     student, teacher = sized(student, len(batch.index)), sized(teacher, len(batch.index))
 
     def loss_of(loss, value, state, student, teacher, rest):
-        return loss(state, student, teacher, rest._replace(**{field: value}))
+        batch = with_second(objective, student, teacher, rest._replace(**{field: value}))
+        return loss(state, student, teacher, batch)
 
     rest = batch._replace(**{field: None})
     return _uses(name, objective, loss_of, getattr(batch, field), state, student, teacher, rest)
@@ -100,7 +102,8 @@ def reads_logits(
     student, teacher = sized(student, len(batch.index)), sized(teacher, len(batch.index))
 
     def loss_of(loss, logits, state, student, teacher, batch):
-        return loss(state, student._replace(logits=logits), teacher, batch)
+        student = student._replace(logits=logits)
+        return loss(state, student, teacher, with_second(objective, student, teacher, batch))
 
     return _uses(name, objective, loss_of, student.logits, state, student, teacher, batch)
 
@@ -119,6 +122,11 @@ def _traced(name: str, function_name: str, function: Callable, *arguments: Any) 
     """Traces a function of an objective and returns its result as shapes."""
     with errors.user_code(f"calling {function_name} of", f"objective '{name}'"):
         return jax.eval_shape(function, *arguments)
+
+
+def with_second(objective: Objective, student: Any, teacher: Any, batch: Batch) -> Batch:
+    """Returns the batch with the same outputs for a second view, if the objective reads it."""
+    return batch._replace(second=SecondView(student, teacher)) if objective.needs_second else batch
 
 
 def sized(outputs: Any, batch: int) -> Any:

@@ -509,7 +509,8 @@ def kind_of(option: inspect.Parameter) -> Kind | None:
         return Auto(COUNT)
     kind = _KINDS_BY_TYPE.get(imports.option_type(option) or object)
     if "temperature" in option.name:
-        kind = Real(minimum=1e-4, maximum=_HIGHEST_TEMPERATURE)
+        limits = Real(minimum=1e-4, maximum=_HIGHEST_TEMPERATURE)
+        kind = Numbers(limits) if isinstance(kind, Numbers) else limits
     is_open = option.default is None or type(None) in typing.get_args(option.annotation)
     return Optional(kind) if kind and is_open else kind
 

@@ -128,4 +128,6 @@ def _obstacle(training: Training, objectives: Mapping[str, Objective]) -> str:
     for name, objective in objectives.items():
         if objective.needs_teacher and objective.needs_maps:
             return f"objective '{name}' may read feature maps (needs_maps is True)"
+        if objective.needs_second:
+            return f"objective '{name}' compares a second view of each image, which is always new"
     return ""

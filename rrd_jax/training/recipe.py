@@ -439,14 +439,22 @@ def create(training: Training, num_classes: int, examples: int) -> Recipe:
     )
 
 
-def check_combination(terms: dict[str, Objective], ema: float, *, has_teacher: bool) -> None:
+def check_combination(
+    training: Training, terms: dict[str, Objective], *, has_teacher: bool
+) -> None:
     """Raises an InputError for objectives without their teacher and for invalid combinations."""
     objectives.check_teacher(terms, present=has_teacher)
-    classifier = objectives.classifier(terms)
-    if classifier and ema:
+    second = [name for name, term in terms.items() if term.needs_second]
+    if second and training.mix:
         raise errors.InputError(
-            f"train.ema is {ema}, but must be 0 with '{classifier}', whose classifier is not"
-            " averaged; set train.ema to 0"
+            f"data.mix mixes images, but objective '{second[0]}' compares two views of an image, of"
+            " which the second is not mixed; set data.mix to none"
+        )
+    classifier = objectives.classifier(terms)
+    if classifier and training.ema:
+        raise errors.InputError(
+            f"train.ema is {training.ema}, but must be 0 with '{classifier}', whose classifier is"
+            " not averaged; set train.ema to 0"
         )
     first = [name for name, term in terms.items() if term.stage and term.stage.student]
     if len(first) > 1:

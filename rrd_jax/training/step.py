@@ -15,7 +15,7 @@ from rrd_jax import networks
 from rrd_jax.data.augment.mixing import Mix
 from rrd_jax.data.augment.pipeline import Augment
 from rrd_jax.objectives import ObjectiveState, mean_losses
-from rrd_jax.objectives.batch import Batch
+from rrd_jax.objectives.batch import Batch, SecondView
 from rrd_jax.training import metrics
 from rrd_jax.training.recipe import Term
 from rrd_jax.training.state import TrainState
@@ -65,6 +65,11 @@ class Task:
     ema: float = 0.0
     gather: Callable[[jax.Array], jax.Array] = lambda parameter: parameter
 
+    @property
+    def has_second_view(self) -> bool:
+        """True if an objective compares a second view of each image."""
+        return any(term.objective.needs_second for term in self.terms.values())
+
 
 class Gradients(NamedTuple):
     """The gradients of a batch or a microbatch, and the new values of other parts of the state.
@@ -113,6 +118,10 @@ def augmented(task: Task, state: TrainState, batch: Batch) -> Batch:
         epoch = state.step // task.steps_per_epoch
         view = augment.choose(state.key, epoch, batch.index)
     images = augment.show(view, batch.index, batch.image)
+    if task.has_second_view:
+        epoch = state.step // task.steps_per_epoch
+        second = augment.show_second(state.key, epoch, batch.index, batch.image)
+        batch = batch._replace(second_image=second)
     if augment.show_teacher is not None:
         teacher_image = augment.show_teacher(view, batch.index, batch.image)
         batch = batch._replace(teacher_image=teacher_image)
@@ -127,10 +136,15 @@ def batch_gradients(
     task: Task, state: TrainState, teacher: Any, batch: Batch, microbatch: jax.Array | int = 0
 ) -> Gradients:
     """Computes the gradients of an augmented batch, or of microbatch number `microbatch`."""
-    outputs = None
+    outputs, second = None, None
     if task.teach is not None:
         with jax.named_scope("teacher"):
             outputs = jax.lax.stop_gradient(task.teach(teacher, batch))
+            if batch.second_image is not None:
+                second_batch = batch._replace(image=batch.second_image, teacher_image=None)
+                second = jax.lax.stop_gradient(task.teach(teacher, second_batch))
+    if batch.second_image is not None:
+        batch = batch._replace(second=SecondView(None, second))
     key = state.key
     for number in (_DROPOUT, state.step, microbatch):
         key = jax.random.fold_in(key, number)
@@ -154,7 +168,7 @@ def total_loss(
       params: the parameters at which the loss is evaluated; the state's params are unused.
       state: provides statistics, memories, constants and the step count.
       teacher_outputs: the teacher's Outputs, constant for gradients; None without a teacher.
-      batch: the augmented batch.
+      batch: the augmented batch; its `second` has the teacher's outputs only.
       key: PRNG key for randomness in the student, such as dropout.
 
     Returns:
@@ -165,6 +179,17 @@ def total_loss(
         outputs, changed = task.student.apply(
             variables, batch.image, train=True, mutable=["batch_stats"], rngs=key
         )
+    if batch.second is not None:
+        # Each view is normalized by its own statistics.
+        with jax.named_scope("student_second"):
+            second, changed = task.student.apply(
+                variables | changed,
+                batch.second_image,
+                train=True,
+                mutable=["batch_stats"],
+                rngs=None if key is None else jax.random.fold_in(key, 1),
+            )
+        batch = batch._replace(second=batch.second._replace(student=second))
     means, memories, logits = {}, {}, outputs.logits
     heads = jax.tree.map(task.gather, params["objectives"])
     for name, term in task.terms.items():

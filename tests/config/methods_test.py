@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from rrd_jax import errors, networks, objectives, parallel
 from rrd_jax.config import methods, parse
 from rrd_jax.jobs import program
-from rrd_jax.objectives.batch import Batch
+from rrd_jax.objectives.batch import Batch, SecondView
 from rrd_jax.training import recipe
 from tests import launch
 from tests.objectives import toy
@@ -74,6 +74,8 @@ _PUBLISHED = {
     "ctkd": {"ce": 0.1, "ctkd": 0.9},
     "sdd": {"ce": 0.1, "sdd": 0.9},
     "wkd": {"ce": 1, "wkd": 1},
+    "mlkd": {"ce": 0.1, "mlkd": 1},
+    "crld": {"ce": 1, "crld": 1},
     "sp": {"ce": 1, "sp": 3000},
     "rkd": {"ce": 1, "rkd": 1},
     "pkt": {"ce": 1, "pkt": 30000},
@@ -176,7 +178,8 @@ def test_the_fields_of_an_objective_create_a_differentiable_objective(case):
     def mean(trained, state):
         student = toy.apply(trained["student"], batch.image)
         state = state._replace(params=trained["objective"])
-        losses, memory = objective.loss(state, student, outputs, batch)
+        both_views = batch._replace(second=SecondView(student, outputs))
+        losses, memory = objective.loss(state, student, outputs, both_views)
         return jnp.mean(losses), (losses, memory)
 
     trained = {"student": network, "objective": start.params}
@@ -200,7 +203,8 @@ _TRAINED = [("one family", method) for method in ("rrd+kd+fitnet+kdsvd+scalekd",
     for method in (
         "kd+wsld+dkd+dist+r2kd+cmkd+rld+wttm+ctkd+sdd+wkd+embed+sp+rkd+pkt+cc+ckd+itrd+ega",
         "dcd+crd+rrd+seed+compress+fitnet+at+nst+vid+ssim+semckd+reviewkd+srrl",
-        *("simkd", "ab+ft", "crd bank", "rrd momentum", "rrd momentum_reference"),
+        *("simkd", "ab+ft", "mlkd+crld+vrm", "crd bank"),
+        *("rrd momentum", "rrd momentum_reference"),
     )
 ]
 # Refusal of objectives that compare channels, for families whose numbers of channels differ.

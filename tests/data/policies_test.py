@@ -47,6 +47,22 @@ def test_randaugment_draws_operators_uniformly_with_the_amounts_of_torchvision()
     assert np.unique(amounts[names == "solarize"]) == pytest.approx([178.5])
 
 
+def test_uniform_randaugment_draws_two_operators_with_the_amounts_of_fixmatch():
+    names, amounts = _draw("rand_uniform", magnitude=99)
+    operator_names, counts = np.unique(names, return_counts=True)
+    assert names.shape == (_COUNT, 2)
+    assert len(operator_names) == 14
+    _check_frequencies(counts, 1 / 14)
+    limits = {"brightness": (0.05, 0.95), "rotate": (-30, 30), "shear_y": (-0.3, 0.3)}
+    limits |= {"solarize": (0, 256), "translate_x": (-0.3 * 448, 0.3 * 448)}
+    for name, (low, high) in limits.items():
+        drawn = amounts[names == name]
+        assert low <= drawn.min() < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < drawn.max() <= high
+        _check_frequencies(np.histogram(drawn, 4, (low, high))[0], 1 / 4)
+    assert set(amounts[names == "posterize"]) == {4, 5, 6, 7}
+
+
 def test_trivialaugment_draws_one_operator_of_any_magnitude():
     # TrivialAugment ignores magnitude and count.
     names, amounts = _draw("trivial", magnitude=99, count=0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from rrd_jax import objectives
-from rrd_jax.objectives.batch import Batch
+from rrd_jax.objectives.batch import Batch, SecondView
 from tests.objectives import toy
 
 
@@ -22,6 +22,7 @@ def test_only_objectives_that_need_common_classes_read_logits_or_classifier(name
     def losses(classes, student, teacher, batch, key):
         teacher = teacher._replace(logits=classes[0], head=classes[1])
         state = objective.init(key, student, teacher)
+        batch = batch._replace(second=SecondView(student, teacher))
         total = jnp.mean(objective.loss(state, student, teacher, batch)[0])
         if objective.stage:
             total += jnp.mean(objective.stage.loss(state, student, teacher, batch)[0])

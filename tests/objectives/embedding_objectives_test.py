@@ -11,6 +11,7 @@ import pytest
 
 from rrd_jax import objectives, parallel
 from rrd_jax.networks import Outputs
+from rrd_jax.objectives.batch import SecondView
 from rrd_jax.training import state
 from tests.objectives import batches
 
@@ -30,6 +31,9 @@ _CASES = {
     "ttm at power 1": ("wttm", {"power": 1.0, "weighted": False}, 0),
     "ctkd": ("ctkd", {"steps_per_epoch": 2}, 0),
     "wkd": ("wkd", {"total_steps": 4}, None),
+    "mlkd": ("mlkd", {}, None),
+    "crld": ("crld", {"labels": 0.0, "across": 0.0, "confident_first": 0.0}, 0),
+    "vrm": ("vrm", {}, 0),
     "sp": ("sp", {}, 0),
     "rkd": ("rkd", {}, 0),
     "pkt": ("pkt", {}, 0),
@@ -96,6 +100,9 @@ def _case(case):
 
     def mean(params, student, teacher, frozen, memory, batch):
         start = objectives.ObjectiveState(params, frozen, memory)
+        # The outputs of the second view are those of the first with other classes.
+        second = SecondView(*(z._replace(logits=z.logits[:, ::-1] + 1) for z in (student, teacher)))
+        batch = batch._replace(second=second)
         losses, memory = objective.loss(start, student, teacher, batch)
         return jnp.mean(losses), (losses, memory)
 

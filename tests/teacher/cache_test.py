@@ -322,6 +322,7 @@ def _cacheable_objectives():
         options = {k: v for k, v in options.items() if objectives.takes(name, k)}
         objective = objectives.create(name, **options)
         reads_positions = objective.needs_maps or objective.needs_patches
+        reads_positions |= objective.needs_second
         if objective.needs_teacher and not reads_positions:
             yield name, objective
 

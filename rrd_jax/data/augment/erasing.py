@@ -45,6 +45,27 @@ def random_erase(
     return jnp.where(inside[..., None], _values(noise_key, image, y * width + x, value), image)
 
 
+def random_cutout(key: jax.Array, image: jax.Array, side: float, value: jax.Array) -> jax.Array:
+    """Fills a random square of an image with a color; see FixMatch, arXiv 2001.07685.
+
+    Args:
+      key: random key.
+      image: [H, W, channels].
+      side: largest side of the square relative to the image's width, in [0, 1]; the side is uniform
+        from 0.
+      value: [channels], the color.
+    """
+    height, width, _ = image.shape
+    size, y, x = jax.random.uniform(key, (3,))
+    size *= side * width
+    top, left = (jnp.maximum(jnp.floor(z - size / 2), 0) for z in (y * height, x * width))
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+    # Both ends belong to the square.
+    inside = (rows >= top) & (rows <= top + size) & (columns >= left) & (columns <= left + size)
+    is_filled = inside[..., None] & (size > 0)
+    return jnp.where(is_filled, value.astype(image.dtype)[None, None], image)
+
+
 def draw_box(
     key: jax.Array, shape: tuple[int, int], probability: float
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from rrd_jax import settings
 from rrd_jax.data import normalization
-from rrd_jax.data.augment import colours, crops, erasing, policies
+from rrd_jax.data.augment import colours, crops, erasing, policies, second_view
 from rrd_jax.data.augment.crops import Crop
+from rrd_jax.data.augment.second_view import SecondView
 from rrd_jax.data.augment.views import FRESH, Views
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.settings import field, kinds, unless
@@ -49,6 +50,8 @@ class Augment(NamedTuple):
       show: (view [B], index [B], images uint8 [B, H, W, channels]) -> normalized float32 images.
       show_teacher: a function like `show` for the teacher's images of a view; None if the teacher
         receives the student's images.
+      show_second: (key, epoch [], index [B], images uint8 [B, H, W, channels]) -> normalized
+        float32 images, a second view for objectives that compare two views; None for none.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Augment(NamedTuple):
     choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None
     show: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     show_teacher: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+    show_second: Callable[..., jax.Array] | None = None
 
 
 _IF_RANDOM_POLICY = unless("data.policy", "rand", "rand_increasing")
@@ -134,6 +138,7 @@ def make_augment(
     changes: Changes | None = None,
     views: Views = FRESH,
     teacher: str = "same",
+    second: SecondView | None = None,
 ) -> Augment:
     """Returns the augmentation of training images in the compiled step.
 
@@ -148,6 +153,7 @@ def make_augment(
       changes: random changes after the crop; None for normalization only.
       views: the views of an image; without a count, all crops of crop_flip, or new views.
       teacher: a name in TEACHERS_VIEWS; "weak" for views without the changes.
+      second: the second view, for objectives that compare two views; None for none.
 
     Raises:
       InputError: the policy is unknown, or the mean or standard deviation is invalid.
@@ -159,7 +165,32 @@ def make_augment(
         crop, name = crops.crop_flip(pad, flip), f"{name}, pad {pad}, flip {flip}"
     elif kind == "resized_crop":
         crop, name = crops.resized_crop(area, flip), f"{name}, area {area}, flip {flip}"
-    stages = _stages(changes or Changes(), mean)
+    augment = _first_view(
+        kind, name, crop, changes or Changes(), mean, normalize, views, area, teacher
+    )
+    if second is None:
+        return augment
+    show = second_view.make(second, crop, mean)
+
+    def show_second(key, epoch, index, images):
+        return normalize(show(_keys(key, epoch, index), images))
+
+    return augment._replace(show_second=show_second)
+
+
+def _first_view(
+    kind: str,
+    name: str,
+    crop: Crop | None,
+    changes: Changes,
+    mean: Sequence[float],
+    normalize: Callable,
+    views: Views,
+    area: float,
+    teacher: str,
+) -> Augment:
+    """Returns the augmentation without a second view; the arguments are those of `make_augment`."""
+    stages = _stages(changes, mean)
     by_host = kind in HOST_AUGMENTATIONS
     if by_host:
         name = f"{name}, area {area}" if views.count else name

@@ -14,7 +14,7 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.data.augment import operators
 
-POLICIES = ("none", "rand", "rand_increasing", "trivial")
+POLICIES = ("none", "rand", "rand_increasing", "rand_uniform", "trivial")
 _ROUNDINGS = ("none", "down", "nearest", "up")
 
 
@@ -48,12 +48,14 @@ class _Space(NamedTuple):
       largest: maximum magnitude.
       probability: probability that a chosen operator is applied.
       minimum: minimum of factors.
+      uniform: whether each magnitude is uniform from 0 to `largest`.
     """
 
     ranges: tuple[_Range, ...]
     largest: float
     probability: float = 1.0
     minimum: float = 0.0
+    uniform: bool = False
 
 
 def _factors(last: float) -> tuple[_Range, ...]:
@@ -104,6 +106,22 @@ _INCREASING = _Space(
     probability=0.5,
     minimum=0.1,
 )
+# FixMatch's RandAugment, whose factors only reduce the brightness, color, contrast and sharpness.
+_UNIFORM = _Space(
+    (
+        _Range("autocontrast"),
+        *(_Range(n, 0.05, 0.95) for n in ("brightness", "color", "contrast", "sharpness")),
+        _Range("equalize"),
+        _Range("identity"),
+        _Range("posterize", 4, 8, rounding="down"),
+        *_signed(30.0, "rotate"),
+        *_signed(0.3, "shear_x", "shear_y"),
+        _Range("solarize", 0, 256),
+        *_moves(0.3, "side", "none"),
+    ),
+    largest=1,
+    uniform=True,
+)
 # The wide space of TrivialAugment, as in the paper and torchvision.
 _TRIVIAL = _Space(
     (
@@ -119,7 +137,12 @@ _TRIVIAL = _Space(
     ),
     largest=30,
 )
-_SPACES = {"rand": _RAND, "rand_increasing": _INCREASING, "trivial": _TRIVIAL}
+_SPACES = {
+    "rand": _RAND,
+    "rand_increasing": _INCREASING,
+    "rand_uniform": _UNIFORM,
+    "trivial": _TRIVIAL,
+}
 
 
 class Policy(NamedTuple):
@@ -147,13 +170,14 @@ def make_policy(
 
     Args:
       name: "rand" for RandAugment (arXiv 1909.13719) with torchvision's operators and amounts,
-        "rand_increasing" with timm's, "trivial" for TrivialAugment's wide space (arXiv 2103.10158),
+        "rand_increasing" with timm's, "rand_uniform" with FixMatch's (arXiv 2001.07685) and uniform
+        magnitudes, "trivial" for TrivialAugment's wide space (arXiv 2103.10158),
         which draws one operator and its magnitude, 0 to 30.
       count: number of operators per image, >= 1; unused by "trivial".
       magnitude: magnitude of the operators, 0 to 30, or 0 to 10 for "rand_increasing"; unused by
-        "trivial".
+        "rand_uniform" and "trivial".
       noise: standard deviation of the magnitudes, which are drawn independently; unused by
-        "trivial".
+        "rand_uniform" and "trivial".
       fill: value of pixels from outside the image, in [0, 255]; one number, or one per channel.
       bilinear: whether geometric operators interpolate bilinearly instead of choosing the nearest
         pixel.
@@ -164,7 +188,7 @@ def make_policy(
     space, is_trivial = errors.lookup("policy", name, _SPACES), name == "trivial"
     if is_trivial:
         count = 1
-    elif not 0 <= magnitude <= space.largest:
+    elif not space.uniform and not 0 <= magnitude <= space.largest:
         raise errors.InputError(
             f"data.policy_magnitude is {magnitude:g}, but must be from 0 to {space.largest:g} for"
             f" data.policy {name}"
@@ -178,6 +202,8 @@ def make_policy(
         chosen = jnp.minimum(jnp.floor(positions * choices), choices - 1).astype(jnp.int32)
         if is_trivial:
             drawn = jnp.floor(steps * (space.largest + 1))
+        elif space.uniform:
+            drawn = space.largest * steps
         else:
             drawn = magnitude + (noise * jax.random.normal(noise_key, (count,)) if noise else 0.0)
         drawn = jnp.broadcast_to(jnp.clip(drawn, 0, space.largest), (count,))

@@ -1,6 +1,7 @@
 """Building blocks of objectives on logits."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,3 +89,32 @@ def mixed_loss(loss: Callable[[jax.Array], jax.Array], batch: Batch) -> jax.Arra
     if batch.share is None:
         return losses
     return batch.share * losses + (1 - batch.share) * loss(batch.other_label)
+
+
+class Views(NamedTuple):
+    """Logits of two views of the same images.
+
+    Attributes:
+      first: [B, C] logits of the first, weakly changed view.
+      second: [B, C] logits of the second, strongly changed view.
+    """
+
+    first: jax.Array
+    second: jax.Array
+
+
+def two_views(
+    student: Any, teacher: Any, batch: Batch, *, standardize: bool
+) -> tuple[Views, Views]:
+    """Returns the logits of both views of student and teacher; see `scores`.
+
+    Args:
+      student: the student's Outputs for the first view.
+      teacher: the teacher's Outputs for the first view.
+      batch: the batch, with the outputs for the second view.
+      standardize: whether logits are standardized over the classes.
+    """
+    second = batch.second
+    first = scores(student.logits, teacher.logits, standardize=standardize)
+    other = scores(second.student.logits, second.teacher.logits, standardize=standardize)
+    return Views(first[0], other[0]), Views(first[1], other[1])

@@ -4,6 +4,7 @@ import dataclasses
 
 from rrd_jax import settings
 from rrd_jax.data.augment import mixing, pipeline
+from rrd_jax.data.augment.second_view import SecondView
 from rrd_jax.data.augment.views import Views
 from rrd_jax.data.source import Source
 from rrd_jax.settings import field, kinds, unless
@@ -30,6 +31,7 @@ class AugmentChoice:
       teacher_views: The teacher's images. same: the student's augmented images; weak: the crop
         without the augmentations that follow it.
       changes: the random changes that follow the crop.
+      second: the second view, for objectives that compare two views.
     """
 
     pad: int = field(
@@ -42,6 +44,7 @@ class AugmentChoice:
         "data.views.teacher", "same", kinds.Choice(pipeline.TEACHERS_VIEWS), unused=_without_changes
     )
     changes: pipeline.Changes = dataclasses.field(default_factory=pipeline.Changes)
+    second: SecondView = dataclasses.field(default_factory=SecondView)
 
     def create(
         self, source: Source, mean: tuple[float, ...], std: tuple[float, ...]
@@ -63,6 +66,7 @@ class AugmentChoice:
             changes=self.changes,
             views=Views(source.views, source.views_seed),
             teacher=self.teacher_views,
+            second=self.second,
         )
 
 
