@@ -35,6 +35,7 @@ from rrd_jax.networks import (
     repvit,
     resnet,
     shufflenet,
+    swin,
     tinyvit,
     tips,
     variants,
@@ -104,6 +105,8 @@ FAMILIES: tuple[Family, ...] = (
     perception.FAMILY,
     perception.SPATIAL,
     radio.FAMILY,
+    swin.FAMILY,
+    swin.SECOND,
 )
 # Networks published for ImageNet.
 IMAGENET: dict[str, Factory] = {

@@ -29,6 +29,8 @@ _MASKS = ("mask", "weight_decay_mask")
 _TOKENS = (
     *("cls_token", "dist_token", "reg_token", "pos_embed"),
     *("relative_position_bias_table", "attention_biases"),
+    # The MLP of relative positions, and the scales of cosine attention.
+    *("cpb_mlp_0", "cpb_mlp_2", "logit_scale"),
 )
 _FUNCTIONS = (types.FunctionType, functools.partial)
 # The first two return updates with the opposite sign of Optax's other `scale_by_` factories.
@@ -183,10 +185,16 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _decay_mask(excluded: Collection[str], params: Any) -> Any:
-    """Returns a tree of booleans, False for excluded names and for the scales of norms."""
+    """Returns a tree of booleans, False for the scales of norms and for excluded parameters.
+
+    Args:
+      excluded: names of parameters, or of modules that contain them.
+      params: the parameters.
+    """
 
     def decays(path, leaf):
-        return leaf.ndim > 1 and str(getattr(path[-1], "key", "")) not in excluded
+        names = {str(getattr(part, "key", "")) for part in path[-2:]}
+        return leaf.ndim > 1 and names.isdisjoint(excluded)
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -14,6 +14,7 @@ from rrd_jax.networks.family import (
     transformer_fields,
     transformer_sizes,
 )
+from rrd_jax.weights import entry_templates
 
 _ACTIVATIONS = {
     "gelu": transformer.gelu,
@@ -315,14 +316,23 @@ def _variants(kind: Kind, expected: Mapping[str, Any], names: list[str]) -> list
     counts = [v for v in expected.values() if isinstance(v, int) and not isinstance(v, bool)]
     if not kind.fields or min(counts, default=1) < 0 or not names:
         return []
-    if expected.get("hidden_size", 0) % (expected.get("num_attention_heads", 1) or 1):
-        return []
     fields = kind.fields(expected)
     variants = (networks.with_options(name, fields) for name in names)
     fits = (
-        n for n in variants if kind.network_sizes(networks.MODELS[n](num_classes=1)) == expected
+        n
+        for n in variants
+        if kind.network_sizes(networks.MODELS[n](num_classes=1)) == expected and _is_network(n)
     )
     return list(itertools.islice(fits, 1))
+
+
+def _is_network(name: str) -> bool:
+    """Returns True if the fields of a variant form a network for images of its image size."""
+    try:
+        entry_templates.template(name)
+    except (errors.InputError, ArithmeticError, LookupError, TypeError, ValueError):
+        return False
+    return True
 
 
 def inner_moments(config: Config, content: Config) -> tuple[Any, ...]:

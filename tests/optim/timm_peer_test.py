@@ -18,7 +18,8 @@ _OTHERS = (
     *("resnet18", "mobilenetv1", "mobilenetv2"),
     *("mobileone_s0", "repvit_m0_9", "fastvit_t8", "efficientvit_b0", "efficientvit_l1"),
     *("tiny_vit_5m_224", "edgenext_xx_small"),
-    *("beitv2_base_patch16_224", "eva02_tiny_patch14_224"),
+    *("beitv2_base_patch16_224", "eva02_tiny_patch14_224", "vit_base_patch16_radio_v3"),
+    *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"),
 )
 _NAMES = [
     name for name in (*modern.SMALLEST, *modern.OTHERS, *_OTHERS) if published.lookup(name).timm

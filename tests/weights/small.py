@@ -21,6 +21,7 @@ from rrd_jax.networks import (
     radio,
     regnet,
     repvit,
+    swin,
     tinyvit,
     tips,
     transformer,
@@ -33,6 +34,7 @@ _PERCEPTION = partial(
     perception.PerceptionEncoder, patch=8, width=32, depth=2, heads=2, reference=4
 )
 _RADIO = partial(radio.Radio, patch=8, width=32, depth=2, heads=2, registers=3)
+_SWIN = partial(swin.Swin, width=16, blocks=(1, 2), heads=(1, 2), window=4)
 _GATED = {"gated": True, "activation": jax.nn.silu, "mlp": 5.5}
 _REGISTERS = {"registers": 4, "patch_positions_only": True}
 NETWORKS = {
@@ -71,6 +73,8 @@ NETWORKS = {
     "small_radio": _RADIO,
     "small_radio_scaled": partial(_RADIO, scale=1e-5, aligned=True, registers=4),
     "small_beit": partial(beit.Beit, patch=8, width=32, depth=2, heads=2, window=4),
+    "small_swin": _SWIN,
+    "small_swinv2": partial(swin.SwinV2, **_SWIN.keywords, pretrained_windows=(3, 2)),
     "small_mobileone": partial(
         mobileone.MobileOne,
         **{"stem": 32, "widths": (32, 32), "blocks": (1, 1), "squeezed": (0, 1), "branches": 2},

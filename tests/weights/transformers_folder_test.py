@@ -156,8 +156,8 @@ _ADAPTER = {"base_model.model.vit.encoder.layer.0.attention.q.lora_A.weight": np
         ({}, "holds no config.json"),
         ({"config": {"architecture": "resnet18"}}, "has no model_type"),
         (
-            {"config": {"model_type": "swin"}},
-            "model_type 'swin' is not supported.*: vit, deit",
+            {"config": {"model_type": "cvt"}},
+            "model_type 'cvt' is not supported.*: vit, deit",
         ),
         ({"config": {"model_type": "clip_text_model"}}, "a text tower.*name the folder of the who"),
         ({"config": _CONFIG}, "holds no weights; add one of model.safetensors, "),
@@ -165,6 +165,14 @@ _ADAPTER = {"base_model.model.vit.encoder.layer.0.attention.q.lora_A.weight": np
             {"config": {**_CONFIG, "hidden_size": 33}},
             "a ViT with hidden_size=33, num_hidden_layers=2, .* no network of rrd_jax has; the"
             " closest is small_vit with hidden_size=32",
+        ),
+        (
+            {"config": {"model_type": "convnext", "hidden_sizes": [8, -1], "depths": [1, 1]}},
+            "a ConvNeXt with hidden_sizes=8--1, depths=1-1, which no network",
+        ),
+        (
+            {"config": {"model_type": "swin", "num_heads": [5, 6, 12, 24]}},
+            "a Swin with embed_dim=96, .* num_heads=5-6-12-24, .* which no network",
         ),
         ({"config": {**_CONFIG, "layer_norm_eps": 1e-3}}, "layer_norm_eps=0.001.* have 1e-06"),
         ({"config": {"model_type": "mobilenet_v2"}}, "with tf_padding=True"),
