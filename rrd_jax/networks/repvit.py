@@ -177,6 +177,8 @@ class RepViT(nn.Module):
     """
 
     decay_blocks = r"stages_\d+/blocks_\d+"
+    # The batch norms before the linear layers too.
+    classifier_modules = ("head",)
     num_classes: int
     widths: tuple[int, ...]
     blocks: tuple[int, ...]

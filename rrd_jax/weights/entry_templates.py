@@ -75,8 +75,18 @@ def entries(variables: dict[str, Any]) -> dict[str, Entry]:
 
 
 def classifier(name: str) -> frozenset[str]:
-    """Returns the names of the entries of a network that have one row per class."""
-    return frozenset(e for e, (_, shape, _) in template(name).items() if CLASSES in shape)
+    """Returns the names of the entries of a network that it lacks without classes.
+
+    These are the entries with one row per class, and those of the modules that the network's
+    attribute `classifier_modules` names.
+    """
+    network = networks.factory(name)(num_classes=CLASSES)
+    modules = tuple(f"{module}." for module in getattr(network, "classifier_modules", ()))
+    return frozenset(
+        entry
+        for entry, (_, shape, _) in template(name).items()
+        if CLASSES in shape or entry.startswith(modules)
+    )
 
 
 def marked_sizes(name: str, shapes: dict[str, Shape]) -> dict[int, int]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import networks
+from rrd_jax import errors, networks
 from rrd_jax.cpu import convolutions
 from rrd_jax.networks import inverted
 from rrd_jax.teacher import fold
@@ -138,6 +138,21 @@ def _prepare(peer, images):
             norm.momentum = momentum
         if momentum == 1:
             peer(images)
+
+
+@pytest.mark.parametrize("name", _PEERS)
+def test_files_without_a_classifier_are_read(name):
+    peer = _PEERS[name]()
+    peer.reset_classifier(0)
+    entries = peers.randomize(peer).state_dict()
+    # The prefix of timm's networks in transformers.
+    wrapped = {f"timm_model.{entry}": value for entry, value in entries.items()}
+    variables = from_torch(name, wrapped, headless=True)
+    peers.assert_equal_entries(to_torch(name, variables), entries)
+    with pytest.raises(errors.InputError, match=r"its classifier .* is missing"):
+        from_torch(name, wrapped)
+    if name == "small_repvit":
+        peers.compare(name, variables, (32, 32), lambda images: {"embedding": peer(images)})
 
 
 @pytest.mark.parametrize("name", _PEERS)
