@@ -37,6 +37,7 @@ _FILES = (
     "wttm",
     "ctkd",
     "sdd",
+    "ofa",
     "wkd",
     # On two views of each image.
     "mlkd",
@@ -55,6 +56,7 @@ _FILES = (
     "dcd",
     # With a memory.
     "crd",
+    "disco",
     "rrd",
     "seed",
     "compress",
@@ -62,6 +64,7 @@ _FILES = (
     "fitnet",
     "at",
     "nst",
+    "pkth",
     "vid",
     "kdsvd",
     "ssim",

@@ -24,7 +24,7 @@ def pkt_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     References:
       Passalis and Tefas, arXiv 1803.10837.
     """
-    p_student, p_teacher = (_cosine_shares(x) for x in as_float32_batches(student, teacher))
+    p_student, p_teacher = (cosine_shares(x) for x in as_float32_batches(student, teacher))
     return jnp.mean(p_teacher * jnp.log((p_teacher + 1e-7) / (p_student + 1e-7)), axis=-1)
 
 
@@ -38,7 +38,8 @@ def pkt() -> Objective:
     return stateless(loss)
 
 
-def _cosine_shares(x: jax.Array) -> jax.Array:
+def cosine_shares(x: jax.Array) -> jax.Array:
+    """Computes (cos(x_i, x_j) + 1) / 2 of rows x [B, D], scaled to sum 1 over j; [B, B]."""
     length = root(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
     x = ratio(x, (length + 1e-7) * (length > 0))
     shares = (matmul(x, x.T) + 1) / 2

@@ -73,6 +73,7 @@ _PUBLISHED = {
     "wttm": {"ce": 1, "wttm": 4},
     "ctkd": {"ce": 0.1, "ctkd": 0.9},
     "sdd": {"ce": 0.1, "sdd": 0.9},
+    "ofa": {"ce": 1, "ofa": 1},
     "wkd": {"ce": 1, "wkd": 1},
     "mlkd": {"ce": 0.1, "mlkd": 1},
     "crld": {"ce": 1, "crld": 1},
@@ -201,8 +202,8 @@ _PAIRS = {"one family": ("resnet8", "resnet8"), "two families": ("resnet8", "vgg
 _TRAINED = [("one family", method) for method in ("rrd+kd+fitnet+kdsvd+scalekd", "ft+fsp")] + [
     ("two families", method)
     for method in (
-        "kd+wsld+dkd+dist+r2kd+cmkd+rld+wttm+ctkd+sdd+wkd+embed+sp+rkd+pkt+cc+ckd+itrd+ega",
-        "dcd+crd+rrd+seed+compress+fitnet+at+nst+vid+ssim+semckd+reviewkd+srrl",
+        "kd+wsld+dkd+dist+r2kd+cmkd+rld+wttm+ctkd+sdd+ofa+wkd+embed+sp+rkd+pkt+cc+ckd+itrd+ega",
+        "dcd+crd+disco+rrd+seed+compress+fitnet+at+nst+pkth+vid+ssim+semckd+reviewkd+srrl",
         *("simkd", "ab+ft", "mlkd+crld+vrm", "crd bank"),
         *("rrd momentum", "rrd momentum_reference"),
     )

@@ -39,10 +39,12 @@ _CASES = {
     "pkt": ("pkt", {}, 0),
     "cc": ("cc", _SMALL, 0),
     "ckd": ("ckd", {}, 0),
+    "ckd of groups": ("ckd", {"group": 2}, 0),
     "itrd": ("itrd", {}, None),
     "ega": ("ega", {"node": 0.0}, 0),
     "dcd": ("dcd", _SMALL, None),
     "crd fifo": ("crd", {**_SMALL, "negatives": 24}, None),
+    "disco": ("disco", {"queue_size": 24}, None),
     "crd bank": ("crd", {**_BANK, "memory": "bank", "negatives": 16}, None),
     "rrd momentum": ("rrd", {**_BANK, "memory": "momentum", "queue_size": 16}, None),
     "rrd reference": ("rrd", {**_BANK, "memory": "momentum_reference", "queue_size": 16}, None),
@@ -71,7 +73,18 @@ def _outputs(seed, width, classes=5):
 
 _STUDENT = _outputs(0, 6)
 # Widths differ only in these cases; the others share a compilation with equal networks.
-_OTHER_WIDTH = {"sp", "rkd", "pkt", "ckd", "itrd", "ega", "crd fifo", "rrd momentum"}
+_OTHER_WIDTH = {
+    "sp",
+    "rkd",
+    "pkt",
+    "ckd",
+    "ckd of groups",
+    "disco",
+    "itrd",
+    "ega",
+    "crd fifo",
+    "rrd momentum",
+}
 
 
 def _teacher(case):
@@ -133,7 +146,7 @@ def test_student_and_layers_have_gradients_and_the_teacher_has_none(case):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(student_gradient)) > 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(teacher_gradient))
     # The bias of CKD shifts all embeddings, which changes no difference.
-    unmoved = {"ckd": 1}.get(case, 0)
+    unmoved = {"ckd": 1, "ckd of groups": 1}.get(case, 0)
     assert sum(np.abs(leaf).max() < 1e-6 for leaf in jax.tree.leaves(layers)) == unmoved
 
 
@@ -191,7 +204,7 @@ def test_degenerate_features_give_finite_and_bounded_gradients(case):
 
 
 # The losses depend on the order of the batch, or on the positions of the negatives.
-_ORDERED = ("cc", "crd bank", "rrd reference")
+_ORDERED = ("cc", "ckd of groups", "crd bank", "rrd reference")
 
 
 @pytest.mark.parametrize("case", [case for case in _CASES if case not in _ORDERED])

@@ -13,10 +13,10 @@ from tests.objectives import batches, toy
 
 _BATCH = 8
 _OPTIONS = {"semckd": {"batch_size": _BATCH}}
-_NAMES = ("fitnet", "at", "nst", "vid", "kdsvd", "ssim", "semckd", "reviewkd", "srrl", "simkd",
-          "ab", "ft", "fsp")  # fmt: skip
+_NAMES = ("fitnet", "at", "nst", "pkth", "vid", "kdsvd", "ssim", "semckd", "reviewkd", "srrl",
+          "simkd", "ab", "ft", "fsp")  # fmt: skip
 # Objectives without adapters for equal channels.
-_WITHOUT_ADAPTERS = ("at", "nst", "kdsvd", "ssim", "fsp")
+_WITHOUT_ADAPTERS = ("at", "nst", "pkth", "kdsvd", "ssim", "fsp")
 # SemCKD takes half as long to compile as all other objectives together, and has a golden test.
 _EVERY = pytest.mark.parametrize(
     "name",

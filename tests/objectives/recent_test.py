@@ -7,7 +7,7 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.networks import Outputs
-from rrd_jax.objectives import crld, ctkd, kd, mlkd, rld, sdd, vrm, wkd, wttm
+from rrd_jax.objectives import ckd, crld, ctkd, disco, kd, mlkd, ofa, pkth, rld, sdd, vrm, wkd, wttm
 from rrd_jax.objectives.batch import SecondView
 from rrd_jax.objectives.parts import transport
 from rrd_jax.objectives.parts.logits import Views, cross_entropy
@@ -239,6 +239,70 @@ def test_crld_equals_the_published_code():
         return losses + sum(cross_entropy(z, _LABELS) for z in (student, student_second))
 
     _assert_equal("crld", loss, **_TWO)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5])
+def test_ofa_equals_the_published_code(power):
+    _assert_equal(
+        f"ofa_{power}",
+        lambda student: ofa.ofa_loss(student, _TEACHER, _LABELS, power=power),
+        student=_FILE["student"],
+    )
+
+
+def test_exits_of_ofa_halve_the_maps_and_all_are_trained():
+    objective = objectives.create("ofa")
+    student, teacher = toy.outputs(0), toy.outputs(1)
+    state = objective.init(jax.random.key(0), student, teacher)
+    batch = batches.from_labels(np.arange(8) % 5)
+    # Three maps after the stem, of 4, 6 and 8 channels; the embeddings have 8 features.
+    blocks = {name: len(layers["stack"]) for name, layers in state.params.items()}
+    assert blocks == {"exit0": 8, "exit1": 4, "exit2": 1}
+    assert state.params["exit0"]["stack"]["layer4"]["kernel"].shape == (3, 3, 1, 8)
+
+    def mean(params):
+        return jnp.mean(objective.loss(state._replace(params=params), student, teacher, batch)[0])
+
+    loss, gradients = jax.jit(jax.value_and_grad(mean))(state.params)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients))
+    # The exits' first logits are almost 0, so that each has the entropy of five equal classes.
+    alone = float(jnp.mean(ofa.ofa_loss(student.logits, teacher.logits, batch.label)))
+    assert float(loss) == pytest.approx(alone + 3 * np.log(5), rel=0.05)
+    mixed = batch._replace(other_label=batch.label[::-1], share=jnp.full(8, 0.2))
+    swapped = objective.loss(state, student, teacher, mixed)[0]
+    expected = objective.loss(state, student, teacher, batch._replace(label=batch.label[::-1]))[0]
+    np.testing.assert_allclose(swapped, expected, rtol=1e-6)
+
+
+def test_pkth_equals_the_published_code():
+    def loss(student):
+        return pkth.pkth_loss(student, jnp.asarray(_FILE["pkth/teacher"]))
+
+    _assert_equal("pkth", loss, student=_FILE["pkth/student"])
+
+
+def _disco64(student, teacher, rows, scale):
+    keys = np.concatenate([teacher, rows])
+    return -np.log(np.diagonal(_softmax(scale * student @ keys.T)))
+
+
+def test_disco_equals_float64():
+    student, teacher, rows = (_random(i, count, 5) for i, count in enumerate((4, 4, 9)))
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (student, teacher, rows)]
+    actual = disco.disco_loss(*(jnp.asarray(x, jnp.float32) for x in unit), scale=14.0)
+    np.testing.assert_allclose(actual, _disco64(*unit, 14.0), rtol=1e-4)
+
+
+def test_ckd_compares_an_image_with_the_mean_of_the_next_images():
+    student, teacher = _random(0, 2, 5, 3)
+    e = student - teacher
+    pairs = np.mean([np.sum((e - other) ** 2, 1) for other in e], 0) / 3
+    groups = np.stack([e[i] - (e[(i + 1) % 5] + e[(i + 2) % 5]) / 2 for i in range(5)])
+    actual = ckd.ckd_loss(jnp.asarray(student), jnp.asarray(teacher), group=2)
+    expected = np.mean(pairs) + np.mean(groups**2)
+    assert float(jnp.mean(actual)) == pytest.approx(expected, rel=1e-5)
+    alone = ckd.ckd_loss(jnp.asarray(student), jnp.asarray(teacher))
+    np.testing.assert_allclose(actual - alone, np.mean(groups**2, 1), rtol=1e-4)
 
 
 def _kd64(student, teacher, temperature):

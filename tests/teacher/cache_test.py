@@ -334,7 +334,7 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
     teachers = [_network(split, seed) for seed in range(members)]
     network, variables = teachers[0]
     terms = dict(_cacheable_objectives())
-    assert len(terms) == 23
+    assert len(terms) == 25
     if members > 1:
         weights = (0.25, 0.75)
         # srrl takes over the classifier of a single teacher.

@@ -31,6 +31,8 @@ class Layer(NamedTuple):
       bias: whether the convolution has a bias.
       norm: whether batch norm follows.
       slope: slope of the activation below zero: 0 for ReLU, 1 for no activation.
+      depthwise: whether each channel has its own kernel; `features` is then the number of input
+        channels.
     """
 
     features: int
@@ -41,6 +43,7 @@ class Layer(NamedTuple):
     bias: bool = False
     norm: bool = True
     slope: float = 0.0
+    depthwise: bool = False
 
 
 def init(
@@ -54,9 +57,10 @@ def init(
     for i, layer in enumerate(stack):
         key, kernel_key, bias_key = jax.random.split(key, 3)
         # PyTorch computes the fan-in of a transposed convolution from its output channels.
-        fan_in = math.prod(layer.kernel) * (layer.features if layer.transposed else channels)
+        inputs = 1 if layer.depthwise else channels
+        fan_in = math.prod(layer.kernel) * (layer.features if layer.transposed else inputs)
         bound = gain / math.sqrt(fan_in)
-        shape = (*layer.kernel, channels, layer.features)
+        shape = (*layer.kernel, inputs, layer.features)
         params = {"kernel": jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound)}
         if layer.bias:
             shape = (layer.features,)
