@@ -72,6 +72,7 @@ class Layout:
     inner: str
     rules: tuple[Rule, ...]
     heads: tuple[Rule, ...] = ()
+    _: dataclasses.KW_ONLY
     ignored: str = "$^"
     ignored_ones: str = "$^"
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -109,8 +109,8 @@ _CLIP = Layout(
         *_TOWER,
     ),
     rules(("head.weight", "visual_projection.weight")),
-    _TEXT,
-    _PROJECTION,
+    ignored=_TEXT,
+    zeros=_PROJECTION,
 )
 _SIGLIP = Layout(
     "head.probe",
@@ -235,9 +235,11 @@ _DEIT = Layout(
     "deit.",
     _VIT,
     rules(("head.", "cls_classifier."), ("head_dist.", "distillation_classifier.")),
-    _IGNORED,
+    ignored=_IGNORED,
 )
-_PLAIN = Layout("encoder.layer.0.layernorm_before.weight", "vit.", _VIT, _CLASSIFIER, _IGNORED)
+_PLAIN = Layout(
+    "encoder.layer.0.layernorm_before.weight", "vit.", _VIT, _CLASSIFIER, ignored=_IGNORED
+)
 _DINO, _GATED_DINO = _dino(*_MLP, *_GATED_MLP), _dino(*_GATED_MLP)
 _FIRST = _convnext("convnext.", "layer_scale_parameter")
 _SECOND = _convnext("convnextv2.", "grn.weight")
