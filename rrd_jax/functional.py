@@ -87,6 +87,16 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def unit(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Divides vectors along an axis by their length, in float32 or wider.
+
+    The smallest length is that of PyTorch, 1e-12.
+    """
+    x = wide(x)
+    squares = jnp.sum(x * x, axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
 def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
     """Reshapes [channels] to [1, ..., 1, channels], for operations with x [..., channels].
 

@@ -51,22 +51,15 @@ class _Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, *grid, width = x.shape
         linear = partial(transformer.Linear, dtype=self.dtype)
-        qkv = linear(3 * width, name="qkv")(x).reshape(
-            batch, -1, 3, self.heads, width // self.heads
-        )
+        qkv = linear(3 * width, name="qkv")(x)
+        qkv = qkv.reshape(batch, -1, 3, self.heads, width // self.heads)
         query, key, value = jnp.moveaxis(qkv, 2, 0)
+        query, key = (functional.unit(part, axis=1) for part in (query, key))
         temperature = self.param("temperature", nn.initializers.ones, (self.heads, 1, 1))
-        scores = jnp.einsum("bnhd,bnhe->bhde", _unit(query), _unit(key), precision="highest")
+        scores = jnp.einsum("bnhd,bnhe->bhde", query, key, precision="highest")
         weights = jax.nn.softmax(scores * temperature[None]).astype(value.dtype)
         y = jnp.einsum("bhde,bnhe->bnhd", weights, value)
         return linear(width, name="proj")(y.reshape(batch, *grid, width))
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Returns vectors of length 1 along axis 1, in float32."""
-    x = functional.wide(x)
-    squares = jnp.sum(x * x, axis=1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
 class _Block(layers.Block):

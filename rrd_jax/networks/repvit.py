@@ -120,23 +120,6 @@ class Stem(nn.Module):
         return second(transformer.gelu(x), train=train)
 
 
-class _Stage(nn.Module):
-    """Blocks of one width, after a downsampling except in the first stage."""
-
-    width: int
-    count: int
-    first: bool
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if not self.first:
-            x = _Downsample(self.width, self.dtype, name="downsample")(x, train=train)
-        for i in range(self.count):
-            x = _Block(i % 2 == 0, self.dtype, name=f"blocks_{i}")(x, train=train)
-        return x
-
-
 class _Classifier(nn.Module):
     """A batch norm and a linear layer."""
 
@@ -190,7 +173,10 @@ class RepViT(nn.Module):
         x = Stem(self.widths[0], _ConvNorm, self.dtype, name="stem")(x, train=train)
         maps = [x]
         for i, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True)):
-            x = _Stage(width, count, i == 0, self.dtype, name=f"stages_{i}")(x, train=train)
+            modules = {f"blocks_{j}": partial(_Block, j % 2 == 0, self.dtype) for j in range(count)}
+            if i > 0:
+                modules = {"downsample": partial(_Downsample, width, self.dtype), **modules}
+            x = layers.Sequential(modules, name=f"stages_{i}")(x, train=train)
             maps.append(x)
         embedding = layers.average(x)
         logits = _Head(self.num_classes, name="head")(embedding, train=train)

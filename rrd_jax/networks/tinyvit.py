@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax.networks import convnext, layers, repvit, transformer
+from rrd_jax.networks import convnext, layers, repvit, transformer, windows
 from rrd_jax.networks.contract import Outputs
 from rrd_jax.networks.family import Family
 
@@ -132,16 +132,13 @@ class _Block(layers.Block):
         def added(x, y, i):
             return x + transformer.DropPath(self.drop, name=f"drop_path{i}")(y, train=train)
 
-        batch, height, width, dim = x.shape
-        side = self.window
-        rows, columns = -(-height // side), -(-width // side)
-        margins = (rows * side - height, columns * side - width)
-        y = jnp.pad(x, ((0, 0), (0, margins[0]), (0, margins[1]), (0, 0)))
-        y = y.reshape(batch, rows, side, columns, side, dim).swapaxes(2, 3)
-        y = _Attention(self.heads, side, self.dtype, name="attn")(y.reshape(-1, side**2, dim))
-        y = y.reshape(batch, rows, columns, side, side, dim).swapaxes(2, 3)
-        y = y.reshape(batch, rows * side, columns * side, dim)[:, :height, :width]
-        x = added(x, y, 1)
+        _, height, width, dim = x.shape
+        window = (self.window, self.window)
+        padded = jnp.pad(x, ((0, 0), *((0, -n % self.window) for n in (height, width)), (0, 0)))
+        attention = _Attention(self.heads, self.window, self.dtype, name="attn")
+        y = attention(windows.to_windows(padded, window))
+        y = windows.from_windows(y, window, padded.shape[1:3])
+        x = added(x, y[:, :height, :width], 1)
         x = _ConvNorm(dim, 3, 1, dim, self.dtype, name="local_conv")(x, train=train)
         return added(x, _Mlp(self.ratio, self.dtype, name="mlp")(x), 2)
 

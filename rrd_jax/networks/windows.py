@@ -18,15 +18,15 @@ _COORDINATE_WIDTH = 512
 Size = tuple[int, int]
 
 
-def _to_windows(x: jax.Array, window: Size) -> jax.Array:
+def to_windows(x: jax.Array, window: Size) -> jax.Array:
     """Cuts maps [B, H, W, D] into windows [B * windows, h * w, D]."""
     (batch, height, width, dim), (rows, columns) = x.shape, window
     x = x.reshape(batch, height // rows, rows, width // columns, columns, dim)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, dim)
 
 
-def _from_windows(x: jax.Array, window: Size, size: Size) -> jax.Array:
-    """Joins windows to maps [B, *size, D]; inverts `_to_windows`."""
+def from_windows(x: jax.Array, window: Size, size: Size) -> jax.Array:
+    """Joins windows to maps [B, *size, D]; inverts `to_windows`."""
     (height, width), (rows, columns) = size, window
     x = x.reshape(-1, height // rows, width // columns, rows, columns, x.shape[-1])
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, x.shape[-1])
@@ -48,7 +48,7 @@ def _shift_mask(size: Size, window: Size, shift: Size) -> np.ndarray:
             region[count - side :], region[count - step :] = 1, 2
         regions.append(region)
     joined = (3 * regions[0][:, None] + regions[1])[None, ..., None]
-    parts = _to_windows(joined, window)[..., 0]
+    parts = to_windows(joined, window)[..., 0]
     return np.where(parts[:, None] != parts[:, :, None], np.float32(_MASK), np.float32(0))
 
 
@@ -92,12 +92,12 @@ class Attention(nn.Module):
             x = jnp.roll(x, [-step for step in self.shift], (1, 2))
             mask = _shift_mask(size, self.window, self.shift)
             bias = jnp.tile(bias + mask[:, None], (batch, 1, 1, 1))
-        x = _to_windows(x, self.window)
+        x = to_windows(x, self.window)
         query, key, value = (part.reshape(*x.shape[:2], self.heads, -1) for part in self.parts(x))
         query, key, scale = self.scaled(query, key)
         y = jax.nn.dot_product_attention(query, key, value, bias.astype(self.dtype), scale=scale)
         y = transformer.Linear(x.shape[-1], self.dtype, name="proj")(y.reshape(x.shape))
-        y = _from_windows(y, self.window, size)
+        y = from_windows(y, self.window, size)
         return jnp.roll(y, self.shift, (1, 2)) if any(self.shift) else y
 
     def position_bias(self) -> jax.Array:
@@ -149,12 +149,5 @@ class CosineAttention(Attention):
         start = nn.initializers.constant(math.log(10))
         logarithm = self.param("logit_scale", start, (self.heads, 1, 1))
         scale = jnp.exp(jnp.minimum(logarithm, _LARGEST_SCALE))
-        query = _unit(query) * scale.reshape(1, 1, self.heads, 1)
-        return query.astype(self.dtype), _unit(key).astype(self.dtype), 1.0
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Returns vectors [..., D] divided by their length, in float32."""
-    wide = x.astype(jnp.float32)
-    # The smallest length is that of PyTorch, 1e-12.
-    return wide * jax.lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, -1, keepdims=True), 1e-24))
+        query = functional.unit(query) * scale.reshape(1, 1, self.heads, 1)
+        return query.astype(self.dtype), functional.unit(key).astype(self.dtype), 1.0

@@ -66,7 +66,10 @@ def _networks(*names):
     return pytest.mark.parametrize("backbone", [names[0], *params], indirect=True)
 
 
-@_networks("resnet18", "mobilenetv4_conv_small", "convnext_tiny")
+@_networks(
+    *("resnet18", "mobilenetv4_conv_small", "convnext_tiny"),
+    *("efficientvit_b0", "tiny_vit_5m_224", "edgenext_xx_small"),
+)
 def test_timm_reads_feature_maps_from_a_folder(backbone, tmp_path):
     folder = backbone.write("hub", tmp_path / "hub")
     network = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True).eval()
