@@ -3,8 +3,6 @@
 `teacher.fold`, which exports use too, merges the branches (arXiv 2101.03697).
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,7 +26,8 @@ class Branches(layers.Joined):
       groups: number of groups: 1, or the number of input channels.
       squeeze: width of the squeeze and excitation; 0 for none.
       squeeze_name: name of the squeeze and excitation.
-      kernel_init: initializer of the kernels.
+      default_start: whether parameters start at PyTorch's default values, instead of Kaiming's by
+        fan-out for kernels, and 0 for biases.
       dtype: type of the convolutions.
     """
 
@@ -38,12 +37,14 @@ class Branches(layers.Joined):
     groups: int = 1
     squeeze: int = 0
     squeeze_name: str = "se"
-    kernel_init: Callable = layers.kaiming_fan_out
+    default_start: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, H, W, channels] to [B, H / stride, W / stride, width]."""
+        # As in timm, the fan-out counts the output channels of a group only.
+        fan_out = nn.initializers.variance_scaling(2.0 * self.groups, "fan_out", "normal")
         terms = [
             layers.ConvNorm(
                 self.width,
@@ -51,7 +52,7 @@ class Branches(layers.Joined):
                 self.stride,
                 self.groups,
                 self.dtype,
-                kernel_init=self.kernel_init,
+                kernel_init=layers.torch_default if self.default_start else fan_out,
                 name=name,
             )(x, train=train)
             for i, (name, kernel) in enumerate(self.kernels)
@@ -61,7 +62,7 @@ class Branches(layers.Joined):
             terms.append(layers.BatchNorm(name="identity")(x, train=train))
         y = sum(terms[1:], terms[0])
         if self.squeeze:
-            options = (functional.relu, nn.sigmoid, ("fc1", "fc2"), self.dtype)
+            options = (functional.relu, nn.sigmoid, ("fc1", "fc2"), self.dtype, self.default_start)
             y = layers.Squeeze(self.squeeze, *options, name=self.squeeze_name)(y)
         return y
 

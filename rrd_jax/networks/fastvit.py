@@ -17,7 +17,7 @@ from rrd_jax.networks.family import Family
 from rrd_jax.networks.layers import Leaves
 
 _HEAD_WIDTH = 32
-_Branches = partial(Branches, kernel_init=layers.torch_default)
+_Branches = partial(Branches, default_start=True)
 
 
 def _kernels(size: int) -> tuple[tuple[str, int], ...]:
@@ -89,10 +89,10 @@ class _Mlp(nn.Module):
             kernel=1,
             dtype=self.dtype,
             use_bias=True,
-            kernel_init=transformer.small_normal,
+            kernel_init=transformer.normal,
         )
         x = layers.ConvNorm(
-            width, 7, 1, width, self.dtype, kernel_init=layers.torch_default, name="conv"
+            width, 7, 1, width, self.dtype, kernel_init=transformer.normal, name="conv"
         )(x, train=train)
         return conv(width, name="fc2")(transformer.gelu(conv(self.ratio * width, name="fc1")(x)))
 
@@ -105,7 +105,7 @@ class _Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, *grid, width = x.shape
-        linear = partial(transformer.Linear, dtype=self.dtype)
+        linear = partial(transformer.Linear, dtype=self.dtype, kernel_init=transformer.normal)
         qkv = linear(3 * width, use_bias=False, name="qkv")(x)
         qkv = qkv.reshape(batch, -1, 3, width // _HEAD_WIDTH, _HEAD_WIDTH)
         query, key, value = jnp.moveaxis(qkv, 2, 0)
@@ -166,6 +166,7 @@ class _Positions(nn.Module):
             groups=width,
             use_bias=True,
             kernel_init=layers.torch_default,
+            default_bias=True,
             name="pos_enc",
         )(x)
 
@@ -248,7 +249,8 @@ class FastViT(nn.Module):
             name="final_conv",
         )
         patches = transformer.gelu(last(x, train=train))
-        return layers.Head(self.num_classes, name="head")(patches, maps, maps)
+        head = layers.Head(self.num_classes, transformer.normal, zero_bias=True, name="head")
+        return head(patches, maps, maps)
 
 
 _WIDTHS = (64, 128, 256, 512)

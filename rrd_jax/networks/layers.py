@@ -211,6 +211,8 @@ class Squeeze(nn.Module):
       gate: activation that converts the result of the second convolution to weights.
       names: names of the convolutions.
       dtype: type of the computation.
+      default_start: whether kernels and biases start at PyTorch's default values, instead of
+        `kaiming_fan_out` and 0.
     """
 
     width: int
@@ -218,11 +220,19 @@ class Squeeze(nn.Module):
     gate: Callable
     names: tuple[str, str]
     dtype: jnp.dtype
+    default_start: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns [B, H, W, channels] with weighted channels."""
-        conv = functools.partial(Conv, kernel=1, use_bias=True, dtype=self.dtype)
+        conv = functools.partial(
+            Conv,
+            kernel=1,
+            use_bias=True,
+            dtype=self.dtype,
+            kernel_init=torch_default if self.default_start else kaiming_fan_out,
+            default_bias=self.default_start,
+        )
         first, second = self.names
         mean = functional.wide(x).mean((1, 2), keepdims=True).astype(x.dtype)
         y = self.activation(conv(self.width, name=first)(mean))
@@ -374,9 +384,13 @@ class Head(nn.Module):
 
     Attributes:
       num_classes: number of classes C.
+      kernel_init: see Classifier.
+      zero_bias: see Classifier.
     """
 
     num_classes: int
+    kernel_init: Callable = torch_default
+    zero_bias: bool = False
 
     @nn.compact
     def __call__(
@@ -386,4 +400,5 @@ class Head(nn.Module):
         preactivations: Sequence[jax.Array],
     ) -> Outputs:
         """Computes Outputs; see `classify`."""
-        return classify(x, Classifier(self.num_classes, name="fc"), maps, preactivations)
+        classifier = Classifier(self.num_classes, self.kernel_init, self.zero_bias, name="fc")
+        return classify(x, classifier, maps, preactivations)

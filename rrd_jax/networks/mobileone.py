@@ -63,7 +63,8 @@ class MobileOne(nn.Module):
                 )(x, train=train)
             maps.append(functional.relu(before))
             preactivations.append(before)
-        return layers.Head(self.num_classes, name="head")(maps[-1], maps, preactivations)
+        head = layers.Head(self.num_classes, nn.initializers.normal(0.01), True, name="head")
+        return head(maps[-1], maps, preactivations)
 
 
 _WIDTHS = {

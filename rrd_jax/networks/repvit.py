@@ -40,6 +40,7 @@ class _Mixer(layers.Joined):
             groups=width,
             use_bias=True,
             kernel_init=layers.torch_default,
+            default_bias=True,
             name="conv1",
         )
         return layers.BatchNorm(name="bn")(y + scale(x) + x, train=train)
@@ -78,7 +79,7 @@ class _Block(layers.Block):
         x = _Mixer(self.dtype, name="token_mixer")(x, train=train)
         if self.squeezed:
             width = inverted.divisible(x.shape[-1] / 4)
-            options = (functional.relu, nn.sigmoid, ("fc1", "fc2"), self.dtype)
+            options = (functional.relu, nn.sigmoid, ("fc1", "fc2"), self.dtype, True)
             x = layers.Squeeze(width, *options, name="se")(x)
         return x + _Mlp(self.dtype, name="channel_mixer")(x, train=train)
 
@@ -130,9 +131,7 @@ class _Classifier(nn.Module):
         if not self.num_classes:
             return ()
         x = layers.BatchNorm(name="bn")(x, train=train)
-        return layers.Classifier(
-            self.num_classes, transformer.small_normal, zero_bias=True, name="l"
-        )(x)
+        return layers.Classifier(self.num_classes, transformer.normal, zero_bias=True, name="l")(x)
 
 
 class _Head(nn.Module):

@@ -12,9 +12,8 @@ from rrd_jax.networks.contract import Outputs
 from rrd_jax.networks.family import Family
 
 _EPSILON = 1e-5
-_normal = nn.initializers.normal(0.02)
 _ConvNorm = partial(layers.ConvNorm, kernel_init=layers.torch_default)
-_Linear = partial(transformer.Linear, kernel_init=_normal)
+_Linear = partial(transformer.Linear, kernel_init=transformer.normal)
 
 
 def _convolutions(
@@ -184,7 +183,9 @@ class TinyViT(nn.Module):
                 block = partial(_Block, *sizes, dtype=self.dtype)
             modules |= {f"blocks_{j}": partial(block, drop=drop) for j, drop in enumerate(drops)}
             maps.append(layers.Sequential(modules, name=f"stages_{i}")(maps[-1], train=train))
-        head = convnext.Head(self.num_classes, epsilon=_EPSILON, kernel_init=_normal, name="head")
+        head = convnext.Head(
+            self.num_classes, epsilon=_EPSILON, kernel_init=transformer.normal, name="head"
+        )
         return head(maps)
 
 

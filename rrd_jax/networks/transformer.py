@@ -15,6 +15,8 @@ from rrd_jax import errors, functional
 from rrd_jax.networks import layers
 
 small_normal = nn.initializers.truncated_normal(0.02)
+# timm's `trunc_normal_`, whose bounds are far away.
+normal = nn.initializers.normal(0.02)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:

@@ -181,10 +181,7 @@ def test_gradients_and_statistics_equal_timm(name):
         assert golden.relative(statistics[entry], after[entry].numpy()) < 1e-5, entry
 
 
-_NEWEST = ("small_efficientvit_b", "small_efficientvit_l", "small_tinyvit", "small_edgenext")
-
-
-@pytest.mark.parametrize("name", _NEWEST)
+@pytest.mark.parametrize("name", _PEERS)
 def test_initial_values_are_distributed_as_in_timm(name):
     torch.manual_seed(0)
     network, expected = networks.create(name, 5), _PEERS[name]().state_dict()
