@@ -63,6 +63,12 @@ def _run_digits(commands, argument, *fields, **options):
         (_PAIR, "objectives.rrd.queue_size=1000000000000", 1, "objectives.rrd.queue_size"),
         (_PAIR, "objectives.rrd.dim=100000000", 1, "100000000 x 4 bytes"),
         (_PAIR, "objectives.rrd.initial=foo", 1, "initial.*foo.*unit"),
+        (
+            ":vit_tiny_patch16_224,smoke",
+            "data.image_size=32 student.options.heads=5",
+            1,
+            "no network has the fields of vit_tiny_patch16_224.heads=5.: .*; change the options",
+        ),
         (_STUDENT, "foo=1", 1, "unknown field 'foo'"),
         (_STUDENT, "learning_rate=0.1", 1, "optimizer.learning_rate"),
         (_STUDENT, "data.image_size=1", 1, "data.image_size is 1"),

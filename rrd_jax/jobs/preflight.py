@@ -44,11 +44,11 @@ def check(
         for name, part in {"": job.student, **job.comparisons}.items()
     }
     plan = plans[""]
-    _check_custom(plan.student, training.network, dataset)
+    _check_network(plan.student, training.network, dataset)
     outlines, teachers = [], []
     for teacher, path in zip(job.teachers, paths, strict=True):
         network = teacher.network.create(dataset.num_classes)
-        _check_custom(network, teacher.network, dataset, teacher.teaching)
+        _check_network(network, teacher.network, dataset, teacher.teaching)
         if teacher.is_trained_here:
             learning_checks.warn_about_network(teacher.part.training, dataset)
         spec = assembly.TeacherSpec(
@@ -138,23 +138,43 @@ def _warn_about_classifier(
     )
 
 
-def _check_custom(
+def _check_network(
     network: networks.Network,
     choice: NetworkChoice,
     dataset: data.Dataset,
     teaching: TeachingChoice | None = None,
 ) -> None:
-    """Checks a custom network; the logits of a teacher may be missing or have other classes.
+    """Checks a custom network or a variant of a built-in network.
+
+    The logits of a custom teacher may be missing or have other classes.
 
     Raises:
-      InputError: the outputs of the network are invalid.
+      InputError: the outputs of a custom network are invalid.
+      FieldError: the fields of a variant contradict each other.
     """
     if not isinstance(network, networks.CustomNetwork) and choice.network is None:
+        _check_fields(network, choice.model, dataset.image_shape)
         return
     count = None if teaching and teaching.classifier else dataset.num_classes or None
     needs_logits = teaching is None and dataset.num_classes > 0
     networks.check(network, choice.model, count, dataset.image_shape, needs_logits=needs_logits)
     networks.check_independence(network, choice.model, dataset.image_shape)
+
+
+def _check_fields(network: networks.Network, name: str, image_shape: tuple[int, int, int]) -> None:
+    """Raises a FieldError if a variant of a built-in network cannot be built from its fields."""
+    if "(" not in name:
+        return
+    try:
+        networks.summarize(network, image_shape)
+    except errors.InputError:
+        # Images of a teacher may have another size.
+        return
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise errors.FieldError(
+            f"no network has the fields of {name}: {errors.printable(str(error))}; change the"
+            " options of the network, such as heads to a divisor of the width"
+        ) from error
 
 
 def _check_memory(needs: dict[str, Any], memory: int) -> None:

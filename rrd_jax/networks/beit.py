@@ -131,7 +131,7 @@ _LAYOUT = Layout(
         ),
     ),
     rules(("head.", "classifier.")),
-    r"embeddings\.mask_token|.*relative_position_index",
+    ignored=r"embeddings\.mask_token|.*relative_position_index",
 )
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 

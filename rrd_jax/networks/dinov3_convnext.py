@@ -41,7 +41,7 @@ def _layout(marker: str, stem: str, downsample: str, block: str, names: dict[str
             ("head.norm.", "layer_norm." if "layer_norm." in names.values() else "norm."),
         ),
         rules(("head.fc.", "head.")),
-        r"mask_token|norms\.|projectors\.",
+        ignored=r"mask_token|norms\.|projectors\.",
     )
 
 

@@ -13,7 +13,7 @@ has several entries, their rows are concatenated: query, key and value are one n
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 Entries = dict[str, Any]
@@ -72,6 +72,7 @@ class Layout:
     inner: str
     rules: tuple[Rule, ...]
     heads: tuple[Rule, ...] = ()
+    _: dataclasses.KW_ONLY
     ignored: str = "$^"
     ignored_ones: str = "$^"
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -184,6 +185,31 @@ def dino_hidden(config: Config) -> int:
     """
     hidden = int(config["hidden_size"] * config["mlp_ratio"])
     return 2 * ((int(hidden * 2 / 3) + 7) // 8 * 8) if config["use_swiglu_ffn"] else hidden
+
+
+def dino_entries(
+    mlps: Iterable[tuple[str, str]], groups: Iterable[str] = ("",)
+) -> tuple[Rule, ...]:
+    """Returns the rules of the names of DINOv2's authors.
+
+    Args:
+      mlps: possible names of the layers of the MLPs; the first ones are written.
+      groups: possible parts of names before the number of a block, such as "{#}."; the first one is
+        written.
+    """
+    same = ("norm1.", "norm2.", "attn.qkv.", "attn.proj.", "ls1.gamma", "ls2.gamma")
+    layers = [
+        (f"mlp.fc{i}.", f"mlp.{layer}.") for names in mlps for i, layer in enumerate(names, start=1)
+    ]
+    return rules(
+        *((n, n) for n in ("cls_token", "mask_token", "pos_embed", "patch_embed.proj.", "norm.")),
+        ("reg_token", "register_tokens"),
+        *(
+            (f"blocks.{{}}.{native}", f"blocks.{group}{{}}.{foreign}")
+            for group in groups
+            for native, foreign in (*zip(same, same, strict=True), *layers)
+        ),
+    )
 
 
 def picked(*names: str) -> Callable[[Config], dict[str, Any]]:

@@ -12,8 +12,8 @@ from rrd_jax.networks.family import (
     Family,
     Kind,
     Layout,
+    dino_entries,
     dino_hidden,
-    rules,
     transformer_fields,
     transformer_sizes,
 )
@@ -38,23 +38,10 @@ def _networks() -> dict[str, partial]:
 
 def _layout(first: str, second: str, *, gated: bool) -> Layout:
     """Returns the layout of the authors' files; the arguments name the layers of the MLP."""
-    block = {
-        **{name: name for name in ("norm1.", "norm2.", "attn.qkv.", "attn.proj.")},
-        **{name: name for name in ("ls1.gamma", "ls2.gamma")},
-        **{"mlp.fc1.": f"mlp.{first}.", "mlp.fc2.": f"mlp.{second}."},
-    }
     return Layout(
         f"blocks.0.mlp.{first}.weight",
         "",
-        rules(
-            ("cls_token", "cls_token"),
-            ("mask_token", "mask_token"),
-            ("reg_token", "register_tokens"),
-            ("pos_embed", "pos_embed"),
-            ("patch_embed.proj.", "patch_embed.proj."),
-            *((f"blocks.{{}}.{name}", f"blocks.{{}}.{other}") for name, other in block.items()),
-            ("norm.", "norm."),
-        ),
+        dino_entries([(first, second)]),
         fits=lambda network: network.gated == gated,
         class_position=True,
     )

@@ -43,6 +43,7 @@ _FILES = (
     "mlkd",
     "crld",
     "vrm",
+    "rdd",
     # On the embedding of each image.
     "embed",
     # On relations within the batch.

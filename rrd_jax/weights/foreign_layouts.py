@@ -2,7 +2,7 @@
 
 from rrd_jax import networks
 from rrd_jax.networks import convnext, mobilenet, regnet, resnet, vit
-from rrd_jax.networks.family import Layout, Rule, fused, rules
+from rrd_jax.networks.family import Layout, Rule, dino_entries, fused, rules
 
 _PARTS = ("query", "key", "value")
 _VIT = (
@@ -59,26 +59,8 @@ def _dino(*mlps: Rule) -> Layout:
 
 def _dino_authors(*, gated: bool = False) -> Layout:
     """Returns the layout of the files of DINOv2's authors, whose blocks may be grouped."""
-    inside = {
-        **{name: name for name in ("norm1.", "norm2.", "attn.qkv.", "attn.proj.")},
-        **{name: name for name in ("ls1.gamma", "ls2.gamma", "mlp.fc1.", "mlp.fc2.")},
-    }
-    both = (inside, {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."})
-    blocks = [
-        (f"blocks.{{}}.{native}", f"blocks.{group}{{}}.{foreign}")
-        for group in ("", "{#}.")
-        for names in (reversed(both) if gated else both)
-        for native, foreign in names.items()
-    ]
-    table = rules(
-        ("cls_token", "cls_token"),
-        ("mask_token", "mask_token"),
-        ("reg_token", "register_tokens"),
-        ("pos_embed", "pos_embed"),
-        ("patch_embed.proj.", "patch_embed.proj."),
-        ("norm.", "norm."),
-        *blocks,
-    )
+    mlps = [("fc1", "fc2"), ("w12", "w3")]
+    table = dino_entries(reversed(mlps) if gated else mlps, ("", "{#}."))
     return Layout("mask_token", "", table, class_position=True)
 
 
@@ -109,8 +91,8 @@ _CLIP = Layout(
         *_TOWER,
     ),
     rules(("head.weight", "visual_projection.weight")),
-    _TEXT,
-    _PROJECTION,
+    ignored=_TEXT,
+    zeros=_PROJECTION,
 )
 _SIGLIP = Layout(
     "head.probe",
@@ -235,9 +217,11 @@ _DEIT = Layout(
     "deit.",
     _VIT,
     rules(("head.", "cls_classifier."), ("head_dist.", "distillation_classifier.")),
-    _IGNORED,
+    ignored=_IGNORED,
 )
-_PLAIN = Layout("encoder.layer.0.layernorm_before.weight", "vit.", _VIT, _CLASSIFIER, _IGNORED)
+_PLAIN = Layout(
+    "encoder.layer.0.layernorm_before.weight", "vit.", _VIT, _CLASSIFIER, ignored=_IGNORED
+)
 _DINO, _GATED_DINO = _dino(*_MLP, *_GATED_MLP), _dino(*_GATED_MLP)
 _FIRST = _convnext("convnext.", "layer_scale_parameter")
 _SECOND = _convnext("convnextv2.", "grn.weight")

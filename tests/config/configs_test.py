@@ -212,7 +212,7 @@ def test_small_data_sets_and_smoke_reduce_the_memory_of_any_method():
     ("option", "nearest"),
     [
         ("resnet9-resnet8", "resnet"),
-        ("rrdd", "rrd"),
+        ("rrds", "rrd"),
         ("crd+kdd", "kd"),
         ("smok", "smoke"),
         ("resnet8+kd", "resnet8"),

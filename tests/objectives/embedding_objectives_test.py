@@ -34,6 +34,7 @@ _CASES = {
     "mlkd": ("mlkd", {}, None),
     "crld": ("crld", {"labels": 0.0, "across": 0.0, "confident_first": 0.0}, 0),
     "vrm": ("vrm", {}, 0),
+    "rdd": ("rdd", {"total_steps": 20}, None),
     "sp": ("sp", {}, 0),
     "rkd": ("rkd", {}, 0),
     "pkt": ("pkt", {}, 0),

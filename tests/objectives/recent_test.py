@@ -274,6 +274,30 @@ def test_exits_of_ofa_halve_the_maps_and_all_are_trained():
     np.testing.assert_allclose(swapped, expected, rtol=1e-6)
 
 
+def test_rdd_weights_labels_by_agreement_and_then_by_relative_difficulty():
+    objective = objectives.create("rdd", first_share=0.5, total_steps=4, temperature=2.0)
+    student, teacher, other = _random(0, 3, 12, 5)
+    labels = np.arange(12) % 5
+    second = SecondView(None, Outputs(jnp.asarray(other), ()))
+    batch = batches.from_labels(labels, second=second)
+    state, losses = objective.init(jax.random.key(0), None, None), []
+    for _ in range(3):
+        outputs = (Outputs(jnp.asarray(z), ()) for z in (student, teacher))
+        loss, memory = objective.loss(state, *outputs, batch)
+        state, losses = state._replace(memory=memory), [*losses, loss]
+    p_s, p_t, p_2 = (_softmax(z) for z in (student, teacher, other))
+    entropy = -np.log(p_s[np.arange(12), labels])
+    kd_part = _kd64(student, teacher, 2.0)
+    weights = np.exp(-np.sum(p_2 * np.log(p_2 / p_t), -1))
+    for loss in losses[:2]:
+        np.testing.assert_allclose(loss, weights * entropy + kd_part, rtol=1e-4)
+    unsure_s, unsure_t = (p[np.arange(12), labels] <= 0.7 for p in (p_s, p_t))
+    assert 0 < np.sum(unsure_s ^ unsure_t) < 12
+    np.testing.assert_allclose(losses[2], (unsure_s ^ unsure_t) * entropy + kd_part, rtol=1e-4)
+    with pytest.raises(errors.InputError, match="threshold is 2"):
+        objectives.create("rdd", threshold=2.0)
+
+
 def test_pkth_equals_the_published_code():
     def loss(student):
         return pkth.pkth_loss(student, jnp.asarray(_FILE["pkth/teacher"]))

@@ -29,8 +29,8 @@ def test_the_reference_of_a_record_is_in_a_docstring(name):
 
 
 def test_invalid_names_options_and_temperatures_are_refused():
-    with pytest.raises(errors.InputError, match="unknown objective 'rrdd'; did you mean 'rrd'"):
-        objectives.create("rrdd")
+    with pytest.raises(errors.InputError, match="unknown objective 'rrds'; did you mean 'rrd'"):
+        objectives.create("rrds")
     with pytest.raises(errors.InputError, match="did you mean 'temperature'"):
         objectives.create("kd", temprature=3.0)
     with pytest.raises(errors.InputError, match="temperature is 0"):

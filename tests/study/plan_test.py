@@ -168,7 +168,7 @@ def test_an_invalid_study_file_is_refused_with_one_line(tmp_path, text, message)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"factors": (design.methods("ce", "rrdd"),)}, "cell grid/rrdd/seed0: .* mean 'rrd'"),
+        ({"factors": (design.methods("ce", "rrds"),)}, "cell grid/rrds/seed0: .* mean 'rrd'"),
         ({"config": "configs/none.py"}, "cell grid/ce/seed0: .* configs/none.py does not exist"),
         ({"baseline": "kd"}, "baseline 'kd', which is not a level of method; known: ce"),
         ({"compared": "pair"}, "unknown factor of grid 'grid' 'pair'"),
