@@ -49,7 +49,7 @@ def get_study(argument: str = "") -> design.Study:
             argument=",".join(filter(None, (pair, options.smoke))),
             fields={
                 **({} if options.smoke else _FIELDS),
-                f"{transformer}.options": _OPTIONS,
+                f"{transformer}.options": _OPTIONS | ({"depth": 1} if options.smoke else {}),
             },
             factors=(design.methods(*(options.named or settings.METHODS)),),
             seeds=options.seeds(3),

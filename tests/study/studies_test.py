@@ -16,9 +16,9 @@ _SIZES = {
     "benchmark.py:imagenet": (36, 36, 2),
     "benchmark.py:vgg13-vgg8,ce,rrd": (10, 10, 1),
     "dense.py": (40, 40, 1),
-    "digits.py": (170, 170, 1),
+    "digits.py": (235, 235, 1),
     "digits.py:ce,kd": (10, 10, 1),
-    "fashion_mnist.py": (170, 170, 1),
+    "fashion_mnist.py": (235, 235, 1),
     "fashion_mnist.py:small,ce,rrd": (10, 10, 1),
     "few_images.py": (60, 60, 1),
     "imbalance.py": (36, 36, 1),
@@ -27,6 +27,7 @@ _SIZES = {
     # shares of wrong labels for each kind and seed.
     "label_noise.py:noisy_teacher": (72, 60, 13),
     "transformers.py": (24, 24, 2),
+    "teachers.py": (35, 35, 2),
     "transfer.py": (48, 48, 2),
     "transfer.py:cifar100,ce,rrd": (18, 18, 1),
     "unlabelled.py": (93, 93, 1),
@@ -64,7 +65,7 @@ def test_the_benchmark_has_all_pairs_and_methods_of_the_published_values():
 
 
 # Other tests cover the other studies, which differ in methods, pairs and noise.
-_KINDS = ("transformers", "few_images", "unlabelled", "dense")
+_KINDS = ("transformers", "unlabelled", "dense", "teachers")
 
 
 @pytest.mark.long
