@@ -30,7 +30,7 @@ _DIGITS = "--config=configs/digits.py"
         ),
         ([_DIGITS, "--config.objectives.kd.tau=1"], 1, "kd.tau'; known: standardize"),
         ([_DIGITS + ":resnet20-resnet9"], 1, "invalid config option 'resnet20-resnet9'"),
-        ([_DIGITS + ":rdd"], 1, "did you mean 'rrd'"),
+        ([_DIGITS + ":rrdd"], 1, "did you mean 'rrd'"),
         ([_DIGITS, "--config.student.model=resnet9"], 1, "did you mean 'resnet8'"),
         ([_DIGITS, "--config.objectives.kd.temperature=0"], 1, "temperature is 0"),
         ([_DIGITS, "--processes=-1"], 1, "processes"),

@@ -134,7 +134,7 @@ def elsewhere(wheel, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("argument", "code", "text"),
-    [("--help", 0, "--workdir: "), ("--config=launch.py:rdd", 1, "did you mean 'rrd'")],
+    [("--help", 0, "--workdir: "), ("--config=launch.py:rrdd", 1, "did you mean 'rrd'")],
 )
 def test_the_command_and_the_module_print_the_same(argument, code, text, elsewhere):
     project, python, command = elsewhere
