@@ -13,6 +13,16 @@ ALL_METHODS = (*objectives.RECORDS, "crd+kd", "dcd+kd", "rrd+kd")
 METHODS = ("ce", "kd", "rrd", "rrd+kd")
 # Methods for a teacher with more channels than the student: two objectives need equal channels.
 WIDER_TEACHER = tuple(name for name in ALL_METHODS if name not in ("fsp", "kdsvd"))
+# A common recipe for transformers, which also trains convolutional networks.
+ADAMW = {
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 2e-3,
+    "optimizer.weight_decay": 0.05,
+    "optimizer.decay_norm_and_bias": False,
+    "optimizer.schedule": "cosine",
+    "optimizer.warmup_epochs": 2.0,
+    "optimizer.clip_norm": 1.0,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,14 +29,7 @@ _FIELDS = {
     "teacher.epochs": 15,
     "train.epochs": 20,
     "eval.every": 20,
-    # A common recipe for transformers, which also trains convolutional networks.
-    "optimizer.name": "adamw",
-    "optimizer.learning_rate": 2e-3,
-    "optimizer.weight_decay": 0.05,
-    "optimizer.decay_norm_and_bias": False,
-    "optimizer.schedule": "cosine",
-    "optimizer.warmup_epochs": 2.0,
-    "optimizer.clip_norm": 1.0,
+    **settings.ADAMW,
 }
 _ABOUT = (
     "Two small transformers are trained with labels on 12 000 images of Fashion-MNIST each, scaled"

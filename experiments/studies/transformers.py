@@ -21,14 +21,7 @@ _FIELDS = {
     "teacher.train_split": "train[:12000]",
     "teacher.epochs": 40,
     "train.epochs": 40,
-    # A common recipe for transformers, which also trains convolutional networks.
-    "optimizer.name": "adamw",
-    "optimizer.learning_rate": 2e-3,
-    "optimizer.weight_decay": 0.05,
-    "optimizer.decay_norm_and_bias": False,
-    "optimizer.schedule": "cosine",
-    "optimizer.warmup_epochs": 2.0,
-    "optimizer.clip_norm": 1.0,
+    **settings.ADAMW,
 }
 _ABOUT = (
     "The teacher is trained for 40 epochs on 12 000 images of Fashion-MNIST, scaled to 16 pixels;"

@@ -106,6 +106,31 @@ class Stage(nn.Module):
         return x
 
 
+def maps_of(
+    x: jax.Array,
+    widths: Sequence[int],
+    blocks: Sequence[Sequence[Callable[..., nn.Module]]],
+    dtype: jnp.dtype,
+    *,
+    train: bool,
+) -> list[jax.Array]:
+    """Returns the maps of the stem and of each stage, as submodules of the calling module.
+
+    Args:
+      x: normalized images [B, H, W, channels].
+      widths: channels of each stage.
+      blocks: factories of the blocks of each stage.
+      dtype: type of the convolutions.
+      train: see `layers.BatchNorm`.
+    """
+    x = _Conv(widths[0], 4, 4, dtype=dtype, name="stem_0")(x)
+    maps = [transformer.LayerNorm(name="stem_1")(x)]
+    for i, (width, factories) in enumerate(zip(widths, blocks, strict=True)):
+        stage = Stage(width, i == 0, tuple(factories), dtype, name=f"stages_{i}")
+        maps.append(stage(maps[-1], train=train))
+    return maps
+
+
 class Head(nn.Module):
     """An average over positions, a norm and the classifier.
 
@@ -162,23 +187,12 @@ class ConvNeXt(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Computes the Outputs of normalized images [B, H, W, channels]."""
-        x = _Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem_0")(x)
-        x = transformer.LayerNorm(name="stem_1")(x)
-        maps, rates = [x], transformer.stage_drop_rates(self.drop_path, self.blocks)
-        for i, (drops, width) in enumerate(zip(rates, self.widths, strict=True)):
-            blocks = tuple(
-                partial(
-                    Block,
-                    drop,
-                    self.dtype,
-                    second=self.second,
-                    as_convolutions=self.as_convolutions,
-                )
-                for drop in drops
-            )
-            stage = Stage(width, i == 0, blocks, self.dtype, name=f"stages_{i}")
-            x = stage(x, train=train)
-            maps.append(x)
+        options = {"second": self.second, "as_convolutions": self.as_convolutions}
+        blocks = [
+            [partial(Block, drop, self.dtype, **options) for drop in drops]
+            for drops in transformer.stage_drop_rates(self.drop_path, self.blocks)
+        ]
+        maps = maps_of(x, self.widths, blocks, self.dtype, train=train)
         return Head(self.num_classes, self.normed_patches, name="head")(maps)
 
 

@@ -129,16 +129,16 @@ class EdgeNeXt(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Computes the Outputs of normalized images [B, H, W, channels]."""
-        x = _Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem_0")(x)
-        x = transformer.LayerNorm(name="stem_1")(x)
-        maps, rates = [x], transformer.stage_drop_rates(self.drop_path, self.blocks)
-        stages = zip(self.widths, rates, self.kernels, self.groups, strict=True)
-        for i, (width, drops, kernel, groups) in enumerate(stages):
+        rates = transformer.stage_drop_rates(self.drop_path, self.blocks)
+        stages = []
+        for i, (drops, kernel, groups) in enumerate(
+            zip(rates, self.kernels, self.groups, strict=True)
+        ):
             blocks = [partial(convnext.Block, drop, self.dtype, kernel) for drop in drops]
             if groups:
                 blocks[-1] = partial(_Block, self.heads, groups, i == 1, drops[-1], self.dtype)
-            stage = convnext.Stage(width, i == 0, tuple(blocks), self.dtype, name=f"stages_{i}")
-            maps.append(stage(maps[-1], train=train))
+            stages.append(blocks)
+        maps = convnext.maps_of(x, self.widths, stages, self.dtype, train=train)
         return convnext.Head(self.num_classes, name="head")(maps)
 
 

@@ -181,6 +181,7 @@ def stateless(
     *,
     needs_teacher: bool = True,
     needs_maps: bool = False,
+    needs_second: bool = False,
 ) -> Objective:
     """Returns an objective without state.
 
@@ -189,10 +190,12 @@ def stateless(
       needs_teacher: whether `loss` reads the teacher's outputs.
       needs_maps: whether `loss` reads the teacher's maps; if False, the teacher's embeddings can be
         cached.
+      needs_second: whether `loss` reads the outputs for a second view of each image.
     """
     return Objective(
         init=lambda key, student, teacher: ObjectiveState(),
         loss=lambda state, student, teacher, batch: (loss(student, teacher, batch), state.memory),
         needs_teacher=needs_teacher,
         needs_maps=needs_maps,
+        needs_second=needs_second,
     )

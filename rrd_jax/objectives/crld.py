@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax.objectives.base import Objective, ObjectiveState, Record
+from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.kd import kd_loss
-from rrd_jax.objectives.parts.checks import check_weights
+from rrd_jax.objectives.parts.checks import check_shares, check_weights
 from rrd_jax.objectives.parts.logits import Views, cross_entropy, two_views
 
 
@@ -89,12 +89,7 @@ def crld(
     errors.check_positive(temperature=temperature)
     check_weights(within=within, across=across)
     check_weights(labels=labels)
-    for name, value in {
-        "confident_first": confident_first,
-        "confident_second": confident_second,
-    }.items():
-        if not 0 <= value <= 1:
-            raise errors.InputError(f"{name} is {value}, but must be in [0, 1]")
+    check_shares(confident_first=confident_first, confident_second=confident_second)
     options = {
         "temperature": temperature,
         "within": within,
@@ -103,15 +98,12 @@ def crld(
         "confident_second": confident_second,
     }
 
-    def loss(state, student, teacher, batch):
+    def loss(student, teacher, batch):
         pairs = two_views(student, teacher, batch, standardize=standardize)
         losses = crld_loss(*pairs, **options)
-        losses += labels * cross_entropy(batch.second.student.logits, batch.label)
-        return losses, state.memory
+        return losses + labels * cross_entropy(batch.second.student.logits, batch.label)
 
-    return Objective(
-        lambda key, student, teacher: ObjectiveState(), loss, needs_maps=False, needs_second=True
-    )
+    return stateless(loss, needs_second=True)
 
 
 RECORD = Record(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax.objectives.base import Objective, ObjectiveState, Record
+from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.kd import kd_loss
 from rrd_jax.objectives.parts.arithmetic import matmul
 from rrd_jax.objectives.parts.checks import as_matching_float32, check_weights
@@ -111,16 +111,14 @@ def mlkd(
         errors.check_positive(temperatures=temperature)
     check_weights(distillation=distillation, labels=labels)
 
-    def loss(state, student, teacher, batch):
+    def loss(student, teacher, batch):
         pairs = two_views(student, teacher, batch, standardize=standardize)
         grams = scores(student.logits, teacher.logits, standardize=False)
         levels = mlkd_loss(*pairs, grams, temperatures=temperatures, reference=reference)
         target = cross_entropy(batch.second.student.logits, batch.label)
-        return distillation * levels + labels * target, state.memory
+        return distillation * levels + labels * target
 
-    return Objective(
-        lambda key, student, teacher: ObjectiveState(), loss, needs_maps=False, needs_second=True
-    )
+    return stateless(loss, needs_second=True)
 
 
 RECORD = Record(

@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts.arithmetic import matmul
-from rrd_jax.objectives.parts.checks import as_float32_batches, check_weights
+from rrd_jax.objectives.parts.checks import as_float32_batches, check_shares, check_weights
 from rrd_jax.objectives.parts.maps import after_stem
 from rrd_jax.objectives.pkt import cosine_shares
 
@@ -68,8 +67,7 @@ def pkth(
       InputError: an option is out of range.
     """
     check_weights(weight_maps=weight_maps)
-    if not 0 <= decay <= 1:
-        raise errors.InputError(f"decay is {decay}, but must be in [0, 1]")
+    check_shares(decay=decay)
 
     def init(key, student, teacher):
         del key

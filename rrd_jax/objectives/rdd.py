@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.kd import kd_loss
-from rrd_jax.objectives.parts.checks import as_matching_float32, check_weights
+from rrd_jax.objectives.parts.checks import as_matching_float32, check_shares, check_weights
 from rrd_jax.objectives.parts.logits import cross_entropy, divergence, mixed_loss, scores
 
 
@@ -74,9 +74,7 @@ def rdd(
     """
     errors.check_positive(temperature=temperature)
     check_weights(distillation=distillation)
-    for name, value in {"first_share": first_share, "threshold": threshold}.items():
-        if not 0 <= value <= 1:
-            raise errors.InputError(f"{name} is {value}, but must be in [0, 1]")
+    check_shares(first_share=first_share, threshold=threshold)
 
     def init(key, student, teacher):
         del key, student, teacher

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax.objectives.base import Objective, ObjectiveState, Record
+from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.arithmetic import matmul, ratio, root
 from rrd_jax.objectives.parts.checks import as_float32_batches, check_weights
 from rrd_jax.objectives.parts.logits import Views, two_views
@@ -128,13 +128,11 @@ def vrm(
     _check_share(keep)
     options = {"samples": samples, "classes": classes, "keep": keep}
 
-    def loss(state, student, teacher, batch):
+    def loss(student, teacher, batch):
         pairs = two_views(student, teacher, batch, standardize=standardize)
-        return vrm_loss(*pairs, **options), state.memory
+        return vrm_loss(*pairs, **options)
 
-    return Objective(
-        lambda key, student, teacher: ObjectiveState(), loss, needs_maps=False, needs_second=True
-    )
+    return stateless(loss, needs_second=True)
 
 
 RECORD = Record(

@@ -9,7 +9,12 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import adapters, transport
-from rrd_jax.objectives.parts.checks import as_matching_float32, check_labels, check_weights
+from rrd_jax.objectives.parts.checks import (
+    as_matching_float32,
+    check_labels,
+    check_shares,
+    check_weights,
+)
 from rrd_jax.objectives.parts.logits import mixed_loss
 from rrd_jax.objectives.parts.pooling import pool
 
@@ -179,8 +184,7 @@ def wkd(
         "mean_weight": mean_weight,
     }.items():
         check_weights(**{name: weight})
-    if not 0 <= decay_from <= 1:
-        raise errors.InputError(f"decay_from is {decay_from}, but must be in [0, 1]")
+    check_shares(decay_from=decay_from)
     with_logits, with_features = over != "features", over != "logits"
 
     def init(key, student, teacher):

@@ -114,12 +114,11 @@ def train_step(
 def augmented(task: Task, state: TrainState, batch: Batch) -> Batch:
     """Returns the batch with a view of each image, mixed with other images if `task.mix` is set."""
     view, augment = batch.view, task.augment
+    epoch = state.step // task.steps_per_epoch
     if augment.choose is not None:
-        epoch = state.step // task.steps_per_epoch
         view = augment.choose(state.key, epoch, batch.index)
     images = augment.show(view, batch.index, batch.image)
     if task.has_second_view:
-        epoch = state.step // task.steps_per_epoch
         second = augment.show_second(state.key, epoch, batch.index, batch.image)
         batch = batch._replace(second_image=second)
     if augment.show_teacher is not None:

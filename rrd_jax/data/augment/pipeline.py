@@ -165,50 +165,35 @@ def make_augment(
         crop, name = crops.crop_flip(pad, flip), f"{name}, pad {pad}, flip {flip}"
     elif kind == "resized_crop":
         crop, name = crops.resized_crop(area, flip), f"{name}, area {area}, flip {flip}"
-    augment = _first_view(
-        kind, name, crop, changes or Changes(), mean, normalize, views, area, teacher
-    )
-    if second is None:
-        return augment
-    show = second_view.make(second, crop, mean)
-
-    def show_second(key, epoch, index, images):
-        return normalize(show(_keys(key, epoch, index), images))
-
-    return augment._replace(show_second=show_second)
-
-
-def _first_view(
-    kind: str,
-    name: str,
-    crop: Crop | None,
-    changes: Changes,
-    mean: Sequence[float],
-    normalize: Callable,
-    views: Views,
-    area: float,
-    teacher: str,
-) -> Augment:
-    """Returns the augmentation without a second view; the arguments are those of `make_augment`."""
+    changes = changes or Changes()
     stages = _stages(changes, mean)
     by_host = kind in HOST_AUGMENTATIONS
     if by_host:
         name = f"{name}, area {area}" if views.count else name
     if stages or views.count or (crop and not crop.views):
         name = f"{name}, {changes}" if stages else name
-        return _seeded(name, crop, stages, normalize, views, weak=teacher == "weak")
-    if crop:
-        return Augment(
+        augment = _seeded(name, crop, stages, normalize, views, weak=teacher == "weak")
+    elif crop:
+        augment = Augment(
             name=name,
             views=crop.views,
             choose=lambda key, epoch, index: jax.vmap(crop.choose)(_keys(key, epoch, index)),
             show=lambda view, index, images: normalize(crop.cut(view, images)),
         )
-    return Augment(
-        name=name,
-        views=0 if by_host else 1,
-        choose=lambda key, epoch, index: jnp.zeros_like(index),
-        show=lambda view, index, images: normalize(images),
+    else:
+        augment = Augment(
+            name=name,
+            views=0 if by_host else 1,
+            choose=lambda key, epoch, index: jnp.zeros_like(index),
+            show=lambda view, index, images: normalize(images),
+        )
+    if second is None:
+        return augment
+    show = second_view.make(second, crop, mean)
+    return augment._replace(
+        show_second=lambda key, epoch, index, images: normalize(
+            show(_keys(key, epoch, index), images)
+        )
     )
 
 

@@ -96,6 +96,13 @@ def check_labels(labels: jax.Array, logits: jax.Array) -> None:
         )
 
 
+def check_shares(**values: float) -> None:
+    """Raises an InputError for a value that is not in [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise errors.InputError(f"{name} is {value}, but must be in [0, 1]")
+
+
 def check_weights(**values: float) -> None:
     """Raises an InputError if a weight is negative or not finite, or if several are all 0."""
     for name, value in values.items():
