@@ -246,6 +246,13 @@ def test_a_field_without_effect_is_noted(fields, entry, capsys):
     assert output.count("\n") == 1
 
 
+def test_a_policy_with_uniform_magnitudes_reads_its_number_of_operators_alone(capsys):
+    fields = {"data.policy": "rand_uniform", "data.policy_operators": 3, "data.policy_noise": 0.5}
+    unused.note(validation.validate(launch.digits(**fields)), fields)
+    note = "note: unused config fields: data.policy_noise (data.policy is rand_uniform)"
+    assert capsys.readouterr().out.strip() == note
+
+
 def test_a_test_split_within_the_training_images_is_warned_about(capsys):
     unused.note(validation.validate(launch.digits(**{"data.test_split": "train[:10]"})), ())
     assert "warning: data.test_split is 'train[:10]'" in capsys.readouterr().out

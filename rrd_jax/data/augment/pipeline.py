@@ -62,7 +62,8 @@ class Augment(NamedTuple):
     show_second: Callable[..., jax.Array] | None = None
 
 
-_IF_RANDOM_POLICY = unless("data.policy", "rand", "rand_increasing")
+_IF_COUNTED = unless("data.policy", "rand", "rand_increasing", "rand_uniform")
+_IF_MAGNITUDE = unless("data.policy", "rand", "rand_increasing")
 
 
 def _without_color(values: settings.Values) -> str:
@@ -79,7 +80,7 @@ class Changes:
     Attributes:
       policy: rand: RandAugment with torchvision's amounts; rand_increasing: with timm's amounts, as
         in rand-m9-mstd0.5-inc1 with policy_noise 0.5; trivial: TrivialAugment, wide.
-      policy_operators: rand and rand_increasing: number of operators per image.
+      policy_operators: rand, rand_increasing and rand_uniform: number of operators per image.
       policy_magnitude: rand and rand_increasing: magnitude of the operators; at most 30 for rand,
         10 for rand_increasing.
       policy_noise: rand and rand_increasing: standard deviation of the magnitudes.
@@ -98,13 +99,13 @@ class Changes:
 
     policy: str = field("data.policy", "none", kinds.Choice(policies.POLICIES))
     policy_operators: int = field(
-        "data.policy_operators", 2, kinds.Integer(1, 16), unused=_IF_RANDOM_POLICY
+        "data.policy_operators", 2, kinds.Integer(1, 16), unused=_IF_COUNTED
     )
     policy_magnitude: float = field(
-        "data.policy_magnitude", 9.0, kinds.Real(minimum=0, maximum=30), unused=_IF_RANDOM_POLICY
+        "data.policy_magnitude", 9.0, kinds.Real(minimum=0, maximum=30), unused=_IF_MAGNITUDE
     )
     policy_noise: float = field(
-        "data.policy_noise", 0.0, kinds.Real(minimum=0, maximum=1e3), unused=_IF_RANDOM_POLICY
+        "data.policy_noise", 0.0, kinds.Real(minimum=0, maximum=1e3), unused=_IF_MAGNITUDE
     )
     jitter: tuple[float, ...] = field(
         "data.jitter",
