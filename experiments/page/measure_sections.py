@@ -141,7 +141,11 @@ def _caption(measure: str, first: Values) -> str:
             " (arXiv 1905.00414) is 1 for embeddings that differ only by rotation and scale."
         )
     if measure == "calibration" and "teacher_ece" in first:
-        caption += f" The teacher's calibration error is {100 * first['teacher_ece']:.2f} %."
+        caption += (
+            f" The teacher's calibration error is {100 * first['teacher_ece']:.2f} %, its negative"
+            f" log-likelihood {first['teacher_nll']:.3f} nats and its Brier score"
+            f" {first['teacher_brier']:.4f}."
+        )
     return caption
 
 

@@ -74,6 +74,7 @@ DECLARING = (
     choices.OptimizerChoice,
     choices.AlignmentChoice,
     choices.ReportChoice,
+    choices.RobustnessChoice,
 )
 SECTIONS = ("", "data", "data.views", "student", "teacher", "optimizer", "train", "eval", "report")
 

@@ -29,6 +29,7 @@ from rrd_jax.training.choices import (
     ObjectiveChoice,
     OptimizerChoice,
     ReportChoice,
+    RobustnessChoice,
     StartChoice,
     TeacherFields,
     TeachingChoice,
@@ -318,6 +319,7 @@ def _training(
         start=_start(values, context),
         alignment=build(AlignmentChoice, values),
         report=build(ReportChoice, values),
+        robustness=build(RobustnessChoice, values),
     )
 
 

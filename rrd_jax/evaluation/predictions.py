@@ -122,6 +122,31 @@ def _compile_predict(network, normalize, mesh, fast_cpu, fully, objectives=None)
     return compiling.jit_for_mesh(predict, mesh, fast_cpu=fast_cpu, out_shardings=replicated)
 
 
+def compile_logits(
+    network: networks.Network,
+    normalize: Callable,
+    mesh: jax.sharding.Mesh,
+    objectives: Mapping[str, Objective] | None = None,
+    *,
+    fast_cpu: bool = True,
+    fully: bool = False,
+) -> Callable:
+    """Compiles a function that returns logits; see `compile_predict`.
+
+    Returns:
+      (variables, images [B, H, W, channels], labels [B]) -> {"logits": [B, C] float32, "label":
+      [B]}, a function for `collect`.
+    """
+    apply = make_apply(parallel.gathered(mesh, network, fully=fully), objectives)
+
+    def predict(variables, images, labels):
+        logits = apply(variables, normalize(images)).logits
+        return {"logits": logits.astype(jnp.float32), "label": labels}
+
+    replicated = parallel.replicated(mesh)
+    return compiling.jit_for_mesh(predict, mesh, fast_cpu=fast_cpu, out_shardings=replicated)
+
+
 _shared_predict = functools.lru_cache(8)(_compile_predict)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rrd_jax import checkpoints, data, errors
 from rrd_jax.evaluation import predictions
-from rrd_jax.jobs import job, run_info
+from rrd_jax.jobs import job, robustness, run_info
 from rrd_jax.run_folder import workdir
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
@@ -29,7 +29,7 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     Args:
       plan: the job.
       folder: the workdir of the student, with @best, @last or @STEP for a checkpoint other than the
-        newest; evaluation does not write to this folder.
+        newest. Evaluation writes only the results of eval.robust to this folder.
 
     Returns:
       A dict per network, teachers first: `run`, `network`, `images`, `top1` and `top5` in percent,
@@ -56,9 +56,9 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     setting = job.prepare(plan.student)
     if not setting.dataset.labelled:
         raise errors.InputError(
-            "data.use_labels is False, but --mode=eval requires labels; see metrics.jsonl in the"
-            " workdir for the metrics of a student without labels, or evaluate a student with a"
-            " classifier on labeled images with --config.data.use_labels=True"
+            "data.use_labels is False, but --mode=eval and eval.robust require labels; see"
+            " metrics.jsonl in the workdir for the metrics of a student without labels, or evaluate"
+            " a student with a classifier on labeled images with --config.data.use_labels=True"
         )
     training = plan.student.training
     teachers = []
@@ -100,6 +100,11 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
         for network in (*teachers, *([student] if has_student else [])):
             network.examine()
     console.print_table(*table(rows))
+    if training.robustness.names:
+        networks = {label: student} if has_student else {}
+        if teacher:
+            networks["teacher"] = teacher
+        robustness.run(training.robustness, networks, run_folder, checkpoint_name)
     return rows
 
 

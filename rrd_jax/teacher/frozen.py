@@ -87,18 +87,38 @@ class FrozenNetwork:
     @functools.cached_property
     def predictions(self) -> predictions.SplitPredictions:
         """The predictions for the test split."""
-        predict = predictions.compile_predict(
-            self.network,
-            self.training.normalize,
-            self.mesh,
-            self.terms,
-            fast_cpu=self.training.fast_cpu,
-            fully=self.training.shard_parameters,
-        )
+        return self.predict(self.dataset.test)
+
+    def predict(self, split: feed.Resident | feed.Streamed) -> dict[str, np.ndarray]:
+        """Returns the predictions for a split."""
+        return self._collect(self._predict, split)
+
+    def logits(self, split: feed.Resident | feed.Streamed) -> dict[str, np.ndarray]:
+        """Returns "logits" [N, C] float32 and "label" [N] of a split."""
+        compute = predictions.compile_logits(*self._evaluated_parts, **self._evaluation_options)
+        return self._collect(compute, split)
+
+    @functools.cached_property
+    def _predict(self) -> Callable:
+        return predictions.compile_predict(*self._evaluated_parts, **self._evaluation_options)
+
+    @property
+    def _evaluated_parts(self) -> tuple[Any, ...]:
+        """The arguments of the functions that compile an evaluation of logits."""
+        return self.network, self.training.normalize, self.mesh, self.terms
+
+    @property
+    def _evaluation_options(self) -> dict[str, bool]:
+        """The keyword arguments of the functions that compile an evaluation."""
+        training = self.training
+        return {"fast_cpu": training.fast_cpu, "fully": training.shard_parameters}
+
+    def _collect(
+        self, compute: Callable, split: feed.Resident | feed.Streamed
+    ) -> dict[str, np.ndarray]:
+        """Returns the outputs of a compiled function for a split."""
         batch_size = self.training.eval_batch_size
-        return predictions.collect(
-            predict, self.evaluated(), self.dataset.test, batch_size, self.mesh
-        )
+        return predictions.collect(compute, self.evaluated(), split, batch_size, self.mesh)
 
     @property
     def has_predicted(self) -> bool:
@@ -148,8 +168,7 @@ class FrozenNetwork:
                 self.training.normalize,
                 self.mesh,
                 grid=grid,
-                fast_cpu=self.training.fast_cpu,
-                fully=self.training.shard_parameters,
+                **self._evaluation_options,
             )
             split = held_out(self.dataset, self.training.alignment.images)
             sample = patches.collect_sample(
@@ -169,8 +188,7 @@ class FrozenNetwork:
             self.network,
             self.training.normalize,
             self.mesh,
-            fast_cpu=self.training.fast_cpu,
-            fully=self.training.shard_parameters,
+            **self._evaluation_options,
         )
 
     def examine(self) -> str:

@@ -24,6 +24,7 @@ from rrd_jax.training.choices import (
     ObjectiveChoice,
     OptimizerChoice,
     ReportChoice,
+    RobustnessChoice,
     StartChoice,
     TeachingChoice,
 )
@@ -59,6 +60,7 @@ class Training:
       start: the network's weights before the first step.
       alignment: the comparison with the teacher on held-out images.
       report: the trackers of its metrics.
+      robustness: the evaluations of --mode=eval beyond accuracy.
       mean: Mean of each channel, for pixel values in [0, 1].
       std: Standard deviation of each channel, for pixel values in [0, 1].
       seed: Seed of the initial weights, the order of examples and the augmentation.
@@ -106,6 +108,7 @@ class Training:
     start: StartChoice = dataclasses.field(default_factory=StartChoice)
     alignment: AlignmentChoice = dataclasses.field(default_factory=AlignmentChoice)
     report: ReportChoice = dataclasses.field(default_factory=ReportChoice)
+    robustness: RobustnessChoice = dataclasses.field(default_factory=RobustnessChoice)
     mean: tuple[float, ...] = field("data.mean", (0.5071, 0.4867, 0.4408), kinds.MEAN)
     std: tuple[float, ...] = field("data.std", (0.2675, 0.2565, 0.2761), kinds.STD)
     seed: int = field("seed", 0, kinds.SEED)

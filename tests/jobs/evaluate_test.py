@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 import safetensors.numpy
 
@@ -117,3 +118,15 @@ def test_missing_and_mismatching_networks_are_refused(run, tmp_path):
         _evaluate(run[0], config)
     with pytest.raises(errors.InputError, match="is tiny for 10 classes.*need resnet20 for 10"):
         _evaluate(run[0], _config("smoke,resnet8-resnet20,kd"))
+
+
+def test_robust_evaluation_writes_calibration_of_student_and_teacher(run, capsys):
+    folder, _ = run
+    rows = _evaluate(folder, _config(**{"eval.robust": ("calibration",)}))
+    assert "| calibration | ECE (%)" in capsys.readouterr().out
+    results = json.loads((folder / "robustness.json").read_text())["calibration"]["networks"]
+    for row in rows:
+        values = results[row["run"]]
+        assert values["nll"] == pytest.approx(row["loss"], rel=1e-5)
+        correct = np.nansum(np.multiply(values["count"], np.array(values["accuracy"], float)))
+        assert 100 * correct / sum(values["count"]) == pytest.approx(row["top1"])

@@ -6,6 +6,7 @@ from rrd_jax.training.choices.network import DTYPES, NetworkChoice, StartChoice
 from rrd_jax.training.choices.objective import ObjectiveChoice
 from rrd_jax.training.choices.optimizer import OptimizerChoice
 from rrd_jax.training.choices.report import ReportChoice
+from rrd_jax.training.choices.robustness import RobustnessChoice
 from rrd_jax.training.choices.teacher import CacheChoice, TeacherFields, TeachingChoice
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ObjectiveChoice",
     "OptimizerChoice",
     "ReportChoice",
+    "RobustnessChoice",
     "StartChoice",
     "TeacherFields",
     "TeachingChoice",
