@@ -167,16 +167,26 @@ def _run_study() -> None:
     jax.config.update("jax_platforms", "cpu")
     from experiments.study import progress, work
 
-    full_plan = _make_plan("cpu")
-    plan = full_plan.only(_ONLY.value)
-    if _DRY_RUN.value:
-        progress.print_plan(plan, _TASKS.value if _LAUNCH.value == "slurm" else _JOBS.value)
-        return
-    full_plan.write()
+    attempted: set[str] = set()
     failed = 0
-    remaining = [name for name, run in plan.runs.items() if not work.is_done(plan, run)]
-    remaining = remaining[: _MAX_RUNS.value or None]
-    if remaining:
+    while True:
+        full_plan = _make_plan("cpu")
+        plan = full_plan.only(_ONLY.value)
+        if _DRY_RUN.value:
+            progress.print_plan(plan, _TASKS.value if _LAUNCH.value == "slurm" else _JOBS.value)
+            return
+        full_plan.write()
+        # Each launch may finish runs that select the levels of another grid.
+        remaining = [
+            name
+            for name, run in plan.runs.items()
+            if name not in attempted and not work.is_done(plan, run)
+        ]
+        if _MAX_RUNS.value:
+            remaining = remaining[: max(0, _MAX_RUNS.value - len(attempted))]
+        if not remaining:
+            break
+        attempted.update(remaining)
         launch = f"{time.time():.0f}-{os.getpid()}"
         launchers = {"local": _launch_local, "slurm": _launch_slurm}
         failed += launchers[_LAUNCH.value](plan, remaining, launch)

@@ -46,6 +46,7 @@ def expand(
     overrides: Mapping[str, Any],
     cells: Sequence[Cell],
     configs: Mapping[str, ConfigDict],
+    selected: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[Cell, ConfigDict, str]]:
     """Yields each cell of a grid, seed by seed, with its config and the run to start from, or "".
 
@@ -54,6 +55,8 @@ def expand(
       overrides: fields of all configs, from the command line.
       cells: the cells of the previous grids.
       configs: the configs of these cells' runs, by name of the run.
+      selected: the levels of the factor of `grid.selection`, by level of the compared factor; other
+        levels have no cells yet.
 
     Raises:
       InputError: a launch file or a field is invalid; the message names the cell.
@@ -66,6 +69,12 @@ def expand(
                 continue
             names = dict(start.levels) if start else {}
             names |= {factor: level.name for factor, level in levels}
+            if grid.selection:
+                level = names[grid.selection.factor]
+                if level not in selected.get(names[grid.compared], ()):
+                    continue
+                if grid.selection.count == 1:
+                    del names[grid.selection.factor]
             cell = Cell(grid.name, names, seed, "")
             student = configs[start.run].student if start else None
             config = _cell_config(grid, levels, cell, student and student.model)
@@ -77,6 +86,7 @@ def expand(
             fields = {**grid.fields}
             for _, level in levels:
                 fields |= level.fields
+                _scale(config, level.scales)
             fields |= dict.fromkeys(grid.seeded, seed)
             _set_fields(config, fields | _applicable(config, overrides), cell)
             config.baseline = False
@@ -115,6 +125,18 @@ def _check_method(config: ConfigDict, levels: _Levels, cell: Cell) -> None:
                 f"cell {cell.label}: '{level.argument}' is not a method, the config still has"
                 f" '{config.method}'; run python -m rrd_jax.objectives for a list of objectives"
             )
+
+
+def _scale(config: ConfigDict, scales: Mapping[str, float]) -> None:
+    """Multiplies options of the objectives of a method; see `Level.scales`."""
+    names = [name for name in config.objectives if name != "ce"] or ["ce"]
+    for option, factor in scales.items():
+        for fields in (config.objectives[name] for name in names):
+            for path in (option, f"{option}_student", f"{option}_teacher"):
+                if fields.get(path) is not None:
+                    with fields.ignore_type():
+                        # Products such as 0.1 * 3 have a short decimal form.
+                        fields[path] = float(f"{fields[path] * factor:.9g}")
 
 
 def _load_config(path: str, options: Iterable[str], cell: Cell) -> ConfigDict:

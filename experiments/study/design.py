@@ -33,6 +33,9 @@ class Level:
       fields: config fields by path.
       value: the position on an axis; None for a level that is not a number.
       config: a launch file that replaces the grid's, or "".
+      scales: factors for options of the method's objectives, such as {"weight": 3.0}; "temperature"
+        includes temperature_student and temperature_teacher. `ce` is scaled only if the method has
+        no other objective. Options that an objective lacks or that have no value are skipped.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Level:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     value: float | None = None
     config: str = ""
+    scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,25 @@ class Factor:
     levels: tuple[Level, ...]
     label: str = ""
     log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The best levels of a factor in an earlier grid, for each level of the compared factor.
+
+    Successive halving (arXiv 1502.07943) is a chain of grids with longer schedules and fewer
+    levels. Its seeds and metric must not be those of the comparison: use validation images.
+
+    Attributes:
+      grid: the name of the earlier grid. Levels have the rank of their mean metric over its seeds;
+        runs that failed rank last.
+      factor: the name of the factor.
+      count: number of levels. With 1, the factor distinguishes no cells of the grid.
+    """
+
+    grid: str
+    factor: str
+    count: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +105,8 @@ class Grid:
       published: values from papers, by the names of a cell's levels in the factors' order.
       follows: the name of another grid of the study, or "". Each run then starts from the student
         of that grid with the same seed, with one run for each cell of that grid.
+      selection: restricts a factor to the best levels in an earlier grid; None for all levels. The
+        cells of a compared level are planned once the earlier grid has run its cells.
     """
 
     name: str
@@ -100,6 +125,7 @@ class Grid:
     measures: tuple[str, ...] = ("predictions",)
     published: Mapping[tuple[str, ...], float] = dataclasses.field(default_factory=dict)
     follows: str = ""
+    selection: Selection | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +175,14 @@ def field(path: str, *values: Any, name: str = "", label: str = "", log: bool = 
         for value in values
     )
     return Factor(name, levels, label or name.replace("_", " "), log)
+
+
+def scales(option: str, *values: float) -> Factor:
+    """Returns a factor that multiplies an option of the method's objectives; see `Level.scales`."""
+    levels = tuple(
+        Level(f"{value:g}", scales={option: value}, value=float(value)) for value in values
+    )
+    return Factor(option, levels, f"{option}, relative to the published", log=True)
 
 
 def comparison(config: str, names: Sequence[str], seeds: int) -> Study:

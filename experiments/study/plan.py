@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.study import cells, records, validation
+from experiments.study import cells, records, selection, validation
 from experiments.study.cells import Cell
 from experiments.study.design import Grid, Study
 from rrd_jax import errors
@@ -67,6 +67,7 @@ class Plan:
       cells: the cells of all grids.
       owners: for each teacher that the study trains, by its path relative to the study's folder:
         the first run of the study that needs the teacher, and the index among this run's teachers.
+      selected: the levels of `Grid.selection` by level of the compared factor, by name of the grid.
     """
 
     study: Study
@@ -74,6 +75,7 @@ class Plan:
     runs: Mapping[str, Run]
     cells: tuple[Cell, ...]
     owners: Mapping[str, tuple[Run, int]]
+    selected: Mapping[str, Mapping[str, Sequence[str]]]
 
     def teachers(self) -> dict[str, tuple[Run, int]]:
         """Returns the entries of `owners` whose teachers the runs need."""
@@ -156,16 +158,24 @@ def make(
       InputError: a config is invalid; the message names the cell.
     """
     if seeds:
-        grids = tuple(dataclasses.replace(g, seeds=tuple(range(seeds))) for g in study.grids)
+        # Selections use other seeds than the comparison.
+        selecting = {grid.selection.grid for grid in study.grids if grid.selection}
+        grids = tuple(
+            grid if grid.name in selecting else dataclasses.replace(grid, seeds=tuple(range(seeds)))
+            for grid in study.grids
+        )
         study = dataclasses.replace(study, grids=grids)
     overrides = dict(cells.parse_override(text, study) for text in fields)
     runs: dict[str, Run] = {}
     planned: list[Cell] = []
     configs: dict[str, ConfigDict] = {}
+    selected: dict[str, dict[str, list[str]]] = {}
     # Many cells print the same notes.
     lines: dict[str, None] = {}
     for grid in study.grids:
-        for cell, config, follows in cells.expand(grid, overrides, planned, configs):
+        levels = selection.select(grid, study, planned, runs, folder) if grid.selection else {}
+        selected[grid.name] = levels
+        for cell, config, follows in cells.expand(grid, overrides, planned, configs, levels):
             config.report.group = config.report.group or study.name
             try:
                 with contextlib.redirect_stdout(io.StringIO()) as notes:
@@ -189,7 +199,7 @@ def make(
         for i, path in enumerate(run.teachers):
             if path and not run.job.teachers[i].checkpoint:
                 owners.setdefault(path, (run, i))
-    return Plan(study, folder, runs, tuple(planned), owners)
+    return Plan(study, folder, runs, tuple(planned), owners, selected)
 
 
 def _check_weights(job: Job, follows: str) -> None:
@@ -249,7 +259,9 @@ def _matches(cell: Cell, pattern: str) -> bool:
 
 
 def _grid_json(grid: Grid, plan: Plan) -> dict[str, Any]:
-    factors = list(grid.factors)
+    chosen, factors = grid.selection, list(grid.factors)
+    if chosen and chosen.count == 1:
+        factors = [factor for factor in factors if factor.name != chosen.factor]
     if grid.follows:
         previous = next(other for other in plan.study.grids if other.name == grid.follows)
         factors = [*previous.factors, *factors]
@@ -270,6 +282,13 @@ def _grid_json(grid: Grid, plan: Plan) -> dict[str, Any]:
         "seeds": list(grid.seeds),
         "compared": grid.compared if any(f.name == grid.compared for f in factors) else "",
         "baseline": grid.baseline,
+        "selected": {
+            "grid": chosen.grid,
+            "factor": chosen.factor,
+            "levels": plan.selected[grid.name],
+        }
+        if chosen
+        else {},
         "metric": grid.metric,
         "best": grid.best,
         "shown": grid.display,

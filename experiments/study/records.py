@@ -70,6 +70,8 @@ class GridRecord:
       published: published values by the names of a cell's levels.
       config: the launch file, with the config string of all runs after the colon.
       runs: the runs of all cells.
+      selected: {"grid", "factor", "levels": {compared level: [level, ...]}} for a grid with a
+        selection; {} for other grids.
     """
 
     name: str
@@ -86,6 +88,7 @@ class GridRecord:
     config: str
     fields: Mapping[str, Any]
     runs: tuple[RunRecord, ...]
+    selected: Mapping[str, Any]
 
     def blocks(self) -> dict[tuple[str, ...], dict[str, list[RunRecord]]]:
         """Returns the runs by the levels of all other factors, then by the compared level."""
@@ -191,6 +194,7 @@ def _grid(folder: pathlib.Path, grid: Mapping[str, Any]) -> GridRecord:
         "runs",
         "published",
         "display",
+        "selected",
     }
     fields = {name: grid[name] for name in names}
     fields |= {name: tuple(grid[name]) for name in ("factors", "seeds", "measures")}
@@ -198,7 +202,8 @@ def _grid(folder: pathlib.Path, grid: Mapping[str, Any]) -> GridRecord:
     published = {tuple(levels): value for levels, value in grid["published"]}
     order = [factor["name"] for factor in grid["factors"]]
     runs = tuple(_run(folder, cell, order) for cell in grid["cells"])
-    return GridRecord(**fields, published=published, runs=runs)
+    # Studies of version 0.2.0 have no selections.
+    return GridRecord(**fields, published=published, runs=runs, selected=grid.get("selected", {}))
 
 
 def _run(study: pathlib.Path, cell: Mapping[str, Any], order: Sequence[str]) -> RunRecord:

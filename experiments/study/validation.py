@@ -1,5 +1,6 @@
 """Checks of a study before any run starts."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -49,6 +50,8 @@ def _check_grid(grid: Grid, study: Study) -> None:
                 " follow another grid; change the order"
             )
         factors = {factor.name: factor for factor in previous.factors} | factors
+    if grid.selection:
+        _check_selection(grid, study)
     _check_display(grid, factors)
     if grid.baseline or grid.display == "table":
         compared = errors.lookup(f"factor of grid '{grid.name}'", grid.compared, factors)
@@ -61,7 +64,35 @@ def _check_grid(grid: Grid, study: Study) -> None:
             )
 
 
+def _check_selection(grid: Grid, study: Study) -> None:
+    """Raises an InputError if the earlier grid cannot select levels of this grid."""
+    names = [other.name for other in study.grids]
+    earlier = {other.name: other for other in study.grids[: names.index(grid.name)]}
+    previous = errors.lookup(
+        f"grid to select from, before '{grid.name}'", grid.selection.grid, earlier
+    )
+    if grid.selection.count < 1:
+        raise errors.InputError(
+            f"grid '{grid.name}' selects {grid.selection.count} levels; select at least 1"
+        )
+    for factor in (grid.selection.factor, grid.compared):
+        for other in (previous, grid):
+            levels = [level.name for f in other.factors if f.name == factor for level in f.levels]
+            if not levels:
+                raise errors.InputError(
+                    f"grid '{grid.name}' selects levels of '{grid.selection.factor}' for each"
+                    f" '{grid.compared}', but grid '{other.name}' has no factor '{factor}'; add it"
+                )
+
+
 def _check_factor(factor: Factor, grid: Grid) -> None:
+    for level in factor.levels:
+        for option, scale in getattr(level, "scales", {}).items():
+            if not 0 < scale < math.inf:
+                raise errors.InputError(
+                    f"level '{level.name}' of factor '{factor.name}' scales '{option}' by"
+                    f" {scale!r}, but must scale by a positive number"
+                )
     _check_tuple(f"levels of {factor.name}", factor.levels, Level)
     if not factor.levels:
         raise errors.InputError(
