@@ -16,6 +16,8 @@ _VERDICTS = ("better", "worse", "not distinguishable")
 def answer(results: Results) -> str:
     """Returns the answer to a grid's question."""
     runs = results.grid.runs
+    if not runs:
+        return f"Waiting for the grid '{results.grid.selected['grid']}', which selects the runs."
     if not any(run.finished for run in runs):
         return f"No run has finished: {states(runs)}."
     if not results.measured:

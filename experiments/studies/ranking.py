@@ -26,7 +26,6 @@ _FIELDS = {
     "teacher.train_split": "train",
     "teacher.epochs": 10,
     "train.epochs": _EPOCHS,
-    "eval.every": _EPOCHS,
 }
 # 5 000 images for training, and 10 000 others for validation.
 _TUNING = {"data.train_split": "train[:15000]", "data.val_split": 10000}
@@ -98,8 +97,7 @@ def _tuned(base: design.Grid, options: settings.Options) -> tuple[design.Grid, .
 
     def round_of(name: str, share: float, selection: design.Selection | None) -> design.Grid:
         length = round(share * epochs)
-        schedule = {"train.epochs": length, "eval.every": length}
-        fields = {**base.fields, **schedule, **({} if options.smoke else _TUNING)}
+        fields = {**base.fields, "train.epochs": length, **({} if options.smoke else _TUNING)}
         return dataclasses.replace(
             base,
             name=name,

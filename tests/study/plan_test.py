@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pathlib
 
 import pytest
@@ -234,3 +235,73 @@ def test_a_record_has_levels_in_the_order_of_the_factors_as_published_values_req
     cells = [tuple(run.levels.values()) for run in grid.runs]
     assert cells == [("vgg13-vgg8", "ce"), ("vgg13-vgg8", "rrd")]
     assert [grid.published[cell] for cell in cells] == [70.36, 73.99]
+
+
+def _halving():
+    methods, weights = design.methods("ce", "kd"), design.scales("weight", 0.5, 1.0, 2.0)
+    first = _grid(
+        methods, weights, name="first", seeds=(7, 8), metric="val/top1", compared="method"
+    )
+    best = design.Selection("first", "weight", 2)
+    second = dataclasses.replace(first, name="second", selection=best, fields={"train.epochs": 9})
+    last = _grid(methods, weights, name="last", selection=design.Selection("second", "weight"))
+    return first, second, last
+
+
+def _finish(planned, folder, top1):
+    """Writes the last metrics of each run of a study; `top1` maps a run's weights to accuracy."""
+    for run in planned.runs.values():
+        weights = {o.name: o.weight for o in run.job.student.training.objectives}
+        value = top1(weights)
+        path = folder / "runs" / run.name
+        path.mkdir(parents=True, exist_ok=True)
+        if value is None:
+            (path / records.FAILED).write_text('{"error": "diverged", "launch": "x"}')
+        else:
+            row = {"epoch": run.epochs, "val/top1": value}
+            (path / "metrics.jsonl").write_text(json.dumps(row))
+
+
+def test_a_selection_runs_the_best_levels_of_an_earlier_grid_for_each_method(tmp_path):
+    grids = _halving()
+    planned = _plan(*grids, folder=tmp_path)
+    assert len(planned.cells) == 2 * 3 * 2
+    # The weight of kd is scaled, and that of ce only if it is the only objective.
+    kd = [r for r in _runs(planned, "first") if len(r.job.student.training.objectives) == 2]
+    weights = [{o.name: o.weight for o in r.job.student.training.objectives} for r in kd[:3]]
+    assert [(x["ce"], x["kd"]) for x in weights] == [(0.1, 0.45), (0.1, 0.9), (0.1, 1.8)]
+    # Doubled weights fail for ce; kd is best with a doubled weight.
+    _finish(planned, tmp_path, lambda x: x.get("kd") or (x["ce"] if x["ce"] < 2 else None))
+    planned = _plan(*grids, folder=tmp_path)
+    assert planned.selected["second"] == {"ce": ["1", "0.5"], "kd": ["2", "1"]}
+    assert {cell.grid for cell in planned.cells} == {"first", "second"}
+    _finish(planned, tmp_path, lambda x: x.get("kd") or (x["ce"] if x["ce"] < 2 else None))
+    planned = _plan(*grids, folder=tmp_path)
+    last = [cell for cell in planned.cells if cell.grid == "last"]
+    assert [dict(cell.levels) for cell in last] == [{"method": "ce"}, {"method": "kd"}]
+    weights = [r.job.student.training.objectives[-1].weight for r in _runs(planned, "last")]
+    assert weights == [1, 1.8]
+    planned.write()
+    record = records.read(tmp_path).grids[-1]
+    assert record.selected["levels"] == {"ce": ["1"], "kd": ["2"]}
+    assert [factor["name"] for factor in record.factors] == ["method"]
+
+
+def test_other_numbers_of_seeds_leave_the_seeds_of_a_selection_alone(tmp_path):
+    planned = _plan(*_halving(), folder=tmp_path, seeds=3)
+    assert {cell.seed for cell in planned.cells if cell.grid == "first"} == {7, 8}
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (design.Selection("none", "weight"), "unknown grid to select from, before 'last' 'none'"),
+        (design.Selection("last", "weight"), "unknown grid to select from"),
+        (design.Selection("first", "width"), "grid 'first' has no factor 'width'"),
+        (design.Selection("first", "weight", 0), "selects 0 levels"),
+    ],
+)
+def test_a_selection_that_is_impossible_is_refused(selection, message):
+    first, _, last = _halving()
+    with pytest.raises(errors.InputError, match=message):
+        _plan(first, dataclasses.replace(last, selection=selection))

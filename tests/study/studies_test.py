@@ -26,6 +26,9 @@ _SIZES = {
     # Teachers are trained on the labels of their students: one set without wrong labels, and two
     # shares of wrong labels for each kind and seed.
     "label_noise.py:noisy_teacher": (72, 60, 13),
+    # Without the runs that the weights' results select.
+    "ranking.py": (350, 240, 2),
+    "ranking.py:published,small,rrd": (50, 30, 1),
     "transformers.py": (24, 24, 2),
     "teachers.py": (35, 35, 2),
     "transfer.py": (48, 48, 2),
